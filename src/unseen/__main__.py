@@ -1,0 +1,337 @@
+"""The command line: one function a verb. Heavy imports stay inside the verbs, so that help answers at once.
+
+A mistake of the user's is answered in one sentence, with exit code 2; a traceback means a bug.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from dataclasses import asdict, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from unseen.errors import SettingError, UnseenError
+from unseen.settings import InferenceSettings, ModelSettings, TrainSettings
+
+
+def list_(what: str = "all") -> None:
+    """Show what there is.
+
+    Args:
+        what: "methods", "benchmarks", "templates", "clips" (towers open_clip knows) or "all" (the first three).
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from unseen.backbones.clip import TEMPLATES, known_sources
+    from unseen.data.benchmarks import BENCHMARKS
+    from unseen.methods import METHODS
+
+    tables = {
+        "methods": (("method", "trained", "what it is"), [(n, "yes" if m.cls.trainable else "no", m.summary) for n, m in METHODS.items()]),
+        "benchmarks": (("benchmark", "words", "unseen", "what it is"), [(n, str(len(b.vocabulary)), ", ".join(b.unseen), b.summary) for n, b in BENCHMARKS.items()]),
+        "templates": (("templates", "sentences", "first"), [(n, str(len(t)), t[0]) for n, t in TEMPLATES.items()]),
+        "clips": (("clip",), [(name,) for name in known_sources()] if what == "clips" else []),
+    }  # fmt: skip
+    if what != "all" and what not in tables:
+        raise SettingError(f"there is no list of {what!r}; choose one of {', '.join(tables)}, all")
+    for name, (heads, rows) in tables.items():
+        if what == name or (what == "all" and name != "clips"):
+            table = Table(*heads, box=None, header_style="bold", pad_edge=False)
+            for row in rows:
+                table.add_row(*row)
+            Console().print(table, "")
+
+
+def pretrain(
+    world: str = "doodles", out: Path = Path("runs/doodle-clip"), steps: int = 16_000, batch_size: int = 64, seed: int = 0, resume: bool = False
+) -> None:
+    """Pre-train the small CLIP of the embedded world from pictures and captions; writes doodles.safetensors into the folder.
+
+    Args:
+        world: "doodles".
+        out: Folder for weights, log and resumable state.
+        steps: Optimiser steps; the shipped weights took the default.
+        batch_size: Scenes a step.
+        seed: Of scenes and first values.
+        resume: Go on from the state in the folder.
+    """
+    if world != "doodles":
+        raise SettingError(f"there is no world called {world!r} to pre-train on; choose doodles")
+    from unseen import pretrain as module
+
+    accuracy = module.pretrain(out, seed=seed, steps=steps, batch_size=batch_size, resume=resume)
+    print(f"zero-shot accuracy on single-thing scenes, 20 words: {accuracy:.1f} %\nwrote {out / module.WEIGHTS}")
+
+
+def train(
+    method: str, benchmark: str = "doodles", root: Path | None = None, out: Path | None = None, clip: str = "doodles", published: bool = False,
+    options: dict[str, Any] | None = None, train: TrainSettings = TrainSettings(), text_embeddings: Path | None = None, init: Path | None = None, resume: bool = False,
+) -> None:  # fmt: skip
+    """Train a method on the seen words of a benchmark; writes a run folder for evaluate and segment.
+
+    Settings come from the defaults, then the recipe of the method for the benchmark, then the command line.
+
+    Args:
+        method: A trainable method of `unseen list`.
+        benchmark: A benchmark of `unseen list`.
+        root: Where its data lie.
+        out: Run folder; runs/METHOD-BENCHMARK by default.
+        clip: Tower: "doodles", ARCHITECTURE/TAG of open_clip, or a weight file.
+        published: Start from the released code's choices instead of ours.
+        options: Options of the method: --options.NAME VALUE.
+        train: How to train.
+        text_embeddings: A .npy file (words, D) to use instead of the text tower, one row a word of the vocabulary.
+        init: Run folder whose trained weights to start from (transductive second stage).
+        resume: Go on from the state in the run folder.
+    """
+    import torch
+
+    from unseen.api import build
+    from unseen.checkpoints import Run, fingerprint, load_run, save_run, versions
+    from unseen.data.benchmarks import get_benchmark
+    from unseen.training import fit
+
+    bench = get_benchmark(benchmark)
+    folder = out or Path("runs") / f"{method}-{benchmark}"
+    model = ModelSettings(method, clip, published, {"templates": bench.templates, **(options or {})})
+    torch.manual_seed(train.seed)
+    segmenter, text = build(model, bench.vocabulary, text_embeddings)
+    run = Run(
+        model=model, benchmark=bench.name, vocabulary=bench.vocabulary, seen=bench.vocabulary if train.regime == "supervised" else tuple(bench.vocabulary[i] for i in bench.seen_ids),
+        inference=bench.inference, train=asdict(train), versions=versions(), tower=fingerprint(segmenter.clip),
+        text_embeddings=str(text_embeddings) if text_embeddings else None,
+    )  # fmt: skip
+    if init is not None:
+        start, _ = load_run(init)
+        missing = segmenter.trainable_state().keys() ^ start.trainable_state().keys()
+        if missing:
+            raise SettingError(
+                f"{init} holds another model than the one to train (differs in {sorted(missing)[0]}); start from a run of the same method and options"
+            )
+        segmenter.load_state_dict(start.trainable_state(), strict=False)
+    if (folder / "weights.safetensors").exists() and not resume:
+        raise SettingError(f"{folder} holds a finished run; choose another --out, or remove it")
+    fit(segmenter, text, bench, root, folder, train, resume=resume, snapshot=lambda step: save_run(folder / f"step-{step}", segmenter, run))
+    save_run(folder, segmenter, run)
+    print(f"wrote {folder}; next: unseen evaluate {folder}" + (f" --root {root}" if root else ""))
+
+
+def evaluate(
+    model: str, benchmark: str | None = None, root: Path | None = None, out: Path | None = None, clip: str = "doodles", published: bool = False,
+    options: dict[str, Any] | None = None, inference: InferenceSettings | None = None, text_embeddings: Path | None = None, limit: int | None = None,
+    threshold: float | None = None, device: str = "auto", workers: int = 0,
+) -> None:  # fmt: skip
+    """Score a method or a run on a benchmark; writes report.json and sheet.png.
+
+    Args:
+        model: A method without training of `unseen list`, or a run folder.
+        benchmark: A benchmark of `unseen list`; a run's own by default.
+        root: Where its data lie.
+        out: Folder for the report; RUN/eval-BENCHMARK or runs/METHOD-BENCHMARK by default.
+        clip: Tower of a method without training.
+        published: Start from the released code's choices instead of ours.
+        options: Options of the method: --options.NAME VALUE; a run's own are kept unless given.
+        inference: Size and windows; the benchmark's by default.
+        text_embeddings: A .npy file (words, D) to use instead of the text tower.
+        limit: Only the first so many pictures.
+        threshold: Pixels whose best word is less confident get no word.
+        device: "auto", "cpu", "cuda", ...
+        workers: Processes that read pictures.
+    """
+    import json
+
+    from unseen.api import build, resolve
+    from unseen.data.benchmarks import get_benchmark
+    from unseen.evaluation import evaluate as run_evaluation
+    from unseen.evaluation import print_reports
+    from unseen.files import write_text
+
+    folder = Path(model)
+    is_run = (folder / "config.yaml").exists()
+    settings, run = resolve(model, clip, published, options)
+    bench = get_benchmark(benchmark or (run.benchmark if run else "doodles"))
+    if run is None:
+        settings = replace(settings, options={"templates": bench.templates, **settings.options})
+    if run is not None and text_embeddings is None and run.text_embeddings and bench.name == run.benchmark:
+        text_embeddings = Path(run.text_embeddings)
+    segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if is_run else None)
+    segmenter.to(_device(device))
+    trained = [i for i, word in enumerate(bench.vocabulary) if run is not None and word in run.seen]
+    lowered = trained if run is not None and 0 < len(trained) < len(bench.vocabulary) and run.train.get("regime") == "inductive" else None
+    report = run_evaluation(
+        segmenter, text.to(_device(device)), bench, root, title=run.model.method if run else model, inference=inference or (run.inference if run else bench.inference),
+        seen=lowered, limit=limit, threshold=threshold, workers=workers,
+        about={"model": asdict(settings), "train": run.train if run else None, "text_embeddings": str(text_embeddings) if text_embeddings else None},
+    )  # fmt: skip
+    place = out or (folder / f"eval-{bench.name}" if is_run else Path("runs") / f"{model}-{bench.name}")
+    report.save(place)
+    if is_run:
+        write_text(folder / "metrics.json", json.dumps({bench.name: report.as_dict()["scores"]}, indent=1) + "\n")
+    print_reports([report])
+    print(f"wrote {place / 'report.json'} and {place / 'sheet.png'}")
+
+
+def segment(
+    images: list[Path], words: str, model: str = "naclip", clip: str = "doodles", out: Path = Path("segmented"), options: dict[str, Any] | None = None,
+    inference: InferenceSettings | None = None, threshold: float | None = None, device: str = "auto",
+) -> None:  # fmt: skip
+    """Label every pixel of pictures with one of your words.
+
+    For each picture writes NAME.png (label map, ids in the order of the words, 255 for no word), NAME.overlay.png and NAME.json (share and
+    mean score of each word). A picture that cannot be read is reported and skipped; the exit code is then 2.
+
+    Args:
+        images: Pictures, or folders of pictures.
+        words: Separated by commas: "cat, sofa".
+        model: A method without training of `unseen list`, or a run folder.
+        clip: Tower of a method without training: "doodles", ARCHITECTURE/TAG of open_clip (ViT-B-16-quickgelu/openai), or a weight file.
+        out: Folder for the results.
+        options: Options of the method: --options.NAME VALUE.
+        inference: Size and windows; the run's, or one and a half times the tower's own size in windows of that size, by default.
+        threshold: Pixels whose best word is less confident (0..1) get no word.
+        device: "auto", "cpu", "cuda", ...
+    """
+    from unseen.api import Segmentation, load, save_segmentation
+    from unseen.files import find_images
+
+    names = [word.strip() for word in words.split(",")] if words.strip() else []
+    loaded = load(model, clip=clip, options=options, inference=inference, device=_device(device))
+    text = loaded.encode(names)
+    failed = 0
+    for source in find_images(images):
+        try:
+            result: Segmentation = loaded.segment_encoded(source, text, threshold=threshold)
+            save_segmentation(result, out, source.stem)
+        except UnseenError as error:
+            failed += 1
+            print(f"unseen: {error}", file=sys.stderr)
+            continue
+        found = ", ".join(f"{name} {100 * share:.1f} %" for name, share in result.largest(3))
+        print(f"{source.name}: {found}  ->  {out / source.stem}.png")
+    if failed:
+        raise SystemExit(2)
+
+
+def demo(out: Path = Path("demo"), seed: int = 0, steps: int | None = None) -> None:
+    """Train ZegCLIP on 15 of the 20 doodle words, score it on all against methods without training, and draw what it sees.
+
+    Args:
+        out: Folder for the run, the reports and the pictures; an earlier demo there is replaced.
+        seed: Of training.
+        steps: Training steps; the recipe's by default.
+    """
+    from unseen.demo import run_demo
+
+    run_demo(out, seed=seed, steps=steps)
+
+
+VERBS = {"list": list_, "pretrain": pretrain, "train": train, "evaluate": evaluate, "segment": segment, "demo": demo}
+
+
+# --------------------------------------------------------------------- helpers
+
+
+def recipe(method: str, benchmark: str, regime: str = "inductive") -> dict[str, Any]:
+    """What the method's recipe says for a benchmark and regime, as nested dictionaries `model` and `train`."""
+    file = resources.files("unseen") / "recipes" / f"{method}.yaml"
+    if not file.is_file():
+        return {}
+    sections = yaml.safe_load(file.read_text(encoding="utf-8"))
+    found: dict[str, Any] = {}
+    for name in (benchmark, f"{benchmark}/{regime}"):
+        found = _merged(found, sections.get(name, {}))
+    return found
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        out[key] = _merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return name
+
+
+FLAGS = {"resume": "Go on from the state in the folder.", "published": "Start from the released code's choices instead of ours."}
+
+
+def _parser(argv: list[str]) -> tuple[ArgumentParser, ArgumentParser | None]:
+    """The parser, and the one of the verb that is called; other verbs' options are not built, to answer fast."""
+    parser = ArgumentParser(prog="unseen", description="Zero-shot semantic segmentation: a picture and a list of words in, one label map out.")
+    verbs = parser.add_subcommands(required=True, dest="verb", title="verbs", metavar="VERB")
+    called = None
+    for name, function in VERBS.items():
+        made = ArgumentParser(description=(function.__doc__ or "").split("\n\n    Args:")[0].strip())
+        if argv[:1] == [name]:
+            called = made
+            skip = {flag for flag in FLAGS if flag in inspect.signature(function).parameters}
+            for flag in sorted(skip):
+                made.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag])
+            if name == "segment":
+                made.add_argument("images", nargs="+", type=Path, help="Pictures, or folders of pictures.")
+                skip.add("images")
+            made.add_function_arguments(function, as_group=False, as_positional=name != "segment", skip=skip)
+        verbs.add_subcommand(name, made, help=(function.__doc__ or "").split("\n")[0])
+    return parser, called
+
+
+def _apply_recipe(parser: ArgumentParser, verb: ArgumentParser | None, argv: list[str]) -> Namespace:
+    """Parse once to learn method, benchmark and regime; make their recipe the defaults; parse again, so that the command line wins."""
+    first = parser.parse_args(argv)
+    if first.verb != "train" or verb is None:
+        return first
+    chosen = first.train
+    found = recipe(chosen.method, chosen.benchmark, chosen.train.regime)
+    defaults = {f"train.{key}": value for key, value in _flat(found.get("train", {})).items()}
+    defaults |= {key: value for key, value in found.get("model", {}).items()}
+    verb.set_defaults(defaults)
+    parsed = parser.parse_args(argv)
+    if chosen.options:  # a dictionary given on the command line adds to the recipe's
+        parsed.train.options = {**found.get("model", {}).get("options", {}), **chosen.options}
+    return parsed
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in nested.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+def _underscored(word: str) -> str:
+    """--text-embeddings is --text_embeddings."""
+    name, equals, value = word.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value if word.startswith("--") else word
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a verb."""
+    argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
+    parser, called = _parser(argv)
+    try:
+        parsed = _apply_recipe(parser, called, argv)
+        values = parser.instantiate(parsed)[parsed.verb]
+        VERBS[parsed.verb](**vars(values))
+    except UnseenError as error:
+        print(f"unseen: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

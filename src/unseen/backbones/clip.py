@@ -1,0 +1,361 @@
+"""CLIP by way of open_clip: the image tower walked block by block, the text tower, the tokenizer, and the files weights come in.
+
+Radford et al. 2021, arXiv 2103.00020. Methods never call the towers of open_clip: they call `embed`, `blocks` and `finish`, between which
+they may add tokens, masks and adapters or read any layer. Walked without changes, the tower returns what open_clip returns, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+import torch
+from open_clip.transformer import TextTransformer, VisionTransformer
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unseen.backbones.archives import read_state_dict
+from unseen.errors import CheckpointError, SettingError, VocabularyError
+
+Resize = Literal["bicubic", "bilinear"]
+DOODLES = "doodles"
+"""The source name of the small CLIP that comes with the package; knows the twenty words of `unseen.data.doodles`."""
+
+IMAGENET_MEAN, IMAGENET_STD = (123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255)
+"""Statistics the released ZegCLIP, CLIP-RC and ESDA normalise with, although CLIP was trained with its own."""
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "name": ("{}",),
+    "single": ("a photo of a {}",),
+    "multi": (
+        "a photo of a {}.", "a photo of a small {}.", "a photo of a medium {}.", "a photo of a large {}.", "This is a photo of a {}.",
+        "This is a photo of a small {}.", "This is a photo of a medium {}.", "This is a photo of a large {}.", "a {} in the scene.",
+        "a photo of a {} in the scene.", "There is a {} in the scene.", "There is the {} in the scene.", "This is a {} in the scene.",
+        "This is the {} in the scene.", "This is one {} in the scene.",
+    ),
+    "imagenet": tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES),
+}  # fmt: skip
+"""Sentence patterns: the bare name; one sentence (VOC); the 15 of ZegCLIP's "multi" (COCO-Stuff, Context); the 80 of the CLIP paper."""
+
+
+def attention(attn: nn.MultiheadAttention, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Self-attention with the weights of `attn`.
+
+    Args:
+        attn: The weights; q, k and v stacked in `in_proj_weight`.
+        x: Tokens (B, T, C).
+        mask: Broadcastable to (B, heads, T, T): bool, True where attention is allowed, or float, added to the scores.
+    """
+    q, k, v = split_heads(attn, x)
+    return merge_heads(attn, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+
+
+def split_heads(attn: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (B, heads, T, C / heads) of tokens (B, T, C)."""
+    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)  # (B, T, 3C)
+    q, k, v = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return q, k, v
+
+
+def merge_heads(attn: nn.MultiheadAttention, y: Tensor) -> Tensor:
+    """The output projection of per-head results (B, heads, T, C / heads), as tokens (B, T, C)."""
+    out: Tensor = attn.out_proj(y.transpose(1, 2).flatten(2))
+    return out
+
+
+class CLIP(nn.Module):
+    """A CLIP of open_clip, opened up.
+
+    The weights are frozen and the module stays in eval mode. Pictures are RGB in 0..1; `normalize` takes them to what the tower was
+    trained on.
+
+    Attributes:
+        source: Where the weights came from, as given to `load_clip`.
+        width: C, channels of the image tower.
+        embed_dim: D, channels of the space shared by pictures and words.
+        text_width: Channels of the text tower.
+        num_layers: Blocks of the image tower.
+        patch_size: Side of a patch in pixels.
+        context_length: The most tokens a sentence may have, start and end included.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: open_clip.CLIP | open_clip.CustomTextCLIP,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        source: str = "",
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        visual, text = model.visual, getattr(model, "text", model)
+        if not isinstance(visual, VisionTransformer) or visual.pool_type != "tok" or visual.attn_pool is not None or visual.final_ln_after_pool:
+            raise SettingError(f"the image tower of {source!r} is not a plain ViT with a class token; choose a CLIP tag such as ViT-B-16-quickgelu/openai")
+        if not isinstance(text, (open_clip.CLIP, TextTransformer)):
+            raise SettingError(f"the text tower of {source!r} is not CLIP's causal transformer; choose a CLIP tag such as ViT-B-16-quickgelu/openai")
+        self.visual = visual
+        self.text = _TextTower(text)
+        self.source, self.config = source, config
+        self.width, self.num_layers = visual.conv1.out_channels, len(visual.transformer.resblocks)
+        self.embed_dim, self.patch_size = visual.output_dim, visual.patch_size[0]
+        self.text_width, self.context_length = self.text.ln_final.weight.shape[0], self.text.positional_embedding.shape[0]
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self._tables: dict[tuple[Any, ...], Tensor] = {}
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> CLIP:
+        """Frozen: stays in eval mode whatever is asked."""
+        return super().train(False)
+
+    # ------------------------------------------------------------------ pictures
+
+    def positions(self, grid: tuple[int, int], resize: Resize = "bicubic", *, via: tuple[int, int] | None = None) -> Tensor:
+        """The position table (1 + h·w, C) for a grid; row 0 is the class token's. Made once for each grid and kept.
+
+        Args:
+            grid: Patches down and across.
+            resize: "bicubic" with anti-aliasing, as open_clip does it; "bilinear" without, as ZegCLIP, CLIP-RC and ESDA do it.
+            via: A grid the table goes through on the way (released code resizes once at loading and again at run time).
+        """
+        table = self.visual.positional_embedding
+        key = (grid, resize, via, table.device, table.dtype, table.data_ptr(), table._version)
+        if key not in self._tables:
+            here = self.visual.grid_size
+            steps = [step for step in (via, grid) if step is not None]
+            patches = table[1:].T.reshape(1, -1, *here)  # (1, C, h, w)
+            for step in steps:
+                if patches.shape[-2:] != step:
+                    patches = F.interpolate(patches, step, mode=resize, antialias=resize == "bicubic", align_corners=False)
+            self._tables[key] = table if here == grid and via in (None, here) else torch.cat([table[:1], patches.flatten(2)[0].T])
+        return self._tables[key]
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W), RGB in 0..1, to the statistics of the tower, with the bottom and right filled up to whole patches by 0."""
+        p = self.patch_size
+        images = (images - self.mean) / self.std
+        return F.pad(images, (0, -images.shape[-1] % p, 0, -images.shape[-2] % p))
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Patches down and across that cover pictures (…, H, W)."""
+        return -(-images.shape[-2] // self.patch_size), -(-images.shape[-1] // self.patch_size)
+
+    def embed(self, images: Tensor, *, resize: Resize = "bicubic", via: tuple[int, int] | None = None, twice: bool = False) -> Tensor:
+        """The tokens (B, 1 + N, C) that enter the first block, class token first.
+
+        Args:
+            images: (B, 3, H, W), RGB in 0..1, any size; filled up to whole patches.
+            resize: How the position table is resized (`positions`).
+            via: A grid the table goes through (`positions`).
+            twice: Add the class embedding a second time, as the released ZegCLIP, CLIP-RC and ESDA do.
+        """
+        visual = self.visual
+        x = visual.conv1(self.normalize(images))  # (B, C, h, w)
+        positions = self.positions((x.shape[-2], x.shape[-1]), resize, via=via)
+        x = x.flatten(2).transpose(1, 2)  # (B, N, C)
+        first = visual.class_embedding.expand(len(x), 1, -1)
+        x = torch.cat([first, x], dim=1) + positions
+        if twice:
+            x = torch.cat([x[:, :1] + visual.class_embedding, x[:, 1:]], dim=1)
+        out: Tensor = visual.ln_pre(x)
+        return out
+
+    def block(self, index: int, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """One residual block on tokens (B, T, C); `mask` as in `attention`."""
+        return _block(self.visual.transformer.resblocks[index], x, mask)
+
+    def blocks(self, x: Tensor, start: int = 0, stop: int | None = None, mask: Tensor | None = None) -> Tensor:
+        """Blocks `start` to `stop` (exclusive; all by default; negative counts from the end) on tokens (B, T, C)."""
+        for index in range(self.num_layers)[start:stop]:
+            x = self.block(index, x, mask)
+        return x
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Final norm and projection of tokens (…, C) into the joint space (…, D)."""
+        out: Tensor = self.visual.ln_post(x) @ self.visual.proj
+        return out
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """The picture's vector (B, D), not normalised: what open_clip's `encode_image` returns for normalised pictures."""
+        return self.finish(self.blocks(self.embed(images))[:, 0])
+
+    # --------------------------------------------------------------------- words
+
+    def tokenize(self, sentences: Sequence[str]) -> Tensor:
+        """Token ids (S, context_length) int64, filled with 0.
+
+        Raises:
+            VocabularyError: A sentence has more tokens than the context holds.
+        """
+        rows = torch.zeros(len(sentences), self.context_length, dtype=torch.int64)
+        for row, sentence in zip(rows, sentences, strict=True):
+            ids = _tokenizer().encode(sentence)
+            if len(ids) + 2 > self.context_length:
+                shown = sentence if len(sentence) <= 60 else sentence[:57] + "..."
+                raise VocabularyError(f"{shown!r} is {len(ids) + 2} tokens long and CLIP reads at most {self.context_length}; shorten it")
+            row[: len(ids) + 2] = torch.tensor([_tokenizer().sot_token_id, *ids, _tokenizer().eot_token_id])
+        return rows
+
+    def encode_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The sentence's vector (S, D), not normalised, and the tokens after the final norm (S, T, text width), for ids (S, T)."""
+        return self.text(ids)
+
+    @torch.no_grad()
+    def encode_names(self, names: Sequence[str], templates: Sequence[str], *, batch_size: int = 256) -> Tensor:
+        """Unit vectors (K, D), one a name: each sentence's vector made unit, averaged over the templates, made unit again.
+
+        Args:
+            names: K words or phrases.
+            templates: Patterns with one `{}` each, or full sentences patterns from `TEMPLATES`.
+            batch_size: Sentences encoded at a time.
+        """
+        sentences = [template.format(name) for name in names for template in templates]
+        ids = self.tokenize(sentences).to(self.mean.device)
+        vectors = torch.cat([F.normalize(self.encode_tokens(part)[0], dim=-1) for part in ids.split(batch_size)])
+        return F.normalize(vectors.unflatten(0, (len(names), len(templates))).mean(dim=1), dim=-1)
+
+
+def _block(block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    x = x + block.ls_1(attention(block.attn, block.ln_1(x), mask))
+    out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
+    return out
+
+
+class _TextTower(nn.Module):
+    """The causal text transformer, from either of open_clip's two homes for it."""
+
+    def __init__(self, text: open_clip.CLIP | TextTransformer) -> None:
+        super().__init__()
+        self.token_embedding, self.positional_embedding = text.token_embedding, text.positional_embedding
+        self.transformer, self.ln_final, self.text_projection = text.transformer, text.ln_final, text.text_projection
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        length = ids.shape[1]
+        x = self.token_embedding(ids) + self.positional_embedding[:length]  # (S, T, width)
+        causal = torch.full((length, length), float("-inf"), device=x.device, dtype=x.dtype).triu(1)
+        for block in self.transformer.resblocks:
+            x = _block(block, x, causal)
+        x = self.ln_final(x)
+        end = x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)]  # the end-of-text token has the highest id
+        pooled = self.text_projection(end) if isinstance(self.text_projection, nn.Linear) else end @ self.text_projection
+        return pooled, x
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> open_clip.SimpleTokenizer:
+    return open_clip.SimpleTokenizer()
+
+
+# ----------------------------------------------------------------------- loading
+
+
+def load_clip(source: str = DOODLES, *, quick_gelu: bool | None = None) -> CLIP:
+    """A CLIP from a name or a file.
+
+    Args:
+        source: "doodles" (comes with the package); `ARCHITECTURE/TAG` of open_clip, such as "ViT-B-16-quickgelu/openai" (downloaded once and
+            cached by huggingface_hub); or a path: an OpenAI `.pt` archive (read as data, nothing in it runs), a `.safetensors` file
+            or a plain state dict in OpenAI's names. `ARCHITECTURE/random` builds the tower with random weights, to try a set-up out.
+        quick_gelu: For files without a configuration: whether the weights were trained with QuickGELU (OpenAI's were; the default)
+            or with GELU.
+
+    Raises:
+        SettingError: No such file and no such tag, or a tower that is not a plain ViT.
+        CheckpointError: A file that cannot be read or does not hold a CLIP.
+    """
+    if source == DOODLES:
+        with resources.as_file(resources.files("unseen") / "weights" / "doodles.safetensors") as path:
+            return _from_file(path, source, quick_gelu)
+    if Path(source).is_file():
+        return _from_file(Path(source), source, quick_gelu)
+    architecture, slash, tag = source.rpartition("/")
+    if tag == "random" and architecture in open_clip.list_models():
+        return build_clip(open_clip.get_model_config(architecture), source=source)
+    if not slash or tag not in open_clip.list_pretrained_tags_by_model(architecture):
+        near = [known for known in known_sources() if known.startswith(architecture or source)] or ["ViT-B-16-quickgelu/openai"]
+        raise SettingError(f"no file and no open_clip tag is called {source!r}; give a path, {DOODLES!r}, or a tag such as {', '.join(near[:4])}")
+    config = open_clip.pretrained.get_pretrained_cfg(architecture, tag)
+    try:
+        # The activation belongs to the weights, not to the architecture's name: OpenAI's ViT-B-16 needs QuickGELU under either name.
+        model = open_clip.create_model(architecture, pretrained=tag, force_quick_gelu=bool(config.get("quick_gelu", False)))
+    except (RuntimeError, OSError) as error:
+        raise CheckpointError(f"the weights of {source} could not be fetched ({_first_line(error)}); check the network, or give a local file") from error
+    preprocess = open_clip.get_model_preprocess_cfg(model)
+    return CLIP(model, mean=preprocess["mean"], std=preprocess["std"], source=source)
+
+
+def known_sources() -> list[str]:
+    """The names `load_clip` takes for plain ViTs: the doodle CLIP and open_clip's tags."""
+    return [DOODLES, *(f"{name}/{tag}" for name, tag in open_clip.list_pretrained() if name.startswith("ViT-") and "SigLIP" not in name)]
+
+
+def build_clip(config: dict[str, Any], *, source: str = "", seed: int = 0) -> CLIP:
+    """A CLIP with random weights from an open_clip configuration (`embed_dim`, `vision_cfg`, `text_cfg`, `quick_gelu`): for tests and for converters."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = open_clip.CLIP(**config)
+    return CLIP(model, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD, source=source, config=config)
+
+
+def _from_file(path: Path, source: str, quick_gelu: bool | None) -> CLIP:
+    state = {name: tensor.float() for name, tensor in read_state_dict(path).items()}
+    config = _stored_config(path) or config_from_shapes(state, path=path, quick_gelu=True if quick_gelu is None else quick_gelu)
+    for name in ("input_resolution", "context_length", "vocab_size"):  # sizes that OpenAI's archives carry along
+        state.pop(name, None)
+    clip = build_clip(config, source=source)
+    model = nn.ModuleDict({"visual": clip.visual})
+    own = {**model.state_dict(), **clip.text.state_dict()}
+    wrong = sorted(name for name in own.keys() ^ (state.keys() - {"logit_scale", "logit_bias"})) or sorted(n for n in own if own[n].shape != state[n].shape)
+    if wrong:
+        raise CheckpointError(f"{path} does not hold a CLIP in OpenAI's names (first tensor out of place: {wrong[0]}); give an OpenAI or open_clip ViT file")
+    bad = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
+    if bad is not None:
+        raise CheckpointError(f"{path} holds values that are not finite (in {bad}); download it again")
+    clip.visual.load_state_dict({name.removeprefix("visual."): tensor for name, tensor in state.items() if name.startswith("visual.")})
+    clip.text.load_state_dict({name: state[name] for name in clip.text.state_dict()})
+    return clip
+
+
+def config_from_shapes(state: dict[str, Tensor], *, path: Path | str, quick_gelu: bool) -> dict[str, Any]:
+    """open_clip's configuration of a ViT CLIP, read off a state dict in OpenAI's names. Heads are 64 channels wide, as in every OpenAI ViT.
+
+    Raises:
+        CheckpointError: The names are not those of a ViT CLIP.
+    """
+    try:
+        width, _, _, patch = state["visual.conv1.weight"].shape
+        side = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
+        context, text_width = state["positional_embedding"].shape
+        layers = [sum(n.startswith(start) and n.endswith("attn.in_proj_weight") for n in state) for start in ("visual.transformer.", "transformer.")]
+        vision = {"image_size": side * patch, "patch_size": patch, "width": width, "layers": layers[0], "head_width": min(64, width)}
+        text = {"context_length": context, "vocab_size": len(state["token_embedding.weight"]), "width": text_width, "layers": layers[1]}
+        embed_dim = state["text_projection"].shape[1]
+        state["visual.proj"]
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} does not hold a ViT CLIP in OpenAI's names ({_first_line(error)} is missing or odd); give a ViT file") from error
+    return {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": {**text, "heads": max(1, text_width // 64)}, "quick_gelu": quick_gelu}
+
+
+def _stored_config(path: Path) -> dict[str, Any] | None:
+    """The configuration in the header of a safetensors file written by `unseen pretrain`."""
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, framework="pt") as file:
+        stored = (file.metadata() or {}).get("config")
+    config: dict[str, Any] | None = json.loads(stored) if stored else None
+    return config
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,98 @@
+"""Augmentation of training pairs, on torchvision.transforms.v2: picture and label map move together.
+
+The order and the ranges are those of the released ZegCLIP and CLIP-RC. Random numbers come from torch's generator, which the training data
+seed for every sample, so a sample's augmentation depends on seed, step and place in the batch alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+from unseen.labels import IGNORE
+from unseen.settings import TransformSettings
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * torch.rand(()).item()
+
+
+class PhotometricDistortion:
+    """Brightness, contrast, saturation and hue, each with probability ½; contrast before or after the colour steps by a fair coin.
+
+    Ranges of the released pipelines: brightness ± 32 of 255, contrast and saturation × 0.5 to 1.5, hue ± 36 degrees.
+    """
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 to the same."""
+        contrast_first = torch.rand(()) < 0.5
+        if torch.rand(()) < 0.5:
+            image = (image.float() + _uniform(-32, 32)).clamp(0, 255).to(torch.uint8)
+        contrast = _uniform(0.5, 1.5) if torch.rand(()) < 0.5 else None
+        if contrast is not None and contrast_first:
+            image = TF.adjust_brightness(image, contrast)  # a factor on all values: what the released code calls contrast
+        if torch.rand(()) < 0.5:
+            image = TF.adjust_saturation(image, _uniform(0.5, 1.5))
+        if torch.rand(()) < 0.5:
+            image = TF.adjust_hue(image, _uniform(-0.1, 0.1))
+        if contrast is not None and not contrast_first:
+            image = TF.adjust_brightness(image, contrast)
+        return image
+
+
+class TrainTransform:
+    """Random scale, crop with a guard against one-class crops, flip, photometric distortion, filling up.
+
+    Args:
+        settings: Ranges and sizes.
+        fill: RGB in 0..255 that crops are filled up with: the mean the tower subtracts, so the rim is 0 to the tower.
+        fill_label: Label of filled-up pixels.
+    """
+
+    def __init__(self, settings: TransformSettings, fill: tuple[float, float, float] = (0, 0, 0), fill_label: int = IGNORE) -> None:
+        self.settings, self.fill, self.fill_label = settings, torch.tensor(fill).round().to(torch.uint8).view(3, 1, 1), fill_label
+        self.flip = v2.RandomHorizontalFlip(settings.flip)
+        self.photometric = PhotometricDistortion() if settings.photometric else None
+
+    def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(3, H, W) uint8 and (H, W) int64 to a training pair of the crop's size."""
+        pair = tv_tensors.Image(image), tv_tensors.Mask(labels)
+        settings = self.settings
+        if settings.resize is not None:
+            pair = self._scale(*pair, _uniform(*settings.scale))
+        if settings.crop is not None:
+            pair = self._crop(*pair, settings.crop)
+        flipped: tuple[Tensor, Tensor] = self.flip(*pair)
+        image, labels = flipped[0].as_subclass(Tensor), flipped[1].as_subclass(Tensor)
+        if self.photometric is not None:
+            image = self.photometric(image)
+        return self._fill_up(image, labels, settings.crop) if settings.crop is not None else (image, labels)
+
+    def _scale(self, image: Tensor, labels: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+        assert self.settings.resize is not None
+        h, w = image.shape[-2:]
+        long_side, short_side = (int(side * factor) for side in self.settings.resize)
+        scale = min(long_side / max(h, w), short_side / min(h, w))
+        size = [max(1, int(h * scale + 0.5)), max(1, int(w * scale + 0.5))]
+        return TF.resize(image, size), TF.resize(labels, size)  # bilinear for the picture, nearest for the labels
+
+    def _crop(self, image: Tensor, labels: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        for _ in range(11):
+            top = int(torch.randint(max(image.shape[-2] - side, 0) + 1, ()))
+            left = int(torch.randint(max(image.shape[-1] - side, 0) + 1, ()))
+            part = labels[top : top + side, left : left + side]
+            counts = part[part != IGNORE].bincount()
+            if (counts > 0).sum() > 1 and counts.max() < self.settings.max_class_share * counts.sum():
+                break
+        return TF.crop(image, top, left, *part.shape), part
+
+    def _fill_up(self, image: Tensor, labels: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        h, w = labels.shape
+        if (h, w) == (side, side):
+            return image, labels
+        canvas, map_ = self.fill.expand(3, side, side).clone(), torch.full((side, side), self.fill_label)
+        canvas[:, :h, :w], map_[:h, :w] = image, labels
+        return canvas, map_

@@ -1,0 +1,24 @@
+"""What may go wrong with what a user hands in. Every message names the thing and says what to do next.
+
+The command line prints the message alone and exits with code 2; any other exception is a bug and keeps its traceback.
+"""
+
+
+class UnseenError(Exception):
+    """Base of all errors that a user can mend."""
+
+
+class DataError(UnseenError):
+    """A picture, a mask, a data set or the place to write to."""
+
+
+class VocabularyError(UnseenError):
+    """A list of words: empty, repeated, too long."""
+
+
+class CheckpointError(UnseenError):
+    """A weight file or a run folder."""
+
+
+class SettingError(UnseenError):
+    """A name or value among the options: an unknown method, benchmark, setting or key."""

@@ -1,0 +1,121 @@
+"""Pictures in, results out. Nothing half-written ever stands under its final name."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from unseen.errors import DataError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes the name `path` when the block ends well and disappears when it does not.
+
+    Raises:
+        DataError: The folder cannot be made or written to, or the disk is full.
+    """
+    beside: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        beside = Path(name)
+        yield beside
+        beside.chmod(0o666 & ~_umask())
+        beside.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror or error}); free some space or choose another place with --out") from error
+    finally:
+        if beside is not None:
+            beside.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
+    """A picture as (H, W, 3) uint8, RGB.
+
+    Args:
+        path: Any format Pillow reads; transparency is dropped, greys become RGB.
+        upright: Turn it as its EXIF data asks. Off for data sets, whose masks belong to the stored pixels.
+
+    Raises:
+        DataError: Missing, not a picture, or truncated.
+    """
+    try:
+        with Image.open(path) as image:
+            whole = ImageOps.exif_transpose(image) if upright else image
+            return np.array(whole.convert("RGB"))
+    except FileNotFoundError as error:
+        raise DataError(f"the picture {path} does not exist; check the path") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"the picture {path} cannot be read ({_short(error)}); replace the file or leave it out") from error
+
+
+def read_labels(path: Path) -> NDArray[np.uint8]:
+    """The ids of a label PNG, grey or palette, as (H, W) uint8: palette indices are read as they are, never as colours.
+
+    Raises:
+        DataError: Missing, not readable, or stored as colours.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P", "1"):
+                raise DataError(f"the label map {path} is stored as {image.mode} colours; save class ids as an 8-bit grey or palette PNG")
+            return np.array(image, dtype=np.uint8)
+    except FileNotFoundError as error:
+        raise DataError(f"the label map {path} does not exist; check the data set's folder") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"the label map {path} cannot be read ({_short(error)}); restore the file") from error
+
+
+def write_labels(path: Path, labels: NDArray[np.uint8], palette: list[tuple[int, int, int]]) -> None:
+    """Save ids (H, W) as an indexed PNG whose palette shows them in colour; the ids stay readable as such."""
+    image = Image.fromarray(labels, mode="P")
+    image.putpalette([channel for colour in palette for channel in colour])
+    with replacing(path) as beside:
+        image.save(beside, format="PNG", optimize=True)
+
+
+def _short(error: Exception) -> str:
+    return "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error).split("\n")[0]
+
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+
+
+def find_images(places: Sequence[Path]) -> list[Path]:
+    """The files given, and the pictures in the folders given, in order.
+
+    Raises:
+        DataError: A folder without pictures, or two pictures whose results would take the same name.
+    """
+    found: list[Path] = []
+    for place in places:
+        inside = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES) if place.is_dir() else [place]
+        if not inside:
+            raise DataError(f"the folder {place} holds no pictures ({', '.join(SUFFIXES)}); check the path")
+        found += inside
+    first: dict[str, Path] = {}
+    for path in found:
+        if first.setdefault(path.stem, path) != path:
+            raise DataError(f"{first[path.stem]} and {path} would write the same results; rename one, or segment them into different --out folders")
+    return found

@@ -1,0 +1,61 @@
+"""The table of methods, written by hand. A new method is one file, one line here, a recipe, a test and a section of docs/methods.md."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+from unseen.backbones.clip import CLIP
+from unseen.errors import SettingError
+from unseen.methods.training_free import TrainingFree
+from unseen.methods.zegclip import ZegCLIP
+from unseen.segmenter import ClipSegmenter
+
+
+@dataclass(frozen=True)
+class Method:
+    """A line of the table: the class, the options that make it this method, and a sentence about it."""
+
+    cls: type[ClipSegmenter]
+    summary: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+METHODS: dict[str, Method] = {
+    "clip": Method(TrainingFree, "CLIP's own patch features, no training", {"mode": "clip"}),
+    "maskclip": Method(TrainingFree, "values of the last block, no training", {"mode": "maskclip"}),
+    "sclip": Method(TrainingFree, "query-query plus key-key attention, no training", {"mode": "sclip"}),
+    "clearclip": Method(TrainingFree, "query-query attention, no residual, no training", {"mode": "clearclip"}),
+    "naclip": Method(TrainingFree, "key-key attention with a neighbourhood prior, no training", {"mode": "naclip"}),
+    "zegclip": Method(ZegCLIP, "visual prompts and a relationship descriptor; train on seen classes"),
+}
+
+
+def create(name: str, clip: CLIP, *, published: bool = False, **options: Any) -> ClipSegmenter:
+    """A segmenter by its name in the table.
+
+    Args:
+        name: Key of `METHODS`.
+        clip: The tower it stands on.
+        published: Start from the released code's choices (`PUBLISHED` of the class) instead of ours; `options` still win.
+        options: Keyword arguments of the class.
+
+    Raises:
+        SettingError: No such method or option; the message names the nearest.
+    """
+    if name not in METHODS:
+        raise SettingError(f"there is no method called {name!r}{_nearest(name, list(METHODS))}; `unseen list` shows all")
+    method = METHODS[name]
+    known = [key for key in inspect.signature(method.cls).parameters if key not in ("clip", *method.options)]
+    for key in options:
+        if key not in known:
+            raise SettingError(f"{name} has no option {key!r}{_nearest(key, known)}; it has {', '.join(known)}")
+    released = getattr(method.cls, "PUBLISHED", {}) if published else {}
+    return method.cls(clip, **{**method.options, **released, **options})
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,96 @@
+"""Segmentation by CLIP without training: one override of the attention in the tower's last block.
+
+With Q, K, V the heads' projections in the last block, s = 1/√(head width) and σ the row softmax, the block's output is built from
+
+=========  ==============================  ================  =====================================
+mode       attention                       residual and FFN  source
+=========  ==============================  ================  =====================================
+clip       σ(s Q Kᵀ)                       yes               Radford et al. 2021, arXiv 2103.00020
+maskclip   identity: every token its own V  no               Zhou et al. 2022, arXiv 2112.01071
+sclip      σ(s Q Qᵀ) + σ(s K Kᵀ)           yes               Wang et al. 2023, arXiv 2312.01597
+clearclip  σ(s Q Qᵀ)                       no                Lan et al. 2024, arXiv 2407.12442
+naclip     σ(s K Kᵀ + G), G a Gaussian     no                Hajimiri et al. 2024, arXiv 2404.08181
+=========  ==============================  ================  =====================================
+
+A patch's logit for a word is the cosine of its projected output with the word's vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unseen.backbones.clip import CLIP, merge_heads, split_heads
+from unseen.errors import SettingError
+from unseen.segmenter import ClipSegmenter, Prediction, TextFeatures
+
+Mode = Literal["clip", "maskclip", "sclip", "clearclip", "naclip"]
+
+
+class TrainingFree(ClipSegmenter):
+    """CLIP's patches compared with words, the last block overridden.
+
+    Args:
+        clip: The tower.
+        mode: Which override.
+        templates: Key of `unseen.backbones.clip.TEMPLATES`.
+        temperature: Factor on the cosines before the softmax over words (40 in the released codes of SCLIP and NACLIP).
+        gaussian_std: τ of naclip's neighbourhood prior, in patches (5 in the paper).
+    """
+
+    trainable: ClassVar[bool] = False
+
+    def __init__(self, clip: CLIP, *, mode: Mode = "naclip", templates: str = "single", temperature: float = 40.0, gaussian_std: float = 5.0) -> None:
+        super().__init__(clip, templates=templates)
+        if mode not in get_args(Mode):
+            raise SettingError(f"there is no training-free mode {mode!r}; choose one of {', '.join(get_args(Mode))}")
+        self.mode, self.temperature, self.gaussian_std = mode, temperature, gaussian_std
+        self._priors: dict[tuple[object, ...], Tensor] = {}
+
+    def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
+        h, w = self.clip.grid(images)
+        x = self.clip.blocks(self.clip.embed(images), stop=-1)
+        features = F.normalize(self.clip.finish(self._last_block(x, (h, w))[:, 1:]), dim=-1)  # (B, N, D)
+        logits = (features @ text.pooled.T).transpose(1, 2).unflatten(2, (h, w))
+        return Prediction(logits, (h * self.clip.patch_size, w * self.clip.patch_size))
+
+    def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
+        """Cosines times the temperature: windows are averaged before the softmax, as the released codes do."""
+        return self.temperature * logits
+
+    def confidence(self, scores: Tensor) -> Tensor:
+        """Softmax over the words."""
+        return scores.softmax(dim=1)
+
+    def _last_block(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The overridden last block on tokens (B, 1 + N, C)."""
+        if self.mode == "clip":
+            return self.clip.block(self.clip.num_layers - 1, x)
+        block = self.clip.visual.transformer.resblocks[-1]
+        q, k, v = split_heads(block.attn, block.ln_1(x))
+        if self.mode == "maskclip":
+            y = v
+        elif self.mode == "sclip":
+            y = F.scaled_dot_product_attention(q, q, v) + F.scaled_dot_product_attention(k, k, v)
+        elif self.mode == "clearclip":
+            y = F.scaled_dot_product_attention(q, q, v)
+        else:
+            y = F.scaled_dot_product_attention(k, k, v, attn_mask=self._prior(grid, x))
+        y = merge_heads(block.attn, y)
+        if self.mode == "sclip":
+            x = x + block.ls_1(y)
+            return x + block.ls_2(block.mlp(block.ln_2(x)))  # type: ignore[no-any-return]
+        return y
+
+    def _prior(self, grid: tuple[int, int], like: Tensor) -> Tensor:
+        """Naclip's G (1 + N, 1 + N): exp(-‖pᵢ - pⱼ‖² / 2τ²) over patch positions; 0 for the class token."""
+        key = (grid, like.device, like.dtype)
+        if key not in self._priors:
+            h, w = grid
+            down, across = (torch.exp(-((torch.arange(n)[:, None] - torch.arange(n)) ** 2) / (2 * self.gaussian_std**2)) for n in (h, w))
+            self._priors[key] = F.pad(torch.kron(down, across), (1, 0, 1, 0)).to(like)
+        return self._priors[key]

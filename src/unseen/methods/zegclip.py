@@ -1,0 +1,196 @@
+"""ZegCLIP: one-stage zero-shot segmentation on a frozen CLIP (Zhou et al., CVPR 2023, arXiv 2212.03588).
+
+Visual prompts adapt the frozen image tower; each word asks the patches through a small decoder, whose last scores, before the softmax, are
+the word's map. The query of word c in picture b is the *relationship descriptor* [g ⊙ t_c ; t_c]: the picture's class token g meets the word's
+vector t_c, so that a word never trained on still asks in terms the decoder knows.
+
+The released code differs from the paper and from sound practice in a few places. Each is a named option; the defaults are what we found
+right, `PUBLISHED` holds the released values. `docs/methods.md` lists them with numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unseen.backbones.clip import CLIP, Resize
+from unseen.errors import SettingError
+from unseen.labels import IGNORE
+from unseen.modules.attention import DecoderLayer, mean_scores
+from unseen.modules.losses import dice_loss, mean_over_ranks, one_hot, sigmoid_focal_loss
+from unseen.modules.prompts import VisualPrompts
+from unseen.segmenter import ClipSegmenter, Prediction, TextFeatures
+
+
+class RelationshipDescriptor(nn.Module):
+    """Queries from words and the picture they are asked of: q = W_q [g ⊙ t ; t] + b_q (paper eq. 5)."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(2 * embed_dim, embed_dim)
+
+    def forward(self, picture: Tensor, words: Tensor) -> Tensor:
+        """(B, K, D) from class tokens (B, D) and word vectors (K, D), both unit."""
+        words = words.to(picture.dtype).expand(len(picture), -1, -1)  # (B, K, D)
+        out: Tensor = self.q_proj(torch.cat([picture.unsqueeze(1) * words, words], dim=-1))
+        return out
+
+
+class MaskDecoder(nn.Module):
+    """Decoder layers, then scores of the words on the patches (paper eqs. 6-8).
+
+    The released decoder's last layer is a whole layer of which only the query and key projections reach the output; here it is only those.
+
+    Args:
+        embed_dim: D.
+        num_layers: Layers, the scoring one included.
+        num_heads: Heads of the attention.
+        hidden_dim: Width of the feed-forward part.
+        dropout: On attention weights and residual branches.
+        identical: Start all layers from the same values, as the released code does by copying one.
+    """
+
+    def __init__(self, embed_dim: int, num_layers: int, num_heads: int, hidden_dim: int, dropout: float, identical: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.layers = nn.ModuleList(DecoderLayer(embed_dim, num_heads, hidden_dim, dropout) for _ in range(num_layers - 1))
+        self.q, self.k = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, embed_dim)
+        if identical and len(self.layers) > 0:
+            first = self.layers[0].state_dict()
+            for layer in self.layers[1:]:
+                layer.load_state_dict(first)
+            attn = self.layers[0].multihead_attn
+            assert isinstance(attn, nn.Module)
+            self.q.load_state_dict(attn.q.state_dict())  # type: ignore[union-attr, operator]
+            self.k.load_state_dict(attn.k.state_dict())  # type: ignore[union-attr, operator]
+
+    def forward(self, queries: Tensor, memory: Tensor) -> list[Tensor]:
+        """Scores (B, K, N) after each layer, last one last, of queries (B, K, D) on memory (B, N, D); earlier ones only while training."""
+        scores = []
+        for layer in self.layers:
+            if self.training:
+                attn = layer.multihead_attn
+                scores.append(mean_scores(attn.q(queries), attn.k(memory), self.num_heads))  # type: ignore[union-attr, operator]
+            queries = layer(queries, memory)
+        return [*scores, mean_scores(self.q(queries), self.k(memory), self.num_heads)]
+
+
+class ZegCLIP(ClipSegmenter):
+    """ZegCLIP.
+
+    Args:
+        clip: The frozen tower.
+        num_prompts: P, visual prompts a block (10 on VOC, 100 on COCO-Stuff).
+        prompt_depth: Blocks with prompts of their own; all by default, 1 for shallow prompts.
+        decoder_layers: Layers of the decoder, the scoring one included.
+        decoder_heads: Its heads.
+        hidden_dim: Width of its feed-forward part; 4 D by default.
+        dropout: In decoder and prompts.
+        mask_weight: Weight of the focal loss (100 in the released configuration, 20 in its class default).
+        dice_weight: Weight of the dice loss.
+        focal_alpha: Weight of positives in the focal loss.
+        calibration: γ, taken from the probability of words trained on when not all words were (released: 0.1, wired in).
+        templates: Sentences the words are put in ("single" on VOC, "multi" on COCO-Stuff and Context).
+        normalization: Statistics of the pictures: CLIP's own, or ImageNet's as released.
+        class_embedding_twice: Add CLIP's class embedding a second time (released: yes, by mistake).
+        void: What a 255 pixel is to the losses: "ignore", or "negative" for every word (released).
+        prompt_norm: A trainable norm before the tower's final one; released for deep prompts only (None).
+        deep_supervision: Losses on every decoder layer's scores, as the released loss class prepares but never does.
+        identical_layers: Start all decoder layers from equal values (released).
+        resize: How the position table is resized ("bilinear" as released).
+        train_grid: A grid the position table goes through first; released: the one of the 512-pixel crops.
+    """
+
+    PUBLISHED: ClassVar[dict[str, Any]] = {
+        "normalization": "imagenet",
+        "class_embedding_twice": True,
+        "void": "negative",
+        "prompt_norm": None,
+        "identical_layers": True,
+        "resize": "bilinear",
+        "train_grid": (32, 32),
+    }
+
+    def __init__(
+        self,
+        clip: CLIP,
+        *,
+        num_prompts: int = 10,
+        prompt_depth: int | None = None,
+        decoder_layers: int = 3,
+        decoder_heads: int = 8,
+        hidden_dim: int | None = None,
+        dropout: float = 0.1,
+        mask_weight: float = 100.0,
+        dice_weight: float = 1.0,
+        focal_alpha: float = 0.25,
+        calibration: float = 0.1,
+        templates: str = "single",
+        normalization: Literal["clip", "imagenet"] = "clip",
+        class_embedding_twice: bool = False,
+        void: Literal["ignore", "negative"] = "ignore",
+        prompt_norm: bool | None = None,
+        deep_supervision: bool = False,
+        identical_layers: bool = False,
+        resize: Resize = "bicubic",
+        train_grid: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(clip, templates=templates, normalization=normalization)
+        depth = clip.num_layers if prompt_depth is None else prompt_depth
+        if not 1 <= depth <= clip.num_layers:
+            raise SettingError(f"prompt_depth is {depth}, but the tower has {clip.num_layers} blocks; give 1 to {clip.num_layers}")
+        if clip.embed_dim % decoder_heads:
+            raise SettingError(f"decoder_heads is {decoder_heads}, which does not divide the joint width {clip.embed_dim}; choose a divisor")
+        self.mask_weight, self.dice_weight, self.focal_alpha, self.calibration = mask_weight, dice_weight, focal_alpha, calibration
+        self.class_embedding_twice, self.void, self.deep_supervision = class_embedding_twice, void, deep_supervision
+        self.resize, self.train_grid = resize, tuple(train_grid) if train_grid is not None else None
+        self.prompts = VisualPrompts(num_prompts, clip.width, clip.patch_size, depth, dropout)
+        with_norm = depth > 1 if prompt_norm is None else prompt_norm
+        self.prompt_norm = nn.LayerNorm(clip.width, eps=1e-6) if with_norm else nn.Identity()
+        self.descriptor = RelationshipDescriptor(clip.embed_dim)
+        self.decoder = MaskDecoder(clip.embed_dim, decoder_layers, decoder_heads, hidden_dim or 4 * clip.embed_dim, dropout, identical_layers)
+
+    def encode_image(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors of the class token (B, D) and of the patches (B, N, D), of pictures (B, 3, H, W) in 0..1."""
+        x = self.clip.embed(images, resize=self.resize, via=self.train_grid, twice=self.class_embedding_twice)  # type: ignore[arg-type]
+        patches = x.shape[1] - 1
+        x = self.prompts.enter(x)  # (B, 1 + P + N, C)
+        for layer in range(self.clip.num_layers):
+            x = self.clip.block(layer, self.prompts.renew(layer, x) if layer else x)
+        x = torch.cat([x[:, :1], x[:, -patches:]], dim=1)  # (B, 1 + N, C)
+        x = F.normalize(self.clip.finish(self.prompt_norm(x)), dim=-1)
+        return x[:, 0], x[:, 1:]
+
+    def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
+        h, w = self.clip.grid(images)
+        picture, patches = self.encode_image(images)
+        maps = [m.unflatten(2, (h, w)) for m in self.decoder(self.descriptor(picture, text.pooled), patches)]
+        extras = {f"logits_{i}": m for i, m in enumerate(maps[:-1])} if self.deep_supervision else {}
+        return Prediction(maps[-1], (h * self.clip.patch_size, w * self.clip.patch_size), extras)
+
+    def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
+        """Probabilities, those of words trained on lowered by γ (released inference, spec of calibrated stacking)."""
+        p = logits.sigmoid()
+        if seen is not None and len(seen) < p.shape[1]:
+            p[:, list(seen)] -= self.calibration
+        return p
+
+    def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
+        """ "mask" (focal) and "dice", weighted, and their sum "total"; each divided by the (picture, class) pairs present, at least 1."""
+        size = (labels.shape[-2], labels.shape[-1])
+        every = [prediction, *(Prediction(m, prediction.covers) for m in prediction.extras.values())]
+        targets = one_hot(labels, prediction.logits.shape[1])
+        present = mean_over_ranks(targets.flatten(2).any(dim=2).sum()).clamp(min=1)
+        counted = (labels != IGNORE).unsqueeze(1).float() if self.void == "ignore" else None
+        focal = torch.zeros((), device=labels.device)
+        dice = torch.zeros((), device=labels.device)
+        for one in every:
+            logits = one.resized(size)
+            focal = focal + sigmoid_focal_loss(logits, targets, counted, alpha=self.focal_alpha) / present
+            dice = dice + dice_loss(logits, targets, counted) / present
+        losses = {"mask": self.mask_weight * focal, "dice": self.dice_weight * dice}
+        return {**losses, "total": losses["mask"] + losses["dice"]}

@@ -1,0 +1,81 @@
+"""One confusion matrix, from which every number of the generalised zero-shot protocol is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unseen.labels import IGNORE
+
+
+class ConfusionMatrix:
+    """Pixels by true and predicted class.
+
+    Attributes:
+        counts: (K, K + 1) int64; row = truth, column = prediction; the last column holds labelled pixels that no word was given.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
+
+    def update(self, prediction: Tensor, labels: Tensor) -> None:
+        """Add pictures: predictions and labels of equal shape, ids or 255. Pixels labelled 255 are not counted.
+
+        Raises:
+            ValueError: Shapes differ, or an id lies outside the vocabulary.
+        """
+        if prediction.shape != labels.shape:
+            raise ValueError(f"prediction {tuple(prediction.shape)} and labels {tuple(labels.shape)} differ in shape")
+        known = labels != IGNORE
+        truth, guess = labels[known].long(), prediction[known].long()
+        guess = torch.where(guess == IGNORE, self.num_classes, guess)
+        if len(truth) and (int(truth.max()) >= self.num_classes or int(guess.max()) > self.num_classes or int(truth.min()) < 0 or int(guess.min()) < 0):
+            raise ValueError(f"an id lies outside 0..{self.num_classes - 1}")
+        width = self.num_classes + 1
+        self.counts += torch.bincount(truth * width + guess, minlength=self.num_classes * width).view(self.num_classes, width).cpu()
+
+    def merge(self, other: ConfusionMatrix) -> None:
+        """Add the pixels of another matrix of the same vocabulary."""
+        self.counts += other.counts
+
+    @property
+    def iou(self) -> Tensor:
+        """(K,) float64 in 0..1: intersection over union; NaN for a class neither labelled nor predicted."""
+        hit = self.counts.diagonal().double()
+        return hit / (self.counts.sum(dim=1) + self.counts[:, :-1].sum(dim=0) - hit)
+
+    @property
+    def accuracy(self) -> Tensor:
+        """(K,) float64 in 0..1: share of a class's pixels that are right; NaN for a class not labelled."""
+        return self.counts.diagonal().double() / self.counts.sum(dim=1)
+
+    def summary(self, seen: Sequence[int], unseen: Sequence[int]) -> dict[str, Any]:
+        """The protocol's numbers in percent; NaN where there is nothing to average.
+
+        Returns:
+            pAcc over all labelled pixels; mAcc; mIoU over all classes; mIoU_S and mIoU_U over seen and unseen ones, their harmonic mean hIoU;
+            zero_IoU, the share of classes that occur and are never hit.
+        """
+        iou, labelled = self.iou, self.counts.sum()
+        s, u = iou[list(seen)].nanmean().item(), iou[list(unseen)].nanmean().item() if len(unseen) else math.nan
+        occurring = iou[self.counts.sum(dim=1) > 0]
+        parts = {
+            "pAcc": (self.counts.diagonal().sum() / labelled).item() if labelled else math.nan,
+            "mAcc": self.accuracy.nanmean().item(),
+            "mIoU": iou.nanmean().item(),
+            "mIoU_S": s,
+            "mIoU_U": u,
+            "hIoU": harmonic_mean(s, u),
+            "zero_IoU": (occurring == 0).double().mean().item(),
+        }
+        return {name: 100 * value for name, value in parts.items()}
+
+
+def harmonic_mean(a: float, b: float) -> float:
+    """2ab / (a + b); 0 where both are 0, NaN where one is."""
+    return 0.0 if a + b == 0 else 2 * a * b / (a + b)

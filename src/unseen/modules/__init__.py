@@ -1,0 +1,1 @@
+"""Parts used by two methods or more."""

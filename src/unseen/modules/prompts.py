@@ -1,0 +1,52 @@
+"""Visual prompts: learned tokens between class token and patches of a frozen tower (Jia et al. 2022, arXiv 2203.12119, eqs. 4-8)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class VisualPrompts(nn.Module):
+    """P prompts for each of the first `depth` blocks.
+
+    Args:
+        num_prompts: P, tokens a block.
+        width: C of the tower.
+        patch_size: Side of a patch; sets the range of the first values (VPT's rule).
+        depth: Blocks that receive prompts of their own. 1 is the shallow variant: the first block's prompts stay to the end.
+        dropout: On the projected prompts, drawn for each picture.
+    """
+
+    def __init__(self, num_prompts: int, width: int, patch_size: int, depth: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.num_prompts, self.depth = num_prompts, depth
+        bound = math.sqrt(6 / (3 * patch_size**2 + width))
+        self.prompt_embeddings = nn.Parameter(torch.empty(1, num_prompts, width).uniform_(-bound, bound))
+        self.deep_prompt_embeddings = nn.Parameter(torch.empty(depth - 1, num_prompts, width).uniform_(-bound, bound)) if depth > 1 else None
+        self.prompt_proj = nn.Linear(width, width)
+        nn.init.kaiming_normal_(self.prompt_proj.weight, a=0, mode="fan_out")
+        self.dropout = nn.Dropout(dropout)
+
+    def _prompts(self, layer: int, batch: int) -> Tensor:
+        if layer == 0:
+            table = self.prompt_embeddings[0]
+        else:
+            assert self.deep_prompt_embeddings is not None
+            table = self.deep_prompt_embeddings[layer - 1]
+        out: Tensor = self.dropout(self.prompt_proj(table).expand(batch, -1, -1))
+        return out
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Tokens (B, 1 + N, C) that enter the first block, with its prompts: (B, 1 + P + N, C)."""
+        return torch.cat([x[:, :1], self._prompts(0, len(x)), x[:, 1:]], dim=1)
+
+    def renew(self, layer: int, x: Tensor) -> Tensor:
+        """Tokens on their way into block `layer` > 0: its own prompts replace the last ones; after the last prompted block they leave."""
+        if self.depth == 1 or layer > self.depth:
+            return x
+        patches = x[:, 1 + self.num_prompts :]
+        if layer == self.depth:
+            return torch.cat([x[:, :1], patches], dim=1)
+        return torch.cat([x[:, :1], self._prompts(layer, len(x)), patches], dim=1)

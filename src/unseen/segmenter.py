@@ -1,0 +1,184 @@
+"""The contract between methods and everything that uses them.
+
+A segmenter takes pictures and a list of words and returns one score map per word. Benchmarks choose the words and judge the maps; training
+adjusts the segmenter; every verb of the command line is a use of that sentence.
+
+Letters: B batch, K words, H W picture, h w feature grid, N = h·w patches, C tower width, D joint width, T text length.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unseen.backbones.clip import CLIP, IMAGENET_MEAN, IMAGENET_STD, TEMPLATES
+from unseen.errors import DataError, SettingError, VocabularyError
+from unseen.labels import IGNORE as IGNORE
+
+Kind = Literal["multiclass", "binary"]
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """The words of one vocabulary, encoded once.
+
+    Attributes:
+        names: K words.
+        pooled: (K, D) unit vectors.
+        tokens: (K, T, text width), where a method reads single tokens; else None.
+    """
+
+    names: tuple[str, ...]
+    pooled: Tensor
+    tokens: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, device: torch.device | str) -> TextFeatures:
+        """The same features on a device."""
+        return TextFeatures(self.names, self.pooled.to(device), None if self.tokens is None else self.tokens.to(device))
+
+    def select(self, rows: Sequence[int]) -> TextFeatures:
+        """The features of some of the words, in the order of `rows`."""
+        index = list(rows)
+        return TextFeatures(tuple(self.names[i] for i in index), self.pooled[index], None if self.tokens is None else self.tokens[index])
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `forward` returns.
+
+    Attributes:
+        logits: (B, K, h, w), one map a word; (B, 2, h, w), background and foreground, for binary methods.
+        covers: Height and width in pixels that the maps stretch over: the picture, filled up to whole patches.
+        extras: What the loss needs besides, by name.
+    """
+
+    logits: Tensor
+    covers: tuple[int, int]
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    def resized(self, size: tuple[int, int]) -> Tensor:
+        """The logits on the pixels of a picture of `size` (H, W): bilinear, then the filled-up rim is cut off. (B, K, H, W), float32."""
+        return F.interpolate(self.logits.float(), self.covers, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
+
+
+class Segmenter(nn.Module, ABC):
+    """Base of every method.
+
+    Attributes:
+        kind: "multiclass" (one vocabulary a batch) or "binary" (one word a picture).
+        trainable: Whether the method has anything to train.
+        frozen: Names of the submodules that stay in eval mode when the segmenter is trained.
+    """
+
+    kind: ClassVar[Kind] = "multiclass"
+    trainable: ClassVar[bool] = True
+    frozen: ClassVar[tuple[str, ...]] = ("clip",)
+
+    def train(self, mode: bool = True) -> Segmenter:
+        """Training mode for all but the frozen submodules."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
+
+    @abstractmethod
+    def encode_text(self, names: Sequence[str]) -> TextFeatures:
+        """Encode a vocabulary of K words; done once, then handed to every `forward`.
+
+        Raises:
+            VocabularyError: An empty list, a repeated word, an empty or overlong word.
+        """
+
+    @abstractmethod
+    def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
+        """Score maps of pictures (B, 3, H, W), RGB in 0..1, any size, for the words of `text`. Never sees labels."""
+
+    def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
+        """Scalars by name, among them "total", for labels (B, H, W) int64 whose values index the words of the forward, or are 255."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to train")
+
+    def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
+        """What is averaged over windows and compared between words, from logits (B, K, …).
+
+        Args:
+            logits: Maps, at any resolution.
+            seen: Columns of the words whose masks were trained on, for methods that lower their scores; None where all words count alike.
+        """
+        return logits
+
+    def confidence(self, scores: Tensor) -> Tensor:
+        """Scores (B, K, …) as numbers in 0..1, for thresholds and reports."""
+        return scores.clamp(0, 1)
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """The tensors a run folder stores: parameters that train, and buffers, outside the frozen submodules."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(tuple(f"{part}." for part in self.frozen))}
+
+
+def check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The words, stripped of blanks at the ends.
+
+    Raises:
+        VocabularyError: No words, an empty one, or one given twice.
+    """
+    stripped = tuple(name.strip() for name in names)
+    if not stripped:
+        raise VocabularyError("the list of words is empty; give at least one word")
+    if "" in stripped:
+        raise VocabularyError(f"word {stripped.index('') + 1} of the list is empty; remove it or fill it in")
+    twice = next((name for i, name in enumerate(stripped) if name in stripped[:i]), None)
+    if twice is not None:
+        raise VocabularyError(f"the word {twice!r} is in the list twice; every word gets one map, so remove one of them")
+    return stripped
+
+
+def stored_text(path: Path, names: Sequence[str], embed_dim: int) -> TextFeatures:
+    """Text features from a .npy file (K, D), one row a word, used as stored, in float32.
+
+    Raises:
+        DataError: Not such a file, or rows that do not fit the words.
+    """
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a readable .npy file of text embeddings; save a plain (words, width) float array") from error
+    if rows.shape != (len(names), embed_dim):
+        raise DataError(
+            f"{path} holds an array of shape {rows.shape}, but {len(names)} words of width {embed_dim} are needed; take the file made for this vocabulary and tower"
+        )
+    return TextFeatures(tuple(names), torch.from_numpy(rows.astype(np.float32)))
+
+
+class ClipSegmenter(Segmenter):
+    """Base of the methods on a frozen CLIP: holds the tower as `clip` and encodes words with its text tower.
+
+    Args:
+        clip: The tower.
+        templates: Key of `TEMPLATES`: the sentences a word is put in.
+        normalization: "clip": the statistics the tower was trained with; "imagenet": those of the released training codes.
+    """
+
+    def __init__(self, clip: CLIP, *, templates: str = "single", normalization: Literal["clip", "imagenet"] = "clip") -> None:
+        super().__init__()
+        if templates not in TEMPLATES:
+            raise SettingError(f"there is no set of templates called {templates!r}; choose one of {', '.join(TEMPLATES)}")
+        self.clip, self.templates = clip, TEMPLATES[templates]
+        if normalization == "imagenet":
+            clip.mean.copy_(torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
+            clip.std.copy_(torch.tensor(IMAGENET_STD).view(3, 1, 1))
+
+    def encode_text(self, names: Sequence[str]) -> TextFeatures:
+        """Unit vectors (K, D): the mean over templates of each sentence's unit vector, made unit."""
+        names = check_names(names)
+        return TextFeatures(names, self.clip.encode_names(names, self.templates))

@@ -1,0 +1,123 @@
+"""What a run can be told, as plain dataclasses: the command line makes its flags from them, recipes fill them, run folders store them.
+
+Nothing heavy is imported here, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Regime = Literal["inductive", "transductive", "supervised"]
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """From a picture to its label map.
+
+    Attributes:
+        short_side: Resize so that the shorter side has this many pixels; None leaves the picture as it is.
+        window: Side of the square sliding window in pixels; None takes the whole picture at once.
+        stride: Step of the window in pixels; the last one is moved back to the border.
+        window_batch: Windows computed at a time.
+    """
+
+    short_side: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    window_batch: int = 8
+
+
+@dataclass(frozen=True)
+class TransformSettings:
+    """Augmentation of training pairs.
+
+    Attributes:
+        resize: (long, short) box the picture is fitted into, keeping its ratio, before the random scale; None keeps its size.
+        scale: Range of the random factor on that box.
+        crop: Side of the square crop; smaller pictures are filled up at the bottom and right.
+        max_class_share: Crops whose largest class holds more of the labelled pixels than this are drawn again, up to ten times.
+        flip: Probability of a horizontal flip.
+        photometric: Random brightness, contrast, saturation and hue.
+    """
+
+    resize: tuple[int, int] | None = (2048, 512)
+    scale: tuple[float, float] = (0.5, 2.0)
+    crop: int | None = 512
+    max_class_share: float = 0.75
+    flip: float = 0.5
+    photometric: bool = True
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a segmenter is trained.
+
+    Attributes:
+        regime: inductive (unseen words and pixels unknown), transductive (unseen words known, their pixels labelled by the network itself)
+            or supervised (all masks).
+        pseudo_label_void: Transductive: label the void pixels too (the paper's variant without dagger).
+        steps: Optimiser steps.
+        batch_size: Pictures a step, over all devices and accumulated parts.
+        accumulate: Parts a batch is computed in, one after the other.
+        lr: Peak learning rate.
+        weight_decay: Decoupled weight decay.
+        decay_norms: Decay norms and biases too, as the released configurations do in effect.
+        schedule: "poly", "cosine", "step" (a tenth after each third) or "constant".
+        power: Exponent of the poly schedule.
+        min_lr: Floor of the poly schedule.
+        warmup: Steps of linear warm-up.
+        warmup_ratio: Share of the learning rate the warm-up starts from.
+        clip_norm: Bound of the gradient's norm; None for none.
+        seed: Of weights, order and augmentation.
+        precision: Lightning's name, or "auto": bf16-mixed where the hardware computes in it, else 32-true.
+        workers: Processes that prepare batches.
+        save_every: Steps between resumable states.
+        snapshots: Steps after which the weights are kept as a run folder of their own, OUT/step-N.
+        log_every: Steps between log lines.
+        devices: "auto", or a number of devices.
+        nodes: Machines.
+        strategy: Lightning's name ("auto", "ddp", "fsdp").
+    """
+
+    regime: Regime = "inductive"
+    pseudo_label_void: bool = False
+    steps: int = 20_000
+    batch_size: int = 16
+    accumulate: int = 1
+    lr: float = 2e-4
+    weight_decay: float = 0.01
+    decay_norms: bool = False
+    schedule: Literal["poly", "cosine", "step", "constant"] = "poly"
+    power: float = 0.9
+    min_lr: float = 1e-6
+    warmup: int = 1500
+    warmup_ratio: float = 1e-6
+    clip_norm: float | None = None
+    seed: int = 0
+    precision: str = "auto"
+    workers: int = 2
+    save_every: int = 1000
+    snapshots: tuple[int, ...] = ()
+    log_every: int = 50
+    devices: str = "auto"
+    nodes: int = 1
+    strategy: str = "auto"
+    transforms: TransformSettings = field(default_factory=TransformSettings)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which segmenter.
+
+    Attributes:
+        method: Name in `unseen list`.
+        clip: Tower: "doodles", `ARCHITECTURE/TAG` of open_clip, or a weight file.
+        published: Start from the released code's choices instead of ours.
+        options: Keyword arguments of the method.
+    """
+
+    method: str = "naclip"
+    clip: str = "doodles"
+    published: bool = False
+    options: dict[str, Any] = field(default_factory=dict)

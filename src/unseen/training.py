@@ -1,0 +1,314 @@
+"""Training of any segmenter: the Lightning module around it, parameter groups, schedules, pseudo labels, and batches that resume exactly.
+
+Every random number of a step follows from (seed, step), never from what ran before, so a run that was killed and resumed ends in the weights
+of the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from unseen.data.benchmarks import Benchmark
+from unseen.data.datasets import SegmentationSet
+from unseen.data.transforms import TrainTransform
+from unseen.errors import SettingError
+from unseen.labels import IGNORE, PADDING, rank_of
+from unseen.segmenter import ClipSegmenter, Prediction, Segmenter, TextFeatures
+from unseen.settings import Regime, TrainSettings
+
+STATE = "state/last.ckpt"
+"""Where a run folder keeps what it needs to go on."""
+
+
+# --------------------------------------------------------------------- targets
+
+
+def targets_of(
+    labels: Tensor, prediction: Prediction, *, regime: Regime, seen: Sequence[int], unseen: Sequence[int], pseudo_label_void: bool = False
+) -> Tensor:
+    """What the loss sees, from the data set's labels (B, H, W), which stay as they are.
+
+    inductive: ids become places among the seen words; all else is void. supervised: ids as they are. transductive: pixels of unseen classes
+    get the unseen word that the network itself, in this very forward, scores highest there (their true class is never looked at; ZegCLIP
+    §3.4, the variant with dagger).
+
+    Args:
+        labels: Ids of the whole vocabulary; 255 void, 254 filled up.
+        prediction: Of this step; its words are the seen ones (inductive) or the whole vocabulary.
+        regime: See above.
+        seen: Ids of the seen words.
+        unseen: Ids of the unseen words.
+        pseudo_label_void: Transductive: guess void pixels as well, but not filled-up ones (the variant without dagger).
+    """
+    if regime == "inductive":
+        return rank_of(seen).to(labels.device)[labels]
+    void = torch.where(labels == PADDING, IGNORE, labels)
+    if regime == "supervised":
+        return void
+    ids = torch.as_tensor(unseen, device=labels.device)
+    hidden = torch.isin(labels, ids) | ((labels == IGNORE) if pseudo_label_void else False)
+    logits = Prediction(prediction.logits.detach()[:, list(unseen)], prediction.covers).resized((labels.shape[-2], labels.shape[-1]))
+    return torch.where(hidden, ids[logits.argmax(dim=1)], void)
+
+
+# --------------------------------------------------------------------- batches
+
+
+class TrainingItems(Dataset[tuple[Tensor, Tensor]]):
+    """Augmented pairs by (number, key); the key seeds the augmentation."""
+
+    def __init__(self, data: SegmentationSet, transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.data, self.transform = data, transform
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        number, key = item
+        sample = self.data[number]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key)
+            return self.transform(sample.image, sample.labels)
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """The (number, key) pairs of every part of every step, from a given step on.
+
+    Each epoch is a permutation of its own; the last incomplete batch of an epoch is dropped. A batch is dealt to ranks and accumulated parts in
+    order, so runs on any number of devices see the same batches.
+
+    Args:
+        length: Samples.
+        batch_size: Of a whole step.
+        parts: Accumulated parts of a step.
+        steps: Where to stop.
+        seed: Of order and keys.
+        rank: Of this process.
+        ranks: Processes.
+        start: First step.
+    """
+
+    def __init__(self, length: int, batch_size: int, *, parts: int, steps: int, seed: int, rank: int = 0, ranks: int = 1, start: int = 0) -> None:
+        if batch_size % (parts * ranks):
+            raise SettingError(f"batch_size {batch_size} cannot be dealt to {ranks} devices in {parts} parts; make it a multiple of {parts * ranks}")
+        self.length, self.batch_size, self.parts, self.steps = length, batch_size, parts, steps
+        self.seed, self.rank, self.ranks, self.start = seed, rank, ranks, start
+
+    def __len__(self) -> int:
+        return (self.steps - self.start) * self.parts
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """The whole batch of a step."""
+        # A set smaller than a batch is gone through as often as it takes to fill one.
+        repeats = -(-self.batch_size // self.length)
+        per_epoch = self.length * repeats // self.batch_size
+        epoch, place = divmod(step, per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.length * repeats) % self.length
+        numbers = order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
+        keys = np.random.SeedSequence([self.seed, step]).generate_state(self.batch_size).tolist()
+        return list(zip(numbers, keys, strict=True))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        share = self.batch_size // (self.parts * self.ranks)
+        for step in range(self.start, self.steps):
+            batch = self.batch(step)
+            for part in range(self.parts):
+                first = (part * self.ranks + self.rank) * share
+                yield batch[first : first + share]
+
+
+# ---------------------------------------------------------------------- module
+
+
+class Training(L.LightningModule):
+    """A segmenter, its vocabulary and its regime, for Lightning's Trainer.
+
+    Args:
+        segmenter: Any trainable method.
+        text: The encoded vocabulary, all K words.
+        seen: Ids of the seen words.
+        unseen: Ids of the others.
+        settings: How to train.
+    """
+
+    def __init__(self, segmenter: Segmenter, text: TextFeatures, seen: Sequence[int], unseen: Sequence[int], settings: TrainSettings) -> None:
+        super().__init__()
+        self.segmenter, self.settings = segmenter, settings
+        self.seen, self.unseen = list(seen), list(unseen)
+        self.text = text.select(self.seen) if settings.regime == "inductive" else text
+        self.strict_loading = False  # the frozen part is not in the state; `on_load_checkpoint` checks the rest
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """One part of one step."""
+        images, labels = batch
+        key = np.random.SeedSequence([self.settings.seed, self.trainer.global_step, index, self.global_rank]).generate_state(1)[0]
+        torch.manual_seed(int(key))  # dropout after a resume is the dropout of the uninterrupted run
+        prediction: Prediction = self.segmenter(images / 255, self.text.to(self.device))
+        settings = self.settings
+        targets = targets_of(labels, prediction, regime=settings.regime, seen=self.seen, unseen=self.unseen, pseudo_label_void=settings.pseudo_label_void)
+        losses = self.segmenter.loss(prediction, targets)
+        if not torch.isfinite(losses["total"]):
+            raise SettingError(
+                f"the loss became {losses['total'].item()} at step {self.trainer.global_step}; lower --train.lr or use --train.precision 32-true"
+            )
+        self.log_dict({f"loss/{name}": value for name, value in losses.items() if name != "total"})
+        self.log("loss", losses["total"], prog_bar=True)
+        return losses["total"]
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and a schedule that follows the steps."""
+        settings = self.settings
+        optimizer = torch.optim.AdamW(parameter_groups(self.segmenter, settings), lr=settings.lr)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, settings) / settings.lr)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trained part only: the tower can be had again from its source."""
+        kept = {f"segmenter.{name}" for name in self.segmenter.trainable_state()}
+        checkpoint["state_dict"] = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name in kept}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a state of another model."""
+        kept = {f"segmenter.{name}" for name in self.segmenter.trainable_state()}
+        if kept != checkpoint["state_dict"].keys():
+            raise SettingError("the state to resume from belongs to another model; resume with the settings the run was started with, or start a new one")
+
+
+def parameter_groups(segmenter: Segmenter, settings: TrainSettings) -> list[dict[str, Any]]:
+    """Two groups: weights, which decay, and norms and biases (one dimension), which do not unless `decay_norms`."""
+    trainable = [p for p in segmenter.parameters() if p.requires_grad]
+    decayed = [p for p in trainable if p.ndim > 1 or settings.decay_norms]
+    others = [p for p in trainable if not (p.ndim > 1 or settings.decay_norms)]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """The learning rate at a step, counted from 0.
+
+    poly: (lr - min) (1 - t/T)^power + min. While warming up, it is multiplied by 1 - (1 - t/warmup) (1 - ratio).
+    """
+    done = min(step / settings.steps, 1.0)
+    if settings.schedule == "poly":
+        rate = (settings.lr - settings.min_lr) * (1 - done) ** settings.power + settings.min_lr
+    elif settings.schedule == "cosine":
+        rate = settings.lr * 0.5 * (1 + np.cos(np.pi * done))
+    elif settings.schedule == "step":
+        rate = settings.lr * 0.1 ** min(2, int(3 * done))
+    else:
+        rate = settings.lr
+    if step < settings.warmup:
+        rate *= 1 - (1 - step / settings.warmup) * (1 - settings.warmup_ratio)
+    return float(rate)
+
+
+class _Batches(L.LightningDataModule):
+    """Builds the loader when Lightning asks for it: by then the step to resume from is known."""
+
+    def __init__(self, items: TrainingItems, settings: TrainSettings) -> None:
+        super().__init__()
+        self.items, self.settings = items, settings
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        assert self.trainer is not None
+        sampler = StepSampler(
+            len(self.items), self.settings.batch_size, parts=self.settings.accumulate, steps=self.settings.steps, seed=self.settings.seed,
+            rank=self.trainer.global_rank, ranks=self.trainer.world_size, start=self.trainer.global_step,
+        )  # fmt: skip
+        return DataLoader(
+            self.items, batch_sampler=sampler, num_workers=self.settings.workers, persistent_workers=self.settings.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )  # fmt: skip
+
+
+class _Snapshots(Callback):
+    """Calls back after given steps."""
+
+    def __init__(self, steps: Sequence[int], take: Callable[[int], None]) -> None:
+        self.steps, self.take = set(steps), take
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        """Lightning calls this after every part of a step."""
+        if trainer.global_step in self.steps and trainer.is_global_zero:
+            self.steps.discard(trainer.global_step)
+            self.take(trainer.global_step)
+
+
+def fit(
+    segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, out: Path, settings: TrainSettings, *, resume: bool = False, progress: bool = True,
+    snapshot: Callable[[int], None] | None = None,
+) -> None:  # fmt: skip
+    """Train `segmenter` in place on the benchmark's training split; logs and resumable states go to the folder `out`.
+
+    Args:
+        segmenter: Any trainable method.
+        text: The benchmark's vocabulary, encoded.
+        benchmark: Says which words are seen.
+        root: Where its data lie.
+        out: Run folder.
+        settings: How to train.
+        resume: Go on from the state in `out`, if there is one.
+        progress: Show a progress bar.
+        snapshot: Called with the step after each of `settings.snapshots`.
+
+    Raises:
+        SettingError: The method has nothing to train, or settings that contradict each other.
+    """
+    if not segmenter.trainable:
+        raise SettingError("this method has nothing to train; evaluate it or segment with it as it is")
+    transductive = settings.regime == "transductive" and settings.pseudo_label_void
+    mean = tuple((255 * segmenter.clip.mean).flatten().tolist()) if isinstance(segmenter, ClipSegmenter) else (0.0, 0.0, 0.0)
+    transform = TrainTransform(settings.transforms, fill=mean, fill_label=PADDING if transductive else IGNORE)  # type: ignore[arg-type]
+    items = TrainingItems(benchmark.data("train", root), transform)
+    supervised = settings.regime == "supervised"
+    seen = list(range(len(benchmark.vocabulary))) if supervised else benchmark.seen_ids
+    module = Training(segmenter, text, seen, [] if supervised else benchmark.unseen_ids, settings)
+    trainer = L.Trainer(
+        max_steps=settings.steps, max_epochs=-1, accumulate_grad_batches=settings.accumulate, gradient_clip_val=settings.clip_norm,
+        precision=_precision(settings.precision), devices=settings.devices if settings.devices == "auto" else int(settings.devices),
+        num_nodes=settings.nodes, strategy=settings.strategy, use_distributed_sampler=False, enable_progress_bar=progress,
+        logger=[CSVLogger(out, name="logs", version=""), TensorBoardLogger(out, name="logs", version="")], log_every_n_steps=settings.log_every,
+        callbacks=_callbacks(out, settings, progress, snapshot), enable_model_summary=False, enable_checkpointing=True,
+    )  # fmt: skip
+    state = out / STATE
+    with fast_attention(trainer.strategy.root_device.type):
+        trainer.fit(module, datamodule=_Batches(items, settings), ckpt_path=str(state) if resume and state.exists() else None, weights_only=False)
+    segmenter.eval()
+
+
+def fast_attention(device: str) -> AbstractContextManager[None]:
+    """On CPUs, attention in plain matrix products: forward and backward of a training step are 1.7 times as fast as with the fused kernel."""
+    return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
+
+
+def _callbacks(out: Path, settings: TrainSettings, progress: bool, snapshot: Callable[[int], None] | None) -> list[Callback]:
+    state = ModelCheckpoint(
+        (out / STATE).parent, filename=Path(STATE).stem, every_n_train_steps=settings.save_every, save_top_k=1, enable_version_counter=False
+    )
+    callbacks: list[Callback] = [state]
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=10))
+    if snapshot is not None:
+        callbacks.append(_Snapshots(settings.snapshots, snapshot))
+    return callbacks
+
+
+def _precision(name: str) -> Any:
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bf16-mixed" if supported else "32-true"
