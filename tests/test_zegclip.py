@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from conftest import golden
+from tiny import tiny_clip
+
+from unseen.backbones.clip import load_clip
 from unseen.convert import from_state_dict
+from unseen.errors import CheckpointError, SettingError
 from unseen.inference import score_maps
+from unseen.methods import create
 from unseen.methods.zegclip import ZegCLIP
-from unseen.segmenter import TextFeatures
+from unseen.segmenter import Prediction, TextFeatures
 from unseen.settings import InferenceSettings
 from unseen.training import targets_of
 
@@ -119,3 +123,101 @@ def test_training_step(released: Released) -> None:
             close(grad, full, GRADIENTS * full.abs().max().item())
     assert len(about["grad_norm"]) == sum(p.requires_grad for p in own.values())
     segmenter.eval()
+
+
+# ---------------------------------------------------------------- sizes, options
+
+
+def trainable(segmenter: ZegCLIP) -> int:
+    return sum(p.numel() for p in segmenter.parameters() if p.requires_grad)
+
+
+def dead(embed_dim: int, layers: int, hidden: int) -> int:
+    """Parameters the released code trains without effect: self-attention and its norm in every layer, and the last layer behind its scores."""
+    attention, norm, feed = 4 * embed_dim * (embed_dim + 1), 2 * embed_dim, 2 * embed_dim * hidden + hidden + embed_dim
+    tail = attention // 2 + feed + 2 * norm  # values and output projection, feed-forward, its two norms
+    return layers * (attention + norm) + tail
+
+
+@pytest.mark.parametrize(("num_prompts", "published"), [(10, 13_821_184), (100, 14_650_624)])
+def test_published_sizes(num_prompts: int, published: int) -> None:
+    """13.8 M on VOC, 14.6 M on COCO-Stuff, dead parameters counted; ours has only the living ones."""
+    clip = load_clip("ViT-B-16-quickgelu/random")
+    ours = trainable(ZegCLIP(clip, num_prompts=num_prompts))
+    assert ours + dead(512, 3, 2048) == published
+    assert ours == {10: 8_039_168, 100: 8_868_608}[num_prompts]
+
+
+def test_shallow_prompts_have_no_norm_and_stay() -> None:
+    segmenter = ZegCLIP(tiny_clip(), num_prompts=2, prompt_depth=1, decoder_heads=2)
+    assert isinstance(segmenter.prompt_norm, torch.nn.Identity)
+    assert segmenter.prompts.deep_prompt_embeddings is None
+    assert isinstance(ZegCLIP(tiny_clip(), prompt_depth=1, decoder_heads=2, prompt_norm=True).prompt_norm, torch.nn.LayerNorm)
+
+
+def test_calibration_lowers_words_trained_on_only_where_others_were_not() -> None:
+    segmenter, logits = ZegCLIP(tiny_clip(), decoder_heads=2, calibration=0.2), torch.zeros(1, 3, 1, 1)
+    assert segmenter.scores(logits, [0, 2]).flatten().tolist() == pytest.approx([0.3, 0.5, 0.3])
+    assert segmenter.scores(logits, None).flatten().tolist() == [0.5] * 3
+    assert segmenter.scores(logits, [0, 1, 2]).flatten().tolist() == [0.5] * 3
+
+
+def test_void_is_ignored_or_negative() -> None:
+    text = None
+    for void, moved in (("ignore", False), ("negative", True)):
+        torch.manual_seed(0)
+        segmenter = ZegCLIP(tiny_clip(), decoder_heads=2, void=void)  # type: ignore[arg-type]
+        text = text or segmenter.encode_text(["tree", "car"])
+        logits = torch.randn(1, 2, 4, 4)
+        labels = torch.zeros(1, 32, 32, dtype=torch.int64)
+        labels[:, :, 16:] = 255
+        changed = logits.clone()
+        changed[..., 3] += 3  # lies under void pixels only
+        losses = [segmenter.loss(Prediction(maps, (32, 32)), labels)["total"].item() for maps in (logits, changed)]
+        assert (abs(losses[0] - losses[1]) > 1e-3) is moved
+
+
+def test_deep_supervision_reaches_every_layer() -> None:
+    torch.manual_seed(0)
+    segmenter = ZegCLIP(tiny_clip(), decoder_heads=2, deep_supervision=True, decoder_layers=3).train()
+    text, images = segmenter.encode_text(["tree", "car"]), torch.rand(1, 3, 32, 32)
+    prediction = segmenter(images, text)
+    assert sorted(prediction.extras) == ["logits_0", "logits_1"]
+    labels = torch.zeros(1, 32, 32, dtype=torch.int64)
+    alone = segmenter.loss(Prediction(prediction.logits, prediction.covers), labels)["total"]
+    assert segmenter.loss(prediction, labels)["total"] > alone
+    assert segmenter.eval()(images, text).extras == {}
+
+
+def test_identical_layers_start_equal() -> None:
+    segmenter = ZegCLIP(tiny_clip(), decoder_heads=2, identical_layers=True)
+    first, second = segmenter.decoder.layers
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert torch.equal(segmenter.decoder.q.weight, first.multihead_attn.q.weight)  # type: ignore[union-attr]
+    other = ZegCLIP(tiny_clip(), decoder_heads=2)
+    assert not torch.equal(other.decoder.layers[0].linear1.weight, other.decoder.layers[1].linear1.weight)  # type: ignore[union-attr]
+
+
+def test_published_is_one_word() -> None:
+    segmenter = create("zegclip", tiny_clip(), published=True, decoder_heads=2)
+    assert isinstance(segmenter, ZegCLIP)
+    assert (segmenter.class_embedding_twice, segmenter.void, segmenter.resize, segmenter.train_grid) == (True, "negative", "bilinear", (32, 32))
+    assert segmenter.clip.mean.flatten().tolist() == pytest.approx([123.675 / 255, 116.28 / 255, 103.53 / 255])
+
+
+def test_impossible_options() -> None:
+    with pytest.raises(SettingError, match="prompt_depth is 9, but the tower has 3 blocks"):
+        ZegCLIP(tiny_clip(), prompt_depth=9)
+    with pytest.raises(SettingError, match="decoder_heads is 5"):
+        ZegCLIP(tiny_clip(), decoder_heads=5)
+
+
+def test_a_checkpoint_of_another_shape_is_refused() -> None:
+    tensors, _ = golden("zegclip_a")
+    state = {key[3:]: value for key, value in tensors.items() if key.startswith("sd.")}
+    with pytest.raises(CheckpointError, match="decoder.layers.0.linear1.weight|does not fit"):
+        from_state_dict("zegclip", {**state, "decode_head.decoder_1.layers.0.linear2.weight": torch.zeros(3, 3)}, vision_heads=4, text_heads=2, decoder_heads=4)
+    with pytest.raises(CheckpointError, match="unknown"):
+        from_state_dict("zegclip", {**state, "decode_head.unknown": torch.zeros(3)}, vision_heads=4, text_heads=2, decoder_heads=4)
+    with pytest.raises(CheckpointError, match="cannot be converted"):
+        from_state_dict("naclip", state)

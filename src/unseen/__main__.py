@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
@@ -17,7 +18,9 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from unseen.errors import SettingError, UnseenError
-from unseen.settings import InferenceSettings, ModelSettings, TrainSettings
+from unseen.settings import InferenceSettings, ModelSettings, TrainSettings, TransformSettings
+
+DEFAULT_TRAINING = TrainSettings()
 
 
 def list_(what: str = "all") -> None:
@@ -33,9 +36,12 @@ def list_(what: str = "all") -> None:
     from unseen.data.benchmarks import BENCHMARKS
     from unseen.methods import METHODS
 
-    tables = {
+    tables: dict[str, tuple[tuple[str, ...], list[tuple[str, ...]]]] = {
         "methods": (("method", "trained", "what it is"), [(n, "yes" if m.cls.trainable else "no", m.summary) for n, m in METHODS.items()]),
-        "benchmarks": (("benchmark", "words", "unseen", "what it is"), [(n, str(len(b.vocabulary)), ", ".join(b.unseen), b.summary) for n, b in BENCHMARKS.items()]),
+        "benchmarks": (
+            ("benchmark", "words", "unseen", "what it is"),
+            [(n, str(len(b.vocabulary)), ", ".join(b.unseen), b.summary) for n, b in BENCHMARKS.items()],
+        ),
         "templates": (("templates", "sentences", "first"), [(n, str(len(t)), t[0]) for n, t in TEMPLATES.items()]),
         "clips": (("clip",), [(name,) for name in known_sources()] if what == "clips" else []),
     }  # fmt: skip
@@ -72,7 +78,8 @@ def pretrain(
 
 def train(
     method: str, benchmark: str = "doodles", root: Path | None = None, out: Path | None = None, clip: str = "doodles", published: bool = False,
-    options: dict[str, Any] | None = None, train: TrainSettings = TrainSettings(), text_embeddings: Path | None = None, init: Path | None = None, resume: bool = False,
+    options: dict[str, Any] | None = None, train: TrainSettings = DEFAULT_TRAINING, text_embeddings: Path | None = None, init: Path | None = None,
+    resume: bool = False,
 ) -> None:  # fmt: skip
     """Train a method on the seen words of a benchmark; writes a run folder for evaluate and segment.
 
@@ -104,7 +111,7 @@ def train(
     torch.manual_seed(train.seed)
     segmenter, text = build(model, bench.vocabulary, text_embeddings)
     run = Run(
-        model=model, benchmark=bench.name, vocabulary=bench.vocabulary, seen=bench.vocabulary if train.regime == "supervised" else tuple(bench.vocabulary[i] for i in bench.seen_ids),
+        model=model, benchmark=bench.name, vocabulary=bench.vocabulary, seen=bench.vocabulary if train.regime == "supervised" else bench.seen,
         inference=bench.inference, train=asdict(train), versions=versions(), tower=fingerprint(segmenter.clip),
         text_embeddings=str(text_embeddings) if text_embeddings else None,
     )  # fmt: skip
@@ -166,7 +173,8 @@ def evaluate(
     trained = [i for i, word in enumerate(bench.vocabulary) if run is not None and word in run.seen]
     lowered = trained if run is not None and 0 < len(trained) < len(bench.vocabulary) and run.train.get("regime") == "inductive" else None
     report = run_evaluation(
-        segmenter, text.to(_device(device)), bench, root, title=run.model.method if run else model, inference=inference or (run.inference if run else bench.inference),
+        segmenter, text.to(_device(device)), bench, root, title=run.model.method if run else model,
+        inference=inference or (run.inference if run else bench.inference),
         seen=lowered, limit=limit, threshold=threshold, workers=workers,
         about={"model": asdict(settings), "train": run.train if run else None, "text_embeddings": str(text_embeddings) if text_embeddings else None},
     )  # fmt: skip
@@ -219,20 +227,26 @@ def segment(
         raise SystemExit(2)
 
 
-def demo(out: Path = Path("demo"), seed: int = 0, steps: int | None = None) -> None:
+def demo(out: Path = Path("demo"), seed: int = 0, steps: int | None = None, limit: int | None = None) -> None:
     """Train ZegCLIP on 15 of the 20 doodle words, score it on all against methods without training, and draw what it sees.
 
     Args:
         out: Folder for the run, the reports and the pictures; an earlier demo there is replaced.
         seed: Of training.
         steps: Training steps; the recipe's by default.
+        limit: Score only the first so many scenes.
     """
     from unseen.demo import run_demo
 
-    run_demo(out, seed=seed, steps=steps)
+    found = recipe("zegclip", "doodles")
+    model = ModelSettings(method="zegclip", **found["model"])
+    stages = dict(found["train"], seed=seed)
+    transforms = TransformSettings(**stages.pop("transforms"))
+    settings = TrainSettings(**stages, transforms=transforms)
+    run_demo(out, model, replace(settings, steps=steps) if steps else settings, limit=limit)
 
 
-VERBS = {"list": list_, "pretrain": pretrain, "train": train, "evaluate": evaluate, "segment": segment, "demo": demo}
+VERBS: dict[str, Callable[..., None]] = {"list": list_, "pretrain": pretrain, "train": train, "evaluate": evaluate, "segment": segment, "demo": demo}
 
 
 # --------------------------------------------------------------------- helpers
@@ -277,8 +291,8 @@ def _parser(argv: list[str]) -> tuple[ArgumentParser, ArgumentParser | None]:
         made = ArgumentParser(description=(function.__doc__ or "").split("\n\n    Args:")[0].strip())
         if argv[:1] == [name]:
             called = made
-            skip = {flag for flag in FLAGS if flag in inspect.signature(function).parameters}
-            for flag in sorted(skip):
+            skip: set[str | int] = {flag for flag in FLAGS if flag in inspect.signature(function).parameters}
+            for flag in sorted(map(str, skip)):
                 made.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag])
             if name == "segment":
                 made.add_argument("images", nargs="+", type=Path, help="Pictures, or folders of pictures.")
@@ -296,7 +310,7 @@ def _apply_recipe(parser: ArgumentParser, verb: ArgumentParser | None, argv: lis
     chosen = first.train
     found = recipe(chosen.method, chosen.benchmark, chosen.train.regime)
     defaults = {f"train.{key}": value for key, value in _flat(found.get("train", {})).items()}
-    defaults |= {key: value for key, value in found.get("model", {}).items()}
+    defaults |= found.get("model", {})
     verb.set_defaults(defaults)
     parsed = parser.parse_args(argv)
     if chosen.options:  # a dictionary given on the command line adds to the recipe's

@@ -114,8 +114,7 @@ class Predictor:
     def segment_encoded(self, image: Picture, text: TextFeatures, *, threshold: float | None = None) -> Segmentation:
         """As `segment`, for words that `encode` has encoded."""
         pixels = _pixels(image)
-        device = self.segmenter.clip.mean.device
-        batch = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).unsqueeze(0).to(device)
+        batch = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).unsqueeze(0).to(self.segmenter.device)
         known = [i for i, name in enumerate(text.names) if name in self.trained_on]
         seen = known if self.calibrate and 0 < len(known) < len(text) else None
         maps = label_maps(self.segmenter, batch, text, self.inference, seen=seen, threshold=threshold)

@@ -109,7 +109,8 @@ def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[ClipS
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
         raise CheckpointError(f"{path} holds values that are not finite; the training diverged, so train again with a lower learning rate")
     segmenter.load_state_dict(state, strict=False)
-    return segmenter.eval(), run  # type: ignore[return-value]
+    segmenter.eval()
+    return segmenter, run
 
 
 def read_config(folder: Path) -> Run:

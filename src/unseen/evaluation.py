@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -84,8 +84,10 @@ class Report:
 
 
 def evaluate(
-    segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, *, title: str, inference: InferenceSettings, seen: Sequence[int] | None = None,
-    limit: int | None = None, threshold: float | None = None, batch_size: int = 16, workers: int = 0, shown: int = 8, progress: bool = True, about: dict[str, Any] | None = None,
+    segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, *, title: str, inference: InferenceSettings,
+    seen: Sequence[int] | None = None, limit: int | None = None, threshold: float | None = None, batch_size: int = 16,
+    workers: int = 0, shown: int = 8, progress: bool = True,
+    about: dict[str, Any] | None = None,
 ) -> Report:  # fmt: skip
     """Score a segmenter on a benchmark's validation pictures.
 
@@ -107,13 +109,12 @@ def evaluate(
     """
     data = benchmark.data("val", root)
     count = len(data) if limit is None else min(limit, len(data))
-    device = segmenter.clip.mean.device if hasattr(segmenter, "clip") else torch.device("cpu")
     wanted = {round(i * (count - 1) / max(1, shown - 1)) for i in range(min(shown, count))} if shown else set()
     matrix, pixels, rows, done = ConfusionMatrix(len(benchmark.vocabulary)), 0, [], 0
-    loader = DataLoader(Subset(data, range(count)), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    loader = DataLoader(Subset(data, range(count)), batch_size=None, num_workers=workers, collate_fn=cast(Any, _as_it_is))
     samples = track(loader, description=title, total=count, transient=True, disable=not progress)
     for images, labels in _same_size(samples, batch_size):
-        maps = label_maps(segmenter, images.to(device), text, inference, seen=seen, threshold=threshold).labels.cpu()
+        maps = label_maps(segmenter, images.to(segmenter.device), text, inference, seen=seen, threshold=threshold).labels.cpu()
         matrix.update(maps, labels)
         pixels += int((labels != IGNORE).sum())
         for image, truth, guess in zip(images, labels, maps, strict=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from unseen.errors import DataError
 
@@ -96,7 +96,7 @@ def write_labels(path: Path, labels: NDArray[np.uint8], palette: list[tuple[int,
 
 
 def _short(error: Exception) -> str:
-    return "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error).split("\n")[0]
+    return "not a picture" if isinstance(error, UnidentifiedImageError) else str(error).split("\n")[0]
 
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")

@@ -68,7 +68,7 @@ def score_maps(segmenter: Segmenter, images: Tensor, text: TextFeatures, setting
         part = boxes[first : first + settings.window_batch]
         crops = torch.cat([images[..., top : top + window, left : left + window] for top, left in part])
         scores = segmenter.scores(segmenter(crops, text).resized(shape), seen)
-        for (top, left), score in zip(part, scores.split(len(images)), strict=True):
+        for (top, left), score in zip(part, torch.split(scores, len(images)), strict=True):
             total[..., top : top + shape[0], left : left + shape[1]] += score
             count[top : top + shape[0], left : left + shape[1]] += 1
     return total.div_(count)

@@ -85,6 +85,11 @@ class Segmenter(nn.Module, ABC):
     trainable: ClassVar[bool] = True
     frozen: ClassVar[tuple[str, ...]] = ("clip",)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return next(self.parameters()).device
+
     def train(self, mode: bool = True) -> Segmenter:
         """Training mode for all but the frozen submodules."""
         super().train(mode)
@@ -154,9 +159,7 @@ def stored_text(path: Path, names: Sequence[str], embed_dim: int) -> TextFeature
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a readable .npy file of text embeddings; save a plain (words, width) float array") from error
     if rows.shape != (len(names), embed_dim):
-        raise DataError(
-            f"{path} holds an array of shape {rows.shape}, but {len(names)} words of width {embed_dim} are needed; take the file made for this vocabulary and tower"
-        )
+        raise DataError(f"{path} holds an array of shape {rows.shape}, but {len(names)} words of width {embed_dim} are needed; take the file made for these")
     return TextFeatures(tuple(names), torch.from_numpy(rows.astype(np.float32)))
 
 

@@ -6,8 +6,10 @@ of the uninterrupted one.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ from unseen.errors import SettingError
 from unseen.labels import IGNORE, PADDING, rank_of
 from unseen.segmenter import ClipSegmenter, Prediction, Segmenter, TextFeatures
 from unseen.settings import Regime, TrainSettings
+
+for _name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(_name).setLevel(logging.WARNING)  # no advertisements, no list of absent hardware
 
 STATE = "state/last.ckpt"
 """Where a run folder keeps what it needs to go on."""
@@ -148,12 +153,15 @@ class Training(L.LightningModule):
         self.segmenter, self.settings = segmenter, settings
         self.seen, self.unseen = list(seen), list(unseen)
         self.text = text.select(self.seen) if settings.regime == "inductive" else text
+        self._place = (-1, 0)  # step, accumulated part
         self.strict_loading = False  # the frozen part is not in the state; `on_load_checkpoint` checks the rest
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """One part of one step."""
         images, labels = batch
-        key = np.random.SeedSequence([self.settings.seed, self.trainer.global_step, index, self.global_rank]).generate_state(1)[0]
+        step = self.trainer.global_step
+        self._place = (step, self._place[1] + 1 if self._place[0] == step else 0)  # Lightning's own count of batches starts again on a resume
+        key = np.random.SeedSequence([self.settings.seed, *self._place, self.global_rank]).generate_state(1)[0]
         torch.manual_seed(int(key))  # dropout after a resume is the dropout of the uninterrupted run
         prediction: Prediction = self.segmenter(images / 255, self.text.to(self.device))
         settings = self.settings
@@ -247,7 +255,8 @@ class _Snapshots(Callback):
 
 
 def fit(
-    segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, out: Path, settings: TrainSettings, *, resume: bool = False, progress: bool = True,
+    segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, out: Path, settings: TrainSettings, *,
+    resume: bool = False, progress: bool = True,
     snapshot: Callable[[int], None] | None = None,
 ) -> None:  # fmt: skip
     """Train `segmenter` in place on the benchmark's training split; logs and resumable states go to the folder `out`.
@@ -270,7 +279,7 @@ def fit(
         raise SettingError("this method has nothing to train; evaluate it or segment with it as it is")
     transductive = settings.regime == "transductive" and settings.pseudo_label_void
     mean = tuple((255 * segmenter.clip.mean).flatten().tolist()) if isinstance(segmenter, ClipSegmenter) else (0.0, 0.0, 0.0)
-    transform = TrainTransform(settings.transforms, fill=mean, fill_label=PADDING if transductive else IGNORE)  # type: ignore[arg-type]
+    transform = TrainTransform(settings.transforms, fill=mean, fill_label=PADDING if transductive else IGNORE)
     items = TrainingItems(benchmark.data("train", root), transform)
     supervised = settings.regime == "supervised"
     seen = list(range(len(benchmark.vocabulary))) if supervised else benchmark.seen_ids
@@ -283,14 +292,29 @@ def fit(
         callbacks=_callbacks(out, settings, progress, snapshot), enable_model_summary=False, enable_checkpointing=True,
     )  # fmt: skip
     state = out / STATE
-    with fast_attention(trainer.strategy.root_device.type):
-        trainer.fit(module, datamodule=_Batches(items, settings), ckpt_path=str(state) if resume and state.exists() else None, weights_only=False)
+    run(trainer, module, _Batches(items, settings), state if resume and state.exists() else None)
     segmenter.eval()
 
 
-def fast_attention(device: str) -> AbstractContextManager[None]:
-    """On CPUs, attention in plain matrix products: forward and backward of a training step are 1.7 times as fast as with the fused kernel."""
-    return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
+def run(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, state: Path | None) -> None:
+    """Lightning's `fit` with attention that suits the device, without its small talk, and with a word on how to go on after Ctrl-C.
+
+    On CPUs attention is computed in plain matrix products: forward and backward of a training step are 1.7 times as fast as with the fused
+    kernel (`benchmarks/attention.py`).
+    """
+    with _small_talk_off(), sdpa_kernel(SDPBackend.MATH) if trainer.strategy.root_device.type == "cpu" else nullcontext():
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=None if state is None else str(state), weights_only=False)
+        except SystemExit as stop:  # Lightning's answer to Ctrl-C
+            raise SystemExit(f"stopped after step {trainer.global_step}; go on from the last saved state with --resume") from stop
+
+
+@contextmanager
+def _small_talk_off() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for about in (".*does not have many workers.*", ".*LeafSpec.*", ".*exists and is not empty.*", ".*`weights_only`.*", ".*lr_scheduler.step.*"):
+            warnings.filterwarnings("ignore", message=about)
+        yield
 
 
 def _callbacks(out: Path, settings: TrainSettings, progress: bool, snapshot: Callable[[int], None] | None) -> list[Callback]:

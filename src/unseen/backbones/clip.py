@@ -59,7 +59,7 @@ def attention(attn: nn.MultiheadAttention, x: Tensor, mask: Tensor | None = None
 def split_heads(attn: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values (B, heads, T, C / heads) of tokens (B, T, C)."""
     qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)  # (B, T, 3C)
-    q, k, v = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.view(*x.shape[:2], 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
     return q, k, v
 
 
@@ -129,16 +129,18 @@ class CLIP(nn.Module):
             resize: "bicubic" with anti-aliasing, as open_clip does it; "bilinear" without, as ZegCLIP, CLIP-RC and ESDA do it.
             via: A grid the table goes through on the way (released code resizes once at loading and again at run time).
         """
-        table = self.visual.positional_embedding
+        table: Tensor = self.visual.positional_embedding
+        here = self.visual.grid_size
+        steps = [step for step in (via, grid) if step is not None]
+        if all(step == here for step in steps):
+            return table
         key = (grid, resize, via, table.device, table.dtype, table.data_ptr(), table._version)
         if key not in self._tables:
-            here = self.visual.grid_size
-            steps = [step for step in (via, grid) if step is not None]
             patches = table[1:].T.reshape(1, -1, *here)  # (1, C, h, w)
             for step in steps:
                 if patches.shape[-2:] != step:
                     patches = F.interpolate(patches, step, mode=resize, antialias=resize == "bicubic", align_corners=False)
-            self._tables[key] = table if here == grid and via in (None, here) else torch.cat([table[:1], patches.flatten(2)[0].T])
+            self._tables[key] = torch.cat([table[:1], patches.flatten(2)[0].T])
         return self._tables[key]
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -207,9 +209,15 @@ class CLIP(nn.Module):
             row[: len(ids) + 2] = torch.tensor([_tokenizer().sot_token_id, *ids, _tokenizer().eot_token_id])
         return rows
 
+    def state_to_save(self) -> dict[str, Tensor]:
+        """All weights in OpenAI's names, in half precision."""
+        state = {f"visual.{name}": tensor for name, tensor in self.visual.state_dict().items()} | self.text.state_dict()
+        return {name: tensor.detach().half().cpu().contiguous() for name, tensor in state.items()}
+
     def encode_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The sentence's vector (S, D), not normalised, and the tokens after the final norm (S, T, text width), for ids (S, T)."""
-        return self.text(ids)
+        pooled, tokens = self.text(ids)
+        return pooled, tokens
 
     @torch.no_grad()
     def encode_names(self, names: Sequence[str], templates: Sequence[str], *, batch_size: int = 256) -> Tensor:
@@ -222,11 +230,11 @@ class CLIP(nn.Module):
         """
         sentences = [template.format(name) for name in names for template in templates]
         ids = self.tokenize(sentences).to(self.mean.device)
-        vectors = torch.cat([F.normalize(self.encode_tokens(part)[0], dim=-1) for part in ids.split(batch_size)])
-        return F.normalize(vectors.unflatten(0, (len(names), len(templates))).mean(dim=1), dim=-1)
+        vectors = torch.cat([F.normalize(self.encode_tokens(part)[0], dim=-1) for part in torch.split(ids, batch_size)])
+        return F.normalize(vectors.view(len(names), len(templates), -1).mean(dim=1), dim=-1)
 
 
-def _block(block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+def _block(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
     x = x + block.ls_1(attention(block.attn, block.ln_1(x), mask))
     out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
     return out

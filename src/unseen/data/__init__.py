@@ -1,0 +1,1 @@
+"""Data sets, benchmarks, augmentation, and the embedded world. Knows nothing of models."""

@@ -43,6 +43,11 @@ class Benchmark:
     protocol: dict[str, str] = field(default_factory=dict)
 
     @property
+    def seen(self) -> tuple[str, ...]:
+        """The words with masks in training, in the order of the vocabulary."""
+        return tuple(name for name in self.vocabulary if name not in self.unseen)
+
+    @property
     def unseen_ids(self) -> list[int]:
         """Label ids of the unseen words."""
         return [i for i, name in enumerate(self.vocabulary) if name in self.unseen]

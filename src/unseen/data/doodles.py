@@ -152,6 +152,8 @@ def draw(
     pixels, can be seen is drawn again from the same generator.
 
     Args:
+        seed: Of the world.
+        index: Of the scene.
         size: Side of the square scene in pixels.
         min_things: Fewest things in a scene.
         max_things: Most things in a scene.

@@ -52,10 +52,11 @@ class TrainingFree(ClipSegmenter):
         self._priors: dict[tuple[object, ...], Tensor] = {}
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
+        """Cosines (B, K, h, w) of pictures (B, 3, H, W), RGB in 0..1."""
         h, w = self.clip.grid(images)
         x = self.clip.blocks(self.clip.embed(images), stop=-1)
         features = F.normalize(self.clip.finish(self._last_block(x, (h, w))[:, 1:]), dim=-1)  # (B, N, D)
-        logits = (features @ text.pooled.T).transpose(1, 2).unflatten(2, (h, w))
+        logits = (features @ text.pooled.T).transpose(1, 2).reshape(len(images), -1, h, w)
         return Prediction(logits, (h * self.clip.patch_size, w * self.clip.patch_size))
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:

@@ -11,7 +11,7 @@ right, `PUBLISHED` holds the released values. `docs/methods.md` lists them with 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,29 +52,28 @@ class MaskDecoder(nn.Module):
         hidden_dim: Width of the feed-forward part.
         dropout: On attention weights and residual branches.
         identical: Start all layers from the same values, as the released code does by copying one.
+        deep_supervision: Give the earlier layers' scores as well while training.
     """
 
-    def __init__(self, embed_dim: int, num_layers: int, num_heads: int, hidden_dim: int, dropout: float, identical: bool) -> None:
+    def __init__(self, embed_dim: int, num_layers: int, num_heads: int, hidden_dim: int, dropout: float, *, identical: bool, deep_supervision: bool) -> None:
         super().__init__()
+        self.deep_supervision = deep_supervision
         self.num_heads = num_heads
-        self.layers = nn.ModuleList(DecoderLayer(embed_dim, num_heads, hidden_dim, dropout) for _ in range(num_layers - 1))
+        layers = [DecoderLayer(embed_dim, num_heads, hidden_dim, dropout) for _ in range(num_layers - 1)]
         self.q, self.k = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, embed_dim)
-        if identical and len(self.layers) > 0:
-            first = self.layers[0].state_dict()
-            for layer in self.layers[1:]:
-                layer.load_state_dict(first)
-            attn = self.layers[0].multihead_attn
-            assert isinstance(attn, nn.Module)
-            self.q.load_state_dict(attn.q.state_dict())  # type: ignore[union-attr, operator]
-            self.k.load_state_dict(attn.k.state_dict())  # type: ignore[union-attr, operator]
+        if identical and layers:
+            for layer in layers[1:]:
+                layer.load_state_dict(layers[0].state_dict())
+            self.q.load_state_dict(layers[0].multihead_attn.q.state_dict())
+            self.k.load_state_dict(layers[0].multihead_attn.k.state_dict())
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, queries: Tensor, memory: Tensor) -> list[Tensor]:
         """Scores (B, K, N) after each layer, last one last, of queries (B, K, D) on memory (B, N, D); earlier ones only while training."""
         scores = []
-        for layer in self.layers:
-            if self.training:
-                attn = layer.multihead_attn
-                scores.append(mean_scores(attn.q(queries), attn.k(memory), self.num_heads))  # type: ignore[union-attr, operator]
+        for layer in cast(list[DecoderLayer], self.layers):
+            if self.training and self.deep_supervision:
+                scores.append(layer.scores(queries, memory))
             queries = layer(queries, memory)
         return [*scores, mean_scores(self.q(queries), self.k(memory), self.num_heads)]
 
@@ -146,13 +145,16 @@ class ZegCLIP(ClipSegmenter):
         if clip.embed_dim % decoder_heads:
             raise SettingError(f"decoder_heads is {decoder_heads}, which does not divide the joint width {clip.embed_dim}; choose a divisor")
         self.mask_weight, self.dice_weight, self.focal_alpha, self.calibration = mask_weight, dice_weight, focal_alpha, calibration
-        self.class_embedding_twice, self.void, self.deep_supervision = class_embedding_twice, void, deep_supervision
+        self.class_embedding_twice, self.void = class_embedding_twice, void
         self.resize, self.train_grid = resize, tuple(train_grid) if train_grid is not None else None
         self.prompts = VisualPrompts(num_prompts, clip.width, clip.patch_size, depth, dropout)
         with_norm = depth > 1 if prompt_norm is None else prompt_norm
         self.prompt_norm = nn.LayerNorm(clip.width, eps=1e-6) if with_norm else nn.Identity()
         self.descriptor = RelationshipDescriptor(clip.embed_dim)
-        self.decoder = MaskDecoder(clip.embed_dim, decoder_layers, decoder_heads, hidden_dim or 4 * clip.embed_dim, dropout, identical_layers)
+        hidden = hidden_dim or 4 * clip.embed_dim
+        self.decoder = MaskDecoder(
+            clip.embed_dim, decoder_layers, decoder_heads, hidden, dropout, identical=identical_layers, deep_supervision=deep_supervision
+        )
 
     def encode_image(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors of the class token (B, D) and of the patches (B, N, D), of pictures (B, 3, H, W) in 0..1."""
@@ -166,10 +168,11 @@ class ZegCLIP(ClipSegmenter):
         return x[:, 0], x[:, 1:]
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
+        """Logits (B, K, h, w) of pictures (B, 3, H, W), RGB in 0..1; those of earlier decoder layers as extras under deep supervision."""
         h, w = self.clip.grid(images)
         picture, patches = self.encode_image(images)
         maps = [m.unflatten(2, (h, w)) for m in self.decoder(self.descriptor(picture, text.pooled), patches)]
-        extras = {f"logits_{i}": m for i, m in enumerate(maps[:-1])} if self.deep_supervision else {}
+        extras = {f"logits_{i}": m for i, m in enumerate(maps[:-1])}
         return Prediction(maps[-1], (h * self.clip.patch_size, w * self.clip.patch_size), extras)
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
@@ -180,7 +183,7 @@ class ZegCLIP(ClipSegmenter):
         return p
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
-        """ "mask" (focal) and "dice", weighted, and their sum "total"; each divided by the (picture, class) pairs present, at least 1."""
+        """Terms `mask` (focal) and `dice`, weighted, and their sum `total`; each divided by the (picture, class) pairs present, at least 1."""
         size = (labels.shape[-2], labels.shape[-1])
         every = [prediction, *(Prediction(m, prediction.covers) for m in prediction.extras.values())]
         targets = one_hot(labels, prediction.logits.shape[1])

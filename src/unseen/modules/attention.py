@@ -28,7 +28,9 @@ def mean_scores(q: Tensor, k: Tensor, num_heads: int) -> Tensor:
 
     The mean of the heads' dot products is one dot product over all channels: (1/heads) Σ_h q_h·k_h / √(D/heads) = q·k / (heads·√(D/heads)).
     """
-    return q @ k.transpose(1, 2) / (num_heads * (q.shape[-1] / num_heads) ** 0.5)
+    scale = 1 / (num_heads * (q.shape[-1] / num_heads) ** 0.5)
+    scores: Tensor = scale * (q @ k.transpose(1, 2))
+    return scores
 
 
 class DecoderLayer(nn.Module):
@@ -40,6 +42,11 @@ class DecoderLayer(nn.Module):
         self.linear1, self.linear2 = nn.Linear(embed_dim, hidden_dim), nn.Linear(hidden_dim, embed_dim)
         self.norm2, self.norm3 = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
         self.drop = nn.Dropout(dropout)
+
+    def scores(self, queries: Tensor, memory: Tensor) -> Tensor:
+        """What the layer's heads think before the softmax, their mean: (B, K, N)."""
+        attn = self.multihead_attn
+        return mean_scores(attn.q(queries), attn.k(memory), attn.num_heads)
 
     def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
         """(B, K, D) from queries (B, K, D) and memory (B, N, D)."""

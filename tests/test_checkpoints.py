@@ -1,0 +1,90 @@
+"""Run folders: what goes in comes out; what does not belong is refused in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from unseen.backbones.clip import load_clip
+from unseen.checkpoints import Run, fingerprint, load_run, read_config, save_run, versions
+from unseen.errors import CheckpointError
+from unseen.methods import create
+from unseen.segmenter import ClipSegmenter
+from unseen.settings import InferenceSettings, ModelSettings
+
+WORDS = ("tree", "car", "fish")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[Path, ClipSegmenter]:
+    model = ModelSettings("zegclip", "doodles", options={"num_prompts": 2, "calibration": 0.3})
+    segmenter = create("zegclip", load_clip(), **model.options).eval()
+    save_run(tmp_path / "run", segmenter, Run(model, "doodles", WORDS, WORDS[:2], InferenceSettings(window=64), {"regime": "inductive"}, versions(), fingerprint(segmenter.clip)))
+    return tmp_path / "run", segmenter
+
+
+def test_round_trip(run: tuple[Path, ClipSegmenter]) -> None:
+    folder, segmenter = run
+    loaded, about = load_run(folder)
+    images, text = torch.rand(1, 3, 64, 64), segmenter.encode_text(WORDS)
+    assert torch.equal(segmenter(images, text).logits, loaded(images, loaded.encode_text(WORDS)).logits)
+    assert not loaded.training
+    assert (about.vocabulary, about.seen, about.inference.window, about.model.options["calibration"]) == (WORDS, WORDS[:2], 64, 0.3)
+    assert torch.__version__.startswith(about.versions["torch"])
+
+
+def test_only_the_trained_part_is_stored(run: tuple[Path, ClipSegmenter]) -> None:
+    folder, segmenter = run
+    assert set(load_file(folder / "weights.safetensors")) == {name for name, p in segmenter.named_parameters() if p.requires_grad}
+
+
+def test_options_can_be_replaced(run: tuple[Path, ClipSegmenter]) -> None:
+    assert load_run(run[0], {"calibration": 0.0})[0].calibration == 0.0  # type: ignore[comparison-overlap]
+
+
+def change(folder: Path, **entries: object) -> None:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, **entries}))
+
+
+def test_refused(run: tuple[Path, ClipSegmenter], tmp_path: Path) -> None:
+    folder, _ = run
+    good = (folder / "weights.safetensors").read_bytes()
+
+    def refused(because: str) -> None:
+        with pytest.raises(CheckpointError, match=because) as caught:
+            load_run(folder)
+        assert str(folder) in str(caught.value)
+
+    state = {name: tensor.clone() for name, tensor in load_file(folder / "weights.safetensors").items()}
+    (folder / "weights.safetensors").write_bytes(good[: len(good) // 2])
+    refused("not a complete safetensors file")
+    save_file({name: tensor for name, tensor in state.items() if name != "decoder.q.bias"}, folder / "weights.safetensors")
+    refused("decoder.q.bias")
+    save_file({**state, "decoder.q.bias": torch.full_like(state["decoder.q.bias"], torch.nan)}, folder / "weights.safetensors")
+    refused("not finite")
+    (folder / "weights.safetensors").unlink()
+    refused("resume it with")
+    (folder / "weights.safetensors").write_bytes(good)
+    load_run(folder)
+    change(folder, tower="0" * 16)
+    refused("weights differ from today's doodles")
+    change(folder, surprise=1)
+    refused("not complete")
+    change(folder, format=99)
+    refused("layout version 99, this unseen reads version 1")
+    (folder / "config.yaml").write_text("- a: [")
+    refused("cannot be read")
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        read_config(tmp_path)
+
+
+def test_nothing_in_the_configuration_is_executed(run: tuple[Path, ClipSegmenter], tmp_path: Path) -> None:
+    (run[0] / "config.yaml").write_text(f"!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{tmp_path}/harmed']]")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_run(run[0])
+    assert not (tmp_path / "harmed").exists()

@@ -1,0 +1,247 @@
+"""The opened-up tower against open_clip and against OpenAI's code (fixtures clip_vit_tiny, clip_tokens)."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from conftest import HERE, SHARED, golden
+from safetensors.torch import save_file
+from tiny import tiny_clip
+
+from unseen.backbones.clip import CLIP, TEMPLATES, known_sources, load_clip
+from unseen.errors import CheckpointError, SettingError, VocabularyError
+
+CONFIG = {
+    "embed_dim": 48,
+    "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 96, "layers": 3, "head_width": 32},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+}
+
+
+def archive() -> Path:
+    for folder in (HERE / "golden", SHARED / "fixtures"):
+        if (folder / "clip_vit_tiny_openai_jit_codefree.pt").exists():
+            return folder / "clip_vit_tiny_openai_jit_codefree.pt"
+    pytest.skip("the OpenAI archive of the fixtures is not here")
+
+
+@pytest.fixture
+def reference_attention() -> Iterator[None]:
+    """PyTorch's attention module as open_clip trains with it; its inference-only kernel rounds otherwise than the same module in training."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(before)
+
+
+@pytest.mark.parametrize("quick_gelu", [False, True])
+@pytest.mark.parametrize("layer_scale", [None, 0.5])
+def test_walking_the_tower_equals_open_clip_bit_for_bit(reference_attention: None, quick_gelu: bool, layer_scale: float | None) -> None:
+    config = {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "ls_init_value": layer_scale}}  # type: ignore[dict-item]
+    model = open_clip.CLIP(**config, quick_gelu=quick_gelu).eval()
+    clip = CLIP(model, mean=(0, 0, 0), std=(1, 1, 1)).requires_grad_(True)
+    images = torch.rand(3, 3, 64, 64)
+    assert torch.equal(clip.encode_image(images), model.encode_image(images))
+    ids = clip.tokenize(["a cat", "a dog on the roof of a small red house"])
+    assert torch.equal(ids, open_clip.get_tokenizer("ViT-B-32")(["a cat", "a dog on the roof of a small red house"]))
+    assert torch.equal(clip.encode_tokens(ids)[0], model.encode_text(ids))
+
+
+def test_frozen_tower_equals_open_clip_up_to_rounding() -> None:
+    model = open_clip.CLIP(**CONFIG).eval()
+    clip = CLIP(model, mean=(0, 0, 0), std=(1, 1, 1))
+    images = torch.rand(3, 3, 64, 64)
+    with torch.no_grad():
+        assert (clip.encode_image(images) - model.encode_image(images)).abs().max() < 5e-6
+
+
+def test_openai_archive_is_read_as_data_and_matches_openai() -> None:
+    tensors, about = golden("clip_vit_tiny")
+    clip = load_clip(str(archive()))
+    assert about["activation"] == "quick_gelu"
+    clip.mean.zero_()
+    clip.std.fill_(1)
+    x = clip.embed(tensors["in.image"])
+    assert (x - tensors["vision.embeddings"]).abs().max() < 1e-6
+    for i in range(clip.num_layers):
+        x = clip.block(i, x)
+        assert (x - tensors[f"vision.block{i}"]).abs().max() < 1e-5
+    assert (clip.finish(x)[:, 1:] - tensors["vision.dense_projected"]).abs().max() < 1e-5
+    assert (clip.encode_image(tensors["in.image"]) - tensors["image_features"]).abs().max() < 1e-5
+    pooled, tokens = clip.encode_tokens(tensors["in.tokens"].long())
+    assert (tokens - tensors["text.all_tokens"]).abs().max() < 1e-5
+    assert (pooled - tensors["text_features"]).abs().max() < 1e-5
+
+
+def test_other_forms_of_the_same_weights(tmp_path: Path) -> None:
+    """A safetensors file, a plain state dict and a wrapped one with `module.` prefixes load like the archive."""
+    clip = load_clip(str(archive()))
+    state = {**{f"visual.{name}": tensor for name, tensor in clip.visual.state_dict().items()}, **clip.text.state_dict()}
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "b.pt")
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 3}, tmp_path / "c.pt")
+    for name in ("a.safetensors", "b.pt", "c.pt"):
+        other = load_clip(str(tmp_path / name))
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(clip.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_tokens() -> None:
+    clip = tiny_clip()
+    folder = next(f for f in (HERE / "golden", SHARED / "fixtures") if (f / "clip_tokens.json").exists())
+    checked = 0
+    for row in json.loads((folder / "clip_tokens.json").read_text())["rows"]:
+        if "<|" in row["text"]:
+            continue  # OpenAI's tokenizer takes these as control tokens, open_clip's as text
+        if row["raises_without_truncate"]:
+            with pytest.raises(VocabularyError, match="102 tokens long and CLIP reads at most 77"):
+                clip.tokenize([row["text"]])
+        else:
+            assert clip.tokenize([row["text"]])[0].tolist() == row["tokenize_77_truncate"], row["text"]
+        checked += 1
+    assert checked == 38
+
+
+def test_names_are_averaged_over_templates() -> None:
+    clip = tiny_clip()
+    vectors = []
+    for name in ("cat", "tree"):
+        each = [clip.encode_tokens(clip.tokenize([template.format(name)]))[0][0] for template in TEMPLATES["multi"]]
+        mean = torch.stack([v / v.norm() for v in each]).mean(dim=0)
+        vectors.append(mean / mean.norm())
+    assert torch.allclose(clip.encode_names(["cat", "tree"], TEMPLATES["multi"], batch_size=7), torch.stack(vectors), atol=1e-6)
+
+
+def test_template_sets() -> None:
+    assert [len(TEMPLATES[name]) for name in ("single", "multi", "imagenet")] == [1, 15, 80]
+    assert TEMPLATES["single"] == ("a photo of a {}",)
+    assert TEMPLATES["imagenet"][0] == "a bad photo of a {}."
+    assert all(template.count("{}") == 1 for templates in TEMPLATES.values() for template in templates)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 72), (33, 50), (7, 90)])
+def test_any_size(size: tuple[int, int]) -> None:
+    clip = tiny_clip()
+    x = clip.embed(torch.rand(1, 3, *size))
+    h, w = clip.grid(torch.rand(1, 3, *size))
+    assert (h, w) == (-(-size[0] // 8), -(-size[1] // 8))
+    assert x.shape == (1, 1 + h * w, clip.width)
+
+
+def test_positions() -> None:
+    clip = tiny_clip()
+    table = clip.visual.positional_embedding
+    assert clip.positions((4, 4)) is table
+    wide = clip.positions((4, 7), "bilinear")
+    assert torch.equal(wide[0], table[0])
+    assert clip.positions((4, 7), "bilinear") is wide, "made once"
+    patches = table[1:].view(4, 4, -1)
+    # Bilinear without aligned corners: output column j reads input column (j + ½)·4/7 - ½.
+    for column in range(7):
+        at = max(0.0, (column + 0.5) * 4 / 7 - 0.5)
+        left, share = int(at), at - int(at)
+        expected = (1 - share) * patches[:, left] + share * patches[:, min(left + 1, 3)]
+        assert torch.allclose(wide[1:].view(4, 7, -1)[:, column], expected, atol=1e-6)
+    assert not torch.allclose(clip.positions((6, 6), "bilinear", via=(3, 3)), clip.positions((6, 6), "bilinear"), atol=1e-4)
+
+
+def test_changed_weights_make_a_new_table() -> None:
+    clip = tiny_clip()
+    before = clip.positions((5, 5)).clone()
+    with torch.no_grad():
+        clip.visual.positional_embedding.mul_(2)
+    assert torch.allclose(clip.positions((5, 5)), 2 * before, atol=1e-6)
+
+
+def test_class_embedding_can_be_added_twice() -> None:
+    clip = tiny_clip()
+    images = torch.rand(1, 3, 32, 32)
+    once, twice = clip.embed(images), clip.embed(images, twice=True)
+    assert torch.equal(once[:, 1:], twice[:, 1:])
+    expected = clip.visual.ln_pre(2 * clip.visual.class_embedding + clip.visual.positional_embedding[0])
+    assert torch.allclose(twice[0, 0], expected, atol=1e-6)
+
+
+def test_the_tower_is_frozen() -> None:
+    clip = tiny_clip().train()
+    assert not clip.training
+    assert not any(p.requires_grad for p in clip.parameters())
+
+
+def test_shipped_tower_knows_its_words() -> None:
+    clip = load_clip()
+    assert clip.source == "doodles"
+    assert clip.config is not None
+    assert clip.config["vision_cfg"]["patch_size"] == 8
+
+
+def test_openai_tags_get_quick_gelu_under_either_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def create(architecture: str, *, pretrained: str, force_quick_gelu: bool) -> open_clip.CLIP:
+        asked[f"{architecture}/{pretrained}"] = force_quick_gelu
+        model = open_clip.CLIP(**CONFIG, quick_gelu=force_quick_gelu)
+        open_clip.factory.set_model_preprocess_cfg(model, {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2), "size": 64})
+        return model
+
+    monkeypatch.setattr(open_clip, "create_model", create)
+    for tag in ("ViT-B-16/openai", "ViT-B-16-quickgelu/openai", "ViT-B-16/laion2b_s34b_b88k"):
+        clip = load_clip(tag)
+        assert clip.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    assert asked == {"ViT-B-16/openai": True, "ViT-B-16-quickgelu/openai": True, "ViT-B-16/laion2b_s34b_b88k": False}
+    assert "ViT-B-16-quickgelu/openai" in known_sources()
+
+
+class _Harm:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (open, ("harmed", "w"))  # type: ignore[return-value]
+
+
+def test_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    clip = tiny_clip()
+    state = {name: tensor.float() for name, tensor in clip.state_to_save().items()}
+
+    def refused(name: str, because: str) -> None:
+        with pytest.raises(CheckpointError, match=because) as caught:
+            load_clip(name)
+        assert name in str(caught.value)
+
+    torch.save({"a": _Harm()}, "pickle.pt")
+    refused("pickle.pt", "may run code when loaded")
+    Path("legacy.pt").write_bytes(pickle.dumps(_Harm()))
+    refused("legacy.pt", "may run code when loaded|not a readable weight file")
+    with zipfile.ZipFile("script.pt", "w") as file:
+        buffer = io.BytesIO()
+        pickle.dump(_Harm(), buffer)
+        file.writestr("script/data.pkl", buffer.getvalue())
+        file.writestr("script/constants.pkl", b"")
+    refused("script.pt", "may run code when loaded")
+    assert not Path("harmed").exists()
+    save_file(state, "cut.safetensors")
+    Path("cut.safetensors").write_bytes(Path("cut.safetensors").read_bytes()[:-100])
+    refused("cut.safetensors", "not a complete safetensors file")
+    torch.save({name: tensor for name, tensor in state.items() if name != "visual.ln_post.bias"}, "short.pt")
+    refused("short.pt", "visual.ln_post.bias")
+    torch.save({"other": torch.zeros(2)}, "other.pt")
+    refused("other.pt", "does not hold a ViT CLIP")
+    torch.save({**state, "visual.ln_post.bias": torch.full_like(state["visual.ln_post.bias"], float("nan"))}, "nan.pt")
+    refused("nan.pt", "not finite")
+    Path("text.pt").write_text("hello")
+    refused("text.pt", "not a readable weight file|may run code")
+
+
+def test_unknown_sources() -> None:
+    with pytest.raises(SettingError, match="'nothing.pt'"):
+        load_clip("nothing.pt")
+    with pytest.raises(SettingError, match="ViT-B-16/openai"):
+        load_clip("ViT-B-16/nosuch")
+    with pytest.raises(SettingError, match="not a plain ViT"):
+        load_clip("RN50/random")

@@ -1,0 +1,222 @@
+"""Nothing half-written under its final name; pictures and label maps as they were stored."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from unseen.data.classes import voc_palette
+from unseen.errors import DataError
+from unseen.files import find_images, read_image, read_labels, replacing, write_labels, write_text
+
+
+def noise(h: int = 12, w: int = 20) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def fail_inside(path: Path, error: Exception) -> None:
+    with replacing(path) as beside:
+        beside.write_text("half")
+        raise error
+
+
+# ------------------------------------------------------------------- replacing
+
+
+def test_replacing_takes_the_name_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.json"
+    with replacing(path) as beside:
+        assert beside.parent == path.parent
+        assert beside.suffix == ".json"
+        beside.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failing_block_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stop"):
+        fail_inside(tmp_path / "a.json", RuntimeError("stop"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("stop"), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_failing_block_leaves_the_old_file(tmp_path: Path, error: Exception) -> None:
+    path = tmp_path / "a.json"
+    write_text(path, "old")
+    with pytest.raises((RuntimeError, DataError)):
+        fail_inside(path, error)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_a_data_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(DataError, match=r"a\.json cannot be written \(No space left on device\); free some space or choose another place with --out"):
+        fail_inside(path, OSError(errno.ENOSPC, "No space left on device"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_while_a_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        write_text(tmp_path / "a.txt", "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_text(tmp_path / "results" / "a.txt", "text")
+
+
+def test_the_file_may_be_read_as_any_other(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.txt", "ä")
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "a.txt").read_bytes() == "ä".encode()
+
+
+# -------------------------------------------------------------------- pictures
+
+
+def test_read_image_keeps_colours(tmp_path: Path) -> None:
+    pixels = noise()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png")
+    assert read.dtype == np.uint8
+    assert np.array_equal(read, pixels)
+
+
+def test_transparency_is_dropped_and_grey_becomes_rgb(tmp_path: Path) -> None:
+    pixels = noise()
+    alpha = np.arange(240, dtype=np.uint8).reshape(12, 20, 1)
+    Image.fromarray(np.concatenate([pixels, alpha], axis=2)).save(tmp_path / "rgba.png")
+    assert np.array_equal(read_image(tmp_path / "rgba.png"), pixels)
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
+    assert np.array_equal(read_image(tmp_path / "grey.png"), np.repeat(pixels[..., :1], 3, axis=2))
+    Image.fromarray(np.concatenate([pixels[..., :1], alpha], axis=2)).save(tmp_path / "la.png")
+    assert np.array_equal(read_image(tmp_path / "la.png"), np.repeat(pixels[..., :1], 3, axis=2))
+
+
+def test_a_palette_becomes_its_colours(tmp_path: Path) -> None:
+    ids = np.array([[0, 1], [15, 255]], dtype=np.uint8)
+    write_labels(tmp_path / "a.png", ids, voc_palette())
+    assert read_image(tmp_path / "a.png").tolist() == [[[0, 0, 0], [128, 0, 0]], [[192, 128, 128], [224, 224, 192]]]
+
+
+def test_upright_only_when_asked(tmp_path: Path) -> None:
+    pixels = noise()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held on its side: show turned by 90 degrees clockwise
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.png"), pixels)
+    assert np.array_equal(read_image(tmp_path / "a.png", upright=True), np.rot90(pixels, -1))
+
+
+def test_a_missing_picture(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the picture .*nowhere\.jpg does not exist; check the path"):
+        read_image(tmp_path / "nowhere.jpg")
+
+
+def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("no picture")
+    with pytest.raises(DataError, match=r"a\.jpg cannot be read \(not a picture\); replace the file or leave it out"):
+        read_image(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_truncated_picture(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(noise(64, 64)).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=rf"a\.{suffix} cannot be read \(.+\); replace the file"):
+        read_image(path)
+
+
+# ------------------------------------------------------------------ label maps
+
+
+def test_palette_indices_are_kept(tmp_path: Path) -> None:
+    ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = Image.fromarray(ids)
+    image.putpalette([channel for i in range(256) for channel in (255 - i, i // 2, 7)])
+    image.save(tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").mode == "P"
+    assert np.array_equal(read_labels(tmp_path / "a.png"), ids)
+
+
+def test_grey_and_bilevel_label_maps(tmp_path: Path) -> None:
+    ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(ids).save(tmp_path / "grey.png")
+    assert np.array_equal(read_labels(tmp_path / "grey.png"), ids)
+    Image.fromarray(ids > 9).save(tmp_path / "bits.png")
+    bits = read_labels(tmp_path / "bits.png")
+    assert bits.dtype == np.uint8
+    assert np.array_equal(bits, (ids > 9).astype(np.uint8))
+
+
+def test_label_maps_stored_as_colours_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(noise()).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png is stored as RGB colours; save class ids as an 8-bit grey or palette PNG"):
+        read_labels(tmp_path / "a.png")
+
+
+def test_label_maps_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.png does not exist; check the data set's folder"):
+        read_labels(tmp_path / "nowhere.png")
+    path = tmp_path / "a.png"
+    Image.fromarray(noise(64, 64)[..., 0]).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=r"a\.png cannot be read \(.+\); restore the file"):
+        read_labels(path)
+
+
+def test_written_label_maps_come_back(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).choice(np.array([0, 3, 19, 254, 255], dtype=np.uint8), (9, 14))
+    write_labels(tmp_path / "a.png", ids, voc_palette())
+    assert np.array_equal(read_labels(tmp_path / "a.png"), ids)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P"
+        assert np.array_equal(np.array(image.convert("RGB")), np.array(voc_palette(), dtype=np.uint8)[ids])
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
+
+
+# ----------------------------------------------------------------- find_images
+
+
+def test_find_images(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "notes.txt", "c.webp"):
+        (tmp_path / "folder" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "folder" / name).touch()
+    single = tmp_path / "z.dat"
+    assert [p.name for p in find_images([single, tmp_path / "folder"])] == ["z.dat", "a.png", "b.JPG", "c.webp"]
+    assert find_images([]) == []
+
+
+def test_a_folder_without_pictures(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"holds no pictures \(\.jpg, .*\); check the path"):
+        find_images([tmp_path])
+
+
+def test_two_pictures_of_one_name(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png would write the same results; rename one"):
+        find_images([tmp_path])

@@ -1,0 +1,284 @@
+"""The verbs as a user calls them: on Doodles, on a tiny VOC in the true layout, and with everything that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import write_voc
+
+import unseen
+from unseen.__main__ import main
+from unseen.data.doodles import draw
+
+FEW = ["--train.steps", "2", "--train.batch_size", "2", "--train.warmup", "0"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of two steps on Doodles."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    main(["train", "zegclip", "--benchmark", "doodles", "--out", str(folder), *FEW])
+    return folder
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(draw(3, 0, size=80).image).crop((0, 0, 80, 60)).save(path, quality=95)
+    return path
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Call with a mistake: exit code 2 and one sentence."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("unseen: ")
+    assert "\n" not in error
+    return error
+
+
+# ------------------------------------------------------------------------ verbs
+
+
+def test_help_is_fast_and_light() -> None:
+    code = "import sys, unseen.__main__ as m\ntry: m.main(['train', '--help'])\nexcept SystemExit: pass\nassert not {'torch', 'lightning', 'open_clip'} & sys.modules.keys()"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "--train.steps" in out
+    assert "--resume" in out
+
+
+@pytest.mark.parametrize("what", ["all", "methods", "benchmarks", "templates", "clips"])
+def test_list(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list", what])
+    out = capsys.readouterr().out
+    expected = {"all": ["zegclip", "doodles", "imagenet"], "methods": ["naclip"], "benchmarks": ["voc"], "templates": ["multi"], "clips": ["ViT-B-16-quickgelu/openai"]}
+    assert all(word in out for word in expected[what])
+
+
+def test_train_writes_a_run(run: Path) -> None:
+    assert {"config.yaml", "weights.safetensors", "logs"} <= {p.name for p in run.iterdir()}
+    config = (run / "config.yaml").read_text()
+    assert "num_prompts: 8" in config, "from the recipe"
+    assert "steps: 2" in config, "from the command line"
+
+
+def test_evaluate_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", str(run), "--limit", "6", "--out", str(tmp_path / "eval")])
+    report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    assert report["pictures"] == 6
+    assert report["protocol"]["oracle"] is False
+    assert report["protocol"]["calibrated"] is True
+    assert report["protocol"]["train"]["seed"] == 0
+    assert sum(map(sum, report["confusion"]["pixels"])) == report["pixels"] == sum(int((draw(2, i, size=96, min_things=2, max_things=4).labels != 255).sum()) for i in range(6))
+    s, u = report["scores"]["mIoU_S"], report["scores"]["mIoU_U"]
+    assert report["scores"]["hIoU"] == pytest.approx(2 * s * u / (s + u) if s + u else 0, abs=1e-3)
+    assert Image.open(tmp_path / "eval" / "sheet.png").width > 400
+    assert json.loads((run / "metrics.json").read_text())["doodles"] == report["scores"]
+    assert "hIoU" in capsys.readouterr().out
+
+
+def test_evaluate_without_training(tmp_path: Path) -> None:
+    main(["evaluate", "sclip", "--limit", "3", "--out", str(tmp_path), "--inference.window", "64", "--inference.stride", "32", "--options.temperature", "20"])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["protocol"]["inference"]["window"] == 64
+    assert report["protocol"]["calibrated"] is False
+    assert report["protocol"]["model"]["options"]["temperature"] == 20
+
+
+def test_segment(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["segment", str(photo), "--words", "tree, fish ,red house", "--out", str(tmp_path / "out")])
+    labels = Image.open(tmp_path / "out" / "photo.png")
+    assert labels.mode == "P"
+    assert labels.size == (80, 60)
+    ids = np.array(labels)
+    assert set(np.unique(ids)) <= {0, 1, 2}
+    about = json.loads((tmp_path / "out" / "photo.json").read_text())
+    assert [word["name"] for word in about["words"]] == ["tree", "fish", "red house"]
+    for word in about["words"]:
+        assert word["share"] == pytest.approx((ids == word["id"]).mean(), abs=1e-6)
+    assert (tmp_path / "out" / "photo.overlay.png").exists()
+    assert "photo.jpg" in capsys.readouterr().out
+
+
+def test_segment_with_a_run_and_python(run: Path, photo: Path, tmp_path: Path) -> None:
+    main(["segment", str(photo), "--words", "tree,kite", "--model", str(run), "--out", str(tmp_path / "out"), "--threshold", "0.9999"])
+    assert (np.array(Image.open(tmp_path / "out" / "photo.png")) == 255).all()
+    model = unseen.load(str(run))
+    result = model.segment(photo, ["tree", "kite"])
+    assert result.unseen == ("kite",)
+    assert result.labels.shape == (60, 80)
+    assert result.mask("tree").sum() + result.mask("kite").sum() == 60 * 80
+    again = model.segment(Image.open(photo), ["tree", "kite"])
+    assert (again.labels == result.labels).all()
+    quick = unseen.segment(np.array(Image.open(photo)), ["tree"])
+    assert quick.shares == {"tree": 1.0}
+    assert unseen.list_methods()[0] == "clip"
+    assert "doodles" in unseen.list_benchmarks()
+
+
+def test_segment_a_folder_goes_on_after_a_bad_picture(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.jpg").write_bytes(photo.read_bytes()[:300])
+    error = said(capsys, "segment", str(tmp_path), "--words", "tree,fish", "--out", str(tmp_path / "out"))
+    assert "bad.jpg cannot be read" in error
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["photo.json", "photo.overlay.png", "photo.png"]
+
+
+@pytest.mark.parametrize("mode", ["P", "L"])
+def test_voc_through_the_verbs(tmp_path: Path, mode: str) -> None:
+    root = write_voc(tmp_path / "VOC2012", mode=mode)
+    common = ["--benchmark", "voc", "--root", str(tmp_path / "VOC2012")]
+    small = ["--train.transforms.resize", "[128,64]", "--train.transforms.crop", "64", "--train.workers", "0"]
+    main(["train", "zegclip", *common, "--clip", "doodles", "--options.decoder_heads", "4", "--out", str(tmp_path / "run"), *FEW, *small])
+    main(["evaluate", str(tmp_path / "run"), *common, "--inference.short_side", "64", "--inference.window", "64", "--inference.stride", "48", "--out", str(tmp_path / "eval")])
+    report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    masks = [np.array(Image.open(p)) for p in sorted((tmp_path / "VOC2012" / "SegmentationClass").iterdir())]
+    listed = (tmp_path / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt").read_text().split()
+    named = dict(zip((p.stem for p in sorted((tmp_path / "VOC2012" / "SegmentationClass").iterdir())), masks, strict=True))
+    assert report["pixels"] == sum(int(((named[s] > 0) & (named[s] < 255)).sum()) for s in listed)
+    assert sum(map(sum, report["confusion"]["pixels"])) == report["pixels"]
+    assert root is None or root.exists()
+
+
+def test_transductive_second_stage_starts_from_a_snapshot(tmp_path: Path) -> None:
+    main(["train", "zegclip", "--out", str(tmp_path / "one"), *FEW, "--train.snapshots", "[1]"])
+    main(["train", "zegclip", "--out", str(tmp_path / "two"), *FEW, "--train.regime", "transductive", "--init", str(tmp_path / "one" / "step-1")])
+    assert "regime: transductive" in (tmp_path / "two" / "config.yaml").read_text()
+
+
+def test_text_embeddings_from_a_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "words.npy", torch.nn.functional.normalize(torch.randn(20, 128), dim=1).half().numpy())
+    main(["train", "zegclip", "--out", str(tmp_path / "run"), *FEW, "--text-embeddings", str(tmp_path / "words.npy")])
+    main(["evaluate", str(tmp_path / "run"), "--limit", "2"])
+    assert "words.npy" in json.loads((tmp_path / "run" / "eval-doodles" / "report.json").read_text())["protocol"]["text_embeddings"]
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """DDP over two CPU processes sees the same batches; without dropout the weights agree up to rounding."""
+    from safetensors.torch import load_file
+
+    common = ["--train.steps", "2", "--train.batch_size", "4", "--train.warmup", "0", "--train.precision", "32-true", "--options.dropout", "0", "--options.num_prompts", "2"]
+    for name, more in (("one", []), ("two", ["--train.devices", "2", "--train.strategy", "ddp"])):
+        command = [sys.executable, "-m", "unseen", "train", "zegclip", "--out", str(tmp_path / name), *common, *more]
+        subprocess.run(command, check=True, capture_output=True, env={**__import__("os").environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, timeout=300)
+    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-3
+
+
+def test_pretrain_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from unseen.pretrain import Pretraining
+
+    monkeypatch.setattr(Pretraining, "accuracy", lambda self: 5.0)
+    main(["pretrain", "doodles", "--out", str(tmp_path), "--steps", "1", "--batch-size", "4"])
+    assert (tmp_path / "doodles.safetensors").exists()
+    assert "5.0 %" in capsys.readouterr().out
+
+
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["demo", "--out", str(tmp_path / "demo"), "--steps", "2", "--limit", "8"])
+    scores = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    assert list(scores) == ["clip", "maskclip", "sclip", "clearclip", "naclip", "zegclip"]
+    assert Image.open(tmp_path / "demo" / "demo.png").width > 800
+    assert (tmp_path / "demo" / "segmented" / "scene0.overlay.png").exists()
+    main(["evaluate", str(tmp_path / "demo" / "run"), "--limit", "8", "--out", str(tmp_path / "again")])
+    assert json.loads((tmp_path / "again" / "report.json").read_text())["scores"] == scores["zegclip"]
+    main(["demo", "--out", str(tmp_path / "demo"), "--steps", "1", "--limit", "1"])
+    keep = tmp_path / "mine"
+    keep.mkdir()
+    (keep / "thesis.txt").write_text("dear")
+    assert "choose another folder" in said(capsys, "demo", "--out", str(keep))
+    assert (keep / "thesis.txt").read_text() == "dear"
+
+
+# -------------------------------------------------------------------- bad input
+
+
+def test_bad_words(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    assert "empty" in said(capsys, "segment", str(photo), "--words", "", *out)
+    assert "'tree' is in the list twice" in said(capsys, "segment", str(photo), "--words", "tree,fish,tree", *out)
+    assert "reads at most 77" in said(capsys, "segment", str(photo), "--words", "tree " * 90, *out)
+    assert "word 2" in said(capsys, "segment", str(photo), "--words", "tree,,fish", *out)
+    assert "at most 254" in said(capsys, "segment", str(photo), "--words", ",".join(f"w{i}" for i in range(255)), *out)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.jpg").write_text("not a picture")
+    (tmp_path / "empty").mkdir()
+    assert "does not exist" in said(capsys, "segment", str(tmp_path / "no.jpg"), "--words", "tree")
+    assert "notes.jpg" in said(capsys, "segment", str(tmp_path / "notes.jpg"), "--words", "tree")
+    assert "holds no pictures" in said(capsys, "segment", str(tmp_path / "empty"), "--words", "tree")
+
+
+def test_bad_names(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean 'zegclip'" in said(capsys, "train", "zegclp")
+    assert "nothing to train" in said(capsys, "train", "naclip", "--out", str(tmp_path / "x"))
+    assert "has to be trained first" in said(capsys, "evaluate", "zegclip")
+    assert "neither a method nor a run folder" in said(capsys, "evaluate", "nothing")
+    assert "no benchmark called 'vocc'" in said(capsys, "evaluate", "naclip", "--benchmark", "vocc")
+    assert "--root" in said(capsys, "evaluate", "naclip", "--benchmark", "voc")
+    assert "not PASCAL VOC's folder" in said(capsys, "evaluate", "naclip", "--benchmark", "voc", "--root", str(tmp_path))
+    assert "did you mean 'num_prompts'" in said(capsys, "train", "zegclip", "--options.num_promts", "3", "--out", str(tmp_path / "x"))
+    assert "no list of 'x'" in said(capsys, "list", "x")
+    assert "choose doodles" in said(capsys, "pretrain", "web")
+    assert "no file and no open_clip tag" in said(capsys, "segment", str(photo), "--words", "a", "--clip", "missing.pt")
+
+
+def test_bad_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "VOC2012"
+    write_voc(root)
+    stem = (root / "ImageSets" / "Segmentation" / "val.txt").read_text().split()[0]
+    mask = root / "SegmentationClass" / f"{stem}.png"
+    good = mask.read_bytes()
+    size = Image.open(mask).size
+    Image.new("L", (size[0] + 1, size[1])).save(mask)
+    assert f"{stem}.png is {size[0] + 1}x{size[1]} pixels" in said(capsys, "evaluate", "naclip", "--benchmark", "voc", "--root", str(root))
+    Image.new("L", size, 77).save(mask)
+    assert "holds the id 77" in said(capsys, "evaluate", "naclip", "--benchmark", "voc", "--root", str(root))
+    mask.write_bytes(good[:40])
+    assert f"{stem}.png cannot be read" in said(capsys, "evaluate", "naclip", "--benchmark", "voc", "--root", str(root))
+
+
+def test_bad_runs(run: Path, tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "run"
+    shutil.copytree(run, broken)
+    (broken / "weights.safetensors").write_bytes((run / "weights.safetensors").read_bytes()[:1000])
+    assert "not a complete safetensors file" in said(capsys, "segment", str(photo), "--words", "tree", "--model", str(broken))
+    (broken / "config.yaml").write_text((run / "config.yaml").read_text().replace("format: 1", "format: 7"))
+    assert "layout version 7" in said(capsys, "evaluate", str(broken))
+    assert "not a run folder" in said(capsys, "evaluate", str(tmp_path))
+    assert "holds a finished run" in said(capsys, "train", "zegclip", "--out", str(run), *FEW)
+    assert "another model" in said(capsys, "train", "zegclip", "--out", str(tmp_path / "n"), "--init", str(run), *FEW, "--options.decoder_layers", "2")
+    torch.save({"a": Path("x")}, tmp_path / "code.pt")
+    assert "may run code" in said(capsys, "segment", str(photo), "--words", "tree", "--clip", str(tmp_path / "code.pt"))
+
+
+def test_no_place_to_write(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot be written" in said(capsys, "segment", str(photo), "--words", "tree", "--out", str(tmp_path / "file" / "out"))
+
+
+def test_a_full_disk_leaves_nothing_behind(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    import errno
+
+    def full(self: Image.Image, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "save", full)
+        error = said(capsys, "segment", str(photo), "--words", "tree", "--out", str(tmp_path / "out"))
+    assert "No space left on device" in error
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,35 @@
+"""The arithmetic of label maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unseen.labels import IGNORE, PADDING, rank_of, reduce_zero_label
+
+
+def test_void_and_padding_are_distinct() -> None:
+    assert (IGNORE, PADDING) == (255, 254)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_reduce_zero_label(dtype: torch.dtype) -> None:
+    labels = torch.tensor([[0, 1, 2], [20, 254, 255]], dtype=dtype)
+    before = labels.clone()
+    reduced = reduce_zero_label(labels)
+    assert reduced.tolist() == [[255, 0, 1], [19, 253, 255]]
+    assert reduced.dtype == dtype
+    assert torch.equal(labels, before)
+
+
+def test_rank_of_is_the_place_in_the_list() -> None:
+    table = rank_of([7, 0, 3])
+    assert table.shape == (256,)
+    assert table.dtype == torch.int64
+    assert table[torch.tensor([7, 0, 3, 1, 254, 255])].tolist() == [0, 1, 2, 255, 255, 255]
+    assert (table != IGNORE).sum() == 3
+
+
+def test_rank_of_nothing_and_of_another_size() -> None:
+    assert rank_of([]).unique().tolist() == [IGNORE]
+    assert rank_of([2, 1], size=4).tolist() == [255, 1, 0, 255]

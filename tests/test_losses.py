@@ -1,0 +1,124 @@
+"""Focal loss against torchvision, dice against a plain loop, and void pixels against both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor
+
+from unseen.labels import IGNORE, PADDING
+from unseen.modules.losses import dice_loss, mean_over_ranks, one_hot, sigmoid_focal_loss
+
+CLASSES = 4
+
+
+def maps() -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (2, 4, 5, 6), labels with void pixels and without class 3 in the first picture, weights."""
+    logits, labels = 2 * torch.randn(2, CLASSES, 5, 6), torch.randint(0, CLASSES, (2, 5, 6))
+    labels[0] = labels[0].clamp(max=2)
+    labels[:, 1, 2:] = IGNORE
+    labels[1, 4] = IGNORE
+    return logits, labels, (labels != IGNORE).unsqueeze(1).float()
+
+
+def test_one_hot() -> None:
+    labels = torch.tensor([[[0, 2], [IGNORE, PADDING]]])
+    targets = one_hot(labels, 3)
+    assert targets.dtype == torch.bool
+    assert targets.int().tolist() == [[[[1, 0], [0, 0]], [[0, 0], [0, 0]], [[0, 1], [0, 0]]]]
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.0), (0.5, 0.0)])
+def test_focal_loss_is_torchvisions(alpha: float, gamma: float) -> None:
+    logits, labels, _ = maps()
+    targets = one_hot(labels, CLASSES)
+    theirs = torchvision.ops.sigmoid_focal_loss(logits, targets.float(), alpha=alpha, gamma=gamma, reduction="none")
+    ours = sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma)
+    assert ours.item() == pytest.approx(theirs.mean(dim=(2, 3)).sum().item(), rel=1e-6)
+
+
+def test_focal_loss_averages_over_the_pixels_that_count() -> None:
+    logits, labels, weights = maps()
+    theirs = 0.0
+    for picture, label in zip(logits, labels, strict=True):
+        known = label != IGNORE
+        one = torch.nn.functional.one_hot(label[known], CLASSES).T.float()
+        theirs += torchvision.ops.sigmoid_focal_loss(picture[:, known], one, reduction="none").mean(dim=1).sum().item()
+    assert sigmoid_focal_loss(logits, one_hot(labels, CLASSES), weights).item() == pytest.approx(theirs, rel=1e-6)
+
+
+def plain_dice(logits: Tensor, labels: Tensor, *, with_void: bool) -> float:
+    total = 0.0
+    for picture, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        for k in range(CLASSES):
+            overlap = area = positives = 0.0
+            for logit_row, label_row in zip(picture[k], label, strict=True):
+                for logit, value in zip(logit_row, label_row, strict=True):
+                    if value == IGNORE and not with_void:
+                        continue
+                    p = 1 / (1 + math.exp(-logit))
+                    overlap += p if value == k else 0.0
+                    area += p
+                    positives += value == k
+            if positives:
+                total += 1 - (2 * overlap + 1) / (area + positives + 1)
+    return total
+
+
+def test_dice_loss_is_the_plain_loop() -> None:
+    logits, labels, weights = maps()
+    targets = one_hot(labels, CLASSES)
+    assert not targets[0, 3].any()
+    assert dice_loss(logits, targets).item() == pytest.approx(plain_dice(logits, labels, with_void=True), rel=1e-5)
+    assert dice_loss(logits, targets, weights).item() == pytest.approx(plain_dice(logits, labels, with_void=False), rel=1e-5)
+
+
+def test_dice_of_a_perfect_map_is_nothing() -> None:
+    targets = one_hot(torch.tensor([[[0, 1], [1, 1]]]), 2)
+    assert dice_loss(torch.where(targets, 50.0, -50.0), targets).item() == pytest.approx(0, abs=1e-6)
+    assert dice_loss(torch.where(targets, -50.0, 50.0), targets).item() == pytest.approx((1 - 1 / 5) + (1 - 1 / 5), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", [sigmoid_focal_loss, dice_loss])
+def test_void_pixels_neither_count_nor_learn(loss: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> None:
+    logits, labels, weights = maps()
+    targets, void = one_hot(labels, CLASSES), (weights == 0).expand_as(logits)
+    changed = torch.where(void, logits + 7 * torch.randn_like(logits), logits).requires_grad_()
+    logits.requires_grad_()
+    first, second = loss(logits, targets, weights), loss(changed, targets, weights)
+    assert first.item() == second.item()
+    assert loss(logits, targets, None).item() != pytest.approx(loss(changed, targets, None).item(), rel=1e-3)
+    second.backward()
+    assert changed.grad is not None
+    assert (changed.grad[void] == 0).all()
+    assert (changed.grad[~void & targets] != 0).all()
+
+
+def test_a_picture_of_void_alone_costs_nothing() -> None:
+    logits = torch.randn(1, CLASSES, 3, 3, requires_grad=True)
+    targets, weights = one_hot(torch.full((1, 3, 3), IGNORE), CLASSES), torch.zeros(1, 1, 3, 3)
+    total = sigmoid_focal_loss(logits, targets, weights) + dice_loss(logits, targets, weights)
+    total.backward()
+    assert total.item() == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+def test_far_logits_stay_finite() -> None:
+    logits = torch.tensor([[[[1e4, -1e4]]]], requires_grad=True)
+    targets = torch.tensor([[[[False, True]]]])
+    total = sigmoid_focal_loss(logits, targets) + dice_loss(logits, targets)
+    total.backward()
+    assert total.isfinite()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_mean_over_one_process_is_the_number_itself() -> None:
+    mean = mean_over_ranks(torch.tensor(7))
+    assert mean.dtype == torch.float32
+    assert mean.item() == 7

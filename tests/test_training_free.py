@@ -1,0 +1,86 @@
+"""The five overrides against plain loops over heads and tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import tiny_clip
+from torch import Tensor
+
+from unseen.backbones.clip import CLIP
+from unseen.errors import SettingError
+from unseen.methods.training_free import Mode, TrainingFree
+from unseen.segmenter import TextFeatures
+
+MODES: list[Mode] = ["clip", "maskclip", "sclip", "clearclip", "naclip"]
+
+
+def plain_last_block(clip: CLIP, x: Tensor, mode: str, grid: tuple[int, int]) -> Tensor:
+    """Attention written out; x (T, C)."""
+    block = clip.visual.transformer.resblocks[-1]
+    y = block.ln_1(x)
+    q, k, v = (y @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).chunk(3, dim=1)
+    heads, d = block.attn.num_heads, q.shape[1] // block.attn.num_heads
+    places = [(i // grid[1], i % grid[1]) for i in range(grid[0] * grid[1])]
+    out = []
+    for h in range(heads):
+        qh, kh, vh = (t[:, h * d : (h + 1) * d] for t in (q, k, v))
+        s = d**-0.5
+        if mode == "clip":
+            a = (s * qh @ kh.T).softmax(dim=1)
+        elif mode == "maskclip":
+            a = torch.eye(len(x))
+        elif mode == "sclip":
+            a = (s * qh @ qh.T).softmax(dim=1) + (s * kh @ kh.T).softmax(dim=1)
+        elif mode == "clearclip":
+            a = (s * qh @ qh.T).softmax(dim=1)
+        else:
+            g = torch.zeros(len(x), len(x))
+            for i, (yi, xi) in enumerate(places):
+                for j, (yj, xj) in enumerate(places):
+                    g[1 + i, 1 + j] = torch.exp(torch.tensor(-((yi - yj) ** 2 + (xi - xj) ** 2) / (2 * 5.0**2)))
+            a = (s * kh @ kh.T + g).softmax(dim=1)
+        out.append(a @ vh)
+    z = torch.cat(out, dim=1) @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
+    if mode in ("clip", "sclip"):
+        z = x + z
+        z = z + block.mlp(block.ln_2(z))
+    return z
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_equations(mode: Mode) -> None:
+    clip = tiny_clip()
+    torch.nn.init.normal_(clip.visual.transformer.resblocks[-1].attn.in_proj_weight, std=0.3)  # attention far from uniform
+    segmenter = TrainingFree(clip, mode=mode).eval()
+    images, text = torch.rand(2, 3, 32, 40), TextFeatures(("a", "b", "c"), torch.nn.functional.normalize(torch.randn(3, clip.embed_dim), dim=1))
+    logits = segmenter(images, text).logits
+    x = clip.embed(images)
+    for i in range(clip.num_layers - 1):
+        x = clip.block(i, x)
+    for b in range(2):
+        features = clip.finish(plain_last_block(clip, x[b], mode, (4, 5)))[1:]
+        expected = (features / features.norm(dim=1, keepdim=True)) @ text.pooled.T
+        assert torch.allclose(logits[b].flatten(1).T, expected, atol=1e-5)
+
+
+def test_modes_differ() -> None:
+    clip = tiny_clip()
+    torch.nn.init.normal_(clip.visual.transformer.resblocks[-1].attn.in_proj_weight, std=0.3)
+    images, text = torch.rand(1, 3, 32, 32), TextFeatures(("a",), torch.nn.functional.normalize(torch.randn(1, clip.embed_dim), dim=1))
+    maps = [TrainingFree(clip, mode=mode)(images, text).logits for mode in MODES]
+    for i, a in enumerate(maps):
+        for b in maps[i + 1 :]:
+            assert (a - b).abs().max() > 1e-3
+
+
+def test_confidence_is_a_softmax_of_scaled_cosines() -> None:
+    segmenter = TrainingFree(tiny_clip(), temperature=10)
+    logits = torch.tensor([[[[0.1]], [[0.3]]]])
+    confidence = segmenter.confidence(segmenter.scores(logits, None))
+    assert confidence[0, 1, 0, 0].item() == pytest.approx(1 / (1 + torch.exp(torch.tensor(-2.0)).item()), rel=1e-5)
+
+
+def test_unknown_mode() -> None:
+    with pytest.raises(SettingError, match="'dense'"):
+        TrainingFree(tiny_clip(), mode="dense")  # type: ignore[arg-type]

@@ -1,0 +1,54 @@
+"""Small stand-ins: a random CLIP, and data sets of four pictures in the true layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from unseen.backbones.clip import CLIP, build_clip
+from unseen.data.classes import voc_palette
+
+
+def tiny_clip(image_size: int = 32, patch_size: int = 8, width: int = 32, layers: int = 3, heads: int = 2, embed_dim: int = 16) -> CLIP:
+    """A random CLIP with the true tokenizer and context."""
+    vision = {"image_size": image_size, "patch_size": patch_size, "width": width, "layers": layers, "head_width": width // heads}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    return build_clip({"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text, "quick_gelu": False}, source="tiny")
+
+
+def write_voc(root: Path, size: tuple[int, int] = (20, 24), count: int = 4, mode: Literal["P", "L"] = "P") -> Path:
+    """PASCAL VOC 2012 in mmsegmentation's layout, `root` being the VOC2012 folder; returns it.
+
+    Half of the pictures stand in train.txt, a quarter each in aug.txt and val.txt. Every mask holds, from left to right, a seen class
+    (1 + i % 15), background and an unseen class (16 + i % 5), above a row of void. `SegmentationClass`, stored as `mode`, holds train and
+    val; `SegmentationClassAug`, grey as SBD's masks are, holds train and aug.
+    """
+    h, w = size
+    names = [f"2007_{i:06d}" for i in range(count)]
+    quarter = max(1, count // 4)
+    lists = {"train": names[: count - 2 * quarter], "aug": names[count - 2 * quarter : count - quarter], "val": names[count - quarter :]}
+    lists["trainaug"] = lists["train"] + lists["aug"]
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for name, stems in lists.items():
+        (root / "ImageSets" / "Segmentation" / f"{name}.txt").write_text("".join(f"{stem}\n" for stem in stems))
+    table, rng = np.array(voc_palette(), dtype=np.uint8), np.random.default_rng(0)
+    for i, stem in enumerate(names):
+        mask = np.zeros((h, w), dtype=np.uint8)
+        mask[:, : w // 3], mask[:, -(w // 3) :], mask[-1] = 1 + i % 15, 16 + i % 5, 255
+        Image.fromarray(table[mask] // 2 + rng.integers(0, 100, (h, w, 3), dtype=np.uint8)).save(root / "JPEGImages" / f"{stem}.jpg")
+        if stem not in lists["aug"]:
+            _save_mask(mask, root / "SegmentationClass" / f"{stem}.png", mode)
+        if stem not in lists["val"]:
+            _save_mask(mask, root / "SegmentationClassAug" / f"{stem}.png", "L")
+    return root
+
+
+def _save_mask(mask: np.ndarray, path: Path, mode: Literal["P", "L"]) -> None:
+    image = Image.fromarray(mask)
+    if mode == "P":
+        image.putpalette([channel for colour in voc_palette() for channel in colour])
+    image.save(path)
