@@ -1,4 +1,4 @@
-"""Where the fixtures of the released codes are looked for: `tests/golden` comes with the project; the full set is used where it lies beside it."""
+"""Where the fixtures of the released codes are looked for: the full set where it lies beside the project, else `tests/golden`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"
+FIXTURES = (SHARED / "fixtures", HERE / "golden")
 
 
 def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and description of a fixture."""
-    for folder in (HERE / "golden", SHARED / "fixtures"):
+    for folder in FIXTURES:
         if (folder / f"{name}.safetensors").exists():
             return load_file(folder / f"{name}.safetensors"), json.loads((folder / f"{name}.json").read_text())
     pytest.skip(f"fixture {name} is neither in tests/golden nor in ../shared/fixtures")

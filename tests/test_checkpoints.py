@@ -23,7 +23,11 @@ WORDS = ("tree", "car", "fish")
 def run(tmp_path: Path) -> tuple[Path, ClipSegmenter]:
     model = ModelSettings("zegclip", "doodles", options={"num_prompts": 2, "calibration": 0.3})
     segmenter = create("zegclip", load_clip(), **model.options).eval()
-    save_run(tmp_path / "run", segmenter, Run(model, "doodles", WORDS, WORDS[:2], InferenceSettings(window=64), {"regime": "inductive"}, versions(), fingerprint(segmenter.clip)))
+    save_run(
+        tmp_path / "run",
+        segmenter,
+        Run(model, "doodles", WORDS, WORDS[:2], InferenceSettings(window=64), {"regime": "inductive"}, versions(), fingerprint(segmenter.clip)),
+    )
     return tmp_path / "run", segmenter
 
 

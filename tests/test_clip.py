@@ -12,10 +12,10 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from conftest import HERE, SHARED, golden
 from safetensors.torch import save_file
-from tiny import tiny_clip
 
+from conftest import FIXTURES, golden
+from tiny import tiny_clip
 from unseen.backbones.clip import CLIP, TEMPLATES, known_sources, load_clip
 from unseen.errors import CheckpointError, SettingError, VocabularyError
 
@@ -27,7 +27,7 @@ CONFIG = {
 
 
 def archive() -> Path:
-    for folder in (HERE / "golden", SHARED / "fixtures"):
+    for folder in FIXTURES:
         if (folder / "clip_vit_tiny_openai_jit_codefree.pt").exists():
             return folder / "clip_vit_tiny_openai_jit_codefree.pt"
     pytest.skip("the OpenAI archive of the fixtures is not here")
@@ -95,7 +95,7 @@ def test_other_forms_of_the_same_weights(tmp_path: Path) -> None:
 
 def test_tokens() -> None:
     clip = tiny_clip()
-    folder = next(f for f in (HERE / "golden", SHARED / "fixtures") if (f / "clip_tokens.json").exists())
+    folder = next(f for f in FIXTURES if (f / "clip_tokens.json").exists())
     checked = 0
     for row in json.loads((folder / "clip_tokens.json").read_text())["rows"]:
         if "<|" in row["text"]:

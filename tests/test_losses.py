@@ -21,7 +21,7 @@ def maps() -> tuple[Tensor, Tensor, Tensor]:
     logits, labels = 2 * torch.randn(2, CLASSES, 5, 6), torch.randint(0, CLASSES, (2, 5, 6))
     labels[0] = labels[0].clamp(max=2)
     labels[:, 1, 2:] = IGNORE
-    labels[1, 4] = IGNORE
+    labels[1, 2:] = IGNORE
     return logits, labels, (labels != IGNORE).unsqueeze(1).float()
 
 
@@ -122,3 +122,8 @@ def test_mean_over_one_process_is_the_number_itself() -> None:
     mean = mean_over_ranks(torch.tensor(7))
     assert mean.dtype == torch.float32
     assert mean.item() == 7
+
+
+def test_weightless_pixels_do_not_count_as_positives() -> None:
+    targets, weights = torch.ones(1, 1, 2, 2, dtype=torch.bool), torch.zeros(1, 1, 2, 2)
+    assert dice_loss(torch.randn(1, 1, 2, 2), targets, weights).item() == 0

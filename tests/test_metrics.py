@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from conftest import golden
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
+from conftest import golden
 from unseen.labels import IGNORE, reduce_zero_label
 from unseen.metrics import ConfusionMatrix, harmonic_mean
 
@@ -123,7 +123,7 @@ def test_maps_that_do_not_fit_are_refused() -> None:
     matrix = ConfusionMatrix(3)
     with pytest.raises(ValueError, match=r"\(2, 2\) and labels \(2, 3\) differ in shape"):
         matrix.update(torch.zeros(2, 2), torch.zeros(2, 3))
-    for prediction, label in ((0, 3), (0, -1), (4, 0), (-1, 0)):
+    for prediction, label in ((0, 3), (0, -1), (3, 0), (4, 0), (-1, 0)):
         with pytest.raises(ValueError, match=r"outside 0\.\.2"):
             matrix.update(torch.tensor([prediction]), torch.tensor([label]))
     assert matrix.counts.sum() == 0

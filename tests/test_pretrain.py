@@ -13,7 +13,7 @@ from unseen.backbones.clip import load_clip
 from unseen.pretrain import WEIGHTS, Captions, Pretraining, contrastive_loss, pretrain
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -65,11 +65,11 @@ def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pyt
     def kill(self: Pretraining, batch: tuple[torch.Tensor, list[str]], index: int) -> torch.Tensor:
         calls.append(index)
         if len(calls) == 4:
-            raise Killed
+            raise KilledError
         return step(self, batch, index)
 
     monkeypatch.setattr(Pretraining, "training_step", kill)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         pretrain(tmp_path / "cut", steps=4, batch_size=4, progress=False, save_every=2)
     assert not (tmp_path / "cut" / WEIGHTS).exists()
     monkeypatch.setattr(Pretraining, "training_step", step)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHARED
 
+from conftest import SHARED
 from unseen.__main__ import main
 from unseen.data.benchmarks import BENCHMARKS
 from unseen.labels import IGNORE

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_clip
 from torch import Tensor
 
+from tiny import tiny_clip
 from unseen.data.benchmarks import BENCHMARKS, Benchmark
 from unseen.data.datasets import DoodleScenes
 from unseen.errors import SettingError
@@ -144,7 +144,9 @@ def test_batches_that_cannot_be_dealt() -> None:
 
 
 def test_augmentation_follows_the_key_alone() -> None:
-    items = TrainingItems(DoodleScenes(5, 4, size=48, min_things=1, max_things=2), lambda image, labels: (image + torch.rand(()).mul(9).to(torch.uint8), labels))
+    items = TrainingItems(
+        DoodleScenes(5, 4, size=48, min_things=1, max_things=2), lambda image, labels: (image + torch.rand(()).mul(9).to(torch.uint8), labels)
+    )
     torch.manual_seed(1)
     before = torch.get_rng_state()
     a = items[0, 7][0]
@@ -159,9 +161,9 @@ def test_augmentation_follows_the_key_alone() -> None:
 
 def test_resume_ends_in_the_weights_of_the_uninterrupted_run(tmp_path: Path) -> None:
     whole = trained(tmp_path / "whole", SMALL)
-    # Killed after step 4: the state is the one of step 3.
+    # KilledError after step 4: the state is the one of step 3.
     model = segmenter()
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fit(model, model.encode_text(world().vocabulary), world(), None, tmp_path / "cut", replace(SMALL, snapshots=(4,)), progress=False, snapshot=_kill)
     assert (tmp_path / "cut" / "state" / "last.ckpt").exists()
     resumed = trained(tmp_path / "cut", SMALL, resume=True)
@@ -171,12 +173,12 @@ def test_resume_ends_in_the_weights_of_the_uninterrupted_run(tmp_path: Path) -> 
     assert any(not torch.equal(whole[name], moved[name]) for name in whole)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
 def _kill(step: int) -> None:
-    raise Killed
+    raise KilledError
 
 
 def test_accumulated_parts_train_like_the_whole_batch(tmp_path: Path) -> None:

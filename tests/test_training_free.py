@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import tiny_clip
 from torch import Tensor
 
+from tiny import tiny_clip
 from unseen.backbones.clip import CLIP
 from unseen.errors import SettingError
 from unseen.methods.training_free import Mode, TrainingFree

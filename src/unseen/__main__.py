@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from unseen.errors import SettingError, UnseenError
+from unseen.errors import DataError, SettingError, UnseenError
 from unseen.settings import InferenceSettings, ModelSettings, TrainSettings, TransformSettings
 
 DEFAULT_TRAINING = TrainSettings()
@@ -213,7 +213,11 @@ def segment(
     loaded = load(model, clip=clip, options=options, inference=inference, device=_device(device))
     text = loaded.encode(names)
     failed = 0
-    for source in find_images(images):
+    sources = find_images(images)
+    inside = next((source for source in sources if source.resolve().parent == out.resolve()), None)
+    if inside is not None:
+        raise DataError(f"the results would be written beside {inside} and could replace pictures; choose another folder with --out")
+    for source in sources:
         try:
             result: Segmentation = loaded.segment_encoded(source, text, threshold=threshold)
             save_segmentation(result, out, source.stem)
@@ -279,6 +283,12 @@ def _device(name: str) -> str:
     return name
 
 
+POSITIONALS: dict[str, tuple[str, dict[str, Any]]] = {
+    "list": ("what", {"nargs": "?", "default": "all", "help": "methods, benchmarks, templates, clips (towers open_clip knows) or all (the first three)"}),
+    "pretrain": ("world", {"nargs": "?", "default": "doodles", "help": "doodles"}),
+    "segment": ("images", {"nargs": "+", "type": Path, "help": "Pictures, or folders of pictures."}),
+}
+"""Arguments without dashes that a signature cannot say."""
 FLAGS = {"resume": "Go on from the state in the folder.", "published": "Start from the released code's choices instead of ours."}
 
 
@@ -294,9 +304,10 @@ def _parser(argv: list[str]) -> tuple[ArgumentParser, ArgumentParser | None]:
             skip: set[str | int] = {flag for flag in FLAGS if flag in inspect.signature(function).parameters}
             for flag in sorted(map(str, skip)):
                 made.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag])
-            if name == "segment":
-                made.add_argument("images", nargs="+", type=Path, help="Pictures, or folders of pictures.")
-                skip.add("images")
+            if name in POSITIONALS:
+                word, settings = POSITIONALS[name]
+                made.add_argument(word, **settings)
+                skip.add(word)
             made.add_function_arguments(function, as_group=False, as_positional=name != "segment", skip=skip)
         verbs.add_subcommand(name, made, help=(function.__doc__ or "").split("\n")[0])
     return parser, called

@@ -63,6 +63,8 @@ def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             whole = ImageOps.exif_transpose(image) if upright else image
+            if whole.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to white
+                return np.repeat((np.asarray(whole, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
             return np.array(whole.convert("RGB"))
     except FileNotFoundError as error:
         raise DataError(f"the picture {path} does not exist; check the path") from error
@@ -80,17 +82,25 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             if image.mode not in ("L", "P", "1"):
                 raise DataError(f"the label map {path} is stored as {image.mode} colours; save class ids as an 8-bit grey or palette PNG")
+            if image.mode == "L" and path.suffix.lower() == ".png" and _bit_depth(path) not in (1, 8):
+                raise DataError(f"the label map {path} is a grey PNG of {_bit_depth(path)} bits, whose ids are not kept when read; save it with 8 bits")
             return np.array(image, dtype=np.uint8)
     except FileNotFoundError as error:
         raise DataError(f"the label map {path} does not exist; check the data set's folder") from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"the label map {path} cannot be read ({_short(error)}); restore the file") from error
+
+
+def _bit_depth(path: Path) -> int:
+    """Of a PNG's samples, from its header."""
+    with path.open("rb") as file:
+        return file.read(25)[24]
 
 
 def write_labels(path: Path, labels: NDArray[np.uint8], palette: list[tuple[int, int, int]]) -> None:
     """Save ids (H, W) as an indexed PNG whose palette shows them in colour; the ids stay readable as such."""
     image = Image.fromarray(labels, mode="P")
-    image.putpalette([channel for colour in palette for channel in colour])
+    image.putpalette([channel for colour in (palette + [(0, 0, 0)] * 256)[:256] for channel in colour])
     with replacing(path) as beside:
         image.save(beside, format="PNG", optimize=True)
 
@@ -110,10 +120,11 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for place in places:
-        inside = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES) if place.is_dir() else [place]
+        inside = sorted(p for p in place.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES) if place.is_dir() else [place]
         if not inside:
             raise DataError(f"the folder {place} holds no pictures ({', '.join(SUFFIXES)}); check the path")
         found += inside
+    found = list({path.resolve(): path for path in reversed(found)}.values())[::-1]  # a picture given twice is one picture
     first: dict[str, Path] = {}
     for path in found:
         if first.setdefault(path.stem, path) != path:

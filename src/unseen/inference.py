@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unseen.errors import SettingError
 from unseen.labels import IGNORE
 from unseen.segmenter import Segmenter, TextFeatures
 from unseen.settings import InferenceSettings
@@ -20,7 +21,7 @@ class LabelMaps:
 
     Attributes:
         labels: (B, H, W) int64, the index of the best word; 255 where the background policy says that no word fits.
-        confidence: (B, H, W) float32 in 0..1, of the best word.
+        confidence: (B, H, W) float32 in 0..1, of the best word, computed at the size of the score maps and then resized.
     """
 
     labels: Tensor
@@ -60,6 +61,8 @@ def score_maps(segmenter: Segmenter, images: Tensor, text: TextFeatures, setting
     if settings.window is None:
         return segmenter.scores(segmenter(images, text).resized(size), seen)
     window, stride = settings.window, settings.stride or settings.window
+    if not 0 < stride <= window:
+        raise SettingError(f"windows of {window} pixels with a stride of {stride} leave gaps; give a stride of 1 to {window}")
     boxes = [(top, left) for top in window_starts(size[0], window, stride) for left in window_starts(size[1], window, stride)]
     total = images.new_zeros(len(images), len(text), *size)
     count = images.new_zeros(size)

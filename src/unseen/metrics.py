@@ -33,8 +33,9 @@ class ConfusionMatrix:
             raise ValueError(f"prediction {tuple(prediction.shape)} and labels {tuple(labels.shape)} differ in shape")
         known = labels != IGNORE
         truth, guess = labels[known].long(), prediction[known].long()
+        inside = (truth >= 0) & (truth < self.num_classes) & (guess >= 0) & ((guess < self.num_classes) | (guess == IGNORE))
         guess = torch.where(guess == IGNORE, self.num_classes, guess)
-        if len(truth) and (int(truth.max()) >= self.num_classes or int(guess.max()) > self.num_classes or int(truth.min()) < 0 or int(guess.min()) < 0):
+        if not inside.all():
             raise ValueError(f"an id lies outside 0..{self.num_classes - 1}")
         width = self.num_classes + 1
         self.counts += torch.bincount(truth * width + guess, minlength=self.num_classes * width).view(self.num_classes, width).cpu()
@@ -65,7 +66,7 @@ class ConfusionMatrix:
         s, u = iou[list(seen)].nanmean().item(), iou[list(unseen)].nanmean().item() if len(unseen) else math.nan
         occurring = iou[self.counts.sum(dim=1) > 0]
         parts = {
-            "pAcc": (self.counts.diagonal().sum() / labelled).item() if labelled else math.nan,
+            "pAcc": (self.counts.diagonal().sum().double() / labelled).item() if labelled else math.nan,
             "mAcc": self.accuracy.nanmean().item(),
             "mIoU": iou.nanmean().item(),
             "mIoU_S": s,

@@ -36,7 +36,7 @@ class TransformSettings:
         resize: (long, short) box the picture is fitted into, keeping its ratio, before the random scale; None keeps its size.
         scale: Range of the random factor on that box.
         crop: Side of the square crop; smaller pictures are filled up at the bottom and right.
-        max_class_share: Crops whose largest class holds more of the labelled pixels than this are drawn again, up to ten times.
+        max_class_share: Crops of one class, or whose largest class holds this share of the labelled pixels or more, are drawn again, up to ten times.
         flip: Probability of a horizontal flip.
         photometric: Random brightness, contrast, saturation and hue.
     """

@@ -1,6 +1,6 @@
 """Doodles: the embedded world. Scenes of simple things on noisy backgrounds, with exact masks and captions.
 
-Nothing is stored: scene ``i`` of seed ``s`` is drawn from ``numpy.random.default_rng([s, i])`` in well under a millisecond, so the
+Nothing is stored: scene ``i`` of seed ``s`` is drawn from ``numpy.random.default_rng([s, i])`` in about a millisecond, so the
 same pair always gives the same pixels. Shapes are drawn without anti-aliasing, by the same calls into picture and label map: a pixel
 carries a thing's colour exactly where its label says so.
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from unseen.data.classes import DOODLES
+from unseen.errors import SettingError
 from unseen.labels import IGNORE
 
 COLOURS = {
@@ -160,6 +161,8 @@ def draw(
         variety: From 0, a dark, upright thing in the middle of a light ground (easy to learn from), to 1, the world as it is.
         words: Indices the things are drawn from; all of `DOODLES` by default.
     """
+    if not 1 <= min_things <= max_things <= min(4, len(DOODLES if words is None else words)):
+        raise SettingError(f"a scene holds 1 to 4 different things, not {min_things} to {max_things} of {len(DOODLES if words is None else words)}")
     rng = np.random.default_rng([seed, index])
     choice = np.arange(len(DOODLES)) if words is None else np.array(words)
     while True:

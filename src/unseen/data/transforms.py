@@ -87,7 +87,7 @@ class TrainTransform:
             counts = part[part != IGNORE].bincount()
             if (counts > 0).sum() > 1 and counts.max() < self.settings.max_class_share * counts.sum():
                 break
-        return TF.crop(image, top, left, *part.shape), part
+        return TF.crop(image, top, left, *part.shape), TF.crop(labels, top, left, *part.shape)
 
     def _fill_up(self, image: Tensor, labels: Tensor, side: int) -> tuple[Tensor, Tensor]:
         h, w = labels.shape

@@ -6,18 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unseen.labels import IGNORE
-
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
     """(B, K, H, W) bool of labels (B, H, W); 255 belongs to no class."""
     return labels.unsqueeze(1) == torch.arange(classes, device=labels.device).view(1, -1, 1, 1)
-
-
-def class_counts(labels: Tensor, classes: int) -> Tensor:
-    """(B, K) pixels of each class in each picture of labels (B, H, W)."""
-    index = torch.where(labels == IGNORE, classes, labels).flatten(1)
-    return torch.zeros(len(labels), classes + 1, device=labels.device).scatter_add_(1, index, torch.ones_like(index, dtype=torch.float32))[:, :classes]
 
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -49,7 +41,7 @@ def dice_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) ->
     """
     p, y = logits.sigmoid(), targets.to(logits.dtype)
     if weights is not None:
-        p = p * weights
+        p, y = p * weights, y * weights
     overlap, areas, positives = (p * y).sum(dim=(2, 3)), p.sum(dim=(2, 3)), y.sum(dim=(2, 3))  # (B, K)
     loss = 1 - (2 * overlap + 1) / (areas + positives + 1)
     return (loss * (positives > 0)).sum()

@@ -1,0 +1,224 @@
+"""Augmentation: picture and label map move together, crops keep their guard, rims are filled."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unseen.data.transforms import PhotometricDistortion, TrainTransform
+from unseen.labels import IGNORE, PADDING
+from unseen.settings import TransformSettings
+
+STEP = 40
+"""Red of a pixel is STEP times its label."""
+
+
+def tiles(h: int, w: int, tile: int, classes: int = 6) -> Tensor:
+    """A label map of square tiles without symmetry."""
+    rows, columns = torch.arange(h) // tile, torch.arange(w) // tile
+    return (rows.view(-1, 1) * 2 + columns.view(1, -1)) % classes
+
+
+def encoded(labels: Tensor) -> Tensor:
+    """A picture whose red says the label, whose green the row and whose blue the column."""
+    h, w = labels.shape
+    rows, columns = torch.arange(h).view(-1, 1).expand(h, w), torch.arange(w).expand(h, w)
+    return torch.stack([STEP * labels, rows, columns]).to(torch.uint8)
+
+
+def plain(**changes: object) -> TransformSettings:
+    """No scale, no crop, no flip, no photometric distortion, but for the changes."""
+    return TransformSettings(**{"resize": None, "crop": None, "flip": 0.0, "photometric": False, **changes})  # type: ignore[arg-type]
+
+
+def inner(labels: Tensor, radius: int) -> Tensor:
+    """Pixels whose neighbourhood lies in the map and holds one label: bilinear borders are elsewhere."""
+    x, side = labels.float().view(1, 1, *labels.shape), 2 * radius + 1
+    same = (F.max_pool2d(x, side, stride=1) == -F.max_pool2d(-x, side, stride=1)).float()
+    return F.pad(same, (radius,) * 4)[0, 0] > 0
+
+
+def agree(image: Tensor, labels: Tensor) -> bool:
+    """Whether red tells the label, at more than a third of all pixels."""
+    known = inner(labels, 2) & (labels != IGNORE)
+    assert known.sum() > labels.numel() / 3
+    return bool(((image[0].long() - STEP * labels)[known].abs() <= 1).all())
+
+
+# ------------------------------------------------------------- moving together
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_scale_and_crop_move_both(seed: int) -> None:
+    torch.manual_seed(seed)
+    labels = tiles(96, 80, 16)
+    image, out = TrainTransform(plain(resize=(96, 80), scale=(0.75, 2.0), crop=56))(encoded(labels), labels)
+    assert image.shape == (3, 56, 56)
+    assert out.shape == (56, 56)
+    assert (image.dtype, out.dtype) == (torch.uint8, torch.int64)
+    assert type(image) is type(out) is Tensor
+    assert agree(image, out)
+
+
+def test_a_flip_moves_both() -> None:
+    labels = tiles(20, 30, 4)
+    image, out = TrainTransform(plain(flip=1.0))(encoded(labels), labels)
+    assert torch.equal(out, labels.flip(1))
+    assert torch.equal(image, encoded(labels).flip(2))
+
+
+def test_a_flip_happens_as_often_as_asked() -> None:
+    labels, transform = tiles(4, 6, 2), TrainTransform(plain(flip=0.25))
+    flips = sum(not torch.equal(transform(encoded(labels), labels)[1], labels) for _ in range(400))
+    assert 70 < flips < 130
+
+
+def test_a_crop_is_a_part_of_both() -> None:
+    labels = tiles(40, 50, 4)
+    places = set()
+    for _ in range(20):
+        image, out = TrainTransform(plain(crop=12))(encoded(labels), labels)
+        top, left = int(image[1, 0, 0]), int(image[2, 0, 0])
+        assert torch.equal(image, encoded(labels)[:, top : top + 12, left : left + 12])
+        assert torch.equal(out, labels[top : top + 12, left : left + 12])
+        places.add((top, left))
+    assert len(places) > 10
+
+
+def test_the_inputs_are_left_alone() -> None:
+    labels = tiles(40, 50, 8)
+    image = encoded(labels)
+    before = image.clone(), labels.clone()
+    for _ in range(4):
+        TrainTransform(TransformSettings(resize=(64, 32), crop=36, flip=0.0))(image, labels)
+    assert torch.equal(image, before[0])
+    assert torch.equal(labels, before[1])
+
+
+@pytest.mark.parametrize(("size", "expected"), [((20, 30), (32, 48)), ((30, 20), (48, 32)), ((10, 100), (6, 64)), ((64, 64), (32, 32))])
+def test_pictures_are_fitted_into_the_box(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    labels = tiles(*size, 4)
+    image, out = TrainTransform(plain(resize=(64, 32), scale=(1.0, 1.0)))(encoded(labels), labels)
+    assert out.shape == image.shape[1:] == expected
+    assert set(out.unique().tolist()) <= set(labels.unique().tolist())
+
+
+def test_scales_fill_their_range() -> None:
+    labels = tiles(32, 32, 8)
+    sizes = [TrainTransform(plain(resize=(64, 32), scale=(0.5, 2.0)))(encoded(labels), labels)[1].shape[0] for _ in range(60)]
+    assert 16 <= min(sizes) < 24
+    assert 52 < max(sizes) <= 64
+
+
+# ----------------------------------------------------------------------- crops
+
+
+@pytest.mark.parametrize("share", [0.6, 0.75, 0.95])
+def test_one_class_crops_are_drawn_again(share: float) -> None:
+    """The first of eleven draws that keeps the guard, else the last one."""
+    labels = torch.zeros(40, 60, dtype=torch.int64)
+    labels[28:, 44:] = 1
+    labels[:, :10] = IGNORE
+    settings, again = plain(crop=16, max_class_share=share), 0
+    for seed in range(40):
+        torch.manual_seed(seed)
+        draws = 0
+        while draws < 11:
+            draws += 1
+            top, left = int(torch.randint(25, ())), int(torch.randint(45, ()))
+            part = labels[top : top + 16, left : left + 16]
+            ones, zeros = int((part == 1).sum()), int((part == 0).sum())
+            if min(ones, zeros) > 0 and max(ones, zeros) < share * (ones + zeros):
+                break
+        again += 1 < draws < 11
+        torch.manual_seed(seed)
+        image, out = TrainTransform(settings)(encoded(labels), labels)
+        assert (int(image[1, 0, 0]), int(image[2, 0, 0])) == (top, left)
+        assert torch.equal(out, part)
+    assert again > 5
+
+
+def test_a_picture_of_one_class_or_of_void_is_cropped_all_the_same() -> None:
+    for value in (3, IGNORE):
+        labels = torch.full((20, 20), value)
+        assert TrainTransform(plain(crop=8))(encoded(labels), labels)[1].tolist() == [[value] * 8] * 8
+
+
+@pytest.mark.parametrize("size", [(10, 12), (10, 30), (30, 10), (16, 10)])
+def test_small_pictures_are_filled_up(size: tuple[int, int]) -> None:
+    labels = tiles(*size, 3)
+    image, out = TrainTransform(plain(crop=16), fill=(122.77, 116.75, 104.09), fill_label=PADDING)(encoded(labels), labels)
+    h, w = min(size[0], 16), min(size[1], 16)
+    top, left = int(image[1, 0, 0]), int(image[2, 0, 0])
+    assert image.shape == (3, 16, 16)
+    assert torch.equal(image[:, :h, :w], encoded(labels)[:, top : top + h, left : left + w])
+    assert torch.equal(out[:h, :w], labels[top : top + h, left : left + w])
+    rim = torch.ones(16, 16, dtype=torch.bool)
+    rim[:h, :w] = False
+    assert rim.any()
+    assert image[:, rim].unique(dim=1).flatten().tolist() == [123, 117, 104]
+    assert out[rim].unique().tolist() == [PADDING]
+
+
+def test_rims_are_void_and_black_by_default() -> None:
+    labels = torch.zeros(2, 2, dtype=torch.int64)
+    image, out = TrainTransform(plain(crop=3))(encoded(labels) + 9, labels)
+    assert out.tolist() == [[0, 0, IGNORE], [0, 0, IGNORE], [IGNORE] * 3]
+    assert image[:, 2].max() == image[:, :, 2].max() == 0
+
+
+def test_the_rim_keeps_its_value_under_photometric_distortion() -> None:
+    labels = torch.zeros(4, 4, dtype=torch.int64)
+    transform = TrainTransform(plain(crop=8, photometric=True), fill=(120, 110, 100))
+    for _ in range(8):
+        image, _ = transform(encoded(labels) + 50, labels)
+        assert image[:, 4:].flatten(1).unique(dim=1).flatten().tolist() == [120, 110, 100]
+
+
+# ------------------------------------------------------------------ randomness
+
+
+def test_the_seed_decides() -> None:
+    labels = tiles(48, 64, 8)
+    transform = TrainTransform(TransformSettings(resize=(96, 48), crop=32))
+
+    def once(seed: int) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(seed)
+        return transform(encoded(labels), labels)
+
+    for seed in range(4):
+        first, second, other = once(seed), once(seed), once(seed + 1)
+        assert torch.equal(first[0], second[0])
+        assert torch.equal(first[1], second[1])
+        assert not torch.equal(first[0], other[0])
+
+
+def test_photometric_distortion() -> None:
+    image = encoded(tiles(16, 16, 4))
+    changed = [PhotometricDistortion()(image) for _ in range(40)]
+    assert {(one.shape, one.dtype) for one in changed} == {(image.shape, torch.uint8)}
+    same = sum(torch.equal(one, image) for one in changed)
+    assert 0 < same < 10  # every step is left out with probability 1/16
+
+
+def test_photometric_distortion_leaves_the_labels() -> None:
+    labels = tiles(16, 16, 4)
+    for _ in range(6):
+        image, out = TrainTransform(plain(photometric=True))(encoded(labels), labels)
+        assert torch.equal(out, labels)
+        assert image.shape == (3, 16, 16)
+
+
+def test_brightness_moves_by_at_most_32() -> None:
+    grey = torch.full((3, 4, 4), 100, dtype=torch.uint8)
+    means = torch.tensor([PhotometricDistortion()(grey).float().mean() for _ in range(300)])
+    assert (100 - 32) * 0.5 - 2 <= means.min() < 50
+    assert 160 < means.max() <= (100 + 32) * 1.5 + 2
+
+
+def test_a_flip_after_a_crop_moves_both() -> None:
+    labels = tiles(40, 50, 8)
+    image, out = TrainTransform(plain(crop=32, flip=1.0))(encoded(labels), labels)
+    assert torch.equal(image[0].long(), STEP * out)

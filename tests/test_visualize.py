@@ -1,0 +1,200 @@
+"""Colours, overlays, legends and sheets: sizes, and that a word's pixels carry its colour."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from unseen.labels import IGNORE
+from unseen.visualize import PAPER, Entry, Row, colours, legend, overlay, paint, palette, sheet
+
+
+def scene(h: int = 30, w: int = 40) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A noisy picture; word 1 at the left, void at the right, word 0 between."""
+    labels = np.zeros((h, w), dtype=np.uint8)
+    labels[:, : w // 4], labels[:, -(w // 4) :] = 1, IGNORE
+    return np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8), labels
+
+
+def distance(a: tuple[int, ...], b: tuple[int, ...]) -> float:
+    return float(np.linalg.norm(np.subtract(a, b)))
+
+
+def holds(image: Image.Image, colour: tuple[int, int, int]) -> int:
+    """Pixels of exactly this colour."""
+    return int((np.array(image) == colour).all(axis=2).sum())
+
+
+def test_twenty_words_have_twenty_colours() -> None:
+    table = colours(20)
+    assert min(distance(a, b) for a, b in itertools.combinations(table, 2)) > 40
+    assert min(distance(a, b) for a, b in itertools.pairwise(table)) > 90
+    assert colours(5) == table[:5]
+    assert all(distance(colour, (0, 0, 0)) > 90 for colour in table)
+
+
+def test_the_palette_is_full() -> None:
+    assert len(palette(20)) == 256
+    assert palette(20)[:20] == colours(20)
+    assert set(palette(20)[20:]) == {(0, 0, 0)}
+
+
+# ----------------------------------------------------------------------- paint
+
+
+def test_words_carry_their_colours() -> None:
+    image, labels = scene()
+    painted = paint(image, labels, 2, strength=1.0)
+    assert painted.shape == image.shape
+    assert painted.dtype == np.uint8
+    for word in (0, 1):
+        here = labels == word
+        here[:, 1:] &= labels[:, 1:] == labels[:, :-1]
+        assert (painted[here] == colours(2)[word]).all()
+
+
+def test_the_picture_shows_through() -> None:
+    image, labels = scene()
+    grey = image @ np.array([0.299, 0.587, 0.114])
+    mixed = 0.38 * (0.45 * image + 0.55 * grey[..., None]) + 0.62 * np.array(colours(2))[labels.clip(max=1)]
+    painted = paint(image, labels, 2)
+    assert np.abs(painted[:, 12:28].astype(float) - mixed[:, 12:28]).max() <= 1
+
+
+def test_void_is_grey() -> None:
+    image, labels = scene()
+    painted = paint(image, labels, 2)
+    void = painted[:, -9:].astype(int)
+    assert (void == void[..., :1]).all()
+    assert void.std() > 10
+    assert (paint(image, np.full_like(labels, IGNORE), 2) == paint(image, np.full_like(labels, IGNORE), 9)).all()
+
+
+def test_a_dark_line_where_words_meet() -> None:
+    image = np.full((6, 8, 3), 200, dtype=np.uint8)
+    labels = np.zeros((6, 8), dtype=np.uint8)
+    labels[3:, 4:] = 1
+    painted = paint(image, labels, 2).astype(int).sum(axis=2)
+    dark = np.zeros((6, 8), dtype=bool)
+    dark[3, 4:] = dark[3:, 4] = True
+    for word in (0, 1):
+        inside = np.unique(painted[(labels == word) & ~dark])
+        assert len(inside) == 1
+        assert (painted[(labels == word) & dark] < 0.5 * inside[0]).all()
+
+
+def test_the_inputs_are_left_alone() -> None:
+    image, labels = scene()
+    before = image.copy(), labels.copy()
+    overlay(image, labels, ["sky", "tree"])
+    assert (image == before[0]).all()
+    assert (labels == before[1]).all()
+
+
+# ---------------------------------------------------------------------- legend
+
+
+def test_a_legend_flows_over_lines() -> None:
+    entries = [Entry(f"word {i}", colour) for i, colour in enumerate(colours(8))]
+    heights = [legend(entries, width).height for width in (2000, 400, 200, 60)]
+    assert heights == sorted(heights)
+    assert len(set(heights)) == 4
+    assert heights[0] == legend(entries[:1], 2000).height
+    assert (heights[3] - heights[0]) % 7 == 0
+    for width in (2000, 400, 200, 60):
+        canvas = legend(entries, width)
+        assert canvas.width == width
+        assert all(holds(canvas, entry.colour) > 80 for entry in entries)
+
+
+def test_unseen_words_are_marked() -> None:
+    colour = colours(1)[0]
+    plain, marked = legend([Entry("kite", colour)], 300), legend([Entry("kite", colour, unseen=True)], 300)
+    assert plain.size == marked.size
+    assert holds(plain, (196, 58, 32)) == 0
+    assert holds(marked, (196, 58, 32)) > 40
+
+
+def test_a_legend_grows_with_its_scale() -> None:
+    entries = [Entry("word", colours(1)[0])]
+    assert legend(entries, 600, scale=2.0).height == pytest.approx(2 * legend(entries, 600).height, abs=1)
+
+
+# --------------------------------------------------------------------- overlay
+
+
+@pytest.mark.parametrize(("size", "factor"), [((30, 40), 12), ((300, 479), 2), ((200, 480), 1), ((100, 700), 1)])
+def test_small_overlays_are_enlarged_whole(size: tuple[int, int], factor: int) -> None:
+    image, labels = scene(*size)
+    result = overlay(image, labels, ["sky", "tree"])
+    assert result.width == size[1] * factor
+    assert size[0] * factor < result.height < size[0] * factor + 120
+    pixels = np.array(result)[: size[0] * factor]
+    assert (pixels[::factor, ::factor] == paint(image, labels, 2)).all()
+    assert (pixels[factor - 1 :: factor, factor - 1 :: factor] == paint(image, labels, 2)).all()
+
+
+def test_the_legend_names_what_is_there() -> None:
+    image, labels = scene(200, 600)
+    below = overlay(image, labels, ["sky", "tree", "car"]).crop((0, 200, 600, 1000))
+    table = colours(3)
+    assert [holds(below, colour) > 80 for colour in table] == [True, True, False]
+    assert holds(below, (150, 150, 150)) > 80
+    labels[labels == IGNORE] = 0
+    assert holds(overlay(image, labels, ["sky", "tree", "car"]).crop((0, 200, 600, 1000)), (150, 150, 150)) < 20
+
+
+def test_the_largest_word_comes_first() -> None:
+    image, labels = scene(200, 600)
+    below = np.array(overlay(image, labels, ["sky", "tree"]))[200:]
+    left = [int(np.nonzero((below == colour).all(axis=2).any(axis=0))[0][0]) for colour in colours(2)]
+    assert left[0] < left[1]
+
+
+# ----------------------------------------------------------------------- sheet
+
+
+@pytest.mark.parametrize(("count", "across", "lines"), [(1, 1, 1), (3, 1, 3), (3, 2, 2), (4, 2, 2)])
+def test_sheet_size(count: int, across: int, lines: int) -> None:
+    image, labels = scene()
+    rows = [Row(image, labels, {"first": labels, "second": labels}) for _ in range(count)]
+    picture = sheet(rows, ["sky", "tree"], ["tree"], title="A title", cell=100, across=across)
+    key = legend([Entry("sky", colours(2)[0]), Entry("tree", colours(2)[1], unseen=True)], picture.width)
+    assert picture.width == across * (4 * 108 + 8) + (across - 1) * 16
+    assert picture.height == 42 + 30 + lines * 108 + key.height
+    taller = sheet(rows, ["sky", "tree"], ["tree"], title="A title", subtitle="more", cell=100, across=across)
+    assert (taller.width, taller.height) == (picture.width, picture.height + 20)
+    assert (np.array(picture)[-key.height :] == np.array(key)).all()
+
+
+def test_sheet_cells() -> None:
+    """Picture, truth and prediction stand side by side; the prediction is void where the truth is."""
+    image, labels = scene(50, 50)
+    prediction = np.ones_like(labels)
+    sheeted = np.array(sheet([Row(image, labels, {"ours": prediction})], ["sky", "tree"], [], title="t", cell=100))
+    cells = [sheeted[72:172, 8 + i * 108 : 108 + i * 108] for i in range(3)]
+    expected = [image, paint(image, labels, 2), paint(image, np.where(labels == IGNORE, IGNORE, prediction), 2)]
+    for cell, pixels in zip(cells, expected, strict=True):
+        assert (cell == pixels.repeat(2, axis=0).repeat(2, axis=1)).all()
+    assert (sheeted[72:172, 108:116] == PAPER).all()
+
+
+def test_the_sheets_legend_names_the_words_of_the_truths() -> None:
+    image, labels = scene(50, 200)
+    labels[labels == 1] = 2
+    picture = sheet([Row(image, labels, {"ours": np.ones_like(labels)})], ["sky", "tree", "car"], [], title="t", cell=200)
+    below = picture.crop((0, 42 + 30 + 208, picture.width, picture.height))
+    assert [holds(below, colour) > 80 for colour in colours(3)] == [True, False, True]
+
+
+def test_pictures_keep_their_ratio_in_a_cell() -> None:
+    image, labels = np.full((20, 40, 3), 7, dtype=np.uint8), np.zeros((20, 40), dtype=np.uint8)
+    cell = np.array(sheet([Row(image, labels, {"ours": labels})], ["sky"], [], title="t", cell=80))[72:152, 8:88]
+    inside = (cell == 7).all(axis=2)
+    assert inside[20:60].all()
+    assert not inside[:20].any()
+    assert not inside[60:].any()
