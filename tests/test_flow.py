@@ -89,7 +89,7 @@ def test_evaluate_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert (
         sum(map(sum, report["confusion"]["pixels"]))
         == report["pixels"]
-        == sum(int((draw(2, i, size=96, min_things=2, max_things=4).labels != 255).sum()) for i in range(6))
+        == sum(int((draw(3, i, size=96, min_things=2, max_things=4).labels != 255).sum()) for i in range(6))
     )
     s, u = report["scores"]["mIoU_S"], report["scores"]["mIoU_U"]
     assert report["scores"]["hIoU"] == pytest.approx(2 * s * u / (s + u) if s + u else 0, abs=1e-3)
@@ -298,6 +298,9 @@ def test_bad_runs(run: Path, tmp_path: Path, photo: Path, capsys: pytest.Capture
     assert "layout version 7" in said(capsys, "evaluate", str(broken))
     assert "not a run folder" in said(capsys, "evaluate", str(tmp_path))
     assert "holds a finished run" in said(capsys, "train", "zegclip", "--out", str(run), *FEW)
+    (tmp_path / "half" / "state").mkdir(parents=True)
+    (tmp_path / "half" / "state" / "last.ckpt").touch()
+    assert "go on with --resume" in said(capsys, "train", "zegclip", "--out", str(tmp_path / "half"), *FEW)
     assert "another model" in said(capsys, "train", "zegclip", "--out", str(tmp_path / "n"), "--init", str(run), *FEW, "--options.decoder_layers", "2")
     torch.save({"a": Path("x")}, tmp_path / "code.pt")
     assert "may run code" in said(capsys, "segment", str(photo), "--words", "tree", "--clip", str(tmp_path / "code.pt"))

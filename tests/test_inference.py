@@ -243,3 +243,14 @@ def test_methods_without_training_lower_nothing() -> None:
 def test_windows_that_leave_gaps_are_refused() -> None:
     with pytest.raises(SettingError, match="leave gaps"):
         score_maps(*words(2)[:1], torch.rand(1, 3, 12, 12), words(2)[1], InferenceSettings(window=4, stride=8))
+
+
+def test_a_tower_can_be_trained_on_after_it_predicted() -> None:
+    """What a prediction keeps (resized positions) must not stop a later backward pass."""
+    segmenter = create("zegclip", tiny_clip(), num_prompts=2, decoder_heads=2)
+    text = segmenter.encode_text(["tree", "car"])
+    label_maps(segmenter.eval(), torch.rand(1, 3, 48, 48), text, InferenceSettings())
+    segmenter.train()
+    labels = torch.zeros(1, 48, 48, dtype=torch.int64)
+    segmenter.loss(segmenter(torch.rand(1, 3, 48, 48), text), labels)["total"].backward()
+    assert segmenter.prompts.prompt_embeddings.grad is not None  # type: ignore[union-attr]

@@ -103,11 +103,15 @@ def train(
     from unseen.api import build
     from unseen.checkpoints import Run, fingerprint, load_run, save_run, versions
     from unseen.data.benchmarks import get_benchmark
-    from unseen.training import fit
+    from unseen.training import STATE, fit
 
     bench = get_benchmark(benchmark)
     folder = out or Path("runs") / f"{method}-{benchmark}"
     model = ModelSettings(method, clip, published, {"templates": bench.templates, **(options or {})})
+    if not resume and "LOCAL_RANK" not in os.environ:  # further processes of one run find what the first has begun
+        for found, how in ((folder / "weights.safetensors", "a finished run"), (folder / STATE, "a run that was stopped; go on with --resume")):
+            if found.exists():
+                raise SettingError(f"{folder} holds {how}; choose another --out, or remove it")
     torch.manual_seed(train.seed)
     segmenter, text = build(model, bench.vocabulary, text_embeddings)
     run = Run(
@@ -123,9 +127,9 @@ def train(
                 f"{init} holds another model than the one to train (differs in {sorted(missing)[0]}); start from a run of the same method and options"
             )
         segmenter.load_state_dict(start.trainable_state(), strict=False)
-    if (folder / "weights.safetensors").exists() and not resume:
-        raise SettingError(f"{folder} holds a finished run; choose another --out, or remove it")
-    fit(segmenter, text, bench, root, folder, train, resume=resume, snapshot=lambda step: save_run(folder / f"step-{step}", segmenter, run))
+    first = fit(segmenter, text, bench, root, folder, train, resume=resume, snapshot=lambda step: save_run(folder / f"step-{step}", segmenter, run))
+    if not first:
+        return
     save_run(folder, segmenter, run)
     print(f"wrote {folder}; next: unseen evaluate {folder}" + (f" --root {root}" if root else ""))
 

@@ -44,7 +44,7 @@ def resize_short_side(images: Tensor, short_side: int | None) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def score_maps(segmenter: Segmenter, images: Tensor, text: TextFeatures, settings: InferenceSettings, seen: Sequence[int] | None = None) -> Tensor:
     """Scores (B, K, h, w) at the size the pictures are resized to; where windows overlap, their mean.
 
@@ -77,7 +77,7 @@ def score_maps(segmenter: Segmenter, images: Tensor, text: TextFeatures, setting
     return total.div_(count)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def label_maps(
     segmenter: Segmenter,
     images: Tensor,

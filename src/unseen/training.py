@@ -258,7 +258,7 @@ def fit(
     segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, out: Path, settings: TrainSettings, *,
     resume: bool = False, progress: bool = True,
     snapshot: Callable[[int], None] | None = None,
-) -> None:  # fmt: skip
+) -> bool:  # fmt: skip
     """Train `segmenter` in place on the benchmark's training split; logs and resumable states go to the folder `out`.
 
     Args:
@@ -271,6 +271,9 @@ def fit(
         resume: Go on from the state in `out`, if there is one.
         progress: Show a progress bar.
         snapshot: Called with the step after each of `settings.snapshots`.
+
+    Returns:
+        Whether this is the process that writes the results; False in the others of a distributed run.
 
     Raises:
         SettingError: The method has nothing to train, or settings that contradict each other.
@@ -294,6 +297,7 @@ def fit(
     state = out / STATE
     run(trainer, module, _Batches(items, settings), state if resume and state.exists() else None)
     segmenter.eval()
+    return bool(trainer.is_global_zero)
 
 
 def run(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, state: Path | None) -> None:

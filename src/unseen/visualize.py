@@ -33,7 +33,7 @@ def palette(count: int) -> list[Colour]:
     return [*colours(count), *[(0, 0, 0)] * (256 - count)]
 
 
-def paint(image: NDArray[np.uint8], labels: NDArray[Any], count: int, *, strength: float = 0.62) -> NDArray[np.uint8]:
+def paint(image: NDArray[np.uint8], labels: NDArray[Any], count: int, *, strength: float = 0.7) -> NDArray[np.uint8]:
     """The picture (H, W, 3) with its label map (H, W) laid over it, a dark line where words meet; void pixels lose their colour."""
     table = np.array(palette(count), dtype=np.float32)
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
