@@ -60,7 +60,7 @@ def test_words_carry_their_colours() -> None:
 def test_the_picture_shows_through() -> None:
     image, labels = scene()
     grey = image @ np.array([0.299, 0.587, 0.114])
-    mixed = 0.38 * (0.45 * image + 0.55 * grey[..., None]) + 0.62 * np.array(colours(2))[labels.clip(max=1)]
+    mixed = 0.3 * (0.45 * image + 0.55 * grey[..., None]) + 0.7 * np.array(colours(2))[labels.clip(max=1)]
     painted = paint(image, labels, 2)
     assert np.abs(painted[:, 12:28].astype(float) - mixed[:, 12:28]).max() <= 1
 
