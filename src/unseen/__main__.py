@@ -18,9 +18,9 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from unseen.errors import DataError, SettingError, UnseenError
-from unseen.settings import InferenceSettings, ModelSettings, TrainSettings, TransformSettings
+from unseen.settings import InferenceChanges, ModelSettings, TrainSettings, TransformSettings
 
-DEFAULT_TRAINING = TrainSettings()
+DEFAULT_TRAINING, NO_CHANGES = TrainSettings(), InferenceChanges()
 
 
 def list_(what: str = "all") -> None:
@@ -108,7 +108,7 @@ def train(
     bench = get_benchmark(benchmark)
     folder = out or Path("runs") / f"{method}-{benchmark}"
     model = ModelSettings(method, clip, published, {"templates": bench.templates, **(options or {})})
-    if not resume and "LOCAL_RANK" not in os.environ:  # further processes of one run find what the first has begun
+    if not resume and os.environ.get("LOCAL_RANK", "0") == "0":  # further processes of one run find what the first has begun
         for found, how in ((folder / "weights.safetensors", "a finished run"), (folder / STATE, "a run that was stopped; go on with --resume")):
             if found.exists():
                 raise SettingError(f"{folder} holds {how}; choose another --out, or remove it")
@@ -121,11 +121,11 @@ def train(
     )  # fmt: skip
     if init is not None:
         start, _ = load_run(init)
-        missing = segmenter.trainable_state().keys() ^ start.trainable_state().keys()
-        if missing:
-            raise SettingError(
-                f"{init} holds another model than the one to train (differs in {sorted(missing)[0]}); start from a run of the same method and options"
-            )
+        mine, theirs = ({name: t.shape for name, t in s.trainable_state().items()} for s in (segmenter, start))
+        differs = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+        if differs or fingerprint(start.clip) != run.tower:
+            where = differs[0] if differs else "the tower"
+            raise SettingError(f"{init} holds another model than the one to train (differs in {where}); start from a run of the same method and options")
         segmenter.load_state_dict(start.trainable_state(), strict=False)
     first = fit(segmenter, text, bench, root, folder, train, resume=resume, snapshot=lambda step: save_run(folder / f"step-{step}", segmenter, run))
     if not first:
@@ -136,7 +136,7 @@ def train(
 
 def evaluate(
     model: str, benchmark: str | None = None, root: Path | None = None, out: Path | None = None, clip: str = "doodles", published: bool = False,
-    options: dict[str, Any] | None = None, inference: InferenceSettings | None = None, text_embeddings: Path | None = None, limit: int | None = None,
+    options: dict[str, Any] | None = None, inference: InferenceChanges = NO_CHANGES, text_embeddings: Path | None = None, limit: int | None = None,
     threshold: float | None = None, device: str = "auto", workers: int = 0,
 ) -> None:  # fmt: skip
     """Score a method or a run on a benchmark; writes report.json and sheet.png.
@@ -149,7 +149,7 @@ def evaluate(
         clip: Tower of a method without training.
         published: Start from the released code's choices instead of ours.
         options: Options of the method: --options.NAME VALUE; a run's own are kept unless given.
-        inference: Size and windows; the benchmark's by default.
+        inference: Single values of size and windows to change; a run on its own benchmark keeps its own, all else the benchmark's.
         text_embeddings: A .npy file (words, D) to use instead of the text tower.
         limit: Only the first so many pictures.
         threshold: Pixels whose best word is less confident get no word.
@@ -164,35 +164,40 @@ def evaluate(
     from unseen.evaluation import print_reports
     from unseen.files import write_text
 
+    if limit is not None and limit < 1:
+        raise SettingError(f"--limit is {limit}; give at least 1 picture")
     folder = Path(model)
     is_run = (folder / "config.yaml").exists()
     settings, run = resolve(model, clip, published, options)
     bench = get_benchmark(benchmark or (run.benchmark if run else "doodles"))
-    if run is None:
-        settings = replace(settings, options={"templates": bench.templates, **settings.options})
+    if run is None or bench.name != run.benchmark:
+        settings = replace(settings, options={**settings.options, "templates": (options or {}).get("templates", bench.templates)})
     if run is not None and text_embeddings is None and run.text_embeddings and bench.name == run.benchmark:
         text_embeddings = Path(run.text_embeddings)
     segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if is_run else None)
     segmenter.to(_device(device))
-    trained = [i for i, word in enumerate(bench.vocabulary) if run is not None and word in run.seen]
-    lowered = trained if run is not None and 0 < len(trained) < len(bench.vocabulary) and run.train.get("regime") == "inductive" else None
+    # Across data sets every word counts as trained on, so none is lowered (released cross-dataset configurations).
+    own = run is not None and bench.name == run.benchmark and run.train.get("regime") == "inductive"
+    lowered = bench.seen_ids if own else None
     report = run_evaluation(
         segmenter, text.to(_device(device)), bench, root, title=run.model.method if run else model,
-        inference=inference or (run.inference if run else bench.inference),
+        inference=inference.on(run.inference if run and bench.name == run.benchmark else bench.inference),
         seen=lowered, limit=limit, threshold=threshold, workers=workers,
         about={"model": asdict(settings), "train": run.train if run else None, "text_embeddings": str(text_embeddings) if text_embeddings else None},
     )  # fmt: skip
     place = out or (folder / f"eval-{bench.name}" if is_run else Path("runs") / f"{model}-{bench.name}")
     report.save(place)
-    if is_run:
-        write_text(folder / "metrics.json", json.dumps({bench.name: report.as_dict()["scores"]}, indent=1) + "\n")
+    if is_run and limit is None and options is None and inference == NO_CHANGES and threshold is None:
+        stored = folder / "metrics.json"
+        known = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
+        write_text(stored, json.dumps({**known, bench.name: report.as_dict()["scores"]}, indent=1) + "\n")
     print_reports([report])
     print(f"wrote {place / 'report.json'} and {place / 'sheet.png'}")
 
 
 def segment(
     images: list[Path], words: str, model: str = "naclip", clip: str = "doodles", out: Path = Path("segmented"), options: dict[str, Any] | None = None,
-    inference: InferenceSettings | None = None, threshold: float | None = None, device: str = "auto",
+    inference: InferenceChanges = NO_CHANGES, threshold: float | None = None, device: str = "auto",
 ) -> None:  # fmt: skip
     """Label every pixel of pictures with one of your words.
 
@@ -206,7 +211,8 @@ def segment(
         clip: Tower of a method without training: "doodles", ARCHITECTURE/TAG of open_clip (ViT-B-16-quickgelu/openai), or a weight file.
         out: Folder for the results.
         options: Options of the method: --options.NAME VALUE.
-        inference: Size and windows; the run's, or one and a half times the tower's own size in windows of that size, by default.
+        inference: Single values of size and windows to change; by default the run's own, or one and a half times the tower's size in
+            windows of that size.
         threshold: Pixels whose best word is less confident (0..1) get no word.
         device: "auto", "cpu", "cuda", ...
     """
@@ -284,6 +290,10 @@ def _device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingError(f"the device {name!r} is not to be had here; give cpu, or leave --device away") from error
     return name
 
 

@@ -20,13 +20,13 @@ from PIL import Image
 
 from unseen.backbones.clip import load_clip
 from unseen.checkpoints import Run, load_run, read_config
-from unseen.errors import DataError, SettingError
+from unseen.errors import DataError, SettingError, VocabularyError
 from unseen.files import read_image, replacing, write_labels, write_text
 from unseen.inference import label_maps
 from unseen.labels import IGNORE
 from unseen.methods import METHODS, create
 from unseen.segmenter import ClipSegmenter, TextFeatures, stored_text
-from unseen.settings import InferenceSettings, ModelSettings
+from unseen.settings import InferenceChanges, InferenceSettings, ModelSettings
 from unseen.visualize import overlay, palette
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
@@ -98,7 +98,7 @@ class Predictor:
             VocabularyError: No words, too many (more than 254), a repeated one, one that is too long.
         """
         if len(names) > IGNORE - 1:
-            raise SettingError(f"{len(names)} words are more than a label map with 8 bits holds; give at most {IGNORE - 1}")
+            raise VocabularyError(f"{len(names)} words are more than a label map with 8 bits holds; give at most {IGNORE - 1}")
         return self.segmenter.encode_text(names)
 
     def segment(self, image: Picture, names: Sequence[str], *, threshold: float | None = None) -> Segmentation:
@@ -123,7 +123,7 @@ class Predictor:
 
 
 def load(
-    model: str = "naclip", *, clip: str = "doodles", options: dict[str, Any] | None = None, inference: InferenceSettings | None = None, device: str = "cpu"
+    model: str = "naclip", *, clip: str = "doodles", options: dict[str, Any] | None = None, inference: InferenceChanges | None = None, device: str = "cpu"
 ) -> Predictor:
     """A predictor from a method without training, or from a run folder.
 
@@ -131,7 +131,7 @@ def load(
         model: Name of a method, or the folder `unseen train` wrote.
         clip: Tower of a method without training: "doodles", ARCHITECTURE/TAG of open_clip, or a weight file.
         options: Options of the method; for a run they replace single ones of its own.
-        inference: Size and windows; by default the run's, or one and a half times the tower's own size, in windows of that size.
+        inference: Values to change; by default the run's, or one and a half times the tower's own size, in windows of that size.
         device: Of torch.
 
     Raises:
@@ -139,13 +139,14 @@ def load(
         CheckpointError: A folder that cannot be loaded.
     """
     settings, run = resolve(model, clip, False, options)
+    changes = inference or InferenceChanges()
     if run is not None:
         segmenter, _ = load_run(Path(model), settings.options)
-        return Predictor(segmenter.to(device), inference or run.inference, run.seen, calibrate=run.train.get("regime") == "inductive")
+        return Predictor(segmenter.to(device), changes.on(run.inference), run.seen, calibrate=run.train.get("regime") == "inductive")
     tower = load_clip(clip)
     side = tower.visual.image_size[0]
     default = InferenceSettings(short_side=side * 3 // 2, window=side, stride=side // 2)
-    return Predictor(create(model, tower, **settings.options).to(device), inference or default)
+    return Predictor(create(model, tower, **settings.options).to(device), changes.on(default))
 
 
 def segment(

@@ -43,7 +43,7 @@ def run_demo(out: Path, model: ModelSettings, train: TrainSettings, *, limit: in
     console.print(f"[bold]1[/bold]  training {model.method} on masks of {len(bench.seen_ids)} words; it never sees a mask of {', '.join(bench.unseen)}")
     torch.manual_seed(train.seed)
     segmenter, text = build(model, bench.vocabulary)
-    fit(segmenter, text, bench, None, out / "run", train, progress=progress)
+    fit(segmenter, text, bench, None, out / "run", replace(train, devices="1"), progress=progress)
     run = Run(model, bench.name, bench.vocabulary, bench.seen, bench.inference, asdict(train), versions(), fingerprint(segmenter.clip))
     save_run(out / "run", segmenter, run)
 
@@ -81,8 +81,9 @@ def run_demo(out: Path, model: ModelSettings, train: TrainSettings, *, limit: in
 
 
 def _clear(out: Path) -> None:
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not (out / MARK).exists() and not (out / "run").exists():
-        raise DataError(f"{out} holds files that are not a demo's; choose another folder with --out")
-    shutil.rmtree(out)
+    """Make room for a demo: an earlier demo goes, anything else stays and stops it."""
+    if out.exists():
+        if not out.is_dir() or (any(out.iterdir()) and not (out / MARK).exists()):
+            raise DataError(f"{out} holds files that are not a demo's; choose another folder with --out")
+        shutil.rmtree(out)
+    write_text(out / MARK, "{}\n")

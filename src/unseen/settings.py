@@ -5,8 +5,10 @@ Nothing heavy is imported here, so `--help` answers at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
+
+from unseen.errors import SettingError
 
 Regime = Literal["inductive", "transductive", "supervised"]
 
@@ -26,6 +28,36 @@ class InferenceSettings:
     window: int | None = None
     stride: int | None = None
     window_batch: int = 8
+
+
+@dataclass(frozen=True)
+class InferenceChanges:
+    """Single values to use instead of the benchmark's, the run's or the method's own.
+
+    Attributes:
+        short_side: Pixels of the shorter side; 0 leaves the picture as it is.
+        window: Side of the sliding window in pixels; 0 takes the whole picture at once.
+        stride: Step of the window in pixels.
+        window_batch: Windows computed at a time.
+    """
+
+    short_side: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    window_batch: int | None = None
+
+    def on(self, base: InferenceSettings) -> InferenceSettings:
+        """`base` with the given values.
+
+        Raises:
+            SettingError: A size below 1.
+        """
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        for name, value in given.items():
+            if value < 0 or (value == 0 and name in ("stride", "window_batch")):
+                raise SettingError(f"--inference.{name} is {value}; give a number of at least 1")
+        changed: dict[str, Any] = {name: value or None for name, value in given.items()}
+        return replace(base, **changed)
 
 
 @dataclass(frozen=True)
@@ -77,7 +109,7 @@ class TrainSettings:
         log_every: Steps between log lines.
         devices: "auto", or a number of devices.
         nodes: Machines.
-        strategy: Lightning's name ("auto", "ddp", "fsdp").
+        strategy: "ddp" for several devices; "auto" chooses.
     """
 
     regime: Regime = "inductive"
@@ -102,8 +134,18 @@ class TrainSettings:
     log_every: int = 50
     devices: str = "auto"
     nodes: int = 1
-    strategy: str = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
     transforms: TransformSettings = field(default_factory=TransformSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be trained with."""
+        for name in ("steps", "batch_size", "accumulate", "save_every", "log_every", "nodes"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"--train.{name} is {getattr(self, name)}; give at least 1")
+        if not self.lr > 0:
+            raise SettingError(f"--train.lr is {self.lr}; give a positive number")
+        if self.devices != "auto" and not self.devices.isdigit():
+            raise SettingError(f"--train.devices is {self.devices!r}; give 'auto' or a number")
 
 
 @dataclass(frozen=True)

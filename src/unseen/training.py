@@ -189,8 +189,8 @@ class Training(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a state of another model."""
-        kept = {f"segmenter.{name}" for name in self.segmenter.trainable_state()}
-        if kept != checkpoint["state_dict"].keys():
+        mine = {f"segmenter.{name}": tensor.shape for name, tensor in self.segmenter.trainable_state().items()}
+        if mine != {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}:
             raise SettingError("the state to resume from belongs to another model; resume with the settings the run was started with, or start a new one")
 
 
@@ -322,9 +322,8 @@ def _small_talk_off() -> Iterator[None]:
 
 
 def _callbacks(out: Path, settings: TrainSettings, progress: bool, snapshot: Callable[[int], None] | None) -> list[Callback]:
-    state = ModelCheckpoint(
-        (out / STATE).parent, filename=Path(STATE).stem, every_n_train_steps=settings.save_every, save_top_k=1, enable_version_counter=False
-    )
+    every = min(settings.save_every, settings.steps)
+    state = ModelCheckpoint((out / STATE).parent, filename=Path(STATE).stem, every_n_train_steps=every, save_top_k=1, enable_version_counter=False)
     callbacks: list[Callback] = [state]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
@@ -337,6 +336,6 @@ def _precision(name: str) -> Any:
     if name != "auto":
         return name
     if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return "bf16-mixed" if supported else "32-true"

@@ -26,7 +26,7 @@ class Benchmark:
         vocabulary: K words in the order of the label ids.
         unseen: Those without masks in training.
         templates: Key of the sentence patterns.
-        inference: Size and windows of the evaluation; methods without training bring their own unless told otherwise.
+        inference: Size and windows of the evaluation, for every method.
         needs_root: Whether `--root` must say where the data lie.
         open: (root, split) to the data; split is "train" or "val".
         protocol: What else a report should say.

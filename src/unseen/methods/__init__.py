@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 from dataclasses import dataclass, field
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from unseen.backbones.clip import CLIP
 from unseen.errors import SettingError
@@ -52,8 +53,31 @@ def create(name: str, clip: CLIP, *, published: bool = False, **options: Any) ->
     for key in options:
         if key not in known:
             raise SettingError(f"{name} has no option {key!r}{_nearest(key, known)}; it has {', '.join(known)}")
+    kinds = get_type_hints(method.cls.__init__)
+    for key, value in options.items():
+        _check(name, key, value, kinds[key])
     released = getattr(method.cls, "PUBLISHED", {}) if published else {}
     return method.cls(clip, **{**method.options, **released, **options})
+
+
+def _check(method: str, key: str, value: Any, kind: Any) -> None:
+    """Refuse a value that is not of the option's type: a misspelt word would otherwise train something else in silence."""
+    if get_origin(kind) in (Union, UnionType):
+        allowed = [part for part in get_args(kind) if part is not type(None)]
+        if value is None and len(allowed) < len(get_args(kind)):
+            return
+        kind = allowed[0]
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise SettingError(f"{method}'s option {key} is {value!r}; choose one of {', '.join(map(repr, get_args(kind)))}")
+    elif kind in (int, float, bool, str):
+        right = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+        if not right:
+            raise SettingError(f"{method}'s option {key} is {value!r}; give a value of type {kind.__name__}")
+        if kind is int and value < 1:
+            raise SettingError(f"{method}'s option {key} is {value}; give at least 1")
+        if "dropout" in key and not 0 <= value < 1:
+            raise SettingError(f"{method}'s option {key} is {value}; give a probability below 1")
 
 
 def _nearest(name: str, known: list[str]) -> str:

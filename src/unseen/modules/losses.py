@@ -1,4 +1,4 @@
-"""Mask losses on resized logits. Targets are one-hot by comparison, never stored: nothing of size classes × pixels is kept besides the logits."""
+"""Mask losses on resized logits. Targets are made by comparison when needed; label maps stay integer maps everywhere else."""
 
 from __future__ import annotations
 
