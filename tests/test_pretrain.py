@@ -58,7 +58,7 @@ def test_captions_are_encoded_as_the_tower_encodes_them() -> None:
 
 def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pretraining, "accuracy", lambda self: 5.0)
-    pretrain(tmp_path / "whole", steps=4, batch_size=4, progress=False, save_every=2)
+    pretrain(tmp_path / "whole", steps=9, batch_size=4, progress=False, save_every=2)
     step = Pretraining.training_step
     calls = []
 
@@ -70,10 +70,10 @@ def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Pretraining, "training_step", kill)
     with pytest.raises(KilledError):
-        pretrain(tmp_path / "cut", steps=4, batch_size=4, progress=False, save_every=2)
+        pretrain(tmp_path / "cut", steps=9, batch_size=4, progress=False, save_every=2)
     assert not (tmp_path / "cut" / WEIGHTS).exists()
     monkeypatch.setattr(Pretraining, "training_step", step)
-    assert pretrain(tmp_path / "cut", steps=4, batch_size=4, progress=False, save_every=2, resume=True) == 5.0
+    assert pretrain(tmp_path / "cut", steps=9, batch_size=4, progress=False, save_every=2, resume=True) == 5.0
     whole, cut = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert load_clip(str(tmp_path / "cut" / WEIGHTS)).embed_dim == 128

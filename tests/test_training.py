@@ -131,7 +131,7 @@ def test_ranks_and_parts_deal_the_same_batch() -> None:
 
 def test_a_late_start_continues_the_order() -> None:
     whole = list(StepSampler(10, 4, parts=2, steps=7, seed=3))
-    assert list(StepSampler(10, 4, parts=2, steps=7, seed=3, start=3)) == whole[6:]
+    assert list(StepSampler(10, 4, parts=2, steps=7, seed=3, start=lambda: 3)) == whole[6:]
 
 
 def test_a_set_smaller_than_a_batch_is_repeated() -> None:
@@ -159,14 +159,25 @@ def test_augmentation_follows_the_key_alone() -> None:
 # ------------------------------------------------------------------------ runs
 
 
-def test_resume_ends_in_the_weights_of_the_uninterrupted_run(tmp_path: Path) -> None:
-    whole = trained(tmp_path / "whole", SMALL)
-    # KilledError after step 4: the state is the one of step 3.
+@pytest.mark.parametrize(("steps", "killed", "parts"), [(6, 4, 1), (12, 4, 1), (12, 7, 2), (12, 11, 1)])
+def test_resume_ends_in_the_weights_of_the_uninterrupted_run(tmp_path: Path, steps: int, killed: int, parts: int) -> None:
+    settings = replace(SMALL, steps=steps, accumulate=parts)
+    whole = trained(tmp_path / "whole", settings)
+    # Killed after a step between two states, which are kept every three.
     model = segmenter()
     with pytest.raises(KilledError):
-        fit(model, model.encode_text(world().vocabulary), world(), None, tmp_path / "cut", replace(SMALL, snapshots=(4,)), progress=False, snapshot=_kill)
+        fit(
+            model,
+            model.encode_text(world().vocabulary),
+            world(),
+            None,
+            tmp_path / "cut",
+            replace(settings, snapshots=(killed,)),
+            progress=False,
+            snapshot=_kill,
+        )
     assert (tmp_path / "cut" / "state" / "last.ckpt").exists()
-    resumed = trained(tmp_path / "cut", SMALL, resume=True)
+    resumed = trained(tmp_path / "cut", settings, resume=True)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     moved = segmenter().trainable_state()

@@ -183,12 +183,12 @@ def test_sheet_cells() -> None:
     assert (sheeted[72:172, 108:116] == PAPER).all()
 
 
-def test_the_sheets_legend_names_the_words_of_the_truths() -> None:
+def test_the_sheets_legend_names_the_words_shown() -> None:
     image, labels = scene(50, 200)
     labels[labels == 1] = 2
-    picture = sheet([Row(image, labels, {"ours": np.ones_like(labels)})], ["sky", "tree", "car"], [], title="t", cell=200)
+    picture = sheet([Row(image, labels, {"ours": np.ones_like(labels)})], ["sky", "tree", "car", "sea"], [], title="t", cell=200)
     below = picture.crop((0, 42 + 30 + 208, picture.width, picture.height))
-    assert [holds(below, colour) > 80 for colour in colours(3)] == [True, False, True]
+    assert [holds(below, colour) > 80 for colour in colours(4)] == [True, True, True, False]
 
 
 def test_pictures_keep_their_ratio_in_a_cell() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from unseen import __version__
 from unseen.errors import DataError, SettingError, UnseenError
 from unseen.settings import InferenceChanges, ModelSettings, TrainSettings, TransformSettings
 
@@ -219,7 +220,9 @@ def segment(
     from unseen.api import Segmentation, load, save_segmentation
     from unseen.files import find_images
 
-    names = [word.strip() for word in words.split(",")] if words.strip() else []
+    names = [word.strip() for word in words.strip().removesuffix(",").split(",")] if words.strip() else []
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise SettingError(f"--threshold is {threshold}; give a confidence between 0 and 1")
     loaded = load(model, clip=clip, options=options, inference=inference, device=_device(device))
     text = loaded.encode(names)
     failed = 0
@@ -235,7 +238,7 @@ def segment(
             failed += 1
             print(f"unseen: {error}", file=sys.stderr)
             continue
-        found = ", ".join(f"{name} {100 * share:.1f} %" for name, share in result.largest(3))
+        found = ", ".join(f"{name} {100 * share:.1f} %" for name, share in result.largest(3)) or "no word"
         print(f"{source.name}: {found}  ->  {out / source.stem}.png")
     if failed:
         raise SystemExit(2)
@@ -309,6 +312,7 @@ FLAGS = {"resume": "Go on from the state in the folder.", "published": "Start fr
 def _parser(argv: list[str]) -> tuple[ArgumentParser, ArgumentParser | None]:
     """The parser, and the one of the verb that is called; other verbs' options are not built, to answer fast."""
     parser = ArgumentParser(prog="unseen", description="Zero-shot semantic segmentation: a picture and a list of words in, one label map out.")
+    parser.add_argument("--version", action="version", version=f"unseen {__version__}")
     verbs = parser.add_subcommands(required=True, dest="verb", title="verbs", metavar="VERB")
     called = None
     for name, function in VERBS.items():

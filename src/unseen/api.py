@@ -97,6 +97,8 @@ class Predictor:
         Raises:
             VocabularyError: No words, too many (more than 254), a repeated one, one that is too long.
         """
+        if isinstance(names, str):
+            raise VocabularyError(f"the words are one string, {names!r}; give a list of words")
         if len(names) > IGNORE - 1:
             raise VocabularyError(f"{len(names)} words are more than a label map with 8 bits holds; give at most {IGNORE - 1}")
         return self.segmenter.encode_text(names)
@@ -208,6 +210,8 @@ def _pixels(image: Picture) -> NDArray[np.uint8]:
         return read_image(Path(image), upright=True)
     if isinstance(image, Image.Image):
         return np.array(image.convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"a {type(image).__name__} is not a picture; give a path, a PIL picture, or an (H, W, 3) uint8 array")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise DataError(f"the array is {image.dtype} of shape {image.shape}; give (H, W, 3) uint8, RGB")
     return image

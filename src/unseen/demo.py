@@ -67,7 +67,7 @@ def run_demo(out: Path, model: ModelSettings, train: TrainSettings, *, limit: in
         for mine, free in zip(reports[model.method].rows, reports[best].rows, strict=True)
     ]
     figures = (f"{name}: mIoU seen {reports[name].scores['mIoU_S']:.1f}, unseen {reports[name].scores['mIoU_U']:.1f}" for name in (model.method, best))
-    subtitle = "   ".join(figures) + "   (Doodles numbers)"
+    subtitle = "   ".join(figures) + "   (Doodles numbers; grey: not scored)"
     with replacing(out / "demo.png") as beside:
         sheet(rows, bench.vocabulary, bench.unseen, title=f"{model.method} trained on {len(bench.seen)} words, asked for 20", subtitle=subtitle, across=2).save(
             beside

@@ -75,7 +75,9 @@ class Report:
         write_text(folder / "report.json", json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
         if self.rows:
             scores = self.scores
-            line = "   ".join(f"{name} {scores[name]:.1f}" for name in ("pAcc", "mIoU_S", "mIoU_U", "hIoU") if not math.isnan(scores[name]))
+            words = {"pAcc": "pAcc", "mIoU_S": "mIoU seen", "mIoU_U": "mIoU unseen", "hIoU": "hIoU"}
+            line = "   ".join(f"{word} {scores[name]:.1f}" for name, word in words.items() if not math.isnan(scores[name]))
+            line += "   (grey: not labelled, not scored)"
             picture = sheet(
                 self.rows, self.benchmark.vocabulary, self.benchmark.unseen, title=f"{self.title} on {self.benchmark.name}", subtitle=line, across=2
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,8 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.chmod(0o666 & ~_umask())
         beside.replace(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror or error}); free some space or choose another place with --out") from error
+        remedy = "free some space" if error.errno == errno.ENOSPC else "choose another place with --out"
+        raise DataError(f"{path} cannot be written ({error.strerror or error}); {remedy}") from error
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unseen.backbones.clip import build_clip
 from unseen.data.classes import DOODLES
@@ -141,6 +142,19 @@ class Pretraining(L.LightningModule):
         return 100 * right / scenes
 
 
+class _Onward(Sampler[int]):
+    """Steps from the current one on, asked anew whenever an iteration begins: Lightning cuts a resumed run into several."""
+
+    def __init__(self, current: Callable[[], int], steps: int) -> None:
+        self.current, self.steps = current, steps
+
+    def __len__(self) -> int:
+        return self.steps - self.current()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.current(), self.steps))
+
+
 class _Batches(L.LightningDataModule):
     """Builds the loader when Lightning asks for it: by then the step to resume from is known."""
 
@@ -149,8 +163,9 @@ class _Batches(L.LightningDataModule):
         self.batches = batches
 
     def train_dataloader(self) -> DataLoader[Any]:
-        assert self.trainer is not None
-        return DataLoader(self.batches, batch_size=None, sampler=range(self.trainer.global_step, len(self.batches)))
+        trainer = self.trainer
+        assert trainer is not None
+        return DataLoader(self.batches, batch_size=None, sampler=_Onward(lambda: trainer.global_step, len(self.batches)))
 
 
 def pretrain(

@@ -33,6 +33,12 @@ from unseen.settings import Regime, TrainSettings
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # no advertisements, no list of absent hardware
 
+SMALL_TALK = (
+    ".*does not have many workers.*", ".*LeafSpec.*", ".*exists and is not empty.*", ".*`weights_only`.*", ".*lr_scheduler.step.*",
+    ".*dataloader is not resumable.*", ".*in eval mode.*", ".*logging interval.*", ".*across ranks is zero.*",
+)  # fmt: skip
+"""Warnings of Lightning about what is meant so here."""
+
 STATE = "state/last.ckpt"
 """Where a run folder keeps what it needs to go on."""
 
@@ -102,17 +108,19 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         seed: Of order and keys.
         rank: Of this process.
         ranks: Processes.
-        start: First step.
+        start: Asked for the step to begin with whenever an iteration begins: Lightning cuts a resumed run into several.
     """
 
-    def __init__(self, length: int, batch_size: int, *, parts: int, steps: int, seed: int, rank: int = 0, ranks: int = 1, start: int = 0) -> None:
+    def __init__(
+        self, length: int, batch_size: int, *, parts: int, steps: int, seed: int, rank: int = 0, ranks: int = 1, start: Callable[[], int] = lambda: 0
+    ) -> None:
         if batch_size % (parts * ranks):
             raise SettingError(f"batch_size {batch_size} cannot be dealt to {ranks} devices in {parts} parts; make it a multiple of {parts * ranks}")
         self.length, self.batch_size, self.parts, self.steps = length, batch_size, parts, steps
         self.seed, self.rank, self.ranks, self.start = seed, rank, ranks, start
 
     def __len__(self) -> int:
-        return (self.steps - self.start) * self.parts
+        return (self.steps - self.start()) * self.parts
 
     def batch(self, step: int) -> list[tuple[int, int]]:
         """The whole batch of a step."""
@@ -127,7 +135,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         share = self.batch_size // (self.parts * self.ranks)
-        for step in range(self.start, self.steps):
+        for step in range(self.start(), self.steps):
             batch = self.batch(step)
             for part in range(self.parts):
                 first = (part * self.ranks + self.rank) * share
@@ -230,10 +238,11 @@ class _Batches(L.LightningDataModule):
         self.items, self.settings = items, settings
 
     def train_dataloader(self) -> DataLoader[Any]:
-        assert self.trainer is not None
+        trainer = self.trainer
+        assert trainer is not None
         sampler = StepSampler(
             len(self.items), self.settings.batch_size, parts=self.settings.accumulate, steps=self.settings.steps, seed=self.settings.seed,
-            rank=self.trainer.global_rank, ranks=self.trainer.world_size, start=self.trainer.global_step,
+            rank=trainer.global_rank, ranks=trainer.world_size, start=lambda: trainer.global_step,
         )  # fmt: skip
         return DataLoader(
             self.items, batch_sampler=sampler, num_workers=self.settings.workers, persistent_workers=self.settings.workers > 0,
@@ -316,7 +325,7 @@ def run(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModu
 @contextmanager
 def _small_talk_off() -> Iterator[None]:
     with warnings.catch_warnings():
-        for about in (".*does not have many workers.*", ".*LeafSpec.*", ".*exists and is not empty.*", ".*`weights_only`.*", ".*lr_scheduler.step.*"):
+        for about in SMALL_TALK:
             warnings.filterwarnings("ignore", message=about)
         yield
 

@@ -97,9 +97,9 @@ def overlay(image: NDArray[np.uint8], labels: NDArray[Any], names: Sequence[str]
         entries.append(Entry("no word", (150, 150, 150), note=f"{100 * share[IGNORE]:.1f} %"))
     painted = Image.fromarray(paint(image, labels, len(names)))
     if painted.width < 480:
-        factor = -(-480 // painted.width)
+        factor = min(-(-480 // painted.width), max(1, 2000 // painted.height))
         painted = painted.resize((painted.width * factor, painted.height * factor), Image.Resampling.NEAREST)
-    return _stack([painted, legend(entries, painted.width, scale=max(1.0, painted.width / 900))])
+    return _stack([painted, legend(entries, max(480, painted.width), scale=max(1.0, painted.width / 900))])
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Row:
 
 
 def sheet(rows: Sequence[Row], names: Sequence[str], unseen: Sequence[str], *, title: str, subtitle: str = "", cell: int = 220, across: int = 1) -> Image.Image:
-    """Rows of picture, truth and predictions under column heads, with the legend of the words that occur in the truths.
+    """Rows of picture, truth and predictions under column heads, with the legend of the words shown.
 
     Args:
         rows: What to show; predictions are shown where the truth is known, as the metric sees them.
@@ -137,7 +137,8 @@ def sheet(rows: Sequence[Row], names: Sequence[str], unseen: Sequence[str], *, t
     present: set[int] = set()
     for index, row in enumerate(rows):
         top, left = head + index // across * (cell + gap), index % across * (block + 2 * gap) + gap
-        present |= set(np.unique(row.truth).tolist()) - {IGNORE}
+        scored = row.truth != IGNORE
+        present |= {int(i) for shown in (row.truth, *row.predictions.values()) for i in np.unique(shown[scored])} - {IGNORE}
         shown = [row.image, paint(row.image, row.truth, len(names))]
         shown += [paint(row.image, np.where(row.truth == IGNORE, IGNORE, p), len(names)) for p in row.predictions.values()]
         for place, pixels in enumerate(shown):
