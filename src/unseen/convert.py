@@ -49,7 +49,7 @@ def from_state_dict(method: str, state: dict[str, Tensor], **sizes: Any) -> tupl
     """
     if method != "zegclip":
         raise CheckpointError(f"checkpoints of {method!r} cannot be converted; choose zegclip")
-    prompts, patch = state["backbone.prompt_embeddings"], state["backbone.conv1.weight"]
+    prompts = state["backbone.prompt_embeddings"]
     deep = state.get("backbone.deep_prompt_embeddings")
     layers = 1 + max(int(name.split(".")[3]) for name in state if name.startswith("decode_head.decoder_1.layers."))
     clip = _clip(state, sizes.pop("vision_heads", prompts.shape[2] // 64), sizes.pop("text_heads", None))
@@ -58,7 +58,6 @@ def from_state_dict(method: str, state: dict[str, Tensor], **sizes: Any) -> tupl
         clip, num_prompts=prompts.shape[1], prompt_depth=1 if deep is None else 1 + len(deep), decoder_layers=layers,
         hidden_dim=state["decode_head.decoder_1.layers.0.linear1.weight"].shape[0], **options,
     )  # fmt: skip
-    assert patch.shape[-1] == clip.patch_size
     ours: dict[str, Tensor] = {}
     report = Report()
     last = rf"decode_head\.decoder_1\.layers\.{layers - 1}\."

@@ -97,7 +97,7 @@ def label_maps(
         settings: Size and windows.
         seen: Columns of the words trained on, where the others were not.
         threshold: Background policy: pixels whose best word is less confident become 255; None gives every pixel a word.
-        words_at_once: Maps brought to picture size at a time; bounds the memory for long vocabularies.
+        words_at_once: Maps brought to picture size at a time; bounds what is held at picture size.
     """
     size = (images.shape[-2], images.shape[-1])
     scores = score_maps(segmenter, images, text, settings, seen)
