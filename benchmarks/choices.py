@@ -1,10 +1,12 @@
 """What each choice of a method does on Doodles: one training run per choice and seed, all else equal; prints a Markdown table.
 
-Run: python benchmarks/choices.py zegclip --seeds 0 1 2
+Run: python benchmarks/choices.py zegclip --steps 300
      python benchmarks/choices.py zegclip --seeds 0 --only ours void=negative
+     python benchmarks/choices.py naclip
 
-Doodles numbers. A choice is NAME=VALUE of the method's options, or train.NAME=VALUE of the training settings; "ours" is the recipe as it is,
-"published" all of the released code's choices at once.
+Doodles numbers. "ours" is the recipe as it is, "published" all of the released code's choices at once. Any other choice is NAME=VALUE: of
+the method's options; train.NAME=VALUE of the training settings; scored.NAME=VALUE of an option or scored.inference.NAME=VALUE of the windows,
+changed after training, so that it costs no run of its own. Transductive runs spend half of the steps on an inductive one they start from.
 """
 
 from __future__ import annotations
@@ -13,69 +15,96 @@ import argparse
 import statistics
 import tempfile
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import torch
 import yaml
 
-from unseen.__main__ import recipe
+import unseen
 from unseen.api import build
 from unseen.data.benchmarks import get_benchmark
 from unseen.evaluation import evaluate
 from unseen.methods import METHODS
-from unseen.settings import ModelSettings, TrainSettings, TransformSettings
-from unseen.training import fit
+from unseen.recipes import settings
+from unseen.segmenter import ClipSegmenter, TextFeatures
+from unseen.settings import InferenceChanges
 
+WHOLE = "scored.inference.window=0"
 CHOICES = {
     "zegclip": [
-        "ours", "published", "class_embedding_twice=true", "normalization=imagenet", "void=negative", "resize=bilinear", "identical_layers=true",
-        "prompt_norm=false", "prompt_depth=1", "deep_supervision=true", "mask_weight=20", "train.decay_norms=true", "train.regime=transductive",
-        "train.regime=supervised",
+        "ours", "published", "void=negative", "focal_over=all", "class_embedding_twice=true", "normalization=imagenet", "resize=bilinear",
+        "identical_layers=true", "prompt_norm=false", "prompt_depth=1", "deep_supervision=true", "mask_weight=20", "train.decay_norms=true",
+        "train.lr=0.001", "scored.calibration=0.1", WHOLE, "train.regime=transductive", "train.regime=supervised",
     ],
+    **{name: ["ours", WHOLE] for name, method in METHODS.items() if not method.cls.trainable},
 }  # fmt: skip
 NUMBERS = ("pAcc", "mIoU_S", "mIoU_U", "hIoU")
 
 
-def measure(method: str, choice: str, seed: int, steps: int | None) -> dict[str, float]:
-    """The scores of one run."""
-    found = recipe(method, "doodles")
-    stages: dict[str, Any] = dict(found["train"], seed=seed)
-    train = TrainSettings(**{**stages, "transforms": TransformSettings(**stages["transforms"])})
+@lru_cache(maxsize=1)
+def trained(method: str, choice: str, seed: int, steps: int | None) -> tuple[ClipSegmenter, TextFeatures, str]:
+    """The segmenter of one run, its words, and its regime."""
+    name, _, value = choice.partition("=")
+    changes = {name.removeprefix("train."): yaml.safe_load(value)} if name.startswith("train.") else {}
+    model, train = settings(method, "doodles", seed=seed, **changes)
     train = replace(train, steps=steps) if steps else train
-    model = ModelSettings(method, **found["model"])
     if choice == "published":
         model = replace(model, published=True, options={**model.options, "train_grid": None})  # the grid of 512-pixel crops has no meaning here
-    elif choice != "ours":
-        name, value = choice.split("=")
-        if name.startswith("train."):
-            train = replace(train, **{name.removeprefix("train."): yaml.safe_load(value)})
-        else:
-            model = replace(model, options={**model.options, name: yaml.safe_load(value)})
-    bench = get_benchmark("doodles")
-    torch.manual_seed(seed)
-    segmenter, text = build(model, bench.vocabulary)
+    elif choice != "ours" and not changes:
+        model = replace(model, options={**model.options, name: yaml.safe_load(value)})
+    if not METHODS[method].cls.trainable:
+        return *build(model, get_benchmark("doodles").vocabulary), train.regime
     with tempfile.TemporaryDirectory() as folder:
-        if METHODS[method].cls.trainable:
-            fit(segmenter, text, bench, None, Path(folder), train, progress=False)
-    seen = bench.seen_ids if train.regime == "inductive" and METHODS[method].cls.trainable else None
-    return evaluate(segmenter, text, bench, None, title=choice, inference=bench.inference, seen=seen, shown=0, progress=False).scores
+        init = None
+        if train.regime == "transductive":
+            train, init = replace(train, steps=train.steps // 2), Path(folder) / "inductive"
+            unseen.train(model, replace(train, regime="inductive"), "doodles", init, progress=False)
+        segmenter, text = unseen.train(model, train, "doodles", Path(folder) / "run", init=init, progress=False)
+    return segmenter, text, train.regime
+
+
+def measure(method: str, choice: str, seed: int, steps: int | None) -> dict[str, float]:
+    """The scores of one run."""
+    name, _, value = choice.partition("=")
+    scored = name.startswith("scored.")
+    segmenter, text, regime = trained(method, "ours" if scored else choice, seed, steps)
+    bench = get_benchmark("doodles")
+    inference = bench.inference
+    option = name.removeprefix("scored.")
+    before = None
+    if option.startswith("inference."):
+        inference = InferenceChanges(**{option.removeprefix("inference."): yaml.safe_load(value)}).on(inference)
+    elif scored:
+        before = getattr(segmenter, option)
+        setattr(segmenter, option, yaml.safe_load(value))
+    seen = bench.seen_ids if regime == "inductive" and segmenter.trainable else None
+    scores = evaluate(segmenter, text, bench, None, title=choice, inference=inference, seen=seen, shown=0, progress=False).scores
+    if before is not None:
+        setattr(segmenter, option, before)
+    return scores
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=list(CHOICES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2 for methods that are trained")
     parser.add_argument("--steps", type=int, help="training steps; the recipe's by default")
     parser.add_argument("--only", nargs="+", help="these choices instead of all")
     asked = parser.parse_args()
+    seeds = asked.seeds or ([0, 1, 2] if METHODS[asked.method].cls.trainable else [0])
+    choices = asked.only or CHOICES[asked.method]
+    runs = {choice: [] for choice in choices}
+    shared = [choice for choice in choices if choice == "ours" or choice.startswith("scored.")]
+    for seed in seeds:  # those that share a run, side by side
+        for choice in shared:
+            runs[choice].append(measure(asked.method, choice, seed, asked.steps))
     print(f"| choice | {' | '.join(NUMBERS)} |\n|---|{'---|' * len(NUMBERS)}")
-    for choice in asked.only or CHOICES[asked.method]:
-        runs = [measure(asked.method, choice, seed, asked.steps) for seed in asked.seeds]
+    for choice in choices:
+        runs[choice] = runs[choice] or [measure(asked.method, choice, seed, asked.steps) for seed in seeds]
         cells = []
         for name in NUMBERS:
-            values = [run[name] for run in runs]
+            values = [run[name] for run in runs[choice]]
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.1f}{spread}")
         print(f"| `{choice}` | {' | '.join(cells)} |", flush=True)

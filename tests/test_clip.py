@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from conftest import FIXTURES, golden
 from tiny import tiny_clip
-from unseen.backbones.clip import CLIP, TEMPLATES, known_sources, load_clip
+from unseen.backbones.clip import CLIP, KEPT, TEMPLATES, build_clip, known_sources, load_clip
 from unseen.errors import CheckpointError, SettingError, VocabularyError
 
 CONFIG = {
@@ -245,3 +245,37 @@ def test_unknown_sources() -> None:
         load_clip("ViT-B-16/nosuch")
     with pytest.raises(SettingError, match="not a plain ViT"):
         load_clip("RN50/random")
+
+
+def test_other_statistics_leave_the_tower_as_it_is() -> None:
+    clip, images = tiny_clip(), torch.rand(1, 3, 32, 32)
+    before = clip.embed(images)
+    other = clip.with_statistics((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    assert torch.equal(clip.embed(images), before)
+    assert torch.allclose(other.normalize(images)[0, 2], (images[0, 2] - 0.3) / 0.5)
+    assert other.visual is clip.visual
+
+
+def test_tables_are_kept_for_the_last_sizes_only() -> None:
+    clip = tiny_clip()
+    for side in range(1, 3 * KEPT):
+        clip.positions((side, side))
+    assert len(clip._tables) == KEPT
+
+
+def test_a_file_with_the_architecture_it_belongs_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads and activation of files that do not say them."""
+    config = {**CONFIG, "quick_gelu": False, "vision_cfg": {**CONFIG["vision_cfg"], "head_width": 8}}
+    clip = build_clip(config)
+    torch.save(clip.state_to_save(), tmp_path / "weights.pt")
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: config if name == "Tiny" else None)
+    images = torch.rand(1, 3, 32, 32)
+    for parameter in clip.parameters():
+        parameter.data = parameter.half().float()
+    expected = clip.embed(images)
+    named, plain = load_clip(f"Tiny@{tmp_path / 'weights.pt'}"), load_clip(str(tmp_path / "weights.pt"))
+    assert torch.equal(named.embed(images), expected)
+    assert torch.equal(named.blocks(named.embed(images)), clip.blocks(expected))
+    assert not torch.allclose(plain.blocks(plain.embed(images)), clip.blocks(expected), atol=1e-4)
+    with pytest.raises(SettingError, match="no architecture called 'Tinny'"):
+        load_clip(f"Tinny@{tmp_path / 'weights.pt'}")

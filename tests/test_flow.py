@@ -17,6 +17,8 @@ import unseen
 from tiny import write_voc
 from unseen.__main__ import main
 from unseen.data.doodles import draw
+from unseen.errors import VocabularyError
+from unseen.methods.zegclip import ZegCLIP
 
 FEW = ["--train.steps", "2", "--train.batch_size", "2", "--train.warmup", "0"]
 
@@ -177,14 +179,50 @@ def test_voc_through_the_verbs(tmp_path: Path, mode: str) -> None:
 def test_transductive_second_stage_starts_from_a_snapshot(tmp_path: Path) -> None:
     main(["train", "zegclip", "--out", str(tmp_path / "one"), *FEW, "--train.snapshots", "[1]"])
     main(["train", "zegclip", "--out", str(tmp_path / "two"), *FEW, "--train.regime", "transductive", "--init", str(tmp_path / "one" / "step-1")])
-    assert "regime: transductive" in (tmp_path / "two" / "config.yaml").read_text()
+    config = (tmp_path / "two" / "config.yaml").read_text()
+    assert "regime: transductive" in config
+    assert f"init: {tmp_path / 'one' / 'step-1'}" in config
+
+
+def test_a_run_goes_on_only_with_its_own_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "run")]
+    four = ["--train.steps", "4", "--train.batch_size", "2", "--train.warmup", "0", "--train.save_every", "2"]
+    with pytest.MonkeyPatch.context() as patch:  # stopped in its third step
+        loss, calls = ZegCLIP.loss, []
+
+        def stop(self: object, *inputs: object) -> object:
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return loss(self, *inputs)  # type: ignore[arg-type]
+
+        patch.setattr(ZegCLIP, "loss", stop)
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", "zegclip", *out, *four])
+    assert stopped.value.code == 130
+    assert "stopped after step 2; go on from the last saved state with --resume" in capsys.readouterr().err
+    assert "go on with --resume" in said(capsys, "train", "zegclip", *out, *four)
+    assert "its training did not finish" in said(capsys, "evaluate", str(tmp_path / "run"))
+    error = said(capsys, "train", "zegclip", *out, *four, "--train.lr", "0.5", "--resume")
+    assert "train.lr is 0.003 there and 0.5 here" in error
+    assert "model.options.num_prompts is 8 there and 3 here" in said(capsys, "train", "zegclip", *out, *four, "--options.num_prompts", "3", "--resume")
+    main(["train", "zegclip", *out, *four, "--train.log_every", "1", "--resume"])
+    assert "holds a finished run" in said(capsys, "train", "zegclip", *out, *four, "--resume")
 
 
 def test_text_embeddings_from_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "words.npy", torch.nn.functional.normalize(torch.randn(20, 128), dim=1).half().numpy())
     main(["train", "zegclip", "--out", str(tmp_path / "run"), *FEW, "--text-embeddings", str(tmp_path / "words.npy")])
+    vectors = torch.from_numpy(np.load(tmp_path / "words.npy")).float()
+    (tmp_path / "words.npy").unlink()
     main(["evaluate", str(tmp_path / "run"), "--limit", "2"])
-    assert "words.npy" in json.loads((tmp_path / "run" / "eval-doodles" / "report.json").read_text())["protocol"]["text_embeddings"]
+    report = json.loads((tmp_path / "run" / "eval-doodles" / "report.json").read_text())
+    assert report["protocol"]["text_embeddings"] == "words.npy"
+    assert len(report["protocol"]["tower"]["fingerprint"]) == 16
+    model = unseen.load(str(tmp_path / "run"))
+    assert torch.equal(model.encode(["cactus", "tree"]).pooled, vectors[[18, 0]])
+    with pytest.raises(VocabularyError, match="none for 'sofa'"):
+        model.encode(["tree", "sofa"])
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
@@ -243,6 +281,24 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 # -------------------------------------------------------------------- bad input
 
 
+def test_words_with_commas_and_words_the_tower_does_not_know(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["segment", str(photo), "--words", 'tree, "house, red"', "--out", str(tmp_path / "out")])
+    names = [word["name"] for word in json.loads((tmp_path / "out" / "photo.json").read_text())["words"]]
+    assert names == ["tree", "house, red"]
+    assert capsys.readouterr().err == ""
+    main(["segment", str(photo), "--words", "tree, sofa", "--out", str(tmp_path / "out")])
+    assert "cannot tell what 'sofa' is" in capsys.readouterr().err
+
+
+def test_a_bad_mask_met_by_a_worker_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_voc(tmp_path / "VOC2012")
+    stem = (root / "ImageSets" / "Segmentation" / "val.txt").read_text().split()[0]
+    Image.new("L", (24, 20), 77).save(root / "SegmentationClass" / f"{stem}.png")
+    error = said(capsys, "evaluate", "naclip", "--benchmark", "voc", "--root", str(root), "--workers", "1", "--inference.short_side", "64")
+    assert "holds the id 77" in error
+    assert "Traceback" not in error
+
+
 def test_bad_words(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "out")]
     assert "empty" in said(capsys, "segment", str(photo), "--words", "", *out)
@@ -283,9 +339,26 @@ def test_bad_values(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[s
     assert "probability" in said(capsys, "train", "zegclip", *new, "--options.dropout", "2")
     assert "--train.steps is 0" in said(capsys, "train", "zegclip", *new, "--train.steps", "0")
     assert "--inference.window is -3" in said(capsys, "evaluate", "naclip", "--inference.window", "-3")
+    assert "starts from an inductive run" in said(capsys, "train", "zegclip", *new, "--train.regime", "transductive")
     assert "--limit is 0" in said(capsys, "evaluate", "naclip", "--limit", "0")
     assert "not to be had here" in said(capsys, "segment", str(photo), "--words", "tree", "--device", "tpu9")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("train zegclip --train.steps ten", "--train.steps is 'ten'; give a whole number"),
+        ("train zegclip --trian.steps 10", "there is no --trian.steps (did you mean --train.steps?); --help shows all flags"),
+        ("train zegclip --train.regime x", "--train.regime is 'x'; choose one of 'inductive', 'transductive', 'supervised'"),
+        ("evaluate naclip --inference.window abc", "--inference.window is 'abc'; give a whole number"),
+        ("segment a.jpg --words cat --threshold high", "--threshold is 'high'; give a number"),
+        ("segment a.jpg", "the following arguments are required: words; --help says more"),
+        ("", "say what to do: list, pretrain, train, evaluate, segment, demo; --help says more"),
+    ],
+)
+def test_the_parser_answers_in_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, *arguments.split()) == f"unseen: {sentence}"
 
 
 def test_single_inference_values_leave_the_rest_of_the_protocol(tmp_path: Path) -> None:

@@ -119,9 +119,9 @@ def test_window_batch_bounds_the_batch_and_changes_nothing() -> None:
         segmenter.sizes.clear()
         scores = score_maps(segmenter, images, text, InferenceSettings(window=16, stride=10, window_batch=window_batch))
         assert (scores - expected).abs().max() < 1e-6
-        windows = [size[0] // 2 for size in segmenter.sizes]
-        assert sum(windows) == 12
-        assert max(windows) == min(window_batch, 12)
+        windows = [size[0] for size in segmenter.sizes]
+        assert sum(windows) == 24, "twelve a picture"
+        assert max(windows) == min(window_batch, 24)
 
 
 def test_a_batch_scores_as_its_pictures() -> None:

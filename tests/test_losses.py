@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torchvision
 from torch import Tensor
 
 from unseen.labels import IGNORE, PADDING
-from unseen.modules.losses import dice_loss, mean_over_ranks, one_hot, sigmoid_focal_loss
+from unseen.modules.losses import dice_loss, focal_and_dice, mean_over_ranks, one_hot, sigmoid_focal_loss
 
 CLASSES = 4
 
@@ -41,14 +42,16 @@ def test_focal_loss_is_torchvisions(alpha: float, gamma: float) -> None:
     assert ours.item() == pytest.approx(theirs.mean(dim=(2, 3)).sum().item(), rel=1e-6)
 
 
-def test_focal_loss_averages_over_the_pixels_that_count() -> None:
+@pytest.mark.parametrize("over", ["labelled", "all"])
+def test_focal_loss_averages_over_labelled_or_all_pixels(over: Literal["labelled", "all"]) -> None:
     logits, labels, weights = maps()
     theirs = 0.0
     for picture, label in zip(logits, labels, strict=True):
         known = label != IGNORE
         one = torch.nn.functional.one_hot(label[known], CLASSES).T.float()
-        theirs += torchvision.ops.sigmoid_focal_loss(picture[:, known], one, reduction="none").mean(dim=1).sum().item()
-    assert sigmoid_focal_loss(logits, one_hot(labels, CLASSES), weights).item() == pytest.approx(theirs, rel=1e-6)
+        total = torchvision.ops.sigmoid_focal_loss(picture[:, known], one, reduction="sum").item()
+        theirs += total / (known.sum().item() if over == "labelled" else known.numel())
+    assert sigmoid_focal_loss(logits, one_hot(labels, CLASSES), weights, over=over).item() == pytest.approx(theirs, rel=1e-6)
 
 
 def plain_dice(logits: Tensor, labels: Tensor, *, with_void: bool) -> float:
@@ -116,6 +119,30 @@ def test_far_logits_stay_finite() -> None:
     assert total.isfinite()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("void", ["ignore", "negative"])
+def test_words_in_parts_cost_and_learn_as_all_at_once(void: Literal["ignore", "negative"]) -> None:
+    """The loss is the sum of its two terms over the pairs present, whatever the number of words computed at a time."""
+    _, labels, weights = maps()
+    resize = torch.nn.UpsamplingBilinear2d(size=(5, 6))
+    small = torch.randn(2, CLASSES, 2, 3)
+    found = []
+    for words_at_once in (1, 3, 100):
+        leaf = small.clone().requires_grad_()
+        focal, dice = focal_and_dice(leaf, labels, resize, void=void, words_at_once=words_at_once)
+        (focal + 3 * dice).backward()
+        found.append((focal.item(), dice.item(), leaf.grad))
+    for focal_, dice_, grad in found[:2]:
+        assert focal_ == pytest.approx(found[2][0], rel=1e-5)
+        assert dice_ == pytest.approx(found[2][1], rel=1e-5)
+        assert grad is not None
+        assert found[2][2] is not None
+        assert torch.allclose(grad, found[2][2], atol=1e-6)
+    targets, counted = one_hot(labels, CLASSES), weights if void == "ignore" else None
+    present = targets.flatten(2).any(dim=2).sum().item()
+    assert found[2][0] == pytest.approx(sigmoid_focal_loss(resize(small), targets, counted).item() / present, rel=1e-5)
+    assert found[2][1] == pytest.approx(dice_loss(resize(small), targets, counted).item() / present, rel=1e-5)
 
 
 def test_mean_over_one_process_is_the_number_itself() -> None:

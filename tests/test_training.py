@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tiny import tiny_clip
 from unseen.data.benchmarks import BENCHMARKS, Benchmark
-from unseen.data.datasets import DoodleScenes
+from unseen.data.datasets import DoodleScenes, Sample
 from unseen.errors import SettingError
 from unseen.labels import IGNORE, PADDING
 from unseen.methods import create
@@ -210,6 +210,39 @@ def test_accumulated_parts_train_like_the_whole_batch(tmp_path: Path) -> None:
 def test_regimes_train(tmp_path: Path, regime: str) -> None:
     state = trained(tmp_path, replace(SMALL, steps=2, regime=regime, pseudo_label_void=True))  # type: ignore[arg-type]
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
+
+
+def test_a_resumed_run_keeps_the_earlier_curve(tmp_path: Path) -> None:
+    model = segmenter()
+    with pytest.raises(KilledError):
+        fit(
+            model, model.encode_text(world().vocabulary), world(), None, tmp_path, replace(SMALL, snapshots=(4,)), progress=False, snapshot=_kill
+        )  # fmt: skip
+    before = (tmp_path / "logs" / "metrics.csv").read_text()
+    assert before.count("\n") > 2
+    trained(tmp_path, SMALL, resume=True)
+    assert (tmp_path / "logs" / "metrics.1.csv").read_text() == before
+    assert (tmp_path / "logs" / "metrics.csv").read_text() != before
+
+
+def test_the_state_holds_data_only(tmp_path: Path) -> None:
+    """It is read without unpickling code."""
+    trained(tmp_path, SMALL)
+    state = torch.load(tmp_path / "state" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 6
+
+
+def test_pictures_of_different_sizes_without_a_crop(tmp_path: Path) -> None:
+    class Mixed(DoodleScenes):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            return replace(sample, image=sample.image[:, : 32 - index % 2], labels=sample.labels[: 32 - index % 2])
+
+    model, bench = segmenter(), replace(world(), open=lambda root, split: Mixed(5, 10, size=32, min_things=1, max_things=2))
+    for workers in (0, 1):
+        settings = replace(SMALL, workers=workers, transforms=TransformSettings(resize=None, crop=None))
+        with pytest.raises(SettingError, match=r"^pictures of a batch have different sizes \(32x31, 32x32\); give --train.transforms.crop$"):
+            fit(model, model.encode_text(bench.vocabulary), bench, None, tmp_path, settings, progress=False)
 
 
 def test_logs_are_written(tmp_path: Path) -> None:

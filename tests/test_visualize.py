@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unseen.labels import IGNORE
-from unseen.visualize import PAPER, Entry, Row, colours, legend, overlay, paint, palette, sheet
+from unseen.visualize import PAPER, Entry, Row, _font, _written, colours, legend, overlay, paint, palette, sheet
 
 
 def scene(h: int = 30, w: int = 40) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -198,3 +198,25 @@ def test_pictures_keep_their_ratio_in_a_cell() -> None:
     assert inside[20:60].all()
     assert not inside[:20].any()
     assert not inside[60:].any()
+
+
+def test_long_words_are_cut_to_the_width() -> None:
+    word = "a very long description of a thing that nobody would ever want to read to its end, but somebody will write"
+    narrow = np.array(legend([Entry(word, (10, 200, 30), unseen=True, note="12.3 %")], 240))
+    assert (narrow[:, -8:] == PAPER).all(), "a margin at the right"
+    assert (narrow[:, 180:230] != PAPER).any(), "the note still stands there"
+    shown, font = _written(word, 15, 100)
+    assert shown.endswith("…")
+    assert font.getlength(shown) <= 100
+    assert _written("tree", 15, 100)[0] == "tree"
+
+
+def test_words_beyond_ascii_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a font of the system where there is one; else without accents, never as empty boxes."""
+    monkeypatch.setattr("unseen.visualize.WIDE_FONTS", ())
+    _font.cache_clear()
+    assert [_written(word, 15, 1000)[0] for word in ("Möwe", "Straße", "中", "tree")] == ["Mowe", "Strasse", "?", "tree"]
+    monkeypatch.undo()
+    _font.cache_clear()
+    if _font(15, True).getname() != _font(15).getname():
+        assert _written("Möwe", 15, 1000)[0] == "Möwe"

@@ -7,13 +7,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unseen.api import load, segment
+    from unseen.api import load, segment, train
     from unseen.segmenter import Segmenter
 
 __version__ = version("unseen")
-__all__ = ["Segmenter", "__version__", "list_benchmarks", "list_methods", "load", "segment"]
+__all__ = ["Segmenter", "__version__", "list_benchmarks", "list_methods", "load", "segment", "train"]
 
-_HOMES = {"load": "unseen.api", "segment": "unseen.api", "Segmenter": "unseen.segmenter"}
+_HOMES = {"load": "unseen.api", "segment": "unseen.api", "train": "unseen.api", "Segmenter": "unseen.segmenter"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,25 +1,26 @@
 """The command line: one function a verb. Heavy imports stay inside the verbs, so that help answers at once.
 
-A mistake of the user's is answered in one sentence, with exit code 2; a traceback means a bug.
+Verbs that share their name with a function of the package end in an underscore: jsonargparse would otherwise look the function up there, and
+load torch for it. A mistake of the user's is answered in one sentence, with exit code 2; a traceback means a bug.
 """
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from unseen import __version__
 from unseen.errors import DataError, SettingError, UnseenError
-from unseen.settings import InferenceChanges, ModelSettings, TrainSettings, TransformSettings
+from unseen.settings import InferenceChanges, ModelSettings, TrainSettings
 
 DEFAULT_TRAINING, NO_CHANGES = TrainSettings(), InferenceChanges()
 
@@ -77,7 +78,7 @@ def pretrain(
     print(f"zero-shot accuracy on single-thing scenes, 20 words: {accuracy:.1f} %\nwrote {out / module.WEIGHTS}")
 
 
-def train(
+def train_(
     method: str, benchmark: str = "doodles", root: Path | None = None, out: Path | None = None, clip: str = "doodles", published: bool = False,
     options: dict[str, Any] | None = None, train: TrainSettings = DEFAULT_TRAINING, text_embeddings: Path | None = None, init: Path | None = None,
     resume: bool = False,
@@ -99,40 +100,12 @@ def train(
         init: Run folder whose trained weights to start from (transductive second stage).
         resume: Go on from the state in the run folder.
     """
-    import torch
+    from unseen import api
 
-    from unseen.api import build
-    from unseen.checkpoints import Run, fingerprint, load_run, save_run, versions
-    from unseen.data.benchmarks import get_benchmark
-    from unseen.training import STATE, fit
-
-    bench = get_benchmark(benchmark)
     folder = out or Path("runs") / f"{method}-{benchmark}"
-    model = ModelSettings(method, clip, published, {"templates": bench.templates, **(options or {})})
-    if not resume and os.environ.get("LOCAL_RANK", "0") == "0":  # further processes of one run find what the first has begun
-        for found, how in ((folder / "weights.safetensors", "a finished run"), (folder / STATE, "a run that was stopped; go on with --resume")):
-            if found.exists():
-                raise SettingError(f"{folder} holds {how}; choose another --out, or remove it")
-    torch.manual_seed(train.seed)
-    segmenter, text = build(model, bench.vocabulary, text_embeddings)
-    run = Run(
-        model=model, benchmark=bench.name, vocabulary=bench.vocabulary, seen=bench.vocabulary if train.regime == "supervised" else bench.seen,
-        inference=bench.inference, train=asdict(train), versions=versions(), tower=fingerprint(segmenter.clip),
-        text_embeddings=str(text_embeddings) if text_embeddings else None,
-    )  # fmt: skip
-    if init is not None:
-        start, _ = load_run(init)
-        mine, theirs = ({name: t.shape for name, t in s.trainable_state().items()} for s in (segmenter, start))
-        differs = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
-        if differs or fingerprint(start.clip) != run.tower:
-            where = differs[0] if differs else "the tower"
-            raise SettingError(f"{init} holds another model than the one to train (differs in {where}); start from a run of the same method and options")
-        segmenter.load_state_dict(start.trainable_state(), strict=False)
-    first = fit(segmenter, text, bench, root, folder, train, resume=resume, snapshot=lambda step: save_run(folder / f"step-{step}", segmenter, run))
-    if not first:
-        return
-    save_run(folder, segmenter, run)
-    print(f"wrote {folder}; next: unseen evaluate {folder}" + (f" --root {root}" if root else ""))
+    model = ModelSettings(method, clip, published, options or {})
+    if api.train(model, train, benchmark, folder, root=root, text_embeddings=text_embeddings, init=init, resume=resume) is not None:
+        print(f"wrote {folder}; next: unseen evaluate {folder}" + (f" --root {root}" if root else ""))
 
 
 def evaluate(
@@ -173,18 +146,16 @@ def evaluate(
     bench = get_benchmark(benchmark or (run.benchmark if run else "doodles"))
     if run is None or bench.name != run.benchmark:
         settings = replace(settings, options={**settings.options, "templates": (options or {}).get("templates", bench.templates)})
-    if run is not None and text_embeddings is None and run.text_embeddings and bench.name == run.benchmark:
-        text_embeddings = Path(run.text_embeddings)
     segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if is_run else None)
     segmenter.to(_device(device))
     # Across data sets every word counts as trained on, so none is lowered (released cross-dataset configurations).
-    own = run is not None and bench.name == run.benchmark and run.train.get("regime") == "inductive"
-    lowered = bench.seen_ids if own else None
+    lowered = run.lowered(bench.vocabulary) if run is not None and bench.name == run.benchmark else None
+    vectors = str(text_embeddings) if text_embeddings else run.text_embeddings if run else None
     report = run_evaluation(
         segmenter, text.to(_device(device)), bench, root, title=run.model.method if run else model,
         inference=inference.on(run.inference if run and bench.name == run.benchmark else bench.inference),
         seen=lowered, limit=limit, threshold=threshold, workers=workers,
-        about={"model": asdict(settings), "train": run.train if run else None, "text_embeddings": str(text_embeddings) if text_embeddings else None},
+        about={"model": asdict(settings), "train": run.train if run else None, "text_embeddings": vectors},
     )  # fmt: skip
     place = out or (folder / f"eval-{bench.name}" if is_run else Path("runs") / f"{model}-{bench.name}")
     report.save(place)
@@ -196,7 +167,7 @@ def evaluate(
     print(f"wrote {place / 'report.json'} and {place / 'sheet.png'}")
 
 
-def segment(
+def segment_(
     images: list[Path], words: str, model: str = "naclip", clip: str = "doodles", out: Path = Path("segmented"), options: dict[str, Any] | None = None,
     inference: InferenceChanges = NO_CHANGES, threshold: float | None = None, device: str = "auto",
 ) -> None:  # fmt: skip
@@ -207,7 +178,7 @@ def segment(
 
     Args:
         images: Pictures, or folders of pictures.
-        words: Separated by commas: "cat, sofa".
+        words: Separated by commas: 'cat, sofa'; a word with a comma in double quotes: 'cat, "table, laid"'.
         model: A method without training of `unseen list`, or a run folder.
         clip: Tower of a method without training: "doodles", ARCHITECTURE/TAG of open_clip (ViT-B-16-quickgelu/openai), or a weight file.
         out: Folder for the results.
@@ -217,14 +188,23 @@ def segment(
         threshold: Pixels whose best word is less confident (0..1) get no word.
         device: "auto", "cpu", "cuda", ...
     """
+    import csv
+
     from unseen.api import Segmentation, load, save_segmentation
+    from unseen.data.classes import DOODLES
     from unseen.files import find_images
 
-    names = [word.strip() for word in words.strip().removesuffix(",").split(",")] if words.strip() else []
+    names = next(csv.reader([words.strip().removesuffix(",")], skipinitialspace=True), [])
     if threshold is not None and not 0 <= threshold <= 1:
         raise SettingError(f"--threshold is {threshold}; give a confidence between 0 and 1")
     loaded = load(model, clip=clip, options=options, inference=inference, device=_device(device))
     text = loaded.encode(names)
+    strange = [name for name in text.names if not any(known in name.lower() for known in DOODLES)]
+    if strange and loaded.segmenter.clip.source == "doodles":
+        print(
+            f"unseen: the doodle tower knows drawings of twenty things and cannot tell what {strange[0]!r} is;"
+            " for photographs give --clip ViT-B-16-quickgelu/openai", file=sys.stderr,
+        )  # fmt: skip
     failed = 0
     sources = find_images(images)
     inside = next((source for source in sources if source.resolve().parent == out.resolve()), None)
@@ -254,38 +234,15 @@ def demo(out: Path = Path("demo"), seed: int = 0, steps: int | None = None, limi
         limit: Score only the first so many scenes.
     """
     from unseen.demo import run_demo
+    from unseen.recipes import settings
 
-    found = recipe("zegclip", "doodles")
-    model = ModelSettings(method="zegclip", **found["model"])
-    stages = dict(found["train"], seed=seed)
-    transforms = TransformSettings(**stages.pop("transforms"))
-    settings = TrainSettings(**stages, transforms=transforms)
-    run_demo(out, model, replace(settings, steps=steps) if steps else settings, limit=limit)
+    run_demo(out, *settings("zegclip", "doodles", seed=seed, devices="1", **({"steps": steps} if steps else {})), limit=limit)
 
 
-VERBS: dict[str, Callable[..., None]] = {"list": list_, "pretrain": pretrain, "train": train, "evaluate": evaluate, "segment": segment, "demo": demo}
+VERBS: dict[str, Callable[..., None]] = {"list": list_, "pretrain": pretrain, "train": train_, "evaluate": evaluate, "segment": segment_, "demo": demo}
 
 
 # --------------------------------------------------------------------- helpers
-
-
-def recipe(method: str, benchmark: str, regime: str = "inductive") -> dict[str, Any]:
-    """What the method's recipe says for a benchmark and regime, as nested dictionaries `model` and `train`."""
-    file = resources.files("unseen") / "recipes" / f"{method}.yaml"
-    if not file.is_file():
-        return {}
-    sections = yaml.safe_load(file.read_text(encoding="utf-8"))
-    found: dict[str, Any] = {}
-    for name in (benchmark, f"{benchmark}/{regime}"):
-        found = _merged(found, sections.get(name, {}))
-    return found
-
-
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    out = dict(base)
-    for key, value in over.items():
-        out[key] = _merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
-    return out
 
 
 def _device(name: str) -> str:
@@ -309,14 +266,42 @@ POSITIONALS: dict[str, tuple[str, dict[str, Any]]] = {
 FLAGS = {"resume": "Go on from the state in the folder.", "published": "Start from the released code's choices instead of ours."}
 
 
+class _Parser(ArgumentParser):
+    """Says what is wrong in one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Shorten jsonargparse's message and leave with code 2."""
+        raise SettingError(_sentence(" ".join(message.split()), list(self._option_string_actions)))
+
+
+def _sentence(message: str, flags: list[str]) -> str:
+    """The sentence about a message of the parser."""
+    key, value = re.search(r'Parser key "([^"]+)"', message), re.search(r"(?:Got value|Given value): (.*?)( Given value type.*)?$", message)
+    if key and value:
+        choices = re.search(r"typing\.Literal\[(.*?)\](?=[.,\] ])", message)
+        kinds = [KINDS.get(kind, kind) for kind in re.findall(r"<class '([^']+)'>", message) if kind not in ("NoneType", "str")]
+        wanted = f"choose one of {choices[1]}" if choices else f"give {' or '.join(dict.fromkeys(kinds))}" if kinds else "see --help"
+        return f"--{key[1]} is {value[1]!r}; {wanted}"
+    unknown = re.search(r"unrecognized arguments: (\S+)", message)
+    if unknown:
+        near = difflib.get_close_matches(unknown[1].partition("=")[0], flags, n=1)
+        return f"there is no {unknown[1]}{f' (did you mean {near[0]}?)' if near else ''}; --help shows all flags"
+    if 'expected "verb"' in message:
+        return f"say what to do: {', '.join(VERBS)}; --help says more"
+    return re.sub(rf"\b({'|'.join(VERBS)})\.(?=\w)", "", message.removeprefix("argument VERB: ")) + "; --help says more"
+
+
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "pathlib.Path": "a path", "tuple": "a list such as [1,2]"}
+
+
 def _parser(argv: list[str]) -> tuple[ArgumentParser, ArgumentParser | None]:
     """The parser, and the one of the verb that is called; other verbs' options are not built, to answer fast."""
-    parser = ArgumentParser(prog="unseen", description="Zero-shot semantic segmentation: a picture and a list of words in, one label map out.")
+    parser = _Parser(prog="unseen", description="Zero-shot semantic segmentation: a picture and a list of words in, one label map out.")
     parser.add_argument("--version", action="version", version=f"unseen {__version__}")
     verbs = parser.add_subcommands(required=True, dest="verb", title="verbs", metavar="VERB")
     called = None
     for name, function in VERBS.items():
-        made = ArgumentParser(description=(function.__doc__ or "").split("\n\n    Args:")[0].strip())
+        made = _Parser(description=(function.__doc__ or "").split("\n\n    Args:")[0].strip())
         if argv[:1] == [name]:
             called = made
             skip: set[str | int] = {flag for flag in FLAGS if flag in inspect.signature(function).parameters}
@@ -333,6 +318,8 @@ def _parser(argv: list[str]) -> tuple[ArgumentParser, ArgumentParser | None]:
 
 def _apply_recipe(parser: ArgumentParser, verb: ArgumentParser | None, argv: list[str]) -> Namespace:
     """Parse once to learn method, benchmark and regime; make their recipe the defaults; parse again, so that the command line wins."""
+    from unseen.recipes import recipe
+
     first = parser.parse_args(argv)
     if first.verb != "train" or verb is None:
         return first
@@ -363,14 +350,17 @@ def _underscored(word: str) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run a verb."""
     argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
-    parser, called = _parser(argv)
     try:
+        parser, called = _parser(argv)
         parsed = _apply_recipe(parser, called, argv)
         values = parser.instantiate(parsed)[parsed.verb]
         VERBS[parsed.verb](**vars(values))
     except UnseenError as error:
         print(f"unseen: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt as stop:
+        print(f"unseen: {stop or 'stopped'}", file=sys.stderr)
+        raise SystemExit(130) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None

@@ -8,8 +8,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unseen.backbones.clip import load_clip
-from unseen.checkpoints import Run, load_run, read_config
+from unseen.checkpoints import CONFIG, TEXT, WEIGHTS, Run, fingerprint, load_run, load_words, read_config, save_config, save_run, versions
+from unseen.data.benchmarks import get_benchmark
 from unseen.errors import DataError, SettingError, VocabularyError
 from unseen.files import read_image, replacing, write_labels, write_text
 from unseen.inference import label_maps
 from unseen.labels import IGNORE
 from unseen.methods import METHODS, create
 from unseen.segmenter import ClipSegmenter, TextFeatures, stored_text
-from unseen.settings import InferenceChanges, InferenceSettings, ModelSettings
+from unseen.settings import InferenceChanges, InferenceSettings, ModelSettings, TrainSettings
+from unseen.training import STATE, fit
 from unseen.visualize import overlay, palette
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
@@ -44,10 +48,10 @@ class Segmentation:
         unseen: The words without masks in training; empty for methods without training.
     """
 
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8] = field(repr=False)
     names: tuple[str, ...]
-    labels: NDArray[np.uint8]
-    confidence: NDArray[np.float32]
+    labels: NDArray[np.uint8] = field(repr=False)
+    confidence: NDArray[np.float32] = field(repr=False)
     unseen: tuple[str, ...] = ()
 
     @property
@@ -84,12 +88,12 @@ class Predictor:
     Attributes:
         segmenter: The method.
         inference: Size and windows.
-        trained_on: The words whose masks it was trained on; empty for methods without training.
-        calibrate: Whether words trained on are lowered against new ones (inductive runs).
+        run: What it was trained on; None for methods without training.
+        folder: Where the run lies.
     """
 
-    def __init__(self, segmenter: ClipSegmenter, inference: InferenceSettings, trained_on: Sequence[str] = (), *, calibrate: bool = False) -> None:
-        self.segmenter, self.inference, self.trained_on, self.calibrate = segmenter.eval(), inference, tuple(trained_on), calibrate
+    def __init__(self, segmenter: ClipSegmenter, inference: InferenceSettings, run: Run | None = None, folder: Path | None = None) -> None:
+        self.segmenter, self.inference, self.run, self.folder = segmenter.eval(), inference, run, folder
 
     def encode(self, names: Sequence[str]) -> TextFeatures:
         """Encode words once, for many pictures.
@@ -101,7 +105,7 @@ class Predictor:
             raise VocabularyError(f"the words are one string, {names!r}; give a list of words")
         if len(names) > IGNORE - 1:
             raise VocabularyError(f"{len(names)} words are more than a label map with 8 bits holds; give at most {IGNORE - 1}")
-        return self.segmenter.encode_text(names)
+        return _words(self.segmenter, names, self.run, self.folder).to(self.segmenter.device)
 
     def segment(self, image: Picture, names: Sequence[str], *, threshold: float | None = None) -> Segmentation:
         """Label every pixel of a picture with one of the words.
@@ -117,10 +121,9 @@ class Predictor:
         """As `segment`, for words that `encode` has encoded."""
         pixels = _pixels(image)
         batch = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).unsqueeze(0).to(self.segmenter.device)
-        known = [i for i, name in enumerate(text.names) if name in self.trained_on]
-        seen = known if self.calibrate and 0 < len(known) < len(text) else None
-        maps = label_maps(self.segmenter, batch, text, self.inference, seen=seen, threshold=threshold)
-        fresh = tuple(name for name in text.names if name not in self.trained_on) if self.trained_on else ()
+        lowered = self.run.lowered(text.names) if self.run else None
+        maps = label_maps(self.segmenter, batch, text, self.inference, seen=lowered, threshold=threshold)
+        fresh = tuple(name for name in text.names if name not in self.run.seen) if self.run else ()
         return Segmentation(pixels, text.names, maps.labels[0].to(torch.uint8).cpu().numpy(), maps.confidence[0].cpu().numpy(), fresh)
 
 
@@ -144,7 +147,7 @@ def load(
     changes = inference or InferenceChanges()
     if run is not None:
         segmenter, _ = load_run(Path(model), settings.options)
-        return Predictor(segmenter.to(device), changes.on(run.inference), run.seen, calibrate=run.train.get("regime") == "inductive")
+        return Predictor(segmenter.to(device), changes.on(run.inference), run, Path(model))
     tower = load_clip(clip)
     side = tower.visual.image_size[0]
     default = InferenceSettings(short_side=side * 3 // 2, window=side, stride=side // 2)
@@ -166,6 +169,87 @@ def save_segmentation(result: Segmentation, folder: Path, stem: str) -> None:
     write_text(folder / f"{stem}.json", json.dumps(result.as_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
+def train(
+    model: ModelSettings, settings: TrainSettings, benchmark: str = "doodles", out: Path | None = None, *, root: Path | None = None,
+    text_embeddings: Path | None = None, init: Path | None = None, resume: bool = False, progress: bool = True,
+) -> tuple[ClipSegmenter, TextFeatures] | None:  # fmt: skip
+    """Train a method on the seen words of a benchmark; writes a run folder. `unseen.recipes.settings` resolves the first two arguments.
+
+    Args:
+        model: Method, tower and options.
+        settings: How to train.
+        benchmark: Name of a benchmark.
+        out: Run folder; runs/METHOD-BENCHMARK by default.
+        root: Where the benchmark's data lie.
+        text_embeddings: A .npy file (words, D) to use instead of the text tower, one row a word of the vocabulary; copied into the folder.
+        init: Run folder whose trained weights to start from.
+        resume: Go on from the state in the folder.
+        progress: Show a progress bar.
+
+    Returns:
+        The trained segmenter, in eval mode, and the benchmark's vocabulary, encoded; None in the further processes of a distributed run.
+
+    Raises:
+        UnseenError: Settings, data or folders that do not fit together.
+    """
+    bench = get_benchmark(benchmark)
+    folder = out or Path("runs") / f"{model.method}-{bench.name}"
+    model = replace(model, options={"templates": bench.templates, **model.options})
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # further processes of one run find what the first has begun
+        _check_folder(folder, resume)
+    if settings.regime == "transductive" and init is None and not resume:
+        raise SettingError("transductive training starts from an inductive run: give it with --init RUN, or RUN/step-N of a run with --train.snapshots [N]")
+    torch.manual_seed(settings.seed)
+    segmenter, text = build(model, bench.vocabulary, text_embeddings)
+    run = Run(
+        model=model, benchmark=bench.name, vocabulary=bench.vocabulary, seen=bench.vocabulary if settings.regime == "supervised" else bench.seen,
+        inference=bench.inference, train=asdict(settings), versions=versions(), tower=fingerprint(segmenter.clip),
+        text_embeddings=text_embeddings.name if text_embeddings else None, init=str(init) if init else None,
+    )  # fmt: skip
+    if resume and (folder / CONFIG).exists():
+        run = replace(run, init=run.init or read_config(folder).init)
+        different = read_config(folder).differs(run)
+        if different:
+            raise SettingError(f"the run in {folder} was begun with other settings: {different}; resume it with the same, or start a new one")
+    if init is not None:
+        _start_from(init, segmenter, run)
+
+    def begin() -> None:
+        save_config(folder, run)
+        if text_embeddings is not None:
+            with replacing(folder / TEXT) as beside:
+                shutil.copyfile(text_embeddings, beside)
+
+    def snapshot(step: int) -> None:
+        save_run(folder / f"step-{step}", segmenter, run)
+        if run.text_embeddings:
+            shutil.copyfile(folder / TEXT, folder / f"step-{step}" / TEXT)
+
+    if not fit(segmenter, text, bench, root, folder, settings, resume=resume, progress=progress, begin=begin, snapshot=snapshot):
+        return None
+    save_run(folder, segmenter, run)
+    return segmenter, text
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    """Refuse to begin where a run lies, and to go on where one has ended."""
+    if (folder / WEIGHTS).exists():
+        raise SettingError(f"{folder} holds a finished run; choose another --out, or remove it")
+    if (folder / STATE).exists() and not resume:
+        raise SettingError(f"{folder} holds a run that was stopped; go on with --resume; choose another --out, or remove it")
+
+
+def _start_from(init: Path, segmenter: ClipSegmenter, run: Run) -> None:
+    """Give the segmenter the trained weights of another run."""
+    start, _ = load_run(init)
+    mine, theirs = ({name: t.shape for name, t in s.trainable_state().items()} for s in (segmenter, start))
+    differs = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+    if differs or fingerprint(start.clip) != run.tower:
+        where = differs[0] if differs else "the tower"
+        raise SettingError(f"{init} holds another model than the one to train (differs in {where}); start from a run of the same method and options")
+    segmenter.load_state_dict(start.trainable_state(), strict=False)
+
+
 def build(
     model: ModelSettings, vocabulary: tuple[str, ...], text_embeddings: Path | None = None, run: Path | None = None
 ) -> tuple[ClipSegmenter, TextFeatures]:
@@ -177,13 +261,21 @@ def build(
         text_embeddings: A .npy file to take the words' vectors from.
         run: Folder to load.
     """
+    about = None
     if run is not None:
-        segmenter, _ = load_run(run, model.options)
+        segmenter, about = load_run(run, model.options)
     else:
         segmenter = create(model.method, load_clip(model.clip), published=model.published, **model.options)
-    text = stored_text(text_embeddings, vocabulary, segmenter.clip.embed_dim) if text_embeddings else segmenter.encode_text(vocabulary)
+    text = stored_text(text_embeddings, vocabulary, segmenter.clip.embed_dim) if text_embeddings else _words(segmenter, vocabulary, about, run)
     segmenter.eval()
     return segmenter, text
+
+
+def _words(segmenter: ClipSegmenter, names: Sequence[str], run: Run | None, folder: Path | None) -> TextFeatures:
+    """Words by the text tower, or from the embeddings the run was trained with."""
+    if run is not None and folder is not None and run.text_embeddings:
+        return load_words(folder, run, names, segmenter.clip.embed_dim)
+    return segmenter.encode_text(names)
 
 
 def resolve(model: str, clip: str, published: bool, options: dict[str, Any] | None) -> tuple[ModelSettings, Run | None]:

@@ -2,6 +2,7 @@
 
 RUN/config.yaml          resolved settings, vocabulary, versions
 RUN/weights.safetensors  the trained part; the frozen tower comes from its own source
+RUN/text_embeddings.npy  the words' vectors, where they did not come from the text tower
 RUN/metrics.json         what evaluations of this run measured last, by benchmark
 RUN/logs/, RUN/state/    curves; what `--resume` needs
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,14 +23,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from unseen.backbones.clip import CLIP, load_clip
-from unseen.errors import CheckpointError
+from unseen.errors import CheckpointError, VocabularyError
 from unseen.files import replacing, write_text
 from unseen.methods import create
-from unseen.segmenter import ClipSegmenter
+from unseen.segmenter import ClipSegmenter, TextFeatures, check_names, stored_text
 from unseen.settings import InferenceSettings, ModelSettings
 
 FORMAT = 1
 """Version of the folder's layout."""
+WEIGHTS, CONFIG, TEXT = "weights.safetensors", "config.yaml", "text_embeddings.npy"
+HARMLESS = {f"train.{name}" for name in ("workers", "save_every", "snapshots", "log_every", "devices", "nodes", "strategy", "accumulate")}
+"""Settings that a resumed run may change."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Run:
         train: The training settings, as a dictionary.
         versions: Of the packages that made it.
         tower: Fingerprint of the frozen tower.
-        text_embeddings: The file its words came from, if not from the text tower.
+        text_embeddings: The name of the file its words came from, if not from the text tower; a copy lies in the folder.
+        init: The run folder its first weights came from.
     """
 
     model: ModelSettings
@@ -56,6 +62,19 @@ class Run:
     versions: dict[str, str] = field(default_factory=dict)
     tower: str = ""
     text_embeddings: str | None = None
+    init: str | None = None
+
+    def lowered(self, names: Sequence[str]) -> list[int] | None:
+        """Places among `names` of the words whose masks it was trained on, where that puts others at a disadvantage (inductive runs)."""
+        return [i for i, name in enumerate(names) if name in self.seen] if self.train.get("regime") == "inductive" else None
+
+    def differs(self, other: Run) -> str | None:
+        """The first setting that decides the weights and is not the same in both runs, with both values; None if they agree."""
+        mine, theirs = (_flat({**_plain(asdict(run)), "versions": {}}) for run in (self, other))
+        for name in sorted(mine.keys() | theirs.keys()):
+            if name not in HARMLESS and mine.get(name) != theirs.get(name):
+                return f"{name} is {mine.get(name)!r} there and {theirs.get(name)!r} here"
+        return None
 
 
 def versions() -> dict[str, str]:
@@ -64,20 +83,26 @@ def versions() -> dict[str, str]:
 
 
 def fingerprint(clip: CLIP) -> str:
-    """A short hash of a tower's first and last image weights: two towers that share it are the same for all that matters."""
-    digest = hashlib.sha256()
-    for tensor in (clip.visual.conv1.weight, clip.visual.proj):
+    """A short hash of the activation and of first and last weights of both towers: two CLIPs that share it are the same for all that matters."""
+    last = clip.visual.transformer.resblocks[-1].mlp
+    digest = hashlib.sha256(type(last.gelu).__name__.encode())
+    for tensor in (clip.visual.conv1.weight, last.c_proj.weight, clip.visual.proj, clip.text.positional_embedding, clip.text.ln_final.weight):
         digest.update(tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def save_run(folder: Path, segmenter: ClipSegmenter, run: Run) -> None:
-    """Write weights, then the configuration; each file whole or not at all."""
+    """Write the configuration, then the weights; each file whole or not at all."""
+    save_config(folder, run)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in segmenter.trainable_state().items()}
-    with replacing(folder / "weights.safetensors") as beside:
+    with replacing(folder / WEIGHTS) as beside:
         save_file(state, beside, metadata={"format": str(FORMAT)})
+
+
+def save_config(folder: Path, run: Run) -> None:
+    """Write `config.yaml`: at the start of a training, so that `--resume` can compare."""
     config = {"format": FORMAT, **asdict(run)}
-    write_text(folder / "config.yaml", yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
+    write_text(folder / CONFIG, yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
 
 
 def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[ClipSegmenter, Run]:
@@ -95,7 +120,7 @@ def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[ClipS
     if fingerprint(clip) != run.tower:
         raise CheckpointError(f"{folder} was trained on a tower whose weights differ from today's {run.model.clip}; restore that file or train again")
     segmenter = create(run.model.method, clip, published=run.model.published, **{**run.model.options, **(options or {})})
-    path = folder / "weights.safetensors"
+    path = folder / WEIGHTS
     try:
         state = load_file(path)
     except FileNotFoundError as error:
@@ -105,7 +130,7 @@ def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[ClipS
     own = segmenter.trainable_state()
     odd = sorted(state.keys() ^ own.keys()) or sorted(name for name in own if own[name].shape != state[name].shape)
     if odd:
-        raise CheckpointError(f"{path} does not fit {folder / 'config.yaml'} (first tensor out of place: {odd[0]}); they come from different runs")
+        raise CheckpointError(f"{path} does not fit {folder / CONFIG} (first tensor out of place: {odd[0]}); they come from different runs")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
         raise CheckpointError(f"{path} holds values that are not finite; the training diverged, so train again with a lower learning rate")
     segmenter.load_state_dict(state, strict=False)
@@ -119,7 +144,7 @@ def read_config(folder: Path) -> Run:
     Raises:
         CheckpointError: Not a run folder, or one of another version.
     """
-    path = folder / "config.yaml"
+    path = folder / CONFIG
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -135,6 +160,28 @@ def read_config(folder: Path) -> Run:
         return Run(model=model, inference=inference, vocabulary=tuple(stored.pop("vocabulary")), seen=tuple(stored.pop("seen")), **stored)
     except (TypeError, KeyError) as error:
         raise CheckpointError(f"{path} is not complete ({error}); restore it or train again") from error
+
+
+def load_words(folder: Path, run: Run, names: Sequence[str], embed_dim: int) -> TextFeatures:
+    """The vectors of some words of a run that was trained on text embeddings from a file.
+
+    Raises:
+        VocabularyError: A word the file had no vector for.
+        DataError: The copy in the folder is damaged.
+    """
+    names = check_names(names)
+    stored = stored_text(folder / TEXT, run.vocabulary, embed_dim)
+    strange = next((name for name in names if name not in run.vocabulary), None)
+    if strange is not None:
+        raise VocabularyError(f"{folder} was trained on text embeddings from a file, which has none for {strange!r}; its words are {', '.join(run.vocabulary)}")
+    return stored.select([run.vocabulary.index(name) for name in names])
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in nested.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
 
 
 def _plain(value: Any) -> Any:

@@ -7,18 +7,16 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from unseen.api import Predictor, build, save_segmentation
-from unseen.checkpoints import Run, fingerprint, save_run, versions
+from unseen.api import build, load, save_segmentation
+from unseen.api import train as train_run
 from unseen.data.benchmarks import get_benchmark
 from unseen.errors import DataError
 from unseen.evaluation import Report, evaluate, print_reports
 from unseen.files import replacing, write_text
 from unseen.methods import METHODS
 from unseen.settings import ModelSettings, TrainSettings
-from unseen.training import fit
 from unseen.visualize import Row, sheet
 
 MARK = "demo.json"
@@ -41,17 +39,17 @@ def run_demo(out: Path, model: ModelSettings, train: TrainSettings, *, limit: in
     _clear(out)
     console, bench = Console(), get_benchmark("doodles")
     console.print(f"[bold]1[/bold]  training {model.method} on masks of {len(bench.seen_ids)} words; it never sees a mask of {', '.join(bench.unseen)}")
-    torch.manual_seed(train.seed)
-    segmenter, text = build(model, bench.vocabulary)
-    fit(segmenter, text, bench, None, out / "run", replace(train, devices="1"), progress=progress)
-    run = Run(model, bench.name, bench.vocabulary, bench.seen, bench.inference, asdict(train), versions(), fingerprint(segmenter.clip))
-    save_run(out / "run", segmenter, run)
+    done = train_run(model, train, bench.name, out / "run", progress=progress)
+    assert done is not None, "one process"
+    segmenter, text = done
 
     console.print("[bold]2[/bold]  scoring it on all 20 words, beside the methods without training")
     reports: dict[str, Report] = {}
     for name in [n for n, m in METHODS.items() if not m.cls.trainable]:
-        free, words = build(replace(model, method=name, options={}), bench.vocabulary)
-        reports[name] = evaluate(free, words, bench, None, title=name, inference=bench.inference, limit=limit, progress=progress)
+        settings = replace(model, method=name, options={"templates": bench.templates})
+        free, words = build(settings, bench.vocabulary)
+        about = {"model": asdict(settings)}
+        reports[name] = evaluate(free, words, bench, None, title=name, inference=bench.inference, limit=limit, progress=progress, about=about)
     about = {"model": asdict(model), "train": asdict(train)}
     reports[model.method] = evaluate(
         segmenter, text, bench, None, title=model.method, inference=bench.inference, seen=bench.seen_ids, limit=limit, progress=progress, about=about
@@ -72,7 +70,7 @@ def run_demo(out: Path, model: ModelSettings, train: TrainSettings, *, limit: in
         sheet(rows, bench.vocabulary, bench.unseen, title=f"{model.method} trained on {len(bench.seen)} words, asked for 20", subtitle=subtitle, across=2).save(
             beside
         )
-    predictor = Predictor(segmenter, bench.inference, bench.seen, calibrate=True)
+    predictor = load(str(out / "run"))
     for i, row in enumerate(rows[:3]):
         save_segmentation(predictor.segment_encoded(row.image, text), out / "segmented", f"scene{i}")
     write_text(out / MARK, json.dumps({name: report.as_dict()["scores"] for name, report in reports.items()}, indent=1) + "\n")

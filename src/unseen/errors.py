@@ -7,6 +7,10 @@ The command line prints the message alone and exits with code 2; any other excep
 class UnseenError(Exception):
     """Base of all errors that a user can mend."""
 
+    def __init__(self, message: str) -> None:
+        # A loader's worker process hands an error over as its printed traceback, whose last line holds the sentence.
+        super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip() if "Original Traceback" in message else message)
+
 
 class DataError(UnseenError):
     """A picture, a mask, a data set or the place to write to."""

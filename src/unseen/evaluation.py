@@ -17,14 +17,14 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from unseen.checkpoints import versions
+from unseen.checkpoints import fingerprint, versions
 from unseen.data.benchmarks import Benchmark
 from unseen.data.datasets import Sample
 from unseen.files import replacing, write_text
 from unseen.inference import label_maps
 from unseen.labels import IGNORE
 from unseen.metrics import ConfusionMatrix
-from unseen.segmenter import Segmenter, TextFeatures
+from unseen.segmenter import ClipSegmenter, Segmenter, TextFeatures
 from unseen.settings import InferenceSettings
 from unseen.visualize import Row, sheet
 
@@ -132,6 +132,7 @@ def evaluate(
         "calibrated": seen is not None,
         "limit": limit,
         "oracle": False,
+        "tower": {"source": segmenter.clip.source, "fingerprint": fingerprint(segmenter.clip)} if isinstance(segmenter, ClipSegmenter) else None,
         **(about or {}),
         "versions": versions(),
     }

@@ -63,17 +63,17 @@ def score_maps(segmenter: Segmenter, images: Tensor, text: TextFeatures, setting
     window, stride = settings.window, settings.stride or settings.window
     if not 0 < stride <= window:
         raise SettingError(f"windows of {window} pixels with a stride of {stride} leave gaps; give a stride of 1 to {window}")
-    boxes = [(top, left) for top in window_starts(size[0], window, stride) for left in window_starts(size[1], window, stride)]
+    boxes = [(i, top, left) for i in range(len(images)) for top in window_starts(size[0], window, stride) for left in window_starts(size[1], window, stride)]
     total = images.new_zeros(len(images), len(text), *size)
     count = images.new_zeros(size)
     shape = (min(window, size[0]), min(window, size[1]))
     for first in range(0, len(boxes), settings.window_batch):
         part = boxes[first : first + settings.window_batch]
-        crops = torch.cat([images[..., top : top + window, left : left + window] for top, left in part])
+        crops = torch.stack([images[i, :, top : top + window, left : left + window] for i, top, left in part])
         scores = segmenter.scores(segmenter(crops, text).resized(shape), seen)
-        for (top, left), score in zip(part, torch.split(scores, len(images)), strict=True):
-            total[..., top : top + shape[0], left : left + shape[1]] += score
-            count[top : top + shape[0], left : left + shape[1]] += 1
+        for (i, top, left), score in zip(part, scores, strict=True):
+            total[i, :, top : top + shape[0], left : left + shape[1]] += score
+            count[top : top + shape[0], left : left + shape[1]] += i == 0
     return total.div_(count)
 
 

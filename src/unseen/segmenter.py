@@ -158,6 +158,8 @@ def stored_text(path: Path, names: Sequence[str], embed_dim: int) -> TextFeature
         rows = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a readable .npy file of text embeddings; save a plain (words, width) float array") from error
+    if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu":
+        raise DataError(f"{path} does not hold one plain array of numbers; save a (words, width) float array with numpy.save")
     if rows.shape != (len(names), embed_dim):
         raise DataError(f"{path} holds an array of shape {rows.shape}, but {len(names)} words of width {embed_dim} are needed; take the file made for these")
     return TextFeatures(tuple(names), torch.from_numpy(rows.astype(np.float32)))
@@ -176,10 +178,8 @@ class ClipSegmenter(Segmenter):
         super().__init__()
         if templates not in TEMPLATES:
             raise SettingError(f"there is no set of templates called {templates!r}; choose one of {', '.join(TEMPLATES)}")
-        self.clip, self.templates = clip, TEMPLATES[templates]
-        if normalization == "imagenet":
-            clip.mean.copy_(torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
-            clip.std.copy_(torch.tensor(IMAGENET_STD).view(3, 1, 1))
+        self.clip = clip.with_statistics(IMAGENET_MEAN, IMAGENET_STD) if normalization == "imagenet" else clip
+        self.templates = TEMPLATES[templates]
 
     def encode_text(self, names: Sequence[str]) -> TextFeatures:
         """Unit vectors (K, D): the mean over templates of each sentence's unit vector, made unit."""

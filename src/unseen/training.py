@@ -246,15 +246,27 @@ class _Batches(L.LightningDataModule):
         )  # fmt: skip
         return DataLoader(
             self.items, batch_sampler=sampler, num_workers=self.settings.workers, persistent_workers=self.settings.workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_available(), collate_fn=_stacked,
         )  # fmt: skip
 
 
-class _Snapshots(Callback):
-    """Calls back after given steps."""
+def _stacked(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    sizes = {tuple(labels.shape) for _, labels in pairs}
+    if len(sizes) > 1:
+        raise SettingError(f"pictures of a batch have different sizes ({', '.join(f'{w}x{h}' for h, w in sorted(sizes))}); give --train.transforms.crop")
+    return torch.stack([image for image, _ in pairs]), torch.stack([labels for _, labels in pairs])
 
-    def __init__(self, steps: Sequence[int], take: Callable[[int], None]) -> None:
-        self.steps, self.take = set(steps), take
+
+class _Events(Callback):
+    """Calls back when training begins and after given steps, in the process that writes."""
+
+    def __init__(self, begin: Callable[[], None], steps: Sequence[int], take: Callable[[int], None]) -> None:
+        self.begin, self.steps, self.take = begin, set(steps), take
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """All settings have been found good by now."""
+        if trainer.is_global_zero:
+            self.begin()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         """Lightning calls this after every part of a step."""
@@ -265,8 +277,7 @@ class _Snapshots(Callback):
 
 def fit(
     segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, out: Path, settings: TrainSettings, *,
-    resume: bool = False, progress: bool = True,
-    snapshot: Callable[[int], None] | None = None,
+    resume: bool = False, progress: bool = True, begin: Callable[[], None] = lambda: None, snapshot: Callable[[int], None] = lambda step: None,
 ) -> bool:  # fmt: skip
     """Train `segmenter` in place on the benchmark's training split; logs and resumable states go to the folder `out`.
 
@@ -279,6 +290,7 @@ def fit(
         settings: How to train.
         resume: Go on from the state in `out`, if there is one.
         progress: Show a progress bar.
+        begin: Called before the first step.
         snapshot: Called with the step after each of `settings.snapshots`.
 
     Returns:
@@ -301,10 +313,12 @@ def fit(
         precision=_precision(settings.precision), devices=settings.devices if settings.devices == "auto" else int(settings.devices),
         num_nodes=settings.nodes, strategy=settings.strategy, use_distributed_sampler=False, enable_progress_bar=progress,
         logger=[CSVLogger(out, name="logs", version=""), TensorBoardLogger(out, name="logs", version="")], log_every_n_steps=settings.log_every,
-        callbacks=_callbacks(out, settings, progress, snapshot), enable_model_summary=False, enable_checkpointing=True,
+        callbacks=_callbacks(out, settings, progress, _Events(begin, settings.snapshots, snapshot)), enable_model_summary=False, enable_checkpointing=True,
     )  # fmt: skip
-    state = out / STATE
-    run(trainer, module, _Batches(items, settings), state if resume and state.exists() else None)
+    state = out / STATE if resume and (out / STATE).exists() else None
+    if state is not None and trainer.is_global_zero:
+        _keep_curve(out / "logs")
+    run(trainer, module, _Batches(items, settings), state)
     segmenter.eval()
     return bool(trainer.is_global_zero)
 
@@ -317,9 +331,16 @@ def run(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModu
     """
     with _small_talk_off(), sdpa_kernel(SDPBackend.MATH) if trainer.strategy.root_device.type == "cpu" else nullcontext():
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=None if state is None else str(state), weights_only=False)
+            trainer.fit(module, datamodule=data, ckpt_path=None if state is None else str(state), weights_only=True)
         except SystemExit as stop:  # Lightning's answer to Ctrl-C
-            raise SystemExit(f"stopped after step {trainer.global_step}; go on from the last saved state with --resume") from stop
+            raise KeyboardInterrupt(f"stopped after step {trainer.global_step}; go on from the last saved state with --resume") from stop
+
+
+def _keep_curve(logs: Path) -> None:
+    """Lightning's logger begins a new metrics.csv; what the stopped run wrote stays as metrics.1.csv, metrics.2.csv, ..."""
+    curve = logs / "metrics.csv"
+    if curve.exists():
+        curve.rename(logs / f"metrics.{1 + len(list(logs.glob('metrics.*.csv')))}.csv")
 
 
 @contextmanager
@@ -330,15 +351,10 @@ def _small_talk_off() -> Iterator[None]:
         yield
 
 
-def _callbacks(out: Path, settings: TrainSettings, progress: bool, snapshot: Callable[[int], None] | None) -> list[Callback]:
+def _callbacks(out: Path, settings: TrainSettings, progress: bool, events: Callback) -> list[Callback]:
     every = min(settings.save_every, settings.steps)
     state = ModelCheckpoint((out / STATE).parent, filename=Path(STATE).stem, every_n_train_steps=every, save_top_k=1, enable_version_counter=False)
-    callbacks: list[Callback] = [state]
-    if progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=10))
-    if snapshot is not None:
-        callbacks.append(_Snapshots(settings.snapshots, snapshot))
-    return callbacks
+    return [state, events, *([TQDMProgressBar(refresh_rate=10)] if progress else [])]
 
 
 def _precision(name: str) -> Any:

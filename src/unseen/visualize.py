@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import colorsys
+import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,8 +50,28 @@ def paint(image: NDArray[np.uint8], labels: NDArray[Any], count: int, *, strengt
     return np.clip(mixed, 0, 255).astype(np.uint8)
 
 
-def _font(size: int) -> Any:
+WIDE_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf", "arial.ttf")
+"""Fonts of the system, asked in this order for words that Pillow's own font, which knows ASCII, cannot write."""
+
+
+@lru_cache(maxsize=64)
+def _font(size: int, wide: bool = False) -> Any:
+    for name in WIDE_FONTS if wide else ():
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
     return ImageFont.load_default(size)
+
+
+def _written(word: str, size: int, room: float) -> tuple[str, Any]:
+    """A word as it can be written in `room` pixels, and the font: cut with an ellipsis; without accents where no font has them."""
+    font = _font(size, not word.isascii())
+    if not word.isascii() and font.getname() == _font(size).getname():
+        word = unicodedata.normalize("NFKD", word.replace("ß", "ss")).encode("ascii", "ignore").decode() or "?"
+    shown = word
+    while font.getlength(shown) > room and len(word) > 1:
+        word = word[:-1]
+        shown = word.rstrip() + "…"
+    return shown, font
 
 
 @dataclass(frozen=True)
@@ -64,22 +87,24 @@ class Entry:
 def legend(entries: Sequence[Entry], width: int, *, scale: float = 1.0) -> Image.Image:
     """Chips with words, flowing over as many lines as they need; words without masks in training are underlined and marked."""
     size, chip, gap = round(15 * scale), round(14 * scale), round(10 * scale)
-    font, small = _font(size), _font(round(12 * scale))
+    small = _font(round(12 * scale))
     x, y, line = gap, gap, round(24 * scale)
     places = []
     for entry in entries:
         note = " ".join(part for part in (entry.note, "unseen" if entry.unseen else "") if part)
-        length = chip + 6 + font.getlength(entry.word) + (5 + small.getlength(note) if note else 0) + 1.6 * gap
-        if x > gap and x + length > width:
+        beside = chip + 6 + (5 + small.getlength(note) if note else 0)
+        word, font = _written(entry.word, size, width - 2 * gap - beside)
+        length = beside + font.getlength(word) + 1.6 * gap
+        if x > gap and x + length - 1.6 * gap > width - gap:
             x, y = gap, y + line
-        places.append((x, y, note))
+        places.append((x, y, note, word, font))
         x += round(length)
     canvas = Image.new("RGB", (width, y + line + gap // 2), PAPER)
     pen = ImageDraw.Draw(canvas)
-    for entry, (left, top, note) in zip(entries, places, strict=True):
+    for entry, (left, top, note, word, font) in zip(entries, places, strict=True):
         pen.rounded_rectangle((left, top + 2, left + chip, top + 2 + chip), radius=3, fill=entry.colour, outline=INK if entry.unseen else None, width=2)
-        pen.text((left + chip + 6, top + 1 + chip / 2), entry.word, fill=INK, font=font, anchor="lm")
-        end = left + chip + 6 + font.getlength(entry.word)
+        pen.text((left + chip + 6, top + 1 + chip / 2), word, fill=INK, font=font, anchor="lm")
+        end = left + chip + 6 + font.getlength(word)
         if note:
             pen.text((end + 5, top + 1 + chip / 2), note, fill=ACCENT if entry.unseen else FAINT, font=small, anchor="lm")
         if entry.unseen:

@@ -47,7 +47,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} holds Python objects besides tensors, which may run code when loaded; ask its author for safetensors or a plain state dict"
         ) from error
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, KeyError, StopIteration, AttributeError, IndexError, TypeError) as error:
         raise CheckpointError(f"{path} is not a readable weight file; it may be truncated, so download it again") from error
     while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]

@@ -7,7 +7,10 @@ they may add tokens, masks and adapters or read any layer. Walked without change
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -42,6 +45,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "imagenet": tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES),
 }  # fmt: skip
 """Sentence patterns: the bare name; one sentence (VOC); the 15 of ZegCLIP's "multi" (COCO-Stuff, Context); the 80 of the CLIP paper."""
+
+
+KEPT = 16
+"""The most tables kept for picture sizes met before; pictures of many sizes would otherwise fill the memory."""
 
 
 def attention(attn: nn.MultiheadAttention, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -119,6 +126,12 @@ class CLIP(nn.Module):
         """Frozen: stays in eval mode whatever is asked."""
         return super().train(False)
 
+    def with_statistics(self, mean: Sequence[float], std: Sequence[float]) -> CLIP:
+        """The same weights, normalising pictures with other statistics; this tower stays as it is."""
+        other = copy(self)
+        other._buffers = {**self._buffers, "mean": self.mean.new_tensor(mean).view(3, 1, 1), "std": self.std.new_tensor(std).view(3, 1, 1)}
+        return other
+
     # ------------------------------------------------------------------ pictures
 
     def positions(self, grid: tuple[int, int], resize: Resize = "bicubic", *, via: tuple[int, int] | None = None) -> Tensor:
@@ -136,6 +149,8 @@ class CLIP(nn.Module):
             return table
         key = (grid, resize, via, table.device, table.dtype, table.data_ptr(), table._version)
         if key not in self._tables:
+            if len(self._tables) >= KEPT:
+                self._tables.pop(next(iter(self._tables)))
             patches = table[1:].T.reshape(1, -1, *here)  # (1, C, h, w)
             for step in steps:
                 if patches.shape[-2:] != step:
@@ -268,15 +283,15 @@ def _tokenizer() -> open_clip.SimpleTokenizer:
 # ----------------------------------------------------------------------- loading
 
 
-def load_clip(source: str = DOODLES, *, quick_gelu: bool | None = None) -> CLIP:
+def load_clip(source: str = DOODLES) -> CLIP:
     """A CLIP from a name or a file.
 
     Args:
         source: "doodles" (comes with the package); `ARCHITECTURE/TAG` of open_clip, such as "ViT-B-16-quickgelu/openai" (downloaded once and
             cached by huggingface_hub); or a path: an OpenAI `.pt` archive (read as data, nothing in it runs), a `.safetensors` file
-            or a plain state dict in OpenAI's names. `ARCHITECTURE/random` builds the tower with random weights, to try a set-up out.
-        quick_gelu: For files without a configuration: whether the weights were trained with QuickGELU (OpenAI's were; the default)
-            or with GELU.
+            or a plain state dict in OpenAI's names. `ARCHITECTURE@FILE` takes heads and activation from an architecture of open_clip, for
+            files that do not say them: "ViT-B-16@weights.pt" was trained with GELU. `ARCHITECTURE/random` builds the tower with random
+            weights, to try a set-up out.
 
     Raises:
         SettingError: No such file and no such tag, or a tower that is not a plain ViT.
@@ -284,23 +299,50 @@ def load_clip(source: str = DOODLES, *, quick_gelu: bool | None = None) -> CLIP:
     """
     if source == DOODLES:
         with resources.as_file(resources.files("unseen") / "weights" / "doodles.safetensors") as path:
-            return _from_file(path, source, quick_gelu)
+            return _from_file(path, source)
     if Path(source).is_file():
-        return _from_file(Path(source), source, quick_gelu)
+        return _from_file(Path(source), source)
+    named, at, file = source.partition("@")
+    if at and Path(file).is_file():
+        config = open_clip.get_model_config(named)
+        if config is None:
+            raise SettingError(f"open_clip has no architecture called {named!r}; give one of its names before the @, such as ViT-B-16")
+        return _from_file(Path(file), source, config)
     architecture, slash, tag = source.rpartition("/")
     if tag == "random" and architecture in open_clip.list_models():
         return build_clip(open_clip.get_model_config(architecture), source=source)
     if not slash or tag not in open_clip.list_pretrained_tags_by_model(architecture):
         near = [known for known in known_sources() if known.startswith(architecture or source)] or ["ViT-B-16-quickgelu/openai"]
         raise SettingError(f"no file and no open_clip tag is called {source!r}; give a path, {DOODLES!r}, or a tag such as {', '.join(near[:4])}")
-    config = open_clip.pretrained.get_pretrained_cfg(architecture, tag)
+    quick_gelu = bool(open_clip.pretrained.get_pretrained_cfg(architecture, tag).get("quick_gelu", False))
     try:
         # The activation belongs to the weights, not to the architecture's name: OpenAI's ViT-B-16 needs QuickGELU under either name.
-        model = open_clip.create_model(architecture, pretrained=tag, force_quick_gelu=bool(config.get("quick_gelu", False)))
+        with _one_complaint():
+            model = open_clip.create_model(architecture, pretrained=tag, force_quick_gelu=quick_gelu)
     except (RuntimeError, OSError) as error:
-        raise CheckpointError(f"the weights of {source} could not be fetched ({_first_line(error)}); check the network, or give a local file") from error
+        raise CheckpointError(f"the weights of {source} could not be fetched; check the network, or give a local file of weights instead") from error
     preprocess = open_clip.get_model_preprocess_cfg(model)
     return CLIP(model, mean=preprocess["mean"], std=preprocess["std"], source=source)
+
+
+@contextmanager
+def _one_complaint() -> Iterator[None]:
+    """While weights are fetched, of the libraries' many warnings about a bad network only the first is shown, once."""
+    shown: list[str] = []
+
+    def first(record: logging.LogRecord) -> bool:
+        shown.append(record.getMessage())
+        return len(shown) == 1
+
+    hub, root = logging.getLogger("huggingface_hub.utils._http"), logging.getLogger()
+    propagate, disabled = hub.propagate, root.disabled
+    hub.addFilter(first)
+    hub.propagate, root.disabled = False, True
+    try:
+        yield
+    finally:
+        hub.removeFilter(first)
+        hub.propagate, root.disabled = propagate, disabled
 
 
 def known_sources() -> list[str]:
@@ -316,9 +358,9 @@ def build_clip(config: dict[str, Any], *, source: str = "", seed: int = 0) -> CL
     return CLIP(model, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD, source=source, config=config)
 
 
-def _from_file(path: Path, source: str, quick_gelu: bool | None) -> CLIP:
+def _from_file(path: Path, source: str, config: dict[str, Any] | None = None) -> CLIP:
     state = {name: tensor.float() for name, tensor in read_state_dict(path).items()}
-    config = _stored_config(path) or config_from_shapes(state, path=path, quick_gelu=True if quick_gelu is None else quick_gelu)
+    config = config or _stored_config(path) or config_from_shapes(state, path=path)
     for name in ("input_resolution", "context_length", "vocab_size"):  # sizes that OpenAI's archives carry along
         state.pop(name, None)
     clip = build_clip(config, source=source)
@@ -335,8 +377,8 @@ def _from_file(path: Path, source: str, quick_gelu: bool | None) -> CLIP:
     return clip
 
 
-def config_from_shapes(state: dict[str, Tensor], *, path: Path | str, quick_gelu: bool) -> dict[str, Any]:
-    """open_clip's configuration of a ViT CLIP, read off a state dict in OpenAI's names. Heads are 64 channels wide, as in every OpenAI ViT.
+def config_from_shapes(state: dict[str, Tensor], *, path: Path | str) -> dict[str, Any]:
+    """open_clip's configuration of a ViT CLIP, read off a state dict in OpenAI's names. Heads of 64 channels and QuickGELU, as in every OpenAI ViT.
 
     Raises:
         CheckpointError: The names are not those of a ViT CLIP.
@@ -352,7 +394,7 @@ def config_from_shapes(state: dict[str, Tensor], *, path: Path | str, quick_gelu
         state["visual.proj"]
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} does not hold a ViT CLIP in OpenAI's names ({_first_line(error)} is missing or odd); give a ViT file") from error
-    return {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": {**text, "heads": max(1, text_width // 64)}, "quick_gelu": quick_gelu}
+    return {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": {**text, "heads": max(1, text_width // 64)}, "quick_gelu": True}
 
 
 def _stored_config(path: Path) -> dict[str, Any] | None:

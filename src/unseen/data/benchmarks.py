@@ -95,7 +95,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         vocabulary=DOODLES,
         unseen=DOODLES_FOLDS[3],
         templates="single",
-        inference=InferenceSettings(window=64, stride=32),
+        inference=InferenceSettings(window=64, stride=32, window_batch=64),
         open=partial(_doodles, (2, 4), 96),
         needs_root=False,
         protocol={

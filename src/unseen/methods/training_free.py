@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unseen.backbones.clip import CLIP, merge_heads, split_heads
+from unseen.backbones.clip import CLIP, KEPT, merge_heads, split_heads
 from unseen.errors import SettingError
 from unseen.segmenter import ClipSegmenter, Prediction, TextFeatures
 
@@ -91,6 +91,8 @@ class TrainingFree(ClipSegmenter):
         """Naclip's G (1 + N, 1 + N): exp(-‖pᵢ - pⱼ‖² / 2τ²) over patch positions; 0 for the class token."""
         key = (grid, like.device, like.dtype)
         if key not in self._priors:
+            if len(self._priors) >= KEPT:
+                self._priors.pop(next(iter(self._priors)))
             h, w = grid
             down, across = (torch.exp(-((torch.arange(n)[:, None] - torch.arange(n)) ** 2) / (2 * self.gaussian_std**2)) for n in (h, w))
             self._priors[key] = F.pad(torch.kron(down, across), (1, 0, 1, 0)).to(like)

@@ -19,9 +19,8 @@ from torch.nn import functional as F
 
 from unseen.backbones.clip import CLIP, Resize
 from unseen.errors import SettingError
-from unseen.labels import IGNORE
 from unseen.modules.attention import DecoderLayer, mean_scores
-from unseen.modules.losses import dice_loss, mean_over_ranks, one_hot, sigmoid_focal_loss
+from unseen.modules.losses import FocalOver, Void, focal_and_dice
 from unseen.modules.prompts import VisualPrompts
 from unseen.segmenter import ClipSegmenter, Prediction, TextFeatures
 
@@ -97,6 +96,7 @@ class ZegCLIP(ClipSegmenter):
         normalization: Statistics of the pictures: CLIP's own, or ImageNet's as released.
         class_embedding_twice: Add CLIP's class embedding a second time (released: yes, by mistake).
         void: What a 255 pixel is to the losses: "ignore", or "negative" for every word (released).
+        focal_over: What the focal loss is averaged over when void is ignored: "labelled" pixels, or "all".
         prompt_norm: A trainable norm before the tower's final one; released for deep prompts only (None).
         deep_supervision: Losses on every decoder layer's scores, as the released loss class prepares but never does.
         identical_layers: Start all decoder layers from equal values (released).
@@ -131,7 +131,8 @@ class ZegCLIP(ClipSegmenter):
         templates: str = "single",
         normalization: Literal["clip", "imagenet"] = "clip",
         class_embedding_twice: bool = False,
-        void: Literal["ignore", "negative"] = "ignore",
+        void: Void = "ignore",
+        focal_over: FocalOver = "labelled",
         prompt_norm: bool | None = None,
         deep_supervision: bool = False,
         identical_layers: bool = False,
@@ -145,7 +146,7 @@ class ZegCLIP(ClipSegmenter):
         if clip.embed_dim % decoder_heads:
             raise SettingError(f"decoder_heads is {decoder_heads}, which does not divide the joint width {clip.embed_dim}; choose a divisor")
         self.mask_weight, self.dice_weight, self.focal_alpha, self.calibration = mask_weight, dice_weight, focal_alpha, calibration
-        self.class_embedding_twice, self.void = class_embedding_twice, void
+        self.class_embedding_twice, self.void, self.focal_over = class_embedding_twice, void, focal_over
         self.resize, self.train_grid = resize, tuple(train_grid) if train_grid is not None else None
         self.prompts = VisualPrompts(num_prompts, clip.width, clip.patch_size, depth, dropout)
         with_norm = depth > 1 if prompt_norm is None else prompt_norm
@@ -185,15 +186,14 @@ class ZegCLIP(ClipSegmenter):
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
         """Terms `mask` (focal) and `dice`, weighted, and their sum `total`; each divided by the (picture, class) pairs present, at least 1."""
         size = (labels.shape[-2], labels.shape[-1])
-        every = [prediction, *(Prediction(m, prediction.covers) for m in prediction.extras.values())]
-        targets = one_hot(labels, prediction.logits.shape[1])
-        present = mean_over_ranks(targets.flatten(2).any(dim=2).sum()).clamp(min=1)
-        counted = (labels != IGNORE).unsqueeze(1).float() if self.void == "ignore" else None
-        focal = torch.zeros((), device=labels.device)
-        dice = torch.zeros((), device=labels.device)
-        for one in every:
-            logits = one.resized(size)
-            focal = focal + sigmoid_focal_loss(logits, targets, counted, alpha=self.focal_alpha) / present
-            dice = dice + dice_loss(logits, targets, counted) / present
-        losses = {"mask": self.mask_weight * focal, "dice": self.dice_weight * dice}
+        terms = [
+            focal_and_dice(
+                maps, labels, lambda m: Prediction(m, prediction.covers).resized(size), alpha=self.focal_alpha, void=self.void, focal_over=self.focal_over
+            )
+            for maps in (prediction.logits, *prediction.extras.values())
+        ]
+        losses = {
+            "mask": self.mask_weight * torch.stack([focal for focal, _ in terms]).sum(),
+            "dice": self.dice_weight * torch.stack([dice for _, dice in terms]).sum(),
+        }
         return {**losses, "total": losses["mask"] + losses["dice"]}

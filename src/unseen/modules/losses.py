@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from unseen.labels import IGNORE
+
+Void = Literal["ignore", "negative"]
+FocalOver = Literal["labelled", "all"]
 
 
-def one_hot(labels: Tensor, classes: int) -> Tensor:
-    """(B, K, H, W) bool of labels (B, H, W); 255 belongs to no class."""
-    return labels.unsqueeze(1) == torch.arange(classes, device=labels.device).view(1, -1, 1, 1)
+def one_hot(labels: Tensor, classes: int, first: int = 0) -> Tensor:
+    """(B, K, H, W) bool of labels (B, H, W), for K classes from the id `first` on; 255 belongs to no class."""
+    return labels.unsqueeze(1) == torch.arange(first, first + classes, device=labels.device).view(1, -1, 1, 1)
 
 
-def sigmoid_focal_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def sigmoid_focal_loss(
+    logits: Tensor, targets: Tensor, weights: Tensor | None = None, *, alpha: float = 0.25, gamma: float = 2.0, over: FocalOver = "all"
+) -> Tensor:
     """Focal loss of independent sigmoids, averaged over pixels, summed over classes and pictures (Lin et al. 2017, eq. 5).
 
     Args:
         logits: (B, K, H, W).
         targets: (B, K, H, W) bool.
-        weights: (B, 1, H, W) of 0 or 1; pixels of weight 0 are left out of sum and mean. All pixels count if None.
+        weights: (B, 1, H, W) of 0 or 1; pixels of weight 0 are left out. All pixels count if None.
         alpha: Weight of positives; negatives weigh 1 - alpha.
         gamma: Focusing exponent.
+        over: What the sum is divided by: the number of "all" pixels, or of those with weight 1, the "labelled" ones.
     """
     y = targets.to(logits.dtype)
     p = logits.sigmoid()
@@ -28,6 +40,8 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, weights: Tensor | None =
     loss = F.binary_cross_entropy_with_logits(logits, y, reduction="none") * missed**gamma * (alpha * y + (1 - alpha) * (1 - y))
     if weights is None:
         return loss.mean(dim=(2, 3)).sum()
+    if over == "all":
+        return (loss * weights).mean(dim=(2, 3)).sum()
     return ((loss * weights).sum(dim=(2, 3)) / weights.sum(dim=(2, 3)).clamp(min=1)).sum()
 
 
@@ -45,6 +59,38 @@ def dice_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) ->
     overlap, areas, positives = (p * y).sum(dim=(2, 3)), p.sum(dim=(2, 3)), y.sum(dim=(2, 3))  # (B, K)
     loss = 1 - (2 * overlap + 1) / (areas + positives + 1)
     return (loss * (positives > 0)).sum()
+
+
+def focal_and_dice(
+    logits: Tensor, labels: Tensor, resize: Callable[[Tensor], Tensor], *, alpha: float = 0.25, void: Void = "ignore",
+    focal_over: FocalOver = "all", words_at_once: int = 32,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Focal and dice loss of score maps, each divided by the number of (picture, class) pairs present, at least 1 (mean over processes).
+
+    Large vocabularies are gone through in parts, whose maps at picture size are computed again for the gradient instead of kept.
+
+    Args:
+        logits: (B, K, h, w), at the size of the score maps.
+        labels: (B, H, W), ids of the K words or 255.
+        resize: Takes maps (B, k, h, w) to picture size (B, k, H, W).
+        alpha: Weight of positives in the focal loss.
+        void: What a 255 pixel is: left out ("ignore"), or "negative" for every word.
+        focal_over: What the focal loss is averaged over when void is left out (`sigmoid_focal_loss`).
+        words_at_once: Words whose maps are at picture size at a time.
+    """
+    counted = (labels != IGNORE).unsqueeze(1).float() if void == "ignore" else None
+
+    def of_some(part: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+        targets, maps = one_hot(labels, part.shape[1], first), resize(part)
+        focal = sigmoid_focal_loss(maps, targets, counted, alpha=alpha, over=focal_over)
+        return focal, dice_loss(maps, targets, counted), targets.flatten(2).any(dim=2).sum()
+
+    parts = torch.split(logits, words_at_once, dim=1)
+    again = len(parts) > 1
+    found = [checkpoint(of_some, part, i * words_at_once, use_reentrant=False) if again else of_some(part, 0) for i, part in enumerate(parts)]
+    focal, dice, present = (torch.stack(terms).sum() for terms in zip(*found, strict=True))
+    present = mean_over_ranks(present).clamp(min=1)
+    return focal / present, dice / present
 
 
 def mean_over_ranks(count: Tensor) -> Tensor:
