@@ -36,6 +36,11 @@ CHOICES = {
         "identical_layers=true", "prompt_norm=false", "prompt_depth=1", "deep_supervision=true", "mask_weight=20", "train.decay_norms=true",
         "train.lr=0.001", "scored.calibration=0.1", WHOLE, "train.regime=transductive", "train.regime=supervised",
     ],
+    "clip_rc": [
+        "ours", "published", "train_regions=true", "norm_regions=true", "lattice=[2,2]", "lattice=[3,3]", "scale=0.0884", "recovery_weight=0.0",
+        "recovery_weight=50.0", "class_embedding_twice=true", "normalization=imagenet", "void=negative", "resize=bilinear", "identical_layers=true",
+        "scored.calibration=0.1", WHOLE, "train.regime=transductive", "train.regime=supervised",
+    ],
     **{name: ["ours", WHOLE] for name, method in METHODS.items() if not method.cls.trainable},
 }  # fmt: skip
 NUMBERS = ("pAcc", "mIoU_S", "mIoU_U", "hIoU")

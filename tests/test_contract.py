@@ -11,7 +11,7 @@ from unseen.methods import METHODS, create
 from unseen.segmenter import ClipSegmenter, TextFeatures
 
 WORDS = ("tree", "house", "car", "boat")
-OPTIONS = {"zegclip": {"num_prompts": 3, "decoder_heads": 2}}
+OPTIONS = {"zegclip": {"num_prompts": 3, "decoder_heads": 2}, "clip_rc": {"num_prompts": 3, "decoder_heads": 2, "lattice": (2, 2)}}
 TRAINABLE = [name for name, method in METHODS.items() if method.cls.trainable]
 
 

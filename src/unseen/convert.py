@@ -3,94 +3,225 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from unseen.backbones.archives import read_state_dict
 from unseen.backbones.clip import CLIP, build_clip
 from unseen.errors import CheckpointError
-from unseen.methods.zegclip import ZegCLIP
-from unseen.segmenter import Segmenter
+from unseen.methods import create
+from unseen.segmenter import ClipSegmenter
 
-_ZEGCLIP_NAMES = (
-    (r"backbone\.(prompt_embeddings|deep_prompt_embeddings|prompt_proj\..*)", r"prompts.\1"),
-    (r"backbone\.(prompt_norm\..*)", r"\1"),
-    (r"backbone\.(.*)", r"clip.visual.\1"),
-    (r"text_encoder\.(.*)", r"clip.text.\1"),
-    (r"decode_head\.(q_proj\..*)", r"descriptor.\1"),
-)
-_ZEGCLIP_DEAD = r"decode_head\.(decoder_1\.layers\.\d+\.(self_attn|norm1)\.|loss_decode\.).*"
+Names = Sequence[tuple[str, str]]
 
 
 @dataclass
 class Report:
-    """What became of every tensor of a checkpoint.
+    """What became of every tensor of a checkpoint, in the names it has there; `missing` in ours.
 
     Attributes:
         loaded: Tensors that are now in the segmenter.
         dead: Tensors that never influenced the released output.
+        missing: Tensors the segmenter needs and the file lacks.
+        unknown: Tensors the method has no place for.
+        misshaped: Tensors of another shape than their place, with both.
+        not_finite: Tensors that hold NaN or infinity.
     """
 
     loaded: list[str] = field(default_factory=list)
     dead: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    misshaped: list[str] = field(default_factory=list)
+    not_finite: list[str] = field(default_factory=list)
+
+    @property
+    def problem(self) -> str | None:
+        """The first thing that is wrong, or None."""
+        for name, what in (("misshaped", "of another shape"), ("missing", "missing"), ("unknown", "unknown"), ("not_finite", "not finite")):
+            found = getattr(self, name)
+            if found:
+                return f"{found[0]} is {what}" + (f", and {len(found) - 1} more" if len(found) > 1 else "")
+        return None
 
 
-def from_state_dict(method: str, state: dict[str, Tensor], **sizes: Any) -> tuple[Segmenter, Report]:
-    """A segmenter with a released checkpoint's weights, behaving as the released code does.
+@dataclass(frozen=True)
+class Released:
+    """How a released code names things.
+
+    Attributes:
+        mark: Start of a name that no other method's checkpoint has.
+        towers: Prefixes of image and text tower.
+        names: Patterns of names and what they become, the first that fits whole.
+        dead: Pattern of tensors without influence.
+        options: Options of the method, read off shapes.
+    """
+
+    mark: str
+    towers: tuple[str, str]
+    names: Names
+    dead: str
+    options: Callable[[dict[str, Tensor]], dict[str, Any]]
+
+
+def _layers(state: dict[str, Tensor], start: str) -> int:
+    return 1 + max((int(name.removeprefix(start).split(".")[0]) for name in state if name.startswith(start)), default=-1)
+
+
+def _prompts(state: dict[str, Tensor]) -> dict[str, Any]:
+    deep = state.get("backbone.deep_prompt_embeddings")
+    return {"num_prompts": state["backbone.prompt_embeddings"].shape[1], "prompt_depth": 1 if deep is None else 1 + len(deep)}
+
+
+def _zegclip(state: dict[str, Tensor]) -> dict[str, Any]:
+    hidden = state["decode_head.decoder_1.layers.0.linear1.weight"].shape[0]
+    return {**_prompts(state), "decoder_layers": _layers(state, "decode_head.decoder_1.layers."), "hidden_dim": hidden, "train_grid": None}
+
+
+def _clip_rc(state: dict[str, Tensor]) -> dict[str, Any]:
+    side = round(len(state["backbone.region_level_bridge"]) ** 0.5)
+    return {
+        **_prompts(state), "lattice": (side, side), "decoder_layers": _layers(state, "decode_head.decoder_q.layers."),
+        "recovery_layers": _layers(state, "decode_head.recovery_decoder.decouple_q."),
+        "hidden_dim": state["decode_head.decoder_q.layers.0.linear1.weight"].shape[0], "train_grid": None,
+    }  # fmt: skip
+
+
+_MMSEG: Names = (
+    (r"backbone\.(prompt_embeddings|deep_prompt_embeddings|prompt_proj\..*)", r"prompts.\1"),
+    (r"backbone\.(prompt_norm\..*)", r"\1"),
+    (r"backbone\.region_level_bridge", r"bridge.tokens"),
+    (r"backbone\.(.*)", r"clip.visual.\1"),
+    (r"text_encoder\.(.*)", r"clip.text.\1"),
+)
+_UNUSED = r"(self_attn|norm1)\..*"
+
+RELEASED: dict[str, Released] = {
+    "zegclip": Released(
+        "decode_head.decoder_1.",
+        ("backbone.", "text_encoder."),
+        (
+            *_MMSEG,
+            (r"decode_head\.(q_proj\..*)", r"descriptor.\1"),
+            (r"decode_head\.decoder_1\.layers\.LAST\.multihead_attn\.([qk]\..*)", r"decoder.\1"),
+            (r"decode_head\.decoder_1\.(layers\..*)", r"decoder.\1"),
+        ),
+        rf"decode_head\.(decoder_1\.layers\.(\d+\.{_UNUSED}|LAST\.(?!multihead_attn\.[qk]\.).*)|loss_decode\..*)",
+        _zegclip,
+    ),
+    "clip_rc": Released(
+        "decode_head.decoder_q.",
+        ("backbone.", "text_encoder."),
+        (
+            *_MMSEG,
+            (r"decode_head\.((q|lateral)_proj\..*)", r"\1"),
+            (r"decode_head\.decoder_([qv])\.layers\.(.*)", r"decoder.\1.\2"),
+            (r"decode_head\.recovery_decoder\.decouple_([qv])\.(.*)", r"recovery.decoder.\1.\2"),
+            (r"decode_head\.recovery_decoder\.(linear_.*)", r"recovery.\1"),
+        ),
+        rf"decode_head\.((decoder_[qv]\.layers|recovery_decoder\.decouple_[qv])\.\d+\.{_UNUSED}|loss_decode\..*)",
+        _clip_rc,
+    ),
+}
+
+
+def from_state_dict(method: str, state: dict[str, Tensor], **sizes: Any) -> ClipSegmenter:
+    """A segmenter with a released checkpoint's weights, in eval mode, behaving as the released code does.
 
     Args:
-        method: "zegclip".
+        method: Key of `RELEASED`.
         state: Tensors under the released names.
-        sizes: What shapes do not tell: `vision_heads`, `text_heads`, `decoder_heads`, and any option of the method.
+        sizes: What shapes do not tell: `vision_heads`, `text_heads` (64 channels each by default), and any option of the method, such as
+            `decoder_heads`.
 
     Raises:
-        CheckpointError: A tensor that the method does not know, one that is missing, or one of another shape.
+        CheckpointError: The checkpoint of another method, or a tensor that is missing, unknown, of another shape or not finite.
     """
-    if method != "zegclip":
-        raise CheckpointError(f"checkpoints of {method!r} cannot be converted; choose zegclip")
-    prompts = state["backbone.prompt_embeddings"]
-    deep = state.get("backbone.deep_prompt_embeddings")
-    layers = 1 + max(int(name.split(".")[3]) for name in state if name.startswith("decode_head.decoder_1.layers."))
-    clip = _clip(state, sizes.pop("vision_heads", prompts.shape[2] // 64), sizes.pop("text_heads", None))
-    options = {**ZegCLIP.PUBLISHED, "train_grid": None, **sizes}  # the stored table is already the one of the training crops
-    segmenter = ZegCLIP(
-        clip, num_prompts=prompts.shape[1], prompt_depth=1 if deep is None else 1 + len(deep), decoder_layers=layers,
-        hidden_dim=state["decode_head.decoder_1.layers.0.linear1.weight"].shape[0], **options,
-    )  # fmt: skip
-    ours: dict[str, Tensor] = {}
-    report = Report()
-    last = rf"decode_head\.decoder_1\.layers\.{layers - 1}\."
+    segmenter, report = translate(method, state, **sizes)
+    if report.problem:
+        raise CheckpointError(f"the checkpoint does not fit {method} ({report.problem}); is it one of another size or version?")
+    return segmenter
+
+
+def from_file(method: str, path: Path, **sizes: Any) -> tuple[ClipSegmenter, Report]:
+    """As `translate`, of a file, which is read as data: nothing in it runs.
+
+    Raises:
+        CheckpointError: Not a readable file of weights, or the checkpoint of another method.
+    """
+    try:
+        return translate(method, read_state_dict(path), **sizes)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace("the checkpoint", str(path), 1)) from error
+
+
+def translate(method: str, state: dict[str, Tensor], **sizes: Any) -> tuple[ClipSegmenter, Report]:
+    """As `from_state_dict`, with the report; tensors that do not fit are listed there and left out instead of refused.
+
+    Raises:
+        CheckpointError: The checkpoint of another method, or of none.
+    """
+    if method not in RELEASED:
+        raise CheckpointError(f"checkpoints of {method!r} cannot be converted; choose one of {', '.join(RELEASED)}")
+    released = RELEASED[method]
+    looks = [name for name, other in RELEASED.items() if any(key.startswith(other.mark) for key in state)]
+    if method not in looks:
+        what = f"looks like one of {looks[0]}" if looks else "is of none of the methods that can be converted"
+        raise CheckpointError(f"the checkpoint has no {released.mark}* as {method}'s have; it {what}")
+    try:
+        read = released.options(state)
+        clip = _clip(state, released.towers, sizes.pop("vision_heads", None), sizes.pop("text_heads", None))
+    except (KeyError, IndexError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint lacks what says {method}'s sizes ({error}); it may be a part of one, so download it again") from error
+    segmenter = create(method, clip, published=True, **{**read, **sizes})
+    report, own, ours = Report(), segmenter.state_dict(), {}
+    last = str(read.get("decoder_layers", 0) - 1)
     for name, tensor in state.items():
-        if re.fullmatch(_ZEGCLIP_DEAD, name) or re.match(last + r"(?!multihead_attn\.[qk]\.)", name):
+        place = renamed(name, released.names, last)
+        idle = "recovery_decoder." in name and not any(key.startswith("recovery.") for key in own)  # of a weight of 0
+        if idle or re.fullmatch(released.dead.replace("LAST", last), name):
             report.dead.append(name)
-            continue
-        new = re.sub(last + r"multihead_attn\.", "decoder.", name)
-        new = re.sub(r"^decode_head\.decoder_1\.layers\.", "decoder.layers.", new)
-        for pattern, target in _ZEGCLIP_NAMES:
-            if re.fullmatch(pattern, new):
-                new = re.sub(pattern, target, new)
-                break
-        ours[new] = tensor.float()
-        report.loaded.append(name)
-    own = segmenter.state_dict()
-    odd = sorted(ours.keys() ^ own.keys()) or sorted(name for name in own if own[name].shape != ours[name].shape)
-    if odd:
-        raise CheckpointError(f"the checkpoint does not fit {method} (first tensor out of place: {odd[0]}); is it one of another method or size?")
-    segmenter.load_state_dict(ours)
+        elif place not in own:
+            report.unknown.append(name)
+        elif own[place].shape != tensor.shape:
+            report.misshaped.append(f"{name} ({list(tensor.shape)} instead of {list(own[place].shape)})")
+            ours[place] = own[place]
+        else:
+            (report.loaded if bool(torch.isfinite(tensor).all()) else report.not_finite).append(name)
+            ours[place] = tensor.float()
+    report.missing = sorted(own.keys() - ours.keys())
+    segmenter.load_state_dict(ours, strict=False)
     return segmenter.eval(), report
 
 
-def _clip(state: dict[str, Tensor], vision_heads: int, text_heads: int | None) -> CLIP:
-    width, _, _, patch = state["backbone.conv1.weight"].shape
-    side = round((len(state["backbone.positional_embedding"]) - 1) ** 0.5)
-    context, text_width = state["text_encoder.positional_embedding"].shape
-    blocks = [len({n.split(".")[3] for n in state if n.startswith(f"{part}.transformer.resblocks.")}) for part in ("backbone", "text_encoder")]
+def renamed(name: str, names: Names, last: str) -> str:
+    """Our name of a released tensor; `LAST` in the patterns stands for the number of the decoder's last layer."""
+    for pattern, target in names:
+        found = re.fullmatch(pattern.replace("LAST", last), name)
+        if found:
+            return found.expand(target)
+    return name
+
+
+def _clip(state: dict[str, Tensor], towers: tuple[str, str], vision_heads: int | None, text_heads: int | None) -> CLIP:
+    """A tower of the checkpoint's sizes, its position table as large as stored; the weights come with all others."""
+    image, words = towers
+    width, _, _, patch = state[f"{image}conv1.weight"].shape
+    side = round((len(state[f"{image}positional_embedding"]) - 1) ** 0.5)
+    context, text_width = state[f"{words}positional_embedding"].shape
+    blocks = [_layers(state, f"{tower}transformer.resblocks.") for tower in towers]
     config = {
-        "embed_dim": state["backbone.proj"].shape[1],
-        "vision_cfg": {"image_size": side * patch, "patch_size": patch, "width": width, "layers": blocks[0], "head_width": width // vision_heads},
+        "embed_dim": state[f"{image}proj"].shape[1],
+        "vision_cfg": {
+            "image_size": side * patch, "patch_size": patch, "width": width, "layers": blocks[0], "head_width": width // (vision_heads or max(1, width // 64)),
+        },
         "text_cfg": {
-            "context_length": context, "vocab_size": len(state["text_encoder.token_embedding.weight"]), "width": text_width,
+            "context_length": context, "vocab_size": len(state[f"{words}token_embedding.weight"]), "width": text_width,
             "heads": text_heads or max(1, text_width // 64), "layers": blocks[1],
         },
         "quick_gelu": True,

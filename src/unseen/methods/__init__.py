@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from unseen.backbones.clip import CLIP
 from unseen.errors import SettingError
+from unseen.methods.clip_rc import CLIPRC
 from unseen.methods.training_free import TrainingFree
 from unseen.methods.zegclip import ZegCLIP
 from unseen.segmenter import ClipSegmenter
@@ -31,6 +32,7 @@ METHODS: dict[str, Method] = {
     "clearclip": Method(TrainingFree, "query-query attention, no residual, no training", {"mode": "clearclip"}),
     "naclip": Method(TrainingFree, "key-key attention with a neighbourhood prior, no training", {"mode": "naclip"}),
     "zegclip": Method(ZegCLIP, "visual prompts and a relationship descriptor; train on seen classes"),
+    "clip_rc": Method(CLIPRC, "ZegCLIP with regions: words ask once a region, queries and patches attend both ways"),
 }
 
 

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from unseen.backbones.clip import CLIP, Resize
 from unseen.errors import SettingError
 from unseen.modules.attention import DecoderLayer, mean_scores
-from unseen.modules.losses import FocalOver, Void, focal_and_dice
+from unseen.modules.losses import FocalOver, MaskLoss, Void, calibrated
 from unseen.modules.prompts import VisualPrompts
+from unseen.modules.queries import relationship
 from unseen.segmenter import ClipSegmenter, Prediction, TextFeatures
 
 
@@ -34,8 +35,7 @@ class RelationshipDescriptor(nn.Module):
 
     def forward(self, picture: Tensor, words: Tensor) -> Tensor:
         """(B, K, D) from class tokens (B, D) and word vectors (K, D), both unit."""
-        words = words.to(picture.dtype).expand(len(picture), -1, -1)  # (B, K, D)
-        out: Tensor = self.q_proj(torch.cat([picture.unsqueeze(1) * words, words], dim=-1))
+        out: Tensor = self.q_proj(relationship(picture.unsqueeze(1), words))
         return out
 
 
@@ -145,8 +145,8 @@ class ZegCLIP(ClipSegmenter):
             raise SettingError(f"prompt_depth is {depth}, but the tower has {clip.num_layers} blocks; give 1 to {clip.num_layers}")
         if clip.embed_dim % decoder_heads:
             raise SettingError(f"decoder_heads is {decoder_heads}, which does not divide the joint width {clip.embed_dim}; choose a divisor")
-        self.mask_weight, self.dice_weight, self.focal_alpha, self.calibration = mask_weight, dice_weight, focal_alpha, calibration
-        self.class_embedding_twice, self.void, self.focal_over = class_embedding_twice, void, focal_over
+        self.calibration, self.class_embedding_twice = calibration, class_embedding_twice
+        self.mask_loss = MaskLoss(mask_weight, dice_weight, focal_alpha, void, focal_over)
         self.resize, self.train_grid = resize, tuple(train_grid) if train_grid is not None else None
         self.prompts = VisualPrompts(num_prompts, clip.width, clip.patch_size, depth, dropout)
         with_norm = depth > 1 if prompt_norm is None else prompt_norm
@@ -160,11 +160,7 @@ class ZegCLIP(ClipSegmenter):
     def encode_image(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors of the class token (B, D) and of the patches (B, N, D), of pictures (B, 3, H, W) in 0..1."""
         x = self.clip.embed(images, resize=self.resize, via=self.train_grid, twice=self.class_embedding_twice)  # type: ignore[arg-type]
-        patches = x.shape[1] - 1
-        x = self.prompts.enter(x)  # (B, 1 + P + N, C)
-        for layer in range(self.clip.num_layers):
-            x = self.clip.block(layer, self.prompts.renew(layer, x) if layer else x)
-        x = torch.cat([x[:, :1], x[:, -patches:]], dim=1)  # (B, 1 + N, C)
+        x = self.prompts.through(self.clip.block, self.clip.num_layers, x)  # (B, 1 + N, C)
         x = F.normalize(self.clip.finish(self.prompt_norm(x)), dim=-1)
         return x[:, 0], x[:, 1:]
 
@@ -178,22 +174,13 @@ class ZegCLIP(ClipSegmenter):
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
         """Probabilities, those of words trained on lowered by γ (released inference, spec of calibrated stacking)."""
-        p = logits.sigmoid()
-        if seen is not None and len(seen) < p.shape[1]:
-            p[:, list(seen)] -= self.calibration
-        return p
+        return calibrated(logits.sigmoid(), seen, self.calibration)
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
         """Terms `mask` (focal) and `dice`, weighted, and their sum `total`; each divided by the (picture, class) pairs present, at least 1."""
         size = (labels.shape[-2], labels.shape[-1])
-        terms = [
-            focal_and_dice(
-                maps, labels, lambda m: Prediction(m, prediction.covers).resized(size), alpha=self.focal_alpha, void=self.void, focal_over=self.focal_over
-            )
-            for maps in (prediction.logits, *prediction.extras.values())
+        every = [
+            self.mask_loss(maps, labels, lambda m: Prediction(m, prediction.covers).resized(size)) for maps in (prediction.logits, *prediction.extras.values())
         ]
-        losses = {
-            "mask": self.mask_weight * torch.stack([focal for focal, _ in terms]).sum(),
-            "dice": self.dice_weight * torch.stack([dice for _, dice in terms]).sum(),
-        }
+        losses = {name: torch.stack([terms[name] for terms in every]).sum() for name in every[0]}
         return {**losses, "total": losses["mask"] + losses["dice"]}

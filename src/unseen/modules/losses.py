@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -91,6 +92,37 @@ def focal_and_dice(
     focal, dice, present = (torch.stack(terms).sum() for terms in zip(*found, strict=True))
     present = mean_over_ranks(present).clamp(min=1)
     return focal / present, dice / present
+
+
+@dataclass(frozen=True)
+class MaskLoss:
+    """Focal and dice loss, weighted (ZegCLIP eq. 9).
+
+    Attributes:
+        mask_weight: Weight of the focal loss.
+        dice_weight: Weight of the dice loss.
+        focal_alpha: Weight of positives in the focal loss.
+        void: `focal_and_dice`.
+        focal_over: `focal_and_dice`.
+    """
+
+    mask_weight: float
+    dice_weight: float
+    focal_alpha: float
+    void: Void
+    focal_over: FocalOver
+
+    def __call__(self, logits: Tensor, labels: Tensor, resize: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Terms `mask` and `dice` of maps (B, K, h, w) (`focal_and_dice`)."""
+        focal, dice = focal_and_dice(logits, labels, resize, alpha=self.focal_alpha, void=self.void, focal_over=self.focal_over)
+        return {"mask": self.mask_weight * focal, "dice": self.dice_weight * dice}
+
+
+def calibrated(scores: Tensor, seen: Sequence[int] | None, calibration: float) -> Tensor:
+    """Probabilities (B, K, …), those of the words trained on lowered by `calibration` where other words were not trained on."""
+    if seen is not None and len(seen) < scores.shape[1]:
+        scores[:, list(seen)] -= calibration
+    return scores
 
 
 def mean_over_ranks(count: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,20 @@ class VisualPrompts(nn.Module):
             table = self.deep_prompt_embeddings[layer - 1]
         out: Tensor = self.dropout(self.prompt_proj(table).expand(batch, -1, -1))
         return out
+
+    def through(self, block: Callable[[int, Tensor], Tensor], num_layers: int, x: Tensor) -> Tensor:
+        """Tokens (B, T, C), class token first, through all blocks of a tower, prompts beside them; the prompts are gone from the result.
+
+        Args:
+            block: Computes one block: (number, tokens) to tokens.
+            num_layers: Blocks.
+            x: What enters the first block without prompts.
+        """
+        others = x.shape[1] - 1
+        x = self.enter(x)  # (B, 1 + P + T - 1, C)
+        for layer in range(num_layers):
+            x = block(layer, self.renew(layer, x) if layer else x)
+        return torch.cat([x[:, :1], x[:, -others:]], dim=1)
 
     def enter(self, x: Tensor) -> Tensor:
         """Tokens (B, 1 + N, C) that enter the first block, with its prompts: (B, 1 + P + N, C)."""
