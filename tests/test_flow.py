@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from unseen.__main__ import main
 from unseen.data.doodles import draw
 from unseen.errors import VocabularyError
 from unseen.methods.zegclip import ZegCLIP
+from unseen.settings import InferenceSettings
 
 FEW = ["--train.steps", "2", "--train.batch_size", "2", "--train.warmup", "0"]
 
@@ -363,7 +365,7 @@ def test_the_parser_answers_in_one_sentence(arguments: str, sentence: str, capsy
 
 def test_single_inference_values_leave_the_rest_of_the_protocol(tmp_path: Path) -> None:
     main(["evaluate", "naclip", "--limit", "1", "--out", str(tmp_path), "--inference.window_batch", "2"])
-    assert json.loads((tmp_path / "report.json").read_text())["protocol"]["inference"] == {"short_side": None, "window": 64, "stride": 32, "window_batch": 2}
+    assert json.loads((tmp_path / "report.json").read_text())["protocol"]["inference"] == asdict(InferenceSettings(window=64, stride=32, window_batch=2))
     main(["evaluate", "naclip", "--limit", "1", "--out", str(tmp_path), "--inference.window", "0"])
     assert json.loads((tmp_path / "report.json").read_text())["protocol"]["inference"]["window"] is None
 
@@ -373,7 +375,7 @@ def test_a_run_on_another_benchmark_follows_that_benchmark(run: Path, tmp_path: 
     write_voc(tmp_path / "VOC2012")
     main(["evaluate", str(run), "--benchmark", "voc", "--root", str(tmp_path / "VOC2012"), "--out", str(tmp_path / "eval"), "--inference.short_side", "64"])
     protocol = json.loads((tmp_path / "eval" / "report.json").read_text())["protocol"]
-    assert protocol["inference"] == {"short_side": 64, "window": 512, "stride": 426, "window_batch": 8}
+    assert protocol["inference"] == asdict(InferenceSettings(short_side=64, window=512, stride=426))
     assert protocol["calibrated"] is False
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tiny import tiny_clip
 from unseen.errors import SettingError
-from unseen.inference import label_maps, resize_short_side, score_maps, window_starts
+from unseen.inference import fitted, label_maps, score_maps, window_starts
 from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.segmenter import Prediction, Segmenter, TextFeatures
@@ -137,7 +137,7 @@ def test_a_batch_scores_as_its_pictures() -> None:
 
 @pytest.mark.parametrize(("size", "expected"), [((20, 30), (40, 60)), ((30, 20), (60, 40)), ((80, 90), (40, 45)), ((41, 55), (40, 54))])
 def test_short_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    resized = resize_short_side(torch.rand(1, 3, *size), 40)
+    resized = fitted(torch.rand(1, 3, *size), InferenceSettings(short_side=40))
     assert resized.shape[-2:] == expected
     assert resized.min() >= 0
     assert resized.max() <= 1
@@ -145,12 +145,18 @@ def test_short_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
 
 def test_a_picture_that_fits_is_left_alone() -> None:
     images = torch.rand(1, 3, 20, 30)
-    assert resize_short_side(images, 20) is images
-    assert resize_short_side(images, None) is images
+    assert fitted(images, InferenceSettings(short_side=20)) is images
+    assert fitted(images, InferenceSettings()) is images
 
 
 @pytest.mark.parametrize("size", [(20, 30), (33, 18), (7, 9), (1, 5)])
-@pytest.mark.parametrize("settings", [InferenceSettings(), InferenceSettings(short_side=24), InferenceSettings(24, 16, 10), InferenceSettings(None, 64, 32)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        InferenceSettings(), InferenceSettings(short_side=24), InferenceSettings(short_side=24, window=16, stride=10), InferenceSettings(window=64, stride=32),
+        InferenceSettings(square=24), InferenceSettings(canvas=48),
+    ],
+)  # fmt: skip
 def test_results_have_the_pictures_size(size: tuple[int, int], settings: InferenceSettings) -> None:
     segmenter, text = words(4)
     maps = label_maps(segmenter, torch.rand(2, 3, *size), text, settings)

@@ -245,6 +245,16 @@ def test_pictures_of_different_sizes_without_a_crop(tmp_path: Path) -> None:
             fit(model, model.encode_text(bench.vocabulary), bench, None, tmp_path, settings, progress=False)
 
 
+def test_a_segmenter_in_eval_mode_trains_in_training_mode(tmp_path: Path) -> None:
+    """Dropout is on while training and off afterwards, whatever the mode before; the tower never leaves eval mode."""
+    model = segmenter().eval()
+    modes = []
+    model.descriptor.register_forward_hook(lambda *_: modes.append((model.training, model.clip.visual.training)))  # type: ignore[union-attr, operator]
+    fit(model, model.encode_text(world().vocabulary), world(), None, tmp_path, replace(SMALL, steps=1), progress=False)
+    assert modes == [(True, False)]
+    assert not model.training
+
+
 def test_logs_are_written(tmp_path: Path) -> None:
     trained(tmp_path, replace(SMALL, steps=2))
     rows = (tmp_path / "logs" / "metrics.csv").read_text().splitlines()

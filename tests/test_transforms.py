@@ -222,3 +222,58 @@ def test_a_flip_after_a_crop_moves_both() -> None:
     labels = tiles(40, 50, 8)
     image, out = TrainTransform(plain(crop=32, flip=1.0))(encoded(labels), labels)
     assert torch.equal(image[0].long(), STEP * out)
+
+
+# ------------------------------------------------------------- one word a picture
+
+
+def test_zoom_changes_the_pictures_own_size() -> None:
+    torch.manual_seed(0)
+    transform = TrainTransform(TransformSettings(resize=None, zoom=(0.5, 0.5), crop=None, flip=0.0, photometric=False))
+    image, labels = transform(torch.zeros(3, 40, 60, dtype=torch.uint8), torch.ones(40, 60, dtype=torch.int64))
+    assert image.shape == (3, 20, 30)
+    assert labels.shape == (20, 30)
+
+
+def test_crops_keep_the_words_pixels() -> None:
+    """A thing of 10 by 10 pixels in a corner stays in nearly every crop of half the side; without the rule it mostly does not."""
+    labels = torch.zeros(64, 64, dtype=torch.int64)
+    labels[-10:, -10:] = 1
+    kept = {}
+    for share in (0.0, 0.85):
+        transform = TrainTransform(TransformSettings(resize=None, crop=32, flip=0.0, photometric=False, min_positives=share, max_class_share=1.0))
+        torch.manual_seed(0)
+        kept[share] = [int((transform(torch.zeros(3, 64, 64, dtype=torch.uint8), labels)[1] == 1).sum()) for _ in range(40)]
+    assert sum(count >= 85 for count in kept[0.85]) > 2 * sum(count >= 85 for count in kept[0.0])
+    assert max(kept[0.85]) >= 85
+
+
+def test_small_pictures_are_filled_up_on_all_sides() -> None:
+    transform = TrainTransform(
+        TransformSettings(resize=None, crop=10, centre=True, flip=0.0, photometric=False, max_class_share=1.1), fill=(9, 8, 7), fill_label=255
+    )
+    image, labels = transform(torch.full((3, 4, 7), 200, dtype=torch.uint8), torch.ones(4, 7, dtype=torch.int64))
+    assert (labels == 1).nonzero().amin(dim=0).tolist() == [3, 1], "the extra pixel is at the bottom and right"
+    assert (labels == 1).nonzero().amax(dim=0).tolist() == [6, 7]
+    assert image[:, 0, 0].tolist() == [9, 8, 7]
+
+
+def test_turns_fill_the_corners_and_keep_labels_whole() -> None:
+    torch.manual_seed(3)
+    transform = TrainTransform(TransformSettings(resize=None, crop=None, rotate=40.0, flip=0.0, photometric=False), fill=(1, 2, 3))
+    outcomes = [transform(torch.full((3, 30, 30), 100, dtype=torch.uint8), torch.ones(30, 30, dtype=torch.int64)) for _ in range(30)]
+    turned = [pair for pair in outcomes if (pair[1] == 255).any()]
+    assert 5 < len(turned) < 25, "half of the time"
+    for image, labels in turned:
+        assert set(labels.unique().tolist()) == {1, 255}
+        assert image[:, labels == 255].float().mean() < 50, "filled with the colour given"
+        assert image[:, 15, 15].tolist() == [100] * 3
+
+
+def test_blur_softens_edges_half_of_the_time() -> None:
+    torch.manual_seed(0)
+    transform = TrainTransform(TransformSettings(resize=None, crop=None, blur=True, flip=0.0, photometric=False))
+    image = torch.zeros(3, 20, 20, dtype=torch.uint8)
+    image[:, :, 10:] = 200
+    blurred = [len(transform(image, torch.zeros(20, 20, dtype=torch.int64))[0].unique()) > 2 for _ in range(40)]
+    assert 10 < sum(blurred) < 30

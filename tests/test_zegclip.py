@@ -161,6 +161,16 @@ def test_identical_layers_start_equal() -> None:
     assert not torch.equal(other.decoder.layers[0].linear1.weight, other.decoder.layers[1].linear1.weight)  # type: ignore[union-attr]
 
 
+def test_maps_are_scaled_by_heads_or_by_width() -> None:
+    """The released scale is 1/(heads·√(D/heads)), ours 1/√D: √heads times as much."""
+    maps = []
+    for scale in ("heads", "width"):
+        torch.manual_seed(0)
+        segmenter = ZegCLIP(tiny_clip(), decoder_heads=4, scale=scale).eval()  # type: ignore[arg-type]
+        maps.append(segmenter(torch.ones(1, 3, 32, 32), segmenter.encode_text(["tree", "car"])).logits)
+    assert torch.allclose(2 * maps[0], maps[1], rtol=1e-4, atol=1e-6)
+
+
 def test_published_is_one_word() -> None:
     segmenter = create("zegclip", tiny_clip(), published=True, decoder_heads=2)
     assert isinstance(segmenter, ZegCLIP)

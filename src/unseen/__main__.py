@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -22,6 +22,7 @@ from unseen import __version__
 from unseen.errors import DataError, SettingError, UnseenError
 from unseen.settings import InferenceChanges, ModelSettings, TrainSettings
 
+Draw = Literal["all", "hsnet", "bam"]  # of unseen.data.episodes, which is heavy to import
 DEFAULT_TRAINING, NO_CHANGES = TrainSettings(), InferenceChanges()
 
 
@@ -80,8 +81,8 @@ def pretrain(
 
 def train_(
     method: str, benchmark: str = "doodles", root: Path | None = None, out: Path | None = None, clip: str = "doodles", published: bool = False,
-    options: dict[str, Any] | None = None, train: TrainSettings = DEFAULT_TRAINING, text_embeddings: Path | None = None, init: Path | None = None,
-    resume: bool = False,
+    options: dict[str, Any] | None = None, train: TrainSettings = DEFAULT_TRAINING, lists: Path | None = None, text_embeddings: Path | None = None,
+    init: Path | None = None, resume: bool = False,
 ) -> None:  # fmt: skip
     """Train a method on the seen words of a benchmark; writes a run folder for evaluate and segment.
 
@@ -89,35 +90,36 @@ def train_(
 
     Args:
         method: A trainable method of `unseen list`.
-        benchmark: A benchmark of `unseen list`.
+        benchmark: A benchmark of `unseen list`; folds as pascal-5i/0.
         root: Where its data lie.
         out: Run folder; runs/METHOD-BENCHMARK by default.
         clip: Tower: "doodles", ARCHITECTURE/TAG of open_clip, or a weight file.
         published: Start from the released code's choices instead of ours.
         options: Options of the method: --options.NAME VALUE.
         train: How to train.
+        lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
         text_embeddings: A .npy file (words, D) to use instead of the text tower, one row a word of the vocabulary.
         init: Run folder whose trained weights to start from (transductive second stage).
         resume: Go on from the state in the run folder.
     """
     from unseen import api
 
-    folder = out or Path("runs") / f"{method}-{benchmark}"
+    folder = out or api.run_folder(method, benchmark)
     model = ModelSettings(method, clip, published, options or {})
-    if api.train(model, train, benchmark, folder, root=root, text_embeddings=text_embeddings, init=init, resume=resume) is not None:
+    if api.train(model, train, benchmark, folder, root=root, lists=lists, text_embeddings=text_embeddings, init=init, resume=resume) is not None:
         print(f"wrote {folder}; next: unseen evaluate {folder}" + (f" --root {root}" if root else ""))
 
 
 def evaluate(
-    model: str, benchmark: str | None = None, root: Path | None = None, out: Path | None = None, clip: str = "doodles", published: bool = False,
+    models: list[str], benchmark: str | None = None, root: Path | None = None, out: Path | None = None, clip: str = "doodles", published: bool = False,
     options: dict[str, Any] | None = None, inference: InferenceChanges = NO_CHANGES, text_embeddings: Path | None = None, limit: int | None = None,
-    threshold: float | None = None, device: str = "auto", workers: int = 0,
+    threshold: float | None = None, lists: Path | None = None, episodes: Draw = "all", seeds: tuple[int, ...] = (0,), device: str = "auto", workers: int = 0,
 ) -> None:  # fmt: skip
-    """Score a method or a run on a benchmark; writes report.json and sheet.png.
+    """Score methods or runs on a benchmark; writes report.json and sheet.png for each.
 
     Args:
-        model: A method without training of `unseen list`, or a run folder.
-        benchmark: A benchmark of `unseen list`; a run's own by default.
+        models: Methods without training of `unseen list`, or run folders.
+        benchmark: A benchmark of `unseen list`; a run's own by default. For methods without training, a name without fold means all folds.
         root: Where its data lie.
         out: Folder for the report; RUN/eval-BENCHMARK or runs/METHOD-BENCHMARK by default.
         clip: Tower of a method without training.
@@ -125,46 +127,76 @@ def evaluate(
         options: Options of the method: --options.NAME VALUE; a run's own are kept unless given.
         inference: Single values of size and windows to change; a run on its own benchmark keeps its own, all else the benchmark's.
         text_embeddings: A .npy file (words, D) to use instead of the text tower.
-        limit: Only the first so many pictures.
+        limit: Only the first so many pictures, or episodes.
         threshold: Pixels whose best word is less confident get no word.
+        lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
+        episodes: How the pairs of a fold are drawn: "all" of HSNet's list once, "hsnet" its 1000, "bam" 1000 of BAM's (ESDA: seed 923).
+        seeds: Of drawn episodes, one evaluation each.
         device: "auto", "cpu", "cuda", ...
         workers: Processes that read pictures.
     """
-    import json
-
-    from unseen.api import build, resolve
-    from unseen.data.benchmarks import get_benchmark
+    from unseen.api import build, resolve, run_folder
+    from unseen.data.benchmarks import folds_of, get_benchmark
+    from unseen.evaluation import EpisodeReport, Report, print_episodes, print_reports
     from unseen.evaluation import evaluate as run_evaluation
-    from unseen.evaluation import print_reports
-    from unseen.files import write_text
+    from unseen.evaluation import evaluate_episodes as run_episodes
 
     if limit is not None and limit < 1:
         raise SettingError(f"--limit is {limit}; give at least 1 picture")
-    folder = Path(model)
-    is_run = (folder / "config.yaml").exists()
-    settings, run = resolve(model, clip, published, options)
-    bench = get_benchmark(benchmark or (run.benchmark if run else "doodles"))
-    if run is None or bench.name != run.benchmark:
-        settings = replace(settings, options={**settings.options, "templates": (options or {}).get("templates", bench.templates)})
-    segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if is_run else None)
-    segmenter.to(_device(device))
-    # Across data sets every word counts as trained on, so none is lowered (released cross-dataset configurations).
-    lowered = run.lowered(bench.vocabulary) if run is not None and bench.name == run.benchmark else None
-    vectors = str(text_embeddings) if text_embeddings else run.text_embeddings if run else None
-    report = run_evaluation(
-        segmenter, text.to(_device(device)), bench, root, title=run.model.method if run else model,
-        inference=inference.on(run.inference if run and bench.name == run.benchmark else bench.inference),
-        seen=lowered, limit=limit, threshold=threshold, workers=workers,
-        about={"model": asdict(settings), "train": run.train if run else None, "text_embeddings": vectors},
-    )  # fmt: skip
-    place = out or (folder / f"eval-{bench.name}" if is_run else Path("runs") / f"{model}-{bench.name}")
-    report.save(place)
-    if is_run and limit is None and options is None and inference == NO_CHANGES and threshold is None:
-        stored = folder / "metrics.json"
-        known = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
-        write_text(stored, json.dumps({**known, bench.name: report.as_dict()["scores"]}, indent=1) + "\n")
-    print_reports([report])
-    print(f"wrote {place / 'report.json'} and {place / 'sheet.png'}")
+    asked, reports, episode_reports = [], list[Report](), list[EpisodeReport]()
+    for model in models:
+        settings, run = resolve(model, clip, published, options)
+        name = benchmark or (run.benchmark if run else "doodles")
+        asked += [(model, settings, run, fold) for fold in (folds_of(name) if run is None else [name])]
+    if out is not None and len(asked) > 1:
+        raise SettingError("--out is one folder, but there are several reports to write; leave it away, or evaluate one at a time")
+    for model, settings, run, name in asked:
+        folder, bench = Path(model), get_benchmark(name, lists)
+        own = run is not None and bench.name == run.benchmark
+        if not own and "templates" not in (options or {}) and not (run and run.model.published):
+            settings = replace(settings, options={**settings.options, "templates": bench.templates})
+        segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if run else None)
+        segmenter.to(_device(device))
+        text = text.to(_device(device))
+        size = inference.on(run.inference if run and own else bench.inference)
+        vectors = str(text_embeddings) if text_embeddings else run.text_embeddings if run else None
+        about = {"model": asdict(settings), "train": run.train if run else None, "text_embeddings": vectors}
+        place = out or (folder / f"eval-{bench.name.replace('/', '-')}" if run else run_folder(model, bench.name))
+        title = run.model.method if run else model
+        if bench.episodes is not None:
+            for seed in seeds:
+                episode_reports.append(
+                    run_episodes(segmenter, text, bench, root, title=title, inference=size, how=episodes, seed=seed, limit=limit, about=about)
+                )
+                episode_reports[-1].save(place if len(seeds) == 1 else place / f"seed-{seed}")
+                if episodes == "all":
+                    break  # nothing is drawn
+        else:
+            # Across data sets every word counts as trained on, so none is lowered (released cross-dataset configurations).
+            lowered = run.lowered(bench.vocabulary) if run and own else None
+            report = run_evaluation(
+                segmenter, text, bench, root, title=title, inference=size, seen=lowered, limit=limit, threshold=threshold, workers=workers, about=about
+            )
+            report.save(place)
+            reports.append(report)
+        if run and limit is None and options is None and inference == NO_CHANGES and threshold is None:
+            _keep_scores(folder, bench.name, (reports or episode_reports)[-1].as_dict()["scores"])
+        print(f"wrote {place / 'report.json'} and {place / 'sheet.png'}")
+    for name in dict.fromkeys(report.benchmark.name for report in reports):
+        print_reports([report for report in reports if report.benchmark.name == name])
+    if episode_reports:
+        print_episodes(episode_reports)
+
+
+def _keep_scores(folder: Path, benchmark: str, scores: dict[str, Any]) -> None:
+    """Write the last full evaluation's scores into the run folder's metrics.json."""
+    import json
+
+    from unseen.files import write_text
+
+    stored = folder / "metrics.json"
+    known = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
+    write_text(stored, json.dumps({**known, benchmark: scores}, indent=1) + "\n")
 
 
 def segment_(
@@ -260,6 +292,7 @@ def _device(name: str) -> str:
 POSITIONALS: dict[str, tuple[str, dict[str, Any]]] = {
     "list": ("what", {"nargs": "?", "default": "all", "help": "methods, benchmarks, templates, clips (towers open_clip knows) or all (the first three)"}),
     "pretrain": ("world", {"nargs": "?", "default": "doodles", "help": "doodles"}),
+    "evaluate": ("models", {"nargs": "+", "help": "Methods without training of `unseen list`, or run folders."}),
     "segment": ("images", {"nargs": "+", "type": Path, "help": "Pictures, or folders of pictures."}),
 }
 """Arguments without dashes that a signature cannot say."""
@@ -311,7 +344,7 @@ def _parser(argv: list[str]) -> tuple[ArgumentParser, ArgumentParser | None]:
                 word, settings = POSITIONALS[name]
                 made.add_argument(word, **settings)
                 skip.add(word)
-            made.add_function_arguments(function, as_group=False, as_positional=name != "segment", skip=skip)
+            made.add_function_arguments(function, as_group=False, as_positional=name not in ("segment", "evaluate"), skip=skip)
         verbs.add_subcommand(name, made, help=(function.__doc__ or "").split("\n")[0])
     return parser, called
 

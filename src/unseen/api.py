@@ -171,7 +171,7 @@ def save_segmentation(result: Segmentation, folder: Path, stem: str) -> None:
 
 def train(
     model: ModelSettings, settings: TrainSettings, benchmark: str = "doodles", out: Path | None = None, *, root: Path | None = None,
-    text_embeddings: Path | None = None, init: Path | None = None, resume: bool = False, progress: bool = True,
+    lists: Path | None = None, text_embeddings: Path | None = None, init: Path | None = None, resume: bool = False, progress: bool = True,
 ) -> tuple[ClipSegmenter, TextFeatures] | None:  # fmt: skip
     """Train a method on the seen words of a benchmark; writes a run folder. `unseen.recipes.settings` resolves the first two arguments.
 
@@ -181,6 +181,7 @@ def train(
         benchmark: Name of a benchmark.
         out: Run folder; runs/METHOD-BENCHMARK by default.
         root: Where the benchmark's data lie.
+        lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
         text_embeddings: A .npy file (words, D) to use instead of the text tower, one row a word of the vocabulary; copied into the folder.
         init: Run folder whose trained weights to start from.
         resume: Go on from the state in the folder.
@@ -192,9 +193,10 @@ def train(
     Raises:
         UnseenError: Settings, data or folders that do not fit together.
     """
-    bench = get_benchmark(benchmark)
-    folder = out or Path("runs") / f"{model.method}-{bench.name}"
-    model = replace(model, options={"templates": bench.templates, **model.options})
+    bench = get_benchmark(benchmark, lists)
+    folder = out or run_folder(model.method, bench.name)
+    if "templates" not in model.options and not model.published:
+        model = replace(model, options={"templates": bench.templates, **model.options})
     if os.environ.get("LOCAL_RANK", "0") == "0":  # further processes of one run find what the first has begun
         _check_folder(folder, resume)
     if settings.regime == "transductive" and init is None and not resume:
@@ -229,6 +231,11 @@ def train(
         return None
     save_run(folder, segmenter, run)
     return segmenter, text
+
+
+def run_folder(model: str, benchmark: str) -> Path:
+    """Where results go when nothing else is said: runs/MODEL-BENCHMARK, folds as runs/MODEL-BENCHMARK-FOLD."""
+    return Path("runs") / f"{model}-{benchmark.replace('/', '-')}"
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
@@ -266,6 +273,8 @@ def build(
         segmenter, about = load_run(run, model.options)
     else:
         segmenter = create(model.method, load_clip(model.clip), published=model.published, **model.options)
+    if text_embeddings and segmenter.reads_tokens:
+        raise SettingError(f"{model.method} reads the single tokens of a sentence, which text embeddings do not hold; leave --text-embeddings away")
     text = stored_text(text_embeddings, vocabulary, segmenter.clip.embed_dim) if text_embeddings else _words(segmenter, vocabulary, about, run)
     segmenter.eval()
     return segmenter, text

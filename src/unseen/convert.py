@@ -92,6 +92,11 @@ def _clip_rc(state: dict[str, Tensor]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _esda(state: dict[str, Tensor]) -> dict[str, Any]:
+    adapters = "image_encoder.prompt.0" in state
+    return {"train_grid": None, "adapters": adapters, **({"rank": state["image_encoder.prompt.0"].shape[1]} if adapters else {})}
+
+
 _MMSEG: Names = (
     (r"backbone\.(prompt_embeddings|deep_prompt_embeddings|prompt_proj\..*)", r"prompts.\1"),
     (r"backbone\.(prompt_norm\..*)", r"\1"),
@@ -126,6 +131,25 @@ RELEASED: dict[str, Released] = {
         ),
         rf"decode_head\.((decoder_[qv]\.layers|recovery_decoder\.decouple_[qv])\.\d+\.{_UNUSED}|loss_decode\..*)",
         _clip_rc,
+    ),
+    "esda": Released(
+        "image_encoder.",
+        ("image_encoder.", "text_encoder."),
+        (
+            (r"image_encoder\.(text_cls_proj\..*)", r"\1"),
+            (r"image_encoder\.prompt\.(.*)", r"adapters.\1"),
+            (r"image_encoder\.(.*)", r"clip.visual.\1"),
+            (r"text_encoder\.(.*)", r"clip.text.\1"),
+            (r"decoder\.VL_interaction\.(\d)\.resblocks\.0\.(.*)", r"interactor.together.\1.\2"),
+            (r"decoder\.IEE\.(\d)\.resblocks\.0\.(.*)", r"interactor.patches.\1.\2"),
+            (r"decoder\.SSE\.0\.resblocks\.0\.(.*)", r"interactor.support.\1"),
+            (r"decoder\.(text_\w+_proj\..*)", r"interactor.\1"),
+            (r"decoder\.res2\.([02]\..*)", r"head.\1"),
+            (r"decoder\.cls\.0\.(.*)", r"head.4.\1"),
+            (r"decoder\.cls\.3\.(.*)", r"head.7.\1"),
+        ),
+        r"",
+        _esda,
     ),
 }
 

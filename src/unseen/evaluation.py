@@ -20,10 +20,12 @@ from torch.utils.data import DataLoader, Subset
 from unseen.checkpoints import fingerprint, versions
 from unseen.data.benchmarks import Benchmark
 from unseen.data.datasets import Sample
+from unseen.data.episodes import Draw
+from unseen.errors import DataError
 from unseen.files import replacing, write_text
-from unseen.inference import label_maps
+from unseen.inference import foreground, label_maps
 from unseen.labels import IGNORE
-from unseen.metrics import ConfusionMatrix
+from unseen.metrics import ConfusionMatrix, EpisodeCounts
 from unseen.segmenter import ClipSegmenter, Segmenter, TextFeatures
 from unseen.settings import InferenceSettings
 from unseen.visualize import Row, sheet
@@ -132,11 +134,146 @@ def evaluate(
         "calibrated": seen is not None,
         "limit": limit,
         "oracle": False,
-        "tower": {"source": segmenter.clip.source, "fingerprint": fingerprint(segmenter.clip)} if isinstance(segmenter, ClipSegmenter) else None,
+        "tower": _tower(segmenter),
         **(about or {}),
         "versions": versions(),
     }
     return Report(title, benchmark, matrix, pixels, count, protocol, rows)
+
+
+@dataclass(frozen=True)
+class EpisodeReport:
+    """What the evaluation of a fold measured.
+
+    Attributes:
+        title: Of the segmenter, for tables and pictures.
+        benchmark: The fold.
+        counts: Of all episodes.
+        protocol: How episodes were drawn, words, windows, options, versions.
+        rows: Some pictures with truth and prediction.
+    """
+
+    title: str
+    benchmark: Benchmark
+    counts: EpisodeCounts
+    protocol: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The protocol's numbers, in percent."""
+        return self.counts.summary(self.benchmark.unseen_ids)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole report as JSON types."""
+        names, ids = self.benchmark.vocabulary, self.benchmark.unseen_ids
+        return {
+            "model": self.title,
+            "benchmark": self.benchmark.name,
+            "scores": {name: _number(value) for name, value in self.scores.items()},
+            "iou": {names[i]: _number(100 * self.counts.iou[i].item()) for i in ids},
+            "episodes": {names[i]: int(self.counts.asked[i]) for i in ids},
+            "protocol": self.protocol,
+            "counts": {names[i]: dict(zip(("background", "foreground"), self.counts.counts[i].tolist(), strict=True)) for i in ids},
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write `report.json` and `sheet.png`."""
+        write_text(folder / "report.json", json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
+        if self.rows:
+            line = f"mIoU {self.scores['mIoU']:.1f}   FB-IoU {self.scores['FB_IoU']:.1f}   (one word a picture; all of them without masks in training)"
+            picture = sheet(
+                self.rows, [*self.benchmark.vocabulary, "other"], self.benchmark.unseen, title=f"{self.title} on {self.benchmark.name}", subtitle=line, across=2
+            )
+            with replacing(folder / "sheet.png") as beside:
+                picture.save(beside)
+
+
+def evaluate_episodes(
+    segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, *, title: str, inference: InferenceSettings,
+    how: Draw = "all", seed: int = 0, limit: int | None = None, shown: int = 8, progress: bool = True, about: dict[str, Any] | None = None,
+) -> EpisodeReport:  # fmt: skip
+    """Ask a segmenter about the episodes of a fold: one picture, one word that is in it, foreground against background.
+
+    Args:
+        segmenter: Any method, in eval mode (`unseen.inference.foreground` says how a method with many words answers).
+        text: The benchmark's vocabulary, encoded.
+        benchmark: The fold.
+        root: Where the data lie.
+        title: Name in the report.
+        inference: Size and windows.
+        how: How episodes are drawn (`unseen.data.episodes`).
+        seed: Of what is drawn.
+        limit: Only the first so many episodes; the report says so.
+        shown: Episodes kept for the sheet, spread over all.
+        progress: Show a progress bar.
+        about: What else the report should say of the model.
+
+    Raises:
+        DataError: A list that names what is not there, or an episode whose class is not in its picture.
+    """
+    assert benchmark.episodes is not None
+    data, episodes = benchmark.episodes(root, how, seed)
+    episodes = episodes[:limit]
+    count, other = len(episodes), len(benchmark.vocabulary)
+    wanted = {round(i * (count - 1) / max(1, shown - 1)) for i in range(min(shown, count))} if shown else set()
+    counts, rows = EpisodeCounts(len(benchmark.vocabulary)), []
+    for done, episode in enumerate(track(episodes, description=title, total=count, transient=True, disable=not progress)):
+        sample = data[episode.index]
+        truth = torch.where(sample.labels == IGNORE, IGNORE, (sample.labels == episode.class_id).long())
+        if not (truth == 1).any():
+            word = benchmark.vocabulary[episode.class_id]
+            raise DataError(f"the fold asks for {word!r} in {sample.name}, whose mask does not hold it; restore the list or the masks")
+        found = foreground(segmenter, sample.image.unsqueeze(0).to(segmenter.device), text, episode.class_id, inference)[0].cpu()
+        counts.update(found, truth, episode.class_id)
+        if done in wanted:
+            shown_truth = torch.where(truth == IGNORE, IGNORE, torch.where(truth == 1, episode.class_id, other))
+            prediction = torch.where(found, episode.class_id, other)
+            rows.append(Row(sample.image.permute(1, 2, 0).numpy(), shown_truth.numpy().astype(np.uint8), {"prediction": prediction.numpy().astype(np.uint8)}))
+    protocol = {
+        **benchmark.protocol,
+        "vocabulary": list(text.names),
+        "unseen": list(benchmark.unseen),
+        "inference": asdict(inference),
+        "draw": how,
+        "seed": None if how == "all" else seed,
+        "limit": limit,
+        "oracle": False,
+        "tower": _tower(segmenter),
+        **(about or {}),
+        "versions": versions(),
+    }
+    return EpisodeReport(title, benchmark, counts, protocol, rows)
+
+
+def _tower(segmenter: Segmenter) -> dict[str, str] | None:
+    return {"source": segmenter.clip.source, "fingerprint": fingerprint(segmenter.clip)} if isinstance(segmenter, ClipSegmenter) else None
+
+
+def print_episodes(reports: Sequence[EpisodeReport]) -> None:
+    """A table of episode reports on the screen; several seeds or folds of one model end in their mean, which comes first where seeds differ."""
+    console = Console()
+    table = Table("model", "fold", "draw", "mIoU", "FB-IoU", "episodes", title="foreground against background, one word at a time (%)", title_justify="left")
+    folds: dict[tuple[str, str], list[EpisodeReport]] = {}
+    for report in reports:
+        folds.setdefault((report.title, report.benchmark.name), []).append(report)
+    for (title, fold), runs in folds.items():
+        cells = [_spread([run.scores[name] for run in runs]) for name in ("mIoU", "FB_IoU")]
+        draw = runs[0].protocol["draw"] + (f", {len(runs)} seeds" if len(runs) > 1 else "")
+        table.add_row(title, fold, draw, *cells, str(int(runs[0].counts.asked.sum())))
+    for title in dict.fromkeys(report.title for report in reports):
+        mine = {fold: runs for (name, fold), runs in folds.items() if name == title}
+        if len(mine) > 1:
+            means = [np.mean([np.mean([run.scores[name] for run in runs]) for runs in mine.values()]) for name in ("mIoU", "FB_IoU")]
+            table.add_row(title, f"mean of {len(mine)} folds", "", *(f"{mean:.1f}" for mean in means), "", style="bold")
+    console.print(table)
+    if len(reports) == 1:
+        names, iou = reports[0].benchmark.vocabulary, reports[0].counts.iou.tolist()
+        console.print("IoU: " + "  ".join(f"{names[i]} {100 * iou[i]:.1f}" for i in reports[0].benchmark.unseen_ids))
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
 def print_reports(reports: Sequence[Report]) -> None:

@@ -11,6 +11,9 @@ IGNORE = 255
 """Pixels with this label are void: no metric counts them, and no corrected loss does."""
 
 
+BACKGROUND = 253
+"""Labelled pixels that show none of the words, where a benchmark counts them (folds: what is not the word that is asked for)."""
+
 PADDING = 254
 """Labels of pixels a crop was filled up with, where they must stay distinct from void ones; becomes 255 before any loss."""
 

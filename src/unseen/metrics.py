@@ -80,3 +80,35 @@ class ConfusionMatrix:
 def harmonic_mean(a: float, b: float) -> float:
     """2ab / (a + b); 0 where both are 0, NaN where one is."""
     return 0.0 if a + b == 0 else 2 * a * b / (a + b)
+
+
+class EpisodeCounts:
+    """Foreground and background of episodes, by the class that was asked for.
+
+    Attributes:
+        counts: (K, 2, 2) int64: class, background or foreground, intersection or union.
+        asked: (K,) int64: episodes of each class.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.counts = torch.zeros(num_classes, 2, 2, dtype=torch.int64)
+        self.asked = torch.zeros(num_classes, dtype=torch.int64)
+
+    def update(self, prediction: Tensor, truth: Tensor, class_id: int) -> None:
+        """Add an episode: prediction (H, W) bool; truth (H, W) of 1 (the class), 0 and 255, which is not counted."""
+        known = truth != IGNORE
+        for value in (0, 1):
+            here, there = (prediction == bool(value)) & known, (truth == value) & known
+            self.counts[class_id, value, 0] += int((here & there).sum())
+            self.counts[class_id, value, 1] += int((here | there).sum())
+        self.asked[class_id] += 1
+
+    @property
+    def iou(self) -> Tensor:
+        """(K,) float64 in 0..1: of the foreground, over all episodes of a class; 0 for a class never asked for, as the protocols have it."""
+        return self.counts[:, 1, 0].double() / self.counts[:, 1, 1].clamp(min=1)
+
+    def summary(self, classes: Sequence[int]) -> dict[str, float]:
+        """In percent: mIoU over the fold's classes; FB_IoU, the mean of background and foreground IoU with all episodes pooled."""
+        pooled = self.counts[list(classes)].sum(dim=0).double()
+        return {"mIoU": 100 * self.iou[list(classes)].mean().item(), "FB_IoU": 100 * (pooled[:, 0] / pooled[:, 1].clamp(min=1)).mean().item()}

@@ -32,7 +32,7 @@ class TextFeatures:
 
     Attributes:
         names: K words.
-        pooled: (K, D) unit vectors.
+        pooled: (K, D), unit vectors unless the method says otherwise.
         tokens: (K, T, text width), where a method reads single tokens; else None.
     """
 
@@ -61,15 +61,17 @@ class Prediction:
         logits: (B, K, h, w), one map a word; (B, 2, h, w), background and foreground, for binary methods.
         covers: Height and width in pixels that the maps stretch over: the picture, filled up to whole patches.
         extras: What the loss needs besides, by name.
+        align_corners: How the method's maps are resized: whether the first and last of them lie on the picture's first and last pixel.
     """
 
     logits: Tensor
     covers: tuple[int, int]
     extras: dict[str, Tensor] = field(default_factory=dict)
+    align_corners: bool = False
 
     def resized(self, size: tuple[int, int]) -> Tensor:
         """The logits on the pixels of a picture of `size` (H, W): bilinear, then the filled-up rim is cut off. (B, K, H, W), float32."""
-        return F.interpolate(self.logits.float(), self.covers, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
+        return F.interpolate(self.logits.float(), self.covers, mode="bilinear", align_corners=self.align_corners)[..., : size[0], : size[1]]
 
 
 class Segmenter(nn.Module, ABC):
@@ -79,11 +81,13 @@ class Segmenter(nn.Module, ABC):
         kind: "multiclass" (one vocabulary a batch) or "binary" (one word a picture).
         trainable: Whether the method has anything to train.
         frozen: Names of the submodules that stay in eval mode when the segmenter is trained.
+        reads_tokens: Whether it needs `TextFeatures.tokens`.
     """
 
     kind: ClassVar[Kind] = "multiclass"
     trainable: ClassVar[bool] = True
     frozen: ClassVar[tuple[str, ...]] = ("clip",)
+    reads_tokens: ClassVar[bool] = False
 
     @property
     def device(self) -> torch.device:
@@ -107,7 +111,10 @@ class Segmenter(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Score maps of pictures (B, 3, H, W), RGB in 0..1, any size, for the words of `text`. Never sees labels."""
+        """Score maps of pictures (B, 3, H, W), RGB in 0..1, any size, for the words of `text`. Never sees labels.
+
+        Binary methods take one word a picture; a single picture is asked every word.
+        """
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
         """Scalars by name, among them "total", for labels (B, H, W) int64 whose values index the words of the forward, or are 255."""

@@ -19,15 +19,25 @@ class InferenceSettings:
 
     Attributes:
         short_side: Resize so that the shorter side has this many pixels; None leaves the picture as it is.
+        square: Instead, squash the picture to a square of this side (HSNet's evaluation).
+        canvas: Instead, fit it into a black square of this side (BAM's and ESDA's evaluation).
         window: Side of the square sliding window in pixels; None takes the whole picture at once.
         stride: Step of the window in pixels; the last one is moved back to the border.
         window_batch: Windows computed at a time.
     """
 
     short_side: int | None = None
+    square: int | None = None
+    canvas: int | None = None
     window: int | None = None
     stride: int | None = None
     window_batch: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse two ways to fit a picture at once."""
+        given = [name for name in ("short_side", "square", "canvas") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise SettingError(f"--inference.{given[0]} and --inference.{given[1]} exclude each other; set one of them to 0")
 
 
 @dataclass(frozen=True)
@@ -36,12 +46,16 @@ class InferenceChanges:
 
     Attributes:
         short_side: Pixels of the shorter side; 0 leaves the picture as it is.
+        square: Side of the square the picture is squashed to instead; 0 for none.
+        canvas: Side of the black square the picture is fitted into instead; 0 for none.
         window: Side of the sliding window in pixels; 0 takes the whole picture at once.
         stride: Step of the window in pixels.
         window_batch: Windows computed at a time.
     """
 
     short_side: int | None = None
+    square: int | None = None
+    canvas: int | None = None
     window: int | None = None
     stride: int | None = None
     window_batch: int | None = None
@@ -69,6 +83,12 @@ class TransformSettings:
         scale: Range of the random factor on that box.
         crop: Side of the square crop; smaller pictures are filled up at the bottom and right.
         max_class_share: Crops of one class, or whose largest class holds this share of the labelled pixels or more, are drawn again, up to ten times.
+        zoom: Range of a random factor on the picture's own size, where it is not resized.
+        rotate: Half of the time, turn by up to so many degrees, filling the corners up.
+        blur: Half of the time, blur with a Gaussian of 5 pixels.
+        min_positives: Methods with one word a picture: crops that keep less than this share of the word's pixels are drawn again, up to
+            thirty times.
+        centre: Fill smaller pictures up on all sides instead of at the bottom and right.
         flip: Probability of a horizontal flip.
         photometric: Random brightness, contrast, saturation and hue.
     """
@@ -77,6 +97,11 @@ class TransformSettings:
     scale: tuple[float, float] = (0.5, 2.0)
     crop: int | None = 512
     max_class_share: float = 0.75
+    zoom: tuple[float, float] | None = None
+    rotate: float = 0.0
+    blur: bool = False
+    min_positives: float = 0.0
+    centre: bool = False
     flip: float = 0.5
     photometric: bool = True
 
@@ -92,6 +117,7 @@ class TrainSettings:
         steps: Optimiser steps.
         batch_size: Pictures a step, over all devices and accumulated parts.
         accumulate: Parts a batch is computed in, one after the other.
+        optimizer: "adamw", or "sgd" with momentum 0.9.
         lr: Peak learning rate.
         weight_decay: Decoupled weight decay.
         decay_norms: Decay norms and biases too, as the released configurations do in effect.
@@ -117,6 +143,7 @@ class TrainSettings:
     steps: int = 20_000
     batch_size: int = 16
     accumulate: int = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 2e-4
     weight_decay: float = 0.01
     decay_norms: bool = False

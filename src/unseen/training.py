@@ -23,9 +23,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unseen.data.benchmarks import Benchmark
-from unseen.data.datasets import SegmentationSet
+from unseen.data.datasets import Sample, SegmentationSet
 from unseen.data.transforms import TrainTransform
-from unseen.errors import SettingError
+from unseen.errors import DataError, SettingError
 from unseen.labels import IGNORE, PADDING, rank_of
 from unseen.segmenter import ClipSegmenter, Prediction, Segmenter, TextFeatures
 from unseen.settings import Regime, TrainSettings
@@ -77,21 +77,47 @@ def targets_of(
 # --------------------------------------------------------------------- batches
 
 
-class TrainingItems(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented pairs by (number, key); the key seeds the augmentation."""
+class TrainingItems(Dataset[tuple[Tensor, ...]]):
+    """Augmented pairs by (number, key); the key seeds the augmentation.
 
-    def __init__(self, data: SegmentationSet, transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
-        self.data, self.transform = data, transform
+    Args:
+        data: Pictures with labels.
+        transform: Augments a pair.
+        asked: For methods with one word a picture: the words that may be asked for. A pair's labels are then 1 on a word that is in the
+            picture, 255 on void pixels and words that must not be known, 0 elsewhere, and the word's place in this list comes third.
+        hidden: Ids of the words that must not be known.
+    """
+
+    def __init__(
+        self, data: SegmentationSet, transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], asked: Sequence[int] | None = None,
+        hidden: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        self.data, self.transform, self.asked, self.hidden = data, transform, asked, torch.tensor([*hidden, IGNORE])
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, ...]:
         number, key = item
-        sample = self.data[number]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key)
-            return self.transform(sample.image, sample.labels)
+            if self.asked is None:
+                sample = self.data[number]
+                return self.transform(sample.image, sample.labels)
+            sample, place = self._with_a_word(number)
+            labels = torch.where(torch.isin(sample.labels, self.hidden), IGNORE, (sample.labels == self.asked[place]).long())
+            return *self.transform(sample.image, labels), torch.tensor(place)
+
+    def _with_a_word(self, number: int) -> tuple[Sample, int]:
+        """The sample, or the next one that shows a word that may be asked for, and the place of one of these words, drawn."""
+        assert self.asked is not None
+        for further in range(len(self.data)):
+            sample = self.data[(number + further) % len(self.data)]
+            present = set(np.unique(sample.labels.numpy()).tolist())
+            places = [place for place, word in enumerate(self.asked) if word in present]
+            if places:
+                return sample, places[int(torch.randint(len(places), ()))]
+        raise DataError("no training picture shows any of the words to train on; check the masks and the list of words")
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -164,16 +190,18 @@ class Training(L.LightningModule):
         self._place = (-1, 0)  # step, accumulated part
         self.strict_loading = False  # the frozen part is not in the state; `on_load_checkpoint` checks the rest
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
         """One part of one step."""
-        images, labels = batch
+        images, labels, *asked = batch
         step = self.trainer.global_step
         self._place = (step, self._place[1] + 1 if self._place[0] == step else 0)  # Lightning's own count of batches starts again on a resume
         key = np.random.SeedSequence([self.settings.seed, *self._place, self.global_rank]).generate_state(1)[0]
         torch.manual_seed(int(key))  # dropout after a resume is the dropout of the uninterrupted run
-        prediction: Prediction = self.segmenter(images / 255, self.text.to(self.device))
-        settings = self.settings
-        targets = targets_of(labels, prediction, regime=settings.regime, seen=self.seen, unseen=self.unseen, pseudo_label_void=settings.pseudo_label_void)
+        settings, text = self.settings, self.text.to(self.device)
+        prediction: Prediction = self.segmenter(images / 255, text.select(asked[0].tolist()) if asked else text)
+        targets = labels
+        if not asked:
+            targets = targets_of(labels, prediction, regime=settings.regime, seen=self.seen, unseen=self.unseen, pseudo_label_void=settings.pseudo_label_void)
         losses = self.segmenter.loss(prediction, targets)
         if not torch.isfinite(losses["total"]):
             raise SettingError(
@@ -184,9 +212,11 @@ class Training(L.LightningModule):
         return losses["total"]
 
     def configure_optimizers(self) -> Any:
-        """AdamW and a schedule that follows the steps."""
-        settings = self.settings
-        optimizer = torch.optim.AdamW(parameter_groups(self.segmenter, settings), lr=settings.lr)
+        """The optimiser and a schedule that follows the steps."""
+        settings, groups = self.settings, parameter_groups(self.segmenter, self.settings)
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=settings.lr)
+        if settings.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, settings) / settings.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -250,11 +280,11 @@ class _Batches(L.LightningDataModule):
         )  # fmt: skip
 
 
-def _stacked(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    sizes = {tuple(labels.shape) for _, labels in pairs}
+def _stacked(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    sizes = {tuple(item[1].shape) for item in items}
     if len(sizes) > 1:
         raise SettingError(f"pictures of a batch have different sizes ({', '.join(f'{w}x{h}' for h, w in sorted(sizes))}); give --train.transforms.crop")
-    return torch.stack([image for image, _ in pairs]), torch.stack([labels for _, labels in pairs])
+    return tuple(torch.stack(parts) for parts in zip(*items, strict=True))
 
 
 class _Events(Callback):
@@ -304,10 +334,16 @@ def fit(
     transductive = settings.regime == "transductive" and settings.pseudo_label_void
     mean = tuple((255 * segmenter.clip.mean).flatten().tolist()) if isinstance(segmenter, ClipSegmenter) else (0.0, 0.0, 0.0)
     transform = TrainTransform(settings.transforms, fill=mean, fill_label=PADDING if transductive else IGNORE)
-    items = TrainingItems(benchmark.data("train", root), transform)
-    supervised = settings.regime == "supervised"
+    supervised, binary = settings.regime == "supervised", segmenter.kind == "binary"
+    if binary and settings.regime == "transductive":
+        raise SettingError("a method with one word a picture cannot label unseen words itself; train it inductive or supervised")
     seen = list(range(len(benchmark.vocabulary))) if supervised else benchmark.seen_ids
-    module = Training(segmenter, text, seen, [] if supervised else benchmark.unseen_ids, settings)
+    unseen = [] if supervised else benchmark.unseen_ids
+    # In folds, what is not the word is background, unseen words included (HSNet); elsewhere nothing may be learnt from unseen words.
+    hidden = unseen if benchmark.episodes is None else []
+    items = TrainingItems(benchmark.data("train", root), transform, seen if binary else None, hidden)
+    module = Training(segmenter, text, seen, unseen, settings)
+    module.train()  # Lightning leaves the mode as it finds it
     trainer = L.Trainer(
         max_steps=settings.steps, max_epochs=-1, accumulate_grad_batches=settings.accumulate, gradient_clip_val=settings.clip_norm,
         precision=_precision(settings.precision), devices=settings.devices if settings.devices == "auto" else int(settings.devices),

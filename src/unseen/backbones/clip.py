@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import open_clip
 import torch
-from open_clip.transformer import TextTransformer, VisionTransformer
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, TextTransformer, VisionTransformer
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -190,7 +190,7 @@ class CLIP(nn.Module):
 
     def block(self, index: int, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """One residual block on tokens (B, T, C); `mask` as in `attention`."""
-        return _block(self.visual.transformer.resblocks[index], x, mask)
+        return run_block(self.visual.transformer.resblocks[index], x, mask)
 
     def blocks(self, x: Tensor, start: int = 0, stop: int | None = None, mask: Tensor | None = None) -> Tensor:
         """Blocks `start` to `stop` (exclusive; all by default; negative counts from the end) on tokens (B, T, C)."""
@@ -249,7 +249,14 @@ class CLIP(nn.Module):
         return F.normalize(vectors.view(len(names), len(templates), -1).mean(dim=1), dim=-1)
 
 
-def _block(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+def make_block(width: int, num_heads: int) -> nn.Module:
+    """A new block like those of OpenAI's towers: pre-norm, four times as wide inside, QuickGELU."""
+    block: nn.Module = ResidualAttentionBlock(width, num_heads, act_layer=QuickGELU)
+    return block
+
+
+def run_block(block: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """One residual block on tokens (B, T, C); `mask` as in `attention`."""
     x = x + block.ls_1(attention(block.attn, block.ln_1(x), mask))
     out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
     return out
@@ -268,7 +275,7 @@ class _TextTower(nn.Module):
         x = self.token_embedding(ids) + self.positional_embedding[:length]  # (S, T, width)
         causal = torch.full((length, length), float("-inf"), device=x.device, dtype=x.dtype).triu(1)
         for block in self.transformer.resblocks:
-            x = _block(block, x, causal)
+            x = run_block(block, x, causal)
         x = self.ln_final(x)
         end = x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)]  # the end-of-text token has the highest id
         pooled = self.text_projection(end) if isinstance(self.text_projection, nn.Linear) else end @ self.text_projection

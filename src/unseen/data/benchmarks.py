@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from unseen.data.classes import DOODLES, DOODLES_FOLDS, VOC
-from unseen.data.datasets import DoodleScenes, LabelledImages, SegmentationSet, voc_pairs
+from unseen.data.classes import COCO, DOODLES, DOODLES_FOLDS, VOC
+from unseen.data.datasets import DoodleScenes, LabelledImages, SegmentationSet, coco_fold_pair, voc_base, voc_fold_pair, voc_pairs
+from unseen.data.episodes import Draw, Episode, bam_lists, coco_list, draw, find_list, paired, pascal_list
 from unseen.errors import DataError, SettingError
 from unseen.settings import InferenceSettings
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Generalised zero-shot segmentation: train on masks of the seen words, predict among all of them.
+    """Train on masks of the seen words; then either predict among all words (generalised), or be asked one word at a time (folds).
 
     Attributes:
         name: As on the command line.
@@ -30,6 +31,7 @@ class Benchmark:
         needs_root: Whether `--root` must say where the data lie.
         open: (root, split) to the data; split is "train" or "val".
         protocol: What else a report should say.
+        episodes: For folds: (root, way to draw, seed) to the validation pictures and the pairs to ask about.
     """
 
     name: str
@@ -41,6 +43,12 @@ class Benchmark:
     open: Callable[[Path | None, str], SegmentationSet]
     needs_root: bool = True
     protocol: dict[str, str] = field(default_factory=dict)
+    episodes: Callable[[Path | None, Draw, int], tuple[SegmentationSet, list[Episode]]] | None = None
+
+    @property
+    def base(self) -> str:
+        """The name without the fold."""
+        return self.name.partition("/")[0]
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -78,6 +86,87 @@ def _doodles(things: tuple[int, int], size: int, root: Path | None, split: str) 
     return DoodleScenes(seed, count, size=size, min_things=things[0], max_things=things[1])
 
 
+# ----------------------------------------------------------------------- folds
+
+
+def _pascal_fold(fold: int, lists: Path | None, root: Path | None, split: str) -> SegmentationSet:
+    """HSNet's training pictures: those of the other folds' lists, with novel classes as background."""
+    assert root is not None
+    base = voc_base(root)
+    listed = [
+        line for other in range(4) if (other == fold) == (split == "val") for line in pascal_list(find_list(lists, f"pascal/{_part(split)}/fold{other}.txt"))
+    ]
+    pairs, _ = paired(listed, partial(voc_fold_pair, base), lists or Path("HSNet's list"))
+    return LabelledImages(pairs, len(VOC), background=0, keep_background=True)
+
+
+def _pascal_episodes(fold: int, lists: Path | None, root: Path | None, how: Draw, seed: int) -> tuple[SegmentationSet, list[Episode]]:
+    if root is None:
+        raise DataError(f"the benchmark pascal-5i/{fold} needs its pictures; say where they lie with --root FOLDER")
+    base = voc_base(root)
+    if how == "bam":
+        stems = (base / "ImageSets" / "Segmentation" / "val.txt").read_text(encoding="utf-8").split()
+        _, pairs, episodes = bam_lists([voc_fold_pair(base, stem) for stem in stems], len(VOC), range(5 * fold, 5 * fold + 5))
+    else:
+        source = find_list(lists, f"pascal/val/fold{fold}.txt")
+        pairs, episodes = paired(pascal_list(source), partial(voc_fold_pair, base), source)
+    return LabelledImages(pairs, len(VOC), background=0, keep_background=True), draw(episodes, how, uniform_classes=False, seed=seed)
+
+
+def _coco_fold(fold: int, lists: Path | None, root: Path | None, split: str) -> SegmentationSet:
+    """HSNet's training pictures of the held-out fold, with novel classes as background."""
+    assert root is not None
+    source = find_list(lists, f"coco/{_part(split)}/fold{fold}.pkl")
+    pairs, _ = paired(coco_list(source), partial(coco_fold_pair, root), source)
+    return LabelledImages(pairs, len(COCO), background=0, keep_background=True)
+
+
+def _coco_episodes(fold: int, lists: Path | None, root: Path | None, how: Draw, seed: int) -> tuple[SegmentationSet, list[Episode]]:
+    if root is None:
+        raise DataError(f"the benchmark coco-20i/{fold} needs its pictures; say where they lie with --root FOLDER")
+    source = find_list(lists, f"coco/val/fold{fold}.pkl")
+    pairs, episodes = paired(coco_list(source), partial(coco_fold_pair, root), source)
+    return LabelledImages(pairs, len(COCO), background=0, keep_background=True), draw(episodes, how, uniform_classes=True, seed=seed)
+
+
+def _part(split: str) -> str:
+    return "trn" if split == "train" else "val"
+
+
+def _doodles_fold(fold: int, root: Path | None, split: str) -> SegmentationSet:
+    """Training scenes of the other folds' things alone; validation scenes of all things."""
+    seed, count = {"train": (1, 20_000), "val": (3, 500)}[split]
+    words = tuple(i for i, name in enumerate(DOODLES) if name not in DOODLES_FOLDS[fold]) if split == "train" else None
+    return DoodleScenes(seed, count, size=96, min_things=2, max_things=4, words=words, keep_background=True)
+
+
+def _doodles_episodes(fold: int, root: Path | None, how: Draw, seed: int) -> tuple[SegmentationSet, list[Episode]]:
+    scenes = _doodles_fold(fold, root, "val")
+    novel = [i for i, name in enumerate(DOODLES) if name in DOODLES_FOLDS[fold]]
+    episodes = [Episode(i, class_id) for i in range(len(scenes)) for class_id in novel if (scenes[i].labels == class_id).any()]
+    return scenes, draw(episodes, how, uniform_classes=True, seed=seed)
+
+
+def _folds(lists: Path | None = None) -> dict[str, Benchmark]:
+    found = {}
+    for fold in range(4):
+        for name, vocabulary, unseen, templates, inference, opener, episodes, what in (
+            ("pascal-5i", VOC, VOC[5 * fold : 5 * fold + 5], "single", InferenceSettings(canvas=480), partial(_pascal_fold, fold, lists),
+             partial(_pascal_episodes, fold, lists), "PASCAL-5i"),
+            ("coco-20i", COCO, COCO[fold::4], "single", InferenceSettings(canvas=352), partial(_coco_fold, fold, lists),
+             partial(_coco_episodes, fold, lists), "COCO-20i"),
+            ("doodles-5i", DOODLES, DOODLES_FOLDS[fold], "single", InferenceSettings(), partial(_doodles_fold, fold),
+             partial(_doodles_episodes, fold), "the embedded world"),
+        ):  # fmt: skip
+            found[f"{name}/{fold}"] = Benchmark(
+                name=f"{name}/{fold}", summary=f"{what}, fold {fold}: one word at a time, foreground against background", vocabulary=vocabulary,
+                unseen=unseen, templates=templates, inference=inference, open=opener, needs_root=name != "doodles-5i",
+                protocol={"labels": "255 is void; what is not the word is background", "given": "the class of an episode, which is in the picture"},
+                episodes=episodes,
+            )  # fmt: skip
+    return found
+
+
 BENCHMARKS: dict[str, Benchmark] = {
     "voc": Benchmark(
         name="voc",
@@ -105,15 +194,30 @@ BENCHMARKS: dict[str, Benchmark] = {
             "note": "Doodles numbers say nothing about photographs",
         },
     ),
+    **_folds(),
 }
 
 
-def get_benchmark(name: str) -> Benchmark:
+def folds_of(name: str) -> list[str]:
+    """The names of a benchmark's folds, given its name without one; else the name itself."""
+    return [known for known in BENCHMARKS if known.startswith(f"{name}/")] or [name]
+
+
+def get_benchmark(name: str, lists: Path | None = None) -> Benchmark:
     """A benchmark by name.
+
+    Args:
+        name: Key of `BENCHMARKS`; folds as "pascal-5i/0".
+        lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
 
     Raises:
         SettingError: No such benchmark.
     """
+    folds = folds_of(name)
+    if folds != [name]:
+        raise SettingError(f"{name} has {len(folds)} folds; choose one of {', '.join(folds)}")
+    if name in BENCHMARKS and BENCHMARKS[name].episodes is not None:
+        return _folds(lists)[name]
     if name not in BENCHMARKS:
         raise SettingError(f"there is no benchmark called {name!r}; choose one of {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]

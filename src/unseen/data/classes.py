@@ -8,6 +8,18 @@ VOC = (
 )  # fmt: skip
 """PASCAL VOC without background; the value in a mask is the place in this list plus one."""
 
+COCO = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange",
+    "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed",
+    "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven",
+    "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+"""The 80 things of COCO in the order of their category ids; the value in a fold's mask is the place in this list plus one."""
+
 DOODLES = (
     "tree", "house", "car", "boat", "sun", "cloud", "fish", "flower", "mushroom", "star",
     "heart", "key", "umbrella", "balloon", "rocket", "snowman", "ladder", "clock", "cactus", "kite",

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from unseen.data.doodles import draw
 from unseen.errors import DataError
 from unseen.files import read_image, read_labels
-from unseen.labels import IGNORE, reduce_zero_label
+from unseen.labels import BACKGROUND, IGNORE, reduce_zero_label
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Sample:
 
     Attributes:
         image: (3, H, W) uint8, RGB.
-        labels: (H, W) int64, ids of the vocabulary, or 255.
+        labels: (H, W) int64, ids of the vocabulary, or 255; in folds also `BACKGROUND`.
         name: Of the picture, without folder and suffix.
     """
 
@@ -57,11 +57,12 @@ class LabelledImages(SegmentationSet):
     Args:
         pairs: Where they lie.
         num_classes: Size of the vocabulary.
-        background: 0 if the masks store a background as 0 that is not scored, so that ids start at 1; None if ids start at 0.
+        background: 0 if the masks store a background as 0, so that ids start at 1; None if ids start at 0.
+        keep_background: Give the background the label `BACKGROUND` instead of making it void.
     """
 
-    def __init__(self, pairs: Sequence[Pair], num_classes: int, background: int | None = None) -> None:
-        self.pairs, self.num_classes, self.background = list(pairs), num_classes, background
+    def __init__(self, pairs: Sequence[Pair], num_classes: int, background: int | None = None, *, keep_background: bool = False) -> None:
+        self.pairs, self.num_classes, self.background, self.keep_background = list(pairs), num_classes, background, keep_background
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -82,6 +83,8 @@ class LabelledImages(SegmentationSet):
             value = int(odd[0]) + (1 if self.background == 0 else 0)
             known = f"1 to {self.num_classes}, 0 for background" if self.background == 0 else f"0 to {self.num_classes - 1}"
             raise DataError(f"the label map {pair.labels} holds the id {value}; known are {known} and 255 for void: correct the mask or the list of classes")
+        if self.keep_background:
+            labels = torch.where(torch.from_numpy(stored) == 0, BACKGROUND, labels)
         return Sample(torch.from_numpy(image).permute(2, 0, 1), labels, pair.image.stem)
 
 
@@ -94,10 +97,15 @@ class DoodleScenes(SegmentationSet):
         size: Side in pixels.
         min_things: Fewest things in a scene.
         max_things: Most things in a scene.
+        words: Ids of the things that are drawn; all by default.
+        keep_background: Give the background the label `BACKGROUND` instead of making it void.
     """
 
-    def __init__(self, seed: int, count: int, *, size: int, min_things: int, max_things: int) -> None:
+    def __init__(
+        self, seed: int, count: int, *, size: int, min_things: int, max_things: int, words: tuple[int, ...] | None = None, keep_background: bool = False
+    ) -> None:
         self.seed, self.count, self.size, self.things = seed, count, size, (min_things, max_things)
+        self.words, self.keep_background = words, keep_background
 
     def __len__(self) -> int:
         return self.count
@@ -105,9 +113,24 @@ class DoodleScenes(SegmentationSet):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.count:
             raise IndexError(index)
-        scene = draw(self.seed, index, size=self.size, min_things=self.things[0], max_things=self.things[1])
+        scene = draw(self.seed, index, size=self.size, min_things=self.things[0], max_things=self.things[1], words=self.words)
         image = torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1)))
-        return Sample(image, torch.from_numpy(scene.labels.astype(np.int64)), f"scene-{self.seed}-{index}")
+        labels = torch.from_numpy(scene.labels.astype(np.int64))
+        if self.keep_background:
+            labels = torch.where(labels == IGNORE, BACKGROUND, labels)
+        return Sample(image, labels, f"scene-{self.seed}-{index}")
+
+
+def voc_base(root: Path) -> Path:
+    """The VOC2012 folder, given it or one above it.
+
+    Raises:
+        DataError: There is none.
+    """
+    base = next((p for p in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012") if (p / "JPEGImages").is_dir()), None)
+    if base is None:
+        raise DataError(f"{root} is not PASCAL VOC's folder (no JPEGImages in it); give the VOC2012 folder with --root")
+    return base
 
 
 def voc_pairs(root: Path, split: str) -> list[Pair]:
@@ -120,9 +143,7 @@ def voc_pairs(root: Path, split: str) -> list[Pair]:
     Raises:
         DataError: A folder or list that is not there, or a picture without mask.
     """
-    base = next((p for p in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012") if (p / "JPEGImages").is_dir()), None)
-    if base is None:
-        raise DataError(f"{root} is not PASCAL VOC's folder (no JPEGImages in it); give the VOC2012 folder with --root")
+    base = voc_base(root)
     lists, masks = base / "ImageSets" / "Segmentation", ("SegmentationClass", "SegmentationClassAug")
     sources = [("val", masks[0])]
     if split == "train":
@@ -138,3 +159,15 @@ def voc_pairs(root: Path, split: str) -> list[Pair]:
                 raise DataError(f"{stem}, listed in {file}, has no mask in {masks[0]} or {masks[1]}; restore it or take it off the list")
             pairs.append(Pair(base / "JPEGImages" / f"{stem}.jpg", found))
     return pairs
+
+
+def voc_fold_pair(base: Path, stem: str) -> Pair:
+    """Where picture and mask of a PASCAL fold lie: the mask in `SegmentationClassAug`, else in `SegmentationClass`."""
+    masks = [base / folder / f"{stem}.png" for folder in ("SegmentationClassAug", "SegmentationClass")]
+    return Pair(base / "JPEGImages" / f"{stem}.jpg", next((path for path in masks if path.is_file()), masks[0]))
+
+
+def coco_fold_pair(root: Path, picture: str) -> Pair:
+    """Where picture and mask of a COCO fold lie, `root` being the COCO2014 folder or the one above it; `picture` as "val2014/NAME.jpg"."""
+    base = root / "COCO2014" if (root / "COCO2014").is_dir() else root
+    return Pair(base / picture, (base / "annotations" / picture).with_suffix(".png"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as TF
 
 from unseen.labels import IGNORE
@@ -63,6 +63,18 @@ class TrainTransform:
         settings = self.settings
         if settings.resize is not None:
             pair = self._scale(*pair, _uniform(*settings.scale))
+        elif settings.zoom is not None:
+            factor = _uniform(*settings.zoom)
+            size = [max(1, int(side * factor + 0.5)) for side in pair[1].shape]
+            pair = TF.resize(pair[0], size), TF.resize(pair[1], size)
+        if settings.rotate and torch.rand(()) < 0.5:
+            angle, fill = _uniform(-settings.rotate, settings.rotate), self.fill.flatten().tolist()
+            turned = TF.rotate(pair[0], angle, InterpolationMode.BILINEAR, fill=fill), TF.rotate(pair[1][None], angle, fill=self.fill_label)[0]
+            pair = tv_tensors.Image(turned[0]), tv_tensors.Mask(turned[1])
+        if settings.blur and torch.rand(()) < 0.5:
+            pair = TF.gaussian_blur(pair[0], [5, 5]), pair[1]
+        if settings.crop is not None and settings.centre:
+            pair = self._centred(*pair, settings.crop)
         if settings.crop is not None:
             pair = self._crop(*pair, settings.crop)
         flipped: tuple[Tensor, Tensor] = self.flip(*pair)
@@ -79,11 +91,25 @@ class TrainTransform:
         size = [max(1, int(h * scale + 0.5)), max(1, int(w * scale + 0.5))]
         return TF.resize(image, size), TF.resize(labels, size)  # bilinear for the picture, nearest for the labels
 
+    def _centred(self, image: Tensor, labels: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """At least as large as the crop, filled up on all sides."""
+        h, w = labels.shape
+        high, wide = max(h, side), max(w, side)
+        top, left = (high - h) // 2, (wide - w) // 2
+        canvas, map_ = self.fill.expand(3, high, wide).clone(), torch.full((high, wide), self.fill_label)
+        canvas[:, top : top + h, left : left + w], map_[top : top + h, left : left + w] = image, labels
+        return tv_tensors.Image(canvas), tv_tensors.Mask(map_)
+
     def _crop(self, image: Tensor, labels: Tensor, side: int) -> tuple[Tensor, Tensor]:
-        for _ in range(11):
+        wanted = self.settings.min_positives * (labels == 1).sum() if self.settings.min_positives else None
+        for _ in range(11 if wanted is None else 31):
             top = int(torch.randint(max(image.shape[-2] - side, 0) + 1, ()))
             left = int(torch.randint(max(image.shape[-1] - side, 0) + 1, ()))
             part = labels[top : top + side, left : left + side]
+            if wanted is not None:
+                if (part == 1).sum() >= wanted:
+                    break
+                continue
             counts = part[part != IGNORE].bincount()
             if (counts > 0).sum() > 1 and counts.max() < self.settings.max_class_share * counts.sum():
                 break

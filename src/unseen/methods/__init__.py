@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from unseen.backbones.clip import CLIP
 from unseen.errors import SettingError
 from unseen.methods.clip_rc import CLIPRC
+from unseen.methods.esda import ESDA
 from unseen.methods.training_free import TrainingFree
 from unseen.methods.zegclip import ZegCLIP
 from unseen.segmenter import ClipSegmenter
@@ -33,6 +34,7 @@ METHODS: dict[str, Method] = {
     "naclip": Method(TrainingFree, "key-key attention with a neighbourhood prior, no training", {"mode": "naclip"}),
     "zegclip": Method(ZegCLIP, "visual prompts and a relationship descriptor; train on seen classes"),
     "clip_rc": Method(CLIPRC, "ZegCLIP with regions: words ask once a region, queries and patches attend both ways"),
+    "esda": Method(ESDA, "one word at a time: the word as class token, rank-2 adapters, prior maps"),
 }
 
 

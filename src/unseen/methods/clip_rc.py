@@ -106,7 +106,7 @@ class CLIPRC(ClipSegmenter):
         decoder_heads: Its heads.
         hidden_dim: Width of its feed-forward parts; 4 D by default.
         dropout: In decoders and prompts.
-        scale: Factor on the dot products of queries and patches (released: 1, although both are norms' outputs).
+        scale: Of the dot products of queries and patches: "width", 1/√D, or "none" (released, although both are norms' outputs).
         recovery_layers: Layers of the recovery decoder.
         mask_weight: Weight of the focal loss (100 on VOC, 200 on COCO-Stuff).
         dice_weight: Weight of the dice loss (1 on VOC, 3 on COCO-Stuff).
@@ -126,7 +126,7 @@ class CLIPRC(ClipSegmenter):
 
     PUBLISHED: ClassVar[dict[str, Any]] = {
         "whole_cells": True,
-        "scale": 1.0,
+        "scale": "none",
         "normalization": "imagenet",
         "class_embedding_twice": True,
         "void": "negative",
@@ -150,7 +150,7 @@ class CLIPRC(ClipSegmenter):
         decoder_heads: int = 8,
         hidden_dim: int | None = None,
         dropout: float = 0.1,
-        scale: float = 1.0,
+        scale: Literal["width", "none"] = "width",
         recovery_layers: int = 1,
         mask_weight: float = 100.0,
         dice_weight: float = 1.0,
@@ -176,7 +176,8 @@ class CLIPRC(ClipSegmenter):
         if len(lattice) != 2 or min(lattice) < 1:
             raise SettingError(f"lattice is {list(lattice)}; give the regions down and across, such as [4,4]")
         width, hidden = clip.embed_dim, hidden_dim or 4 * clip.embed_dim
-        self.scale, self.calibration, self.recovery_weight, self.norm_regions = scale, calibration, recovery_weight, norm_regions
+        self.scale = width**-0.5 if scale == "width" else 1.0
+        self.calibration, self.recovery_weight, self.norm_regions = calibration, recovery_weight, norm_regions
         self.class_embedding_twice, self.resize, self.train_grid = class_embedding_twice, resize, tuple(train_grid) if train_grid is not None else None
         self.mask_loss = MaskLoss(mask_weight, dice_weight, focal_alpha, void, focal_over)
         self.prompts = VisualPrompts(num_prompts, clip.width, clip.patch_size, depth, dropout)

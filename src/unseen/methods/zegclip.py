@@ -52,12 +52,16 @@ class MaskDecoder(nn.Module):
         dropout: On attention weights and residual branches.
         identical: Start all layers from the same values, as the released code does by copying one.
         deep_supervision: Give the earlier layers' scores as well while training.
+        scale: "heads" or "width" (`ZegCLIP`).
     """
 
-    def __init__(self, embed_dim: int, num_layers: int, num_heads: int, hidden_dim: int, dropout: float, *, identical: bool, deep_supervision: bool) -> None:
+    def __init__(
+        self, embed_dim: int, num_layers: int, num_heads: int, hidden_dim: int, dropout: float, *, identical: bool, deep_supervision: bool,
+        scale: Literal["heads", "width"],
+    ) -> None:  # fmt: skip
         super().__init__()
         self.deep_supervision = deep_supervision
-        self.num_heads = num_heads
+        self.score_heads = num_heads if scale == "heads" else 1
         layers = [DecoderLayer(embed_dim, num_heads, hidden_dim, dropout) for _ in range(num_layers - 1)]
         self.q, self.k = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, embed_dim)
         if identical and layers:
@@ -72,9 +76,9 @@ class MaskDecoder(nn.Module):
         scores = []
         for layer in cast(list[DecoderLayer], self.layers):
             if self.training and self.deep_supervision:
-                scores.append(layer.scores(queries, memory))
+                scores.append(layer.scores(queries, memory, self.score_heads))
             queries = layer(queries, memory)
-        return [*scores, mean_scores(self.q(queries), self.k(memory), self.num_heads)]
+        return [*scores, mean_scores(self.q(queries), self.k(memory), self.score_heads)]
 
 
 class ZegCLIP(ClipSegmenter):
@@ -100,6 +104,8 @@ class ZegCLIP(ClipSegmenter):
         prompt_norm: A trainable norm before the tower's final one; released for deep prompts only (None).
         deep_supervision: Losses on every decoder layer's scores, as the released loss class prepares but never does.
         identical_layers: Start all decoder layers from equal values (released).
+        scale: Of the dot products that are the maps: "heads", the mean over the heads' scaled products, 1/(heads·√(D/heads)) (paper eq. 8,
+            released); or "width", 1/√D.
         resize: How the position table is resized ("bilinear" as released).
         train_grid: A grid the position table goes through first; released: the one of the 512-pixel crops.
     """
@@ -110,6 +116,7 @@ class ZegCLIP(ClipSegmenter):
         "void": "negative",
         "prompt_norm": None,
         "identical_layers": True,
+        "scale": "heads",
         "resize": "bilinear",
         "train_grid": (32, 32),
     }
@@ -136,6 +143,7 @@ class ZegCLIP(ClipSegmenter):
         prompt_norm: bool | None = None,
         deep_supervision: bool = False,
         identical_layers: bool = False,
+        scale: Literal["heads", "width"] = "width",
         resize: Resize = "bicubic",
         train_grid: tuple[int, int] | None = None,
     ) -> None:
@@ -154,7 +162,7 @@ class ZegCLIP(ClipSegmenter):
         self.descriptor = RelationshipDescriptor(clip.embed_dim)
         hidden = hidden_dim or 4 * clip.embed_dim
         self.decoder = MaskDecoder(
-            clip.embed_dim, decoder_layers, decoder_heads, hidden, dropout, identical=identical_layers, deep_supervision=deep_supervision
+            clip.embed_dim, decoder_layers, decoder_heads, hidden, dropout, identical=identical_layers, deep_supervision=deep_supervision, scale=scale
         )
 
     def encode_image(self, images: Tensor) -> tuple[Tensor, Tensor]:

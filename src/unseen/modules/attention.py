@@ -27,6 +27,7 @@ def mean_scores(q: Tensor, k: Tensor, num_heads: int) -> Tensor:
     """The mean over heads of scaled scores before the softmax, (B, K, N), of projected q (B, K, D) and k (B, N, D).
 
     The mean of the heads' dot products is one dot product over all channels: (1/heads) Σ_h q_h·k_h / √(D/heads) = q·k / (heads·√(D/heads)).
+    One head gives q·k / √D.
     """
     scale = 1 / (num_heads * (q.shape[-1] / num_heads) ** 0.5)
     scores: Tensor = scale * (q @ k.transpose(1, 2))
@@ -43,10 +44,10 @@ class DecoderLayer(nn.Module):
         self.norm2, self.norm3 = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
         self.drop = nn.Dropout(dropout)
 
-    def scores(self, queries: Tensor, memory: Tensor) -> Tensor:
-        """What the layer's heads think before the softmax, their mean: (B, K, N)."""
+    def scores(self, queries: Tensor, memory: Tensor, heads: int) -> Tensor:
+        """What the layer thinks before the softmax, (B, K, N), scaled as the mean over so many heads (`mean_scores`)."""
         attn = self.multihead_attn
-        return mean_scores(attn.q(queries), attn.k(memory), attn.num_heads)
+        return mean_scores(attn.q(queries), attn.k(memory), heads)
 
     def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
         """(B, K, D) from queries (B, K, D) and memory (B, N, D)."""

@@ -17,7 +17,8 @@ def recipe(method: str, benchmark: str, regime: Regime = "inductive") -> dict[st
         return {}
     sections = yaml.safe_load(file.read_text(encoding="utf-8"))
     found: dict[str, Any] = {}
-    for name in (benchmark, f"{benchmark}/{regime}"):
+    base = benchmark.partition("/")[0]  # the folds of a benchmark share their recipe
+    for name in (base, f"{base}/{regime}"):
         found = _merged(found, sections.get(name, {}))
     return found
 

@@ -1,0 +1,195 @@
+"""Folds: which pictures and classes a fold benchmark trains on, and the (picture, class) pairs it asks about.
+
+Three ways to draw the pairs, which the field mixes up and whose numbers differ:
+
+all      every pair of the fold's list once; nothing is random (the default)
+hsnet    1000 pairs: PASCAL's in the order of the list, over and over; COCO's drawn, first the class, then the picture
+bam      1000 pictures in the order of BAM's list, over and over, each with one of its classes, drawn (ESDA: seed 923)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import numpy as np
+
+from unseen.data.datasets import Pair
+from unseen.errors import DataError, SettingError
+from unseen.files import read_labels, replacing
+
+Draw = Literal["all", "hsnet", "bam"]
+DRAWS = 1000
+AREA = 2 * 32 * 32
+"""BAM: a class counts in a picture if it covers this many pixels."""
+SOURCE = "https://raw.githubusercontent.com/juhongm999/hsnet/main/data/splits"
+HASHES = {
+    "pascal/trn/fold0.txt": "40fded8be6afbc4b", "pascal/trn/fold1.txt": "558167c3c6fea0cd", "pascal/trn/fold2.txt": "d07e35f4a4ae9577",
+    "pascal/trn/fold3.txt": "ffe09100c0c4d9c1", "pascal/val/fold0.txt": "748e2f4732ac502c", "pascal/val/fold1.txt": "afce1929e4dacbc1",
+    "pascal/val/fold2.txt": "50b1f5218e8f882c", "pascal/val/fold3.txt": "c3825d7c52d1608d",
+    "coco/trn/fold0.pkl": "5a94e113d8c150a7", "coco/trn/fold1.pkl": "69629cdd84fd57b3", "coco/trn/fold2.pkl": "594adc4b8ebecf9b",
+    "coco/trn/fold3.pkl": "07b38ccc9e15ebfd", "coco/val/fold0.pkl": "96002389be83b473", "coco/val/fold1.pkl": "a34deecdf2858fc4",
+    "coco/val/fold2.pkl": "0f275c5e9bf538f6", "coco/val/fold3.pkl": "927597bd78036a46",
+}  # fmt: skip
+"""First 16 digits of the SHA-256 of HSNet's published lists."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One question: which pixels of picture `index` show class `class_id`?"""
+
+    index: int
+    class_id: int
+
+
+def draw(episodes: Sequence[Episode], how: Draw, *, uniform_classes: bool, seed: int, count: int = DRAWS) -> list[Episode]:
+    """The pairs to ask about, from those of a fold's list, in its order.
+
+    Args:
+        episodes: Every pair of the list; of BAM's list for "bam".
+        how: See the head of this module.
+        uniform_classes: Whether "hsnet" draws class, then picture (COCO), instead of going through the list (PASCAL).
+        seed: Of what is drawn; 0 is HSNet's own for COCO.
+        count: Pairs, where not all.
+
+    Raises:
+        SettingError: An unknown way.
+    """
+    if how not in get_args(Draw):
+        raise SettingError(f"there is no way to draw episodes called {how!r}; choose one of {', '.join(get_args(Draw))}")
+    if how == "all" or not episodes:
+        return list(episodes)
+    rng = np.random.RandomState(seed)
+    by_picture: dict[int, list[Episode]] = {}
+    by_class: dict[int, list[Episode]] = {}
+    for episode in episodes:
+        by_picture.setdefault(episode.index, []).append(episode)
+        by_class.setdefault(episode.class_id, []).append(episode)
+    if how == "bam":
+        pictures = list(by_picture.values())
+        return [options[rng.randint(len(options))] for options in (pictures[i % len(pictures)] for i in range(count))]
+    if uniform_classes:
+        classes = sorted(by_class)
+        return [options[rng.randint(len(options))] for options in (by_class[classes[rng.randint(len(classes))]] for _ in range(count))]
+    return [episodes[i % len(episodes)] for i in range(count)]
+
+
+# ----------------------------------------------------------------------- lists
+
+
+def find_list(lists: Path | None, name: str) -> Path:
+    """HSNet's list `name` ("pascal/val/fold0.txt") in the folder `lists`, or downloaded once from HSNet's public repository and kept.
+
+    The folder may hold the lists of one data set (`val/fold0.txt`) or of both (`pascal/val/fold0.txt`).
+
+    Raises:
+        DataError: Not in the folder, not to be downloaded, or not the published list.
+    """
+    if lists is not None:
+        for path in (lists / name, lists / name.partition("/")[2]):
+            if path.is_file():
+                return path
+        raise DataError(f"{lists} holds no {name.partition('/')[2]}; give the folder of HSNet's lists (data/splits in its repository) with --lists")
+    path = Path.home() / ".cache" / "unseen" / "lists" / name
+    if not path.is_file():
+        try:
+            with urlopen(f"{SOURCE}/{name}", timeout=30) as answer:
+                data = answer.read()
+        except (URLError, OSError) as error:
+            raise DataError(f"HSNet's list {name} could not be fetched from {SOURCE}; check the network, or give a folder that has it with --lists") from error
+        if hashlib.sha256(data).hexdigest()[:16] != HASHES[name]:
+            raise DataError(f"what {SOURCE}/{name} gives is not the list that was published; give the folder of HSNet's lists with --lists")
+        with replacing(path) as beside:
+            beside.write_bytes(data)
+    return path
+
+
+def pascal_list(path: Path) -> list[tuple[str, int]]:
+    """The (picture, class from 0) pairs of one of HSNet's PASCAL lists, whose lines read `2007_000032__01`.
+
+    Raises:
+        DataError: A line that reads otherwise.
+    """
+    found = []
+    for line in path.read_text(encoding="utf-8").split():
+        stem, separator, number = line.rpartition("__")
+        if not separator or not number.isdigit() or not 1 <= int(number) <= 20:
+            raise DataError(f"{path} has the line {line!r}; lines read like 2007_000032__01, a picture and a class from 01 to 20: restore the list")
+        found.append((stem, int(number) - 1))
+    return found
+
+
+class _DataOnly(pickle.Unpickler):
+    """Reads dictionaries, lists, numbers and strings; anything that would need code is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+def coco_list(path: Path) -> list[tuple[str, int]]:
+    """The (picture, class from 0) pairs of one of HSNet's COCO lists, class by class; pictures as `val2014/COCO_val2014_….jpg`.
+
+    Raises:
+        DataError: Not such a list.
+    """
+    try:
+        with path.open("rb") as file:
+            classes = _DataOnly(file).load()
+        return [(str(picture), int(class_id)) for class_id, pictures in sorted(classes.items()) for picture in pictures]
+    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is not one of HSNet's lists (a plain dictionary from class to pictures); restore it") from error
+
+
+# --------------------------------------------------------------- pictures of a fold
+
+
+def paired(listed: Sequence[tuple[str, int]], locate: Callable[[str], Pair], source: Path) -> tuple[list[Pair], list[Episode]]:
+    """The pictures of a list, each once in the order of its first line, and the list's pairs.
+
+    Args:
+        listed: (picture, class) pairs.
+        locate: Where picture and mask of a name should lie.
+        source: The list, for messages.
+
+    Raises:
+        DataError: A picture or mask that is not there.
+    """
+    numbers: dict[str, int] = {}
+    pairs: list[Pair] = []
+    episodes = []
+    for name, class_id in listed:
+        if name not in numbers:
+            pair = locate(name)
+            missing = next((path for path in (pair.image, pair.labels) if not path.is_file()), None)
+            if missing is not None:
+                raise DataError(f"{source} names {name}, but {missing} is not there; complete the data set, or take the line out of the list")
+            numbers[name] = len(pairs)
+            pairs.append(pair)
+        episodes.append(Episode(numbers[name], class_id))
+    return pairs, episodes
+
+
+def bam_lists(pairs: Sequence[Pair], num_classes: int, novel: Sequence[int]) -> tuple[list[Pair], list[Pair], list[Episode]]:
+    """BAM's rule on masks stored as 0 background, 1..C classes, 255 void: training pictures, validation pictures, validation pairs.
+
+    A class counts in a picture if it covers at least `AREA` pixels. Training pictures show no novel class at all and have a class that
+    counts; validation pictures have a novel class that counts.
+    """
+    training: list[Pair] = []
+    validation: list[Pair] = []
+    episodes: list[Episode] = []
+    for pair in pairs:
+        areas = np.bincount(read_labels(pair.labels).ravel(), minlength=256)[1 : num_classes + 1]
+        present, counted = set(np.flatnonzero(areas).tolist()), set(np.flatnonzero(areas >= AREA).tolist())
+        if counted and not present & set(novel):
+            training.append(pair)
+        asked = sorted(counted & set(novel))
+        episodes += [Episode(len(validation), class_id) for class_id in asked]
+        validation += [pair] if asked else []
+    return training, validation, episodes

@@ -1,0 +1,283 @@
+"""Folds: HSNet's lists, BAM's rule, the ways episodes are drawn, what is counted, and every mistake in lists and masks."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import SHARED, close, golden
+from test_flow import said
+from tiny import tiny_clip, write_folds
+from unseen.__main__ import main
+from unseen.backbones.clip import IMAGENET_MEAN, IMAGENET_STD
+from unseen.data.benchmarks import BENCHMARKS, folds_of, get_benchmark
+from unseen.data.classes import COCO, DOODLES, DOODLES_FOLDS, VOC
+from unseen.data.datasets import voc_fold_pair
+from unseen.data.episodes import HASHES, Episode, bam_lists, coco_list, draw, find_list, pascal_list
+from unseen.errors import DataError, SettingError
+from unseen.inference import fitted, foreground, restored
+from unseen.labels import BACKGROUND
+from unseen.methods import create
+from unseen.metrics import EpisodeCounts
+from unseen.settings import InferenceSettings
+
+# ----------------------------------------------------------------------- folds
+
+
+def test_four_folds_of_every_benchmark() -> None:
+    assert len(COCO) == len(set(COCO)) == 80
+    for name, words, size in (("pascal-5i", VOC, 5), ("coco-20i", COCO, 20), ("doodles-5i", DOODLES, 5)):
+        folds = [BENCHMARKS[fold] for fold in folds_of(name)]
+        assert [len(bench.unseen) for bench in folds] == [size] * 4
+        assert sorted(word for bench in folds for word in bench.unseen) == sorted(words)
+    assert BENCHMARKS["pascal-5i/1"].unseen == ("bus", "car", "cat", "chair", "cow")
+    assert BENCHMARKS["coco-20i/0"].unseen[:4] == ("person", "airplane", "boat", "parking meter")
+    assert BENCHMARKS["coco-20i/3"].unseen[-2:] == ("vase", "toothbrush")
+    assert BENCHMARKS["doodles-5i/3"].unseen == DOODLES_FOLDS[3] == BENCHMARKS["doodles"].unseen
+
+
+def test_a_fold_has_to_be_chosen() -> None:
+    with pytest.raises(SettingError, match="has 4 folds; choose one of pascal-5i/0, pascal-5i/1"):
+        get_benchmark("pascal-5i")
+
+
+def test_training_scenes_hold_no_word_of_the_fold() -> None:
+    data = BENCHMARKS["doodles-5i/2"].data("train", None)
+    found = set(np.unique(np.concatenate([np.unique(data[i].labels.numpy()) for i in range(60)])).tolist())
+    assert BACKGROUND in found
+    assert 255 not in found
+    assert not found & set(BENCHMARKS["doodles-5i/2"].unseen_ids)
+
+
+# ----------------------------------------------------------------------- lists
+
+
+@pytest.fixture
+def hsnet() -> Path:
+    folder = SHARED / "data" / "lists" / "pascal-5i"
+    if not folder.is_dir():
+        pytest.skip("HSNet's lists are not here")
+    return folder
+
+
+def test_the_published_lists(hsnet: Path) -> None:
+    """Lines and pictures of every fold, as counted on the published files."""
+    import hashlib
+
+    for fold, (lines, pictures) in enumerate([(346, 345), (451, 433), (725, 587), (346, 326)]):
+        path = find_list(hsnet, f"pascal/val/fold{fold}.txt")
+        assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] == HASHES[f"pascal/val/fold{fold}.txt"]
+        listed = pascal_list(path)
+        assert (len(listed), len({stem for stem, _ in listed})) == (lines, pictures)
+        assert {class_id for _, class_id in listed} == set(range(5 * fold, 5 * fold + 5))
+    training = [len(pascal_list(find_list(hsnet, f"pascal/trn/fold{fold}.txt"))) for fold in range(4)]
+    assert training == [2286, 3425, 5883, 2086]
+    assert [sum(training) - mine for mine in training] == [11394, 10255, 7797, 11594]
+
+
+def test_coco_lists_are_read_as_data(tmp_path: Path) -> None:
+    (tmp_path / "fold0.pkl").write_bytes(pickle.dumps({1: [], 0: ["val2014/b.jpg"], 4: ["val2014/a.jpg", "val2014/b.jpg"]}))
+    assert coco_list(tmp_path / "fold0.pkl") == [("val2014/b.jpg", 0), ("val2014/a.jpg", 4), ("val2014/b.jpg", 4)]
+    for bad in (pickle.dumps({0: Path("x")}), b"nothing", pickle.dumps([1, 2])):
+        (tmp_path / "bad.pkl").write_bytes(bad)
+        with pytest.raises(DataError, match="not one of HSNet's lists"):
+            coco_list(tmp_path / "bad.pkl")
+
+
+def test_lists_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+    import io
+    from urllib.error import URLError
+
+    name, text, asked = "pascal/val/fold1.txt", b"2007_000001__06\n", []
+
+    def fetch(url: str, timeout: float) -> io.BytesIO:
+        asked.append(url)
+        return io.BytesIO(text)
+
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr("unseen.data.episodes.urlopen", fetch)
+    with pytest.raises(DataError, match="is not the list that was published"):
+        find_list(None, name)
+    monkeypatch.setitem(HASHES, name, hashlib.sha256(text).hexdigest()[:16])
+    assert find_list(None, name).read_bytes() == text
+    assert find_list(None, name).is_relative_to(tmp_path)
+    assert len(asked) == 2
+    monkeypatch.setattr("unseen.data.episodes.urlopen", lambda *_, **__: (_ for _ in ()).throw(URLError("no network")))
+    with pytest.raises(DataError, match="could not be fetched"):
+        find_list(None, "pascal/val/fold2.txt")
+
+
+def test_bam_rule(tmp_path: Path) -> None:
+    """A class counts from 2048 pixels on; training pictures show no novel class at all."""
+    root = write_folds(tmp_path)
+    masks = {
+        "none": {}, "small": {1: 2047}, "base": {8: 2048}, "novel": {1: 2048, 8: 3000}, "trace": {8: 4000, 1: 1}, "both": {1: 2048, 2: 2500, 9: 5},
+    }  # fmt: skip
+    for name, areas in masks.items():
+        flat = np.zeros(100 * 100, dtype=np.uint8)
+        for value, area in areas.items():
+            start = int((flat > 0).sum())
+            flat[start : start + area] = value
+        Image.fromarray(flat.reshape(100, 100)).save(root / "SegmentationClassAug" / f"{name}.png")
+    pairs = [voc_fold_pair(root, name) for name in masks]
+    training, validation, episodes = bam_lists(pairs, 20, range(5))
+    assert [pair.labels.stem for pair in training] == ["base"]
+    assert [pair.labels.stem for pair in validation] == ["novel", "both"]
+    assert episodes == [Episode(0, 0), Episode(1, 0), Episode(1, 1)]
+
+
+# ----------------------------------------------------------------------- draws
+
+
+def test_draws() -> None:
+    episodes = [Episode(0, 3), Episode(1, 3), Episode(1, 4), Episode(2, 4)]
+    assert draw(episodes, "all", uniform_classes=False, seed=5) == episodes
+    assert draw(episodes, "hsnet", uniform_classes=False, seed=5, count=6) == [*episodes, *episodes[:2]]
+    bam = draw(episodes, "bam", uniform_classes=False, seed=5, count=300)
+    assert [episode.index for episode in bam[:6]] == [0, 1, 2, 0, 1, 2]
+    assert 30 < Counter(bam)[Episode(1, 3)] < 70
+    assert bam == draw(episodes, "bam", uniform_classes=False, seed=5, count=300)
+    assert bam != draw(episodes, "bam", uniform_classes=False, seed=6, count=300)
+    lopsided = [*[Episode(i, 0) for i in range(99)], Episode(99, 1)]
+    drawn = Counter(episode.class_id for episode in draw(lopsided, "hsnet", uniform_classes=True, seed=0))
+    assert sum(drawn.values()) == 1000
+    assert abs(drawn[1] - 500) < 60, "first the class, then the picture"
+    with pytest.raises(SettingError, match="'half'; choose one of all, hsnet, bam"):
+        draw(episodes, "half", uniform_classes=False, seed=0)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------- counts
+
+
+def test_counts() -> None:
+    counts = EpisodeCounts(3)
+    truth = torch.tensor([[1, 1, 0, 255]])
+    counts.update(torch.tensor([[True, False, False, True]]), truth, 0)
+    counts.update(torch.tensor([[True, True, True, False]]), truth, 2)
+    assert counts.iou.tolist() == pytest.approx([1 / 2, 0, 2 / 3])
+    scores = counts.summary([0, 1, 2])
+    assert scores["mIoU"] == pytest.approx(100 * (1 / 2 + 0 + 2 / 3) / 3), "a class never asked for counts as 0"
+    assert scores["FB_IoU"] == pytest.approx(100 * ((1 + 0) / (2 + 1) + (1 + 2) / (2 + 3)) / 2)
+    assert counts.asked.tolist() == [1, 0, 1]
+
+
+def test_released_evaluation_of_esda() -> None:
+    """The canvas pictures are fitted into, and what is counted on them (fixture esda_preproc)."""
+    tensors, about = golden("esda_preproc")
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    settings, counts = InferenceSettings(canvas=about["size"]), EpisodeCounts(5)
+    for k, sample in enumerate(about["samples"]):
+        image, labels = tensors[f"val.{k}.image_in"] / 255, tensors[f"val.{k}.label_in"].long()
+        ours = (fitted(image.unsqueeze(0), settings)[0] - mean) / std
+        close(ours, tensors[f"val.{k}.image_out"], 1e-4)
+        logits = tensors[f"eval.{k}.logits"]
+        found = restored(logits[:, 1:] - logits[:, :1], (sample["h"], sample["w"]), settings)[0, 0] > 0
+        before = counts.counts.clone()
+        counts.update(found, labels, sample["class_index"])
+        added = (counts.counts - before)[sample["class_index"]]
+        assert added[:, 0].tolist() == tensors[f"eval.{k}.inter"].long().tolist()
+        assert added[:, 1].tolist() == tensors[f"eval.{k}.union"].long().tolist()
+    assert counts.iou.tolist() == pytest.approx(about["class_iou"], abs=1e-6)
+    scores = counts.summary(range(5))
+    assert scores["mIoU"] == pytest.approx(100 * about["mIoU_5"], abs=1e-4)
+    assert scores["FB_IoU"] == pytest.approx(100 * about["FB_IoU"], abs=1e-4)
+
+
+def test_foreground_of_both_kinds() -> None:
+    images = torch.rand(2, 3, 32, 40)
+    many = create("naclip", tiny_clip()).eval()
+    text = many.encode_text(["tree", "car", "fish"])
+    shares = [foreground(many, images, text, word, InferenceSettings()) for word in range(3)]
+    assert torch.equal(torch.stack(shares).sum(dim=0), torch.ones(2, 32, 40, dtype=torch.int64)), "every pixel is one word's"
+    one = create("esda", tiny_clip(), text_blocks=(1,)).eval()
+    text = one.encode_text(["tree", "car"])
+    found = foreground(one, images, text, 1, InferenceSettings())
+    logits = torch.stack([one(image.unsqueeze(0), text.select([1])).resized((32, 40))[0] for image in images])
+    assert torch.equal(found, logits[:, 1] > logits[:, 0])
+
+
+# ----------------------------------------------------------------------- verbs
+
+
+def test_a_pascal_fold_through_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_folds(tmp_path)
+    common = ["--benchmark", "pascal-5i/0", "--root", str(root), "--lists", str(tmp_path / "lists")]
+    main(
+        [
+            "train", "esda", *common, "--clip", "doodles", "--out", str(tmp_path / "run"), "--train.steps", "2", "--train.batch_size", "2",
+            "--train.warmup", "0", "--train.workers", "0", "--train.transforms.crop", "48",
+        ]
+    )  # fmt: skip
+    main(["evaluate", str(tmp_path / "run"), *common, "--inference.canvas", "48"])
+    report = json.loads((tmp_path / "run" / "eval-pascal-5i-0" / "report.json").read_text())
+    listed = pascal_list(tmp_path / "lists" / "val" / "fold0.txt")
+    assert sum(report["episodes"].values()) == len(listed)
+    assert set(report["iou"]) == set(VOC[:5])
+    assert report["protocol"]["draw"] == "all"
+    assert Image.open(tmp_path / "run" / "eval-pascal-5i-0" / "sheet.png").width > 400
+    main(["evaluate", str(tmp_path / "run"), *common, "--inference.canvas", "48", "--episodes", "hsnet", "--limit", "7", "--out", str(tmp_path / "h")])
+    assert sum(json.loads((tmp_path / "h" / "report.json").read_text())["episodes"].values()) == 7
+    capsys.readouterr()
+    bam = ["--episodes", "bam", "--seeds", "[1,2]", "--limit", "5", "--out", str(tmp_path / "b")]
+    main(["evaluate", str(tmp_path / "run"), *common, "--inference.canvas", "48", *bam])
+    out = capsys.readouterr().out
+    assert "2 seeds" in out
+    assert "±" in out
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {"seed-1", "seed-2"}
+
+
+def test_all_folds_end_in_their_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["evaluate", "naclip", "--benchmark", "doodles-5i", "--limit", "4"])
+    assert "mean of 4 folds" in capsys.readouterr().out
+    assert len(list((tmp_path / "runs").iterdir())) == 4
+
+
+def test_binary_runs_give_one_label_map(tmp_path: Path) -> None:
+    main(["train", "esda", "--out", str(tmp_path / "run"), "--train.steps", "1", "--train.batch_size", "2", "--train.warmup", "0"])
+    Image.new("RGB", (70, 50), (200, 30, 30)).save(tmp_path / "photo.png")
+    main(["segment", str(tmp_path / "photo.png"), "--words", "tree,kite,sun", "--model", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    assert set(np.unique(np.array(Image.open(tmp_path / "out" / "photo.png")))) <= {0, 1, 2}
+    main(["evaluate", str(tmp_path / "run"), "--limit", "2"])
+    report = json.loads((tmp_path / "run" / "eval-doodles" / "report.json").read_text())
+    assert sum(map(sum, report["confusion"]["pixels"])) == report["pixels"]
+
+
+# -------------------------------------------------------------------- bad input
+
+
+def test_bad_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_folds(tmp_path)
+    common = ["--benchmark", "pascal-5i/0", "--root", str(root), "--lists", str(tmp_path / "lists")]
+    lists = tmp_path / "lists" / "val" / "fold0.txt"
+    good = lists.read_text()
+    lists.write_text(good + "2007_999999__01\n")
+    assert "names 2007_999999, but" in said(capsys, "evaluate", "naclip", *common)
+    lists.write_text(good + "2007_000000\n")
+    assert "the line '2007_000000'" in said(capsys, "evaluate", "naclip", *common)
+    lists.write_text(good.replace("__01", "__05"))
+    assert "the fold asks for 'bottle' in 2007_" in said(capsys, "evaluate", "naclip", *common)
+    assert "holds no val/fold0.txt" in said(capsys, "evaluate", "naclip", *common[:4], "--lists", str(root))
+    assert "needs its pictures" in said(capsys, "evaluate", "naclip", "--benchmark", "coco-20i/1")
+    assert "has 4 folds; choose one" in said(capsys, "train", "esda", "--benchmark", "pascal-5i", "--out", str(tmp_path / "x"))
+    assert "cannot label unseen words itself" in said(
+        capsys, "train", "esda", "--train.regime", "transductive", "--init", str(_run(tmp_path)), "--out", str(tmp_path / "x")
+    )
+    np.save(tmp_path / "words.npy", np.zeros((20, 128), dtype=np.float32))
+    assert "single tokens" in said(capsys, "train", "esda", "--text-embeddings", str(tmp_path / "words.npy"), "--out", str(tmp_path / "x"))
+    assert "exclude each other" in said(capsys, "evaluate", "naclip", "--inference.canvas", "48", "--inference.square", "48")
+    assert "--out is one folder" in said(capsys, "evaluate", "naclip", "sclip", "--out", str(tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
+
+
+def _run(folder: Path) -> Path:
+    main(["train", "esda", "--out", str(folder / "run"), "--train.steps", "1", "--train.batch_size", "2", "--train.warmup", "0"])
+    return folder / "run"
