@@ -19,8 +19,8 @@ from typing import Any, Literal, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from unseen import __version__
-from unseen.errors import DataError, SettingError, UnseenError
-from unseen.settings import InferenceChanges, ModelSettings, TrainSettings
+from unseen.errors import CheckpointError, DataError, SettingError, UnseenError
+from unseen.settings import InferenceChanges, ModelSettings, Regime, TrainSettings
 
 Draw = Literal["all", "hsnet", "bam"]  # of unseen.data.episodes, which is heavy to import
 DEFAULT_TRAINING, NO_CHANGES = TrainSettings(), InferenceChanges()
@@ -199,6 +199,34 @@ def _keep_scores(folder: Path, benchmark: str, scores: dict[str, Any]) -> None:
     write_text(stored, json.dumps({**known, benchmark: scores}, indent=1) + "\n")
 
 
+def convert_(
+    method: str, file: Path, out: Path | None = None, benchmark: str = "voc", regime: Regime = "inductive", options: dict[str, Any] | None = None,
+    vision_heads: int | None = None, text_heads: int | None = None,
+) -> None:  # fmt: skip
+    """Turn a published checkpoint into a run folder for evaluate and segment; says what became of every tensor.
+
+    The file is read as data: nothing in it is executed.
+
+    Args:
+        method: zegclip, clip_rc or esda.
+        file: The checkpoint: mmcv's .pth of ZegCLIP and CLIP-RC, or ESDA's.
+        out: Run folder, runs/METHOD-published-BENCHMARK by default; written only if every tensor has its place.
+        benchmark: What it was trained on; folds as pascal-5i/0.
+        regime: How it was trained.
+        options: Options of the method, in place of the recipe's: --options.NAME VALUE.
+        vision_heads: Heads of the image tower; one for every 64 channels by default.
+        text_heads: Heads of the text tower; likewise.
+    """
+    from unseen import api
+
+    folder = out or api.run_folder(f"{method}-published", benchmark)
+    report = api.convert(method, file, folder, benchmark=benchmark, regime=regime, vision_heads=vision_heads, text_heads=text_heads, **(options or {}))
+    print("\n".join(report.lines()))
+    if report.problem:
+        raise CheckpointError(f"{file} does not fit {method} ({report.problem}); nothing was written: is it one of another size or version?")
+    print(f"wrote {folder}; next: unseen evaluate {folder}")
+
+
 def segment_(
     images: list[Path], words: str, model: str = "naclip", clip: str = "doodles", out: Path = Path("segmented"), options: dict[str, Any] | None = None,
     inference: InferenceChanges = NO_CHANGES, threshold: float | None = None, device: str = "auto",
@@ -271,7 +299,9 @@ def demo(out: Path = Path("demo"), seed: int = 0, steps: int | None = None, limi
     run_demo(out, *settings("zegclip", "doodles", seed=seed, devices="1", **({"steps": steps} if steps else {})), limit=limit)
 
 
-VERBS: dict[str, Callable[..., None]] = {"list": list_, "pretrain": pretrain, "train": train_, "evaluate": evaluate, "segment": segment_, "demo": demo}
+VERBS: dict[str, Callable[..., None]] = {
+    "list": list_, "pretrain": pretrain, "train": train_, "evaluate": evaluate, "convert": convert_, "segment": segment_, "demo": demo,
+}  # fmt: skip
 
 
 # --------------------------------------------------------------------- helpers

@@ -20,16 +20,33 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from unseen.backbones.archives import read_state_dict
 from unseen.backbones.clip import load_clip
-from unseen.checkpoints import CONFIG, TEXT, WEIGHTS, Run, fingerprint, load_run, load_words, read_config, save_config, save_run, versions
+from unseen.checkpoints import (
+    CONFIG,
+    TEXT,
+    TOWER,
+    WEIGHTS,
+    Run,
+    fingerprint,
+    load_run,
+    load_words,
+    read_config,
+    save_config,
+    save_run,
+    save_tower,
+    versions,
+)  # fmt: skip
+from unseen.convert import Report, read_sizes, translate
 from unseen.data.benchmarks import get_benchmark
-from unseen.errors import DataError, SettingError, VocabularyError
+from unseen.errors import CheckpointError, DataError, SettingError, VocabularyError
 from unseen.files import read_image, replacing, write_labels, write_text
 from unseen.inference import label_maps
 from unseen.labels import IGNORE
 from unseen.methods import METHODS, create
+from unseen.recipes import recipe
 from unseen.segmenter import ClipSegmenter, TextFeatures, stored_text
-from unseen.settings import InferenceChanges, InferenceSettings, ModelSettings, TrainSettings
+from unseen.settings import InferenceChanges, InferenceSettings, ModelSettings, Regime, TrainSettings
 from unseen.training import STATE, fit
 from unseen.visualize import overlay, palette
 
@@ -231,6 +248,53 @@ def train(
         return None
     save_run(folder, segmenter, run)
     return segmenter, text
+
+
+def convert(
+    method: str, file: Path, out: Path, *, benchmark: str = "voc", regime: Regime = "inductive", vision_heads: int | None = None,
+    text_heads: int | None = None, **options: Any,
+) -> Report:  # fmt: skip
+    """A published checkpoint of ZegCLIP, CLIP-RC or ESDA as a run folder that evaluates as the released code does.
+
+    The file is read as data: nothing in it runs. Sizes follow from the shapes; words, seen words, sentences and windows from the benchmark, the
+    other options from the method's recipe for it.
+
+    Args:
+        method: "zegclip", "clip_rc" or "esda".
+        file: The checkpoint.
+        out: Run folder; written only if every tensor has its place.
+        benchmark: What it was trained on; folds as "pascal-5i/0".
+        regime: How it was trained.
+        vision_heads: Heads of the image tower; one for every 64 channels by default.
+        text_heads: Heads of the text tower; likewise.
+        options: Options of the method, in place of the recipe's.
+
+    Returns:
+        What became of every tensor; nothing was written if it has a `problem`.
+
+    Raises:
+        CheckpointError: Not a readable file of weights, or not a checkpoint of this method.
+        SettingError: A folder that holds a run, or options that do not fit.
+    """
+    bench = get_benchmark(benchmark)
+    _check_folder(out, resume=False)
+    state = read_state_dict(file)
+    found = recipe(method, benchmark, regime).get("model", {}).get("options", {})
+    heads = {name: count for name, count in (("vision_heads", vision_heads), ("text_heads", text_heads)) if count is not None}
+    try:
+        chosen = {**found, **read_sizes(method, state), **options}
+        segmenter, report = translate(method, state, **heads, **chosen)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace("the checkpoint", str(file), 1)) from error
+    if report.problem is None:
+        save_tower(out, segmenter.clip)
+        run = Run(
+            model=ModelSettings(method, TOWER, True, chosen), benchmark=bench.name, vocabulary=bench.vocabulary,
+            seen=bench.vocabulary if regime == "supervised" else bench.seen, inference=bench.inference,
+            train={"regime": regime, "converted_from": file.name}, versions=versions(), tower=fingerprint(segmenter.clip),
+        )  # fmt: skip
+        save_run(out, segmenter, run)
+    return report
 
 
 def run_folder(model: str, benchmark: str) -> Path:

@@ -2,6 +2,7 @@
 
 RUN/config.yaml          resolved settings, vocabulary, versions
 RUN/weights.safetensors  the trained part; the frozen tower comes from its own source
+RUN/clip.safetensors     the frozen tower, in runs converted from a published checkpoint, which brings its own
 RUN/text_embeddings.npy  the words' vectors, where they did not come from the text tower
 RUN/metrics.json         what evaluations of this run measured last, by benchmark
 RUN/logs/, RUN/state/    curves; what `--resume` needs
@@ -10,6 +11,7 @@ RUN/logs/, RUN/state/    curves; what `--resume` needs
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,7 +33,7 @@ from unseen.settings import InferenceSettings, ModelSettings
 
 FORMAT = 1
 """Version of the folder's layout."""
-WEIGHTS, CONFIG, TEXT = "weights.safetensors", "config.yaml", "text_embeddings.npy"
+WEIGHTS, CONFIG, TEXT, TOWER = "weights.safetensors", "config.yaml", "text_embeddings.npy", "clip.safetensors"
 HARMLESS = {f"train.{name}" for name in ("workers", "save_every", "snapshots", "log_every", "devices", "nodes", "strategy", "accumulate")}
 """Settings that a resumed run may change."""
 
@@ -105,6 +107,14 @@ def save_config(folder: Path, run: Run) -> None:
     write_text(folder / CONFIG, yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
 
 
+def save_tower(folder: Path, clip: CLIP) -> None:
+    """Write the tower to `clip.safetensors`, in OpenAI's names; in half precision where that loses nothing, as in OpenAI's own weights."""
+    state = {f"visual.{name}": tensor for name, tensor in clip.visual.state_dict().items()} | clip.text.state_dict()
+    small = {name: tensor.half() if torch.equal(tensor.half().float(), tensor) else tensor for name, tensor in state.items()}
+    with replacing(folder / TOWER) as beside:
+        save_file({name: tensor.contiguous() for name, tensor in small.items()}, beside, metadata={"config": json.dumps(clip.config)})
+
+
 def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[ClipSegmenter, Run]:
     """The segmenter of a run folder, in eval mode, and what the folder says about it.
 
@@ -116,7 +126,7 @@ def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[ClipS
         CheckpointError: Not a run folder, one of another version, damaged weights, or a tower that is not the one trained on.
     """
     run = read_config(folder)
-    clip = load_clip(run.model.clip)
+    clip = load_clip(str(folder / TOWER) if run.model.clip == TOWER else run.model.clip)
     if fingerprint(clip) != run.tower:
         raise CheckpointError(f"{folder} was trained on a tower whose weights differ from today's {run.model.clip}; restore that file or train again")
     segmenter = create(run.model.method, clip, published=run.model.published, **{**run.model.options, **(options or {})})

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unseen.backbones.archives import read_state_dict
 from unseen.backbones.clip import CLIP, build_clip
 from unseen.errors import CheckpointError
 from unseen.methods import create
@@ -39,6 +38,16 @@ class Report:
     unknown: list[str] = field(default_factory=list)
     misshaped: list[str] = field(default_factory=list)
     not_finite: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """What a reader wants to see: the number of each kind, and the names with layers' numbers as `*`."""
+        found = []
+        for kind in ("loaded", "dead", "missing", "unknown", "misshaped", "not_finite"):
+            names = getattr(self, kind)
+            found.append(f"{kind.replace('_', ' ')}: {len(names)}")
+            groups = Counter(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names)
+            found += [f"    {name}" + (f"  x {count}" if count > 1 else "") for name, count in groups.items()]
+        return found
 
     @property
     def problem(self) -> str | None:
@@ -172,16 +181,22 @@ def from_state_dict(method: str, state: dict[str, Tensor], **sizes: Any) -> Clip
     return segmenter
 
 
-def from_file(method: str, path: Path, **sizes: Any) -> tuple[ClipSegmenter, Report]:
-    """As `translate`, of a file, which is read as data: nothing in it runs.
+def read_sizes(method: str, state: dict[str, Tensor]) -> dict[str, Any]:
+    """The options of the method that the shapes of a released checkpoint tell.
 
     Raises:
-        CheckpointError: Not a readable file of weights, or the checkpoint of another method.
+        CheckpointError: The checkpoint of another method, of none, or a part of one.
     """
+    if method not in RELEASED:
+        raise CheckpointError(f"checkpoints of {method!r} cannot be converted; choose one of {', '.join(RELEASED)}")
+    looks = [name for name, other in RELEASED.items() if any(key.startswith(other.mark) for key in state)]
+    if method not in looks:
+        what = f"looks like one of {looks[0]}" if looks else "is of none of the methods that can be converted"
+        raise CheckpointError(f"the checkpoint has no {RELEASED[method].mark}* as {method}'s have; it {what}")
     try:
-        return translate(method, read_state_dict(path), **sizes)
-    except CheckpointError as error:
-        raise CheckpointError(str(error).replace("the checkpoint", str(path), 1)) from error
+        return RELEASED[method].options(state)
+    except (KeyError, IndexError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint lacks what says {method}'s sizes ({error}); it may be a part of one, so download it again") from error
 
 
 def translate(method: str, state: dict[str, Tensor], **sizes: Any) -> tuple[ClipSegmenter, Report]:
@@ -190,18 +205,12 @@ def translate(method: str, state: dict[str, Tensor], **sizes: Any) -> tuple[Clip
     Raises:
         CheckpointError: The checkpoint of another method, or of none.
     """
-    if method not in RELEASED:
-        raise CheckpointError(f"checkpoints of {method!r} cannot be converted; choose one of {', '.join(RELEASED)}")
+    read = read_sizes(method, state)
     released = RELEASED[method]
-    looks = [name for name, other in RELEASED.items() if any(key.startswith(other.mark) for key in state)]
-    if method not in looks:
-        what = f"looks like one of {looks[0]}" if looks else "is of none of the methods that can be converted"
-        raise CheckpointError(f"the checkpoint has no {released.mark}* as {method}'s have; it {what}")
     try:
-        read = released.options(state)
         clip = _clip(state, released.towers, sizes.pop("vision_heads", None), sizes.pop("text_heads", None))
     except (KeyError, IndexError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint lacks what says {method}'s sizes ({error}); it may be a part of one, so download it again") from error
+        raise CheckpointError(f"the checkpoint lacks a part of CLIP's towers ({error}); download it again") from error
     segmenter = create(method, clip, published=True, **{**read, **sizes})
     report, own, ours = Report(), segmenter.state_dict(), {}
     last = str(read.get("decoder_layers", 0) - 1)

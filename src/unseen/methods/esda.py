@@ -74,6 +74,8 @@ class ESDA(ClipSegmenter):
         rank: Of the adapters.
         adapters: Whether blocks have adapters.
         text_blocks: Blocks, from 0, whose class token is the word.
+        word_start: How the map from words to class tokens starts: "projection", the transpose of CLIP's own projection, so that the last prior map is
+            CLIP's similarity at first; or "random" (released).
         prior_blocks: Blocks before the last whose prior maps are in the loss; all by default.
         decoder_heads: Heads of the interactor's blocks; the image tower's by default.
         dropout: On whole channels of the head.
@@ -89,6 +91,7 @@ class ESDA(ClipSegmenter):
     """
 
     PUBLISHED: ClassVar[dict[str, Any]] = {
+        "word_start": "random",
         "token_order": "released",
         "prior_logit_order": "released",
         "templates": "name",
@@ -108,6 +111,7 @@ class ESDA(ClipSegmenter):
         rank: int = 2,
         adapters: bool = True,
         text_blocks: tuple[int, ...] = (2, 3, 4),
+        word_start: Literal["projection", "random"] = "projection",
         prior_blocks: tuple[int, ...] | None = None,
         decoder_heads: int | None = None,
         dropout: float = 0.1,
@@ -136,6 +140,11 @@ class ESDA(ClipSegmenter):
         self.class_embedding_twice, self.void, self.prior_logit_order, self.prior_weights = class_embedding_twice, void, prior_logit_order, prior_weights
         self.resize, self.train_grid = resize, tuple(train_grid) if train_grid is not None else None
         self.text_cls_proj = nn.Linear(clip.embed_dim, clip.width)
+        if word_start == "projection":
+            # The last prior map compares patches f with W t; finish(f)·t = norm(f)·(P t), P the projection with the final norm's scale.
+            with torch.no_grad():
+                self.text_cls_proj.weight.copy_(clip.visual.ln_post.weight[:, None] * clip.visual.proj)
+                self.text_cls_proj.bias.zero_()
         down_up = [make for _ in range(clip.num_layers) for make in (torch.randn(clip.width, rank), torch.zeros(rank, clip.width))]
         self.adapters = nn.ParameterList(down_up if adapters else [])  # down and up in turn, block by block
         self.interactor = Interactor(clip.width, clip.embed_dim, clip.text_width, heads, token_order)

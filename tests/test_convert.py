@@ -1,0 +1,151 @@
+"""Published checkpoints: files in mmcv's format made from the fixtures become runs that predict as the released codes do."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import unseen
+from conftest import close, golden
+from test_flow import said
+from unseen.__main__ import main
+from unseen.backbones.clip import build_clip
+from unseen.checkpoints import load_run
+from unseen.convert import RELEASED, from_state_dict
+from unseen.errors import CheckpointError
+from unseen.inference import score_maps
+from unseen.methods import METHODS
+from unseen.segmenter import TextFeatures
+from unseen.settings import InferenceSettings
+
+
+def checkpoint(name: str) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """What mmcv stores: weights beside notes and the optimiser's state; the fixture's description; flags for what shapes do not tell."""
+    tensors, about = golden(name)
+    prefix = "param." if name.startswith("esda") else "sd."
+    state = OrderedDict((key.removeprefix(prefix), value) for key, value in tensors.items() if key.startswith(prefix))
+    whole = {
+        "meta": {"epoch": 1, "iter": 20000, "mmcv_version": "1.3.14", "CLASSES": ("a", "b"), "PALETTE": [[0, 0, 0]]}, "state_dict": state,
+        "optimizer": {"state": {0: {"step": 3}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+    }  # fmt: skip
+    config = about.get("config", about)
+    heads = [str(config.get("vit_heads", config.get("heads"))), str(config["text"]["heads"] if "text" in config else config.get("theads", 2))]
+    flags = ["--vision_heads", heads[0], "--text_heads", heads[1], "--options.decoder_heads", str(config.get("dec_heads", config.get("heads")))]
+    if name.startswith("esda"):
+        flags += ["--options.text_blocks", str(config["replace_indices"])]
+    return whole, about, flags
+
+
+@pytest.mark.parametrize("name", ["zegclip_a", "clip_rc_a"])
+def test_a_checkpoint_becomes_a_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, about, flags = checkpoint(name)
+    method = name[:-2]
+    torch.save(whole, tmp_path / "iter_20000.pth")
+    main(["convert", method, str(tmp_path / "iter_20000.pth"), "--out", str(tmp_path / "run"), *flags])
+    out = capsys.readouterr().out
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["model"]["published"] is True
+    assert config["model"]["clip"] == "clip.safetensors"
+    assert config["model"]["options"]["num_prompts"] == about["config"]["num_tokens"]
+    assert len(config["seen"]) == 15
+    assert config["train"] == {"regime": "inductive", "converted_from": "iter_20000.pth"}
+    dead = sum(1 for key in whole["state_dict"] if "self_attn" in key or "norm1" in key)
+    assert f"loaded: {len(whole['state_dict'])}" not in out
+    assert dead <= int(out.split("dead: ")[1].split("\n")[0])
+    assert "missing: 0" in out
+    segmenter, run = load_run(tmp_path / "run")
+    assert run.inference == InferenceSettings(short_side=512, window=512, stride=426)
+    segmenter.clip.mean.zero_()
+    segmenter.clip.std.fill_(1)
+    tensors, _ = golden(name)
+    text = TextFeatures(tuple("abcdefg"), tensors["in.text_embedding"].float())
+    scores = score_maps(segmenter, tensors["in.image"], text, InferenceSettings(), about["config"]["base_class"])
+    close(scores, tensors["out.head_eval"], 1e-5)
+
+
+def test_an_esda_checkpoint_becomes_a_run(tmp_path: Path) -> None:
+    whole, about, flags = checkpoint("esda_a")
+    wrapped = {"epoch": 3, "state_dict": {f"module.{name}": tensor for name, tensor in whole["state_dict"].items()}, "optimizer": whole["optimizer"]}
+    torch.save(wrapped, tmp_path / "best.pth")
+    main(["convert", "esda", str(tmp_path / "best.pth"), "--out", str(tmp_path / "run"), "--benchmark", "pascal-5i/2", *flags])
+    segmenter, run = load_run(tmp_path / "run")
+    assert (run.benchmark, len(run.seen)) == ("pascal-5i/2", 15)
+    tensors, _ = golden("esda_a")
+    segmenter.clip.mean.zero_()
+    segmenter.clip.std.fill_(1)
+    text = TextFeatures(("a", "b"), *segmenter.clip.encode_tokens(tensors["in.tokens"].long()))
+    close(segmenter(tensors["in.image"], text).resized(tuple(about["img"])), tensors["eval.logits"], 5e-5)
+
+
+def test_settings_come_from_the_recipe(tmp_path: Path) -> None:
+    whole, _, flags = checkpoint("clip_rc_a")
+    torch.save(whole, tmp_path / "a.pth")
+    for regime, seen, weight in (("inductive", 15, 2.0), ("supervised", 20, 0.0)):
+        main(["convert", "clip_rc", str(tmp_path / "a.pth"), "--out", str(tmp_path / regime), "--regime", regime, *flags])
+        config = yaml.safe_load((tmp_path / regime / "config.yaml").read_text())
+        assert len(config["seen"]) == seen
+        assert config["model"]["options"]["recovery_weight"] == weight
+    model = unseen.load(str(tmp_path / "supervised"))
+    assert model.segmenter.recovery is None
+
+
+def test_every_convertible_method_is_in_the_table() -> None:
+    assert RELEASED.keys() <= METHODS.keys()
+
+
+def test_bad_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, _, flags = checkpoint("zegclip_a")
+    state, out = whole["state_dict"], ["--out", str(tmp_path / "run")]
+    path = tmp_path / "a.pth"
+
+    def told(changed: dict[str, Any], method: str = "zegclip", more: list[str] = flags) -> str:
+        torch.save({"state_dict": changed}, path)
+        return said(capsys, "convert", method, str(path), *out, *more)
+
+    assert "looks like one of zegclip" in told(state, "clip_rc")
+    assert "cannot be converted; choose one of zegclip, clip_rc, esda" in told(state, "naclip")
+    assert "is of none of the methods" in told({"weight": torch.zeros(3)})
+    name = "backbone.transformer.resblocks.1.attn.in_proj_weight"
+    assert f"{name} ([5, 5] instead of [192, 64]) is of another shape" in told({**state, name: torch.zeros(5, 5)})
+    assert f"{name} is not finite" in told({**state, name: torch.full_like(state[name], float("nan"))})
+    assert "clip.visual.transformer.resblocks.1.attn.in_proj_weight is missing" in told({key: value for key, value in state.items() if key != name})
+    assert "decode_head.extra is unknown" in told({**state, "decode_head.extra": torch.zeros(2)})
+    assert "may be a part of one" in told({key: value for key, value in state.items() if "prompt_embeddings" not in key})
+    assert "a part of CLIP's towers" in told({key: value for key, value in state.items() if not key.startswith("text_encoder.")})
+    assert "has no option 'promts'" in told(state, more=[*flags, "--options.promts", "3"])
+    torch.save({"state_dict": state, "hook": Path("x")}, path)
+    assert "may run code" in said(capsys, "convert", "zegclip", str(path), *out)
+    path.write_bytes(path.read_bytes()[:5000])
+    assert "not a readable weight file" in said(capsys, "convert", "zegclip", str(path), *out)
+    assert "does not exist" in said(capsys, "convert", "zegclip", str(tmp_path / "no.pth"), *out)
+    assert not (tmp_path / "run").exists()
+
+
+def test_python_says_the_same() -> None:
+    state = checkpoint("zegclip_a")[0]["state_dict"]
+    segmenter = from_state_dict("zegclip", state, vision_heads=4, text_heads=2, decoder_heads=4)
+    assert not segmenter.training
+    with pytest.raises(CheckpointError, match="does not fit zegclip"):
+        from_state_dict("zegclip", {**state, "x": torch.zeros(1)}, vision_heads=4, text_heads=2, decoder_heads=4)
+
+
+def test_a_tower_survives_its_file(tmp_path: Path) -> None:
+    """Values that half precision cannot hold are kept whole."""
+    from unseen.backbones.clip import load_clip
+    from unseen.checkpoints import TOWER, fingerprint, save_tower
+
+    config = json.loads('{"embed_dim": 16, "quick_gelu": true}')
+    config["vision_cfg"] = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
+    config["text_cfg"] = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    clip = build_clip(config)
+    clip.visual.conv1.weight.data = clip.visual.conv1.weight.half().float()
+    save_tower(tmp_path, clip)
+    again = load_clip(str(tmp_path / TOWER))
+    assert fingerprint(again) == fingerprint(clip)
+    assert all(torch.equal(a, b) for a, b in zip(clip.parameters(), again.parameters(), strict=True))
