@@ -14,7 +14,7 @@ from PIL import Image
 from tiny import write_voc
 from unseen.data import doodles
 from unseen.data.benchmarks import BENCHMARKS, get_benchmark
-from unseen.data.classes import DOODLES, DOODLES_FOLDS, VOC, voc_palette
+from unseen.data.classes import COCO, COCO_STUFF, CONTEXT, DOODLES, DOODLES_FOLDS, VOC, voc_palette
 from unseen.data.datasets import DoodleScenes, LabelledImages, Pair, voc_pairs
 from unseen.data.doodles import draw
 from unseen.errors import DataError, SettingError
@@ -29,6 +29,10 @@ def test_counts_of_classes() -> None:
     assert [len(fold) for fold in DOODLES_FOLDS] == [5, 5, 5, 5]
     assert set().union(*DOODLES_FOLDS) == set(DOODLES)
     assert set(doodles._parts()) == set(DOODLES)
+    assert (len(COCO), len(COCO_STUFF), len(CONTEXT)) == (80, 171, 59)
+    assert (COCO_STUFF[79], COCO_STUFF[80], COCO_STUFF[170]) == ("toothbrush", "banner", "wood")
+    assert list(CONTEXT) == sorted(CONTEXT)
+    assert list(COCO_STUFF[80:]) == sorted(COCO_STUFF[80:])
     assert (VOC[0], VOC[14], VOC[19]) == ("aeroplane", "person", "tvmonitor")
 
 
@@ -45,8 +49,10 @@ def test_splits_part_the_vocabulary(name: str) -> None:
     benchmark = get_benchmark(name)
     assert benchmark.name == name
     assert set(benchmark.unseen) <= set(benchmark.vocabulary)
-    assert (len(benchmark.seen_ids), len(benchmark.unseen_ids)) == (15, 5)
-    assert sorted(benchmark.seen_ids + benchmark.unseen_ids) == list(range(20))
+    sizes = {"coco-stuff": (156, 15), "context": (49, 10), "context-60": (50, 10), "coco-20i": (60, 20)}
+    assert (len(benchmark.seen_ids), len(benchmark.unseen_ids)) == sizes.get(benchmark.base, (15, 5))
+    assert sorted(benchmark.seen_ids + benchmark.unseen_ids) == list(range(len(benchmark.vocabulary)))
+    assert len(set(benchmark.vocabulary)) == len(benchmark.vocabulary)
     assert {benchmark.vocabulary[i] for i in benchmark.unseen_ids} == set(benchmark.unseen)
 
 
@@ -54,12 +60,15 @@ def test_unseen_ids() -> None:
     assert get_benchmark("voc").vocabulary == VOC
     assert get_benchmark("voc").unseen_ids == [15, 16, 17, 18, 19]
     assert [VOC[i] for i in get_benchmark("voc").unseen_ids] == ["pottedplant", "sheep", "sofa", "train", "tvmonitor"]
+    assert get_benchmark("coco-stuff").unseen_ids == [19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160]
+    assert get_benchmark("context").unseen_ids == [0, 6, 7, 14, 19, 24, 31, 33, 48, 54]
+    assert get_benchmark("context-60").unseen_ids == [1, 7, 8, 15, 20, 25, 32, 34, 49, 55]
     assert get_benchmark("doodles").unseen_ids == [3, 7, 11, 15, 19]
     assert [DOODLES[i] for i in get_benchmark("doodles").unseen_ids] == ["boat", "flower", "key", "snowman", "kite"]
 
 
 def test_benchmarks_that_cannot_be_had() -> None:
-    with pytest.raises(SettingError, match="no benchmark called 'vok'; choose one of voc, doodles"):
+    with pytest.raises(SettingError, match="no benchmark called 'vok'; choose one of voc, coco-stuff, context, context-60, doodles, pascal-5i/0..3, coco"):
         get_benchmark("vok")
     with pytest.raises(DataError, match="the benchmark voc needs its pictures; say where they lie with --root"):
         get_benchmark("voc").data("val", None)
@@ -293,3 +302,51 @@ def test_palette_and_grey_masks_say_the_same(tmp_path: Path) -> None:
         assert torch.equal(palette[i].labels, grey[i].labels)
         assert torch.equal(palette[i].image, grey[i].image)
         assert len(palette[i].labels.unique()) == 3
+
+
+# ------------------------------------------------------ COCO-Stuff and Context
+
+
+def save(folder: Path, name: str, mask: NDArray[np.uint8]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask).save(folder / f"{name}.png")
+
+
+def photograph(folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 3), (90, 20, 20)).save(folder / f"{name}.jpg")
+
+
+def test_coco_stuff_reads_training_ids(tmp_path: Path) -> None:
+    mask = np.array([[0, 170, 255, 5]] * 3, dtype=np.uint8)
+    for split in ("train2017", "val2017"):
+        photograph(tmp_path / "images" / split, "000000000009")
+        save(tmp_path / "annotations" / split, "000000000009_labelTrainIds", mask)
+        save(tmp_path / "annotations" / split, "000000000009", mask + 1)
+    for split in ("train", "val"):
+        data = get_benchmark("coco-stuff").data(split, tmp_path)
+        assert len(data) == 1
+        assert data[0].labels[0].tolist() == [0, 170, 255, 5]
+    (tmp_path / "annotations" / "val2017" / "000000000009_labelTrainIds.png").unlink()
+    with pytest.raises(DataError, match="000000000009_labelTrainIds.png is missing; make the masks with training ids"):
+        get_benchmark("coco-stuff").data("val", tmp_path)
+    with pytest.raises(DataError, match="not COCO-Stuff's folder"):
+        get_benchmark("coco-stuff").data("val", tmp_path / "images")
+
+
+def test_context_with_and_without_background(tmp_path: Path) -> None:
+    root = tmp_path / "VOC2010"
+    photograph(root / "JPEGImages", "2008_000002")
+    save(root / "SegmentationClassContext", "2008_000002", np.array([[0, 1, 59, 255]] * 3, dtype=np.uint8))
+    lists = root / "ImageSets" / "SegmentationContext"
+    lists.mkdir(parents=True)
+    (lists / "val.txt").write_text("2008_000002\n")
+    assert get_benchmark("context").data("val", tmp_path)[0].labels[0].tolist() == [255, 0, 58, 255]
+    assert get_benchmark("context-60").data("val", root)[0].labels[0].tolist() == [0, 1, 59, 255]
+    with pytest.raises(DataError, match="train.txt is missing"):
+        get_benchmark("context").data("train", tmp_path)
+    (lists / "val.txt").write_text("2008_000009\n")
+    with pytest.raises(DataError, match="2008_000009.png, listed in .* is missing"):
+        get_benchmark("context").data("val", tmp_path)
+    with pytest.raises(DataError, match="not PASCAL Context's folder"):
+        get_benchmark("context").data("val", tmp_path / "x")

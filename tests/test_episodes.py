@@ -20,7 +20,7 @@ from unseen.backbones.clip import IMAGENET_MEAN, IMAGENET_STD
 from unseen.data.benchmarks import BENCHMARKS, folds_of, get_benchmark
 from unseen.data.classes import COCO, DOODLES, DOODLES_FOLDS, VOC
 from unseen.data.datasets import voc_fold_pair
-from unseen.data.episodes import HASHES, Episode, bam_lists, coco_list, draw, find_list, pascal_list
+from unseen.data.episodes import HASHES, Episode, bam_list, coco_list, draw, find_list, pascal_list
 from unseen.errors import DataError, SettingError
 from unseen.inference import fitted, foreground, restored
 from unseen.labels import BACKGROUND
@@ -116,7 +116,7 @@ def test_lists_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: pyte
 
 
 def test_bam_rule(tmp_path: Path) -> None:
-    """A class counts from 2048 pixels on; training pictures show no novel class at all."""
+    """A class counts from 2048 pixels on; pictures are kept for novel classes that count."""
     root = write_folds(tmp_path)
     masks = {
         "none": {}, "small": {1: 2047}, "base": {8: 2048}, "novel": {1: 2048, 8: 3000}, "trace": {8: 4000, 1: 1}, "both": {1: 2048, 2: 2500, 9: 5},
@@ -128,9 +128,8 @@ def test_bam_rule(tmp_path: Path) -> None:
             flat[start : start + area] = value
         Image.fromarray(flat.reshape(100, 100)).save(root / "SegmentationClassAug" / f"{name}.png")
     pairs = [voc_fold_pair(root, name) for name in masks]
-    training, validation, episodes = bam_lists(pairs, 20, range(5))
-    assert [pair.labels.stem for pair in training] == ["base"]
-    assert [pair.labels.stem for pair in validation] == ["novel", "both"]
+    kept, episodes = bam_list(pairs, 20, range(5))
+    assert [pair.labels.stem for pair in kept] == ["novel", "both"]
     assert episodes == [Episode(0, 0), Episode(1, 0), Episode(1, 1)]
 
 

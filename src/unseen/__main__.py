@@ -43,7 +43,10 @@ def list_(what: str = "all") -> None:
         "methods": (("method", "trained", "what it is"), [(n, "yes" if m.cls.trainable else "no", m.summary) for n, m in METHODS.items()]),
         "benchmarks": (
             ("benchmark", "words", "unseen", "what it is"),
-            [(n, str(len(b.vocabulary)), ", ".join(b.unseen), b.summary) for n, b in BENCHMARKS.items()],
+            [
+                (b.base + ("/0..3" if b.episodes else ""), str(len(b.vocabulary)), f"{len(b.unseen)}{' a fold' if b.episodes else ''}", b.summary)
+                for n, b in BENCHMARKS.items() if not b.episodes or n.endswith("/0")
+            ],
         ),
         "templates": (("templates", "sentences", "first"), [(n, str(len(t)), t[0]) for n, t in TEMPLATES.items()]),
         "clips": (("clip",), [(name,) for name in known_sources()] if what == "clips" else []),

@@ -10,9 +10,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from unseen.data.classes import COCO, DOODLES, DOODLES_FOLDS, VOC
-from unseen.data.datasets import DoodleScenes, LabelledImages, SegmentationSet, coco_fold_pair, voc_base, voc_fold_pair, voc_pairs
-from unseen.data.episodes import Draw, Episode, bam_lists, coco_list, draw, find_list, paired, pascal_list
+from unseen.data.classes import COCO, COCO_STUFF, CONTEXT, DOODLES, DOODLES_FOLDS, VOC
+from unseen.data.datasets import (
+    DoodleScenes,
+    LabelledImages,
+    SegmentationSet,
+    coco_fold_pair,
+    coco_stuff_pairs,
+    context_pairs,
+    voc_base,
+    voc_fold_pair,
+    voc_pairs,
+)  # fmt: skip
+from unseen.data.episodes import Draw, Episode, bam_list, coco_list, draw, find_list, paired, pascal_list
 from unseen.errors import DataError, SettingError
 from unseen.settings import InferenceSettings
 
@@ -81,6 +91,25 @@ def _voc(root: Path | None, split: str) -> SegmentationSet:
     return LabelledImages(voc_pairs(root, split), len(VOC), background=0)
 
 
+def _coco_stuff(root: Path | None, split: str) -> SegmentationSet:
+    assert root is not None
+    return LabelledImages(coco_stuff_pairs(root, split), len(COCO_STUFF))
+
+
+def _context(with_background: bool, root: Path | None, split: str) -> SegmentationSet:
+    assert root is not None
+    return LabelledImages(context_pairs(root, split), len(CONTEXT) + with_background, background=None if with_background else 0)
+
+
+COCO_STUFF_UNSEEN = (
+    "cow", "giraffe", "suitcase", "frisbee", "skateboard", "carrot", "scissors", "cardboard", "clouds", "grass", "playingfield", "river", "road", "tree",
+    "wall-concrete",
+)  # fmt: skip
+CONTEXT_UNSEEN = ("aeroplane", "bird", "boat", "cat", "cow", "fence", "keyboard", "motorbike", "sofa", "tvmonitor")
+WINDOWS = InferenceSettings(short_side=512, window=512, stride=426)
+"""Size and windows of the released ZegCLIP and CLIP-RC."""
+
+
 def _doodles(things: tuple[int, int], size: int, root: Path | None, split: str) -> SegmentationSet:
     seed, count = {"train": (1, 20_000), "val": (3, 500)}[split]
     return DoodleScenes(seed, count, size=size, min_things=things[0], max_things=things[1])
@@ -106,7 +135,7 @@ def _pascal_episodes(fold: int, lists: Path | None, root: Path | None, how: Draw
     base = voc_base(root)
     if how == "bam":
         stems = (base / "ImageSets" / "Segmentation" / "val.txt").read_text(encoding="utf-8").split()
-        _, pairs, episodes = bam_lists([voc_fold_pair(base, stem) for stem in stems], len(VOC), range(5 * fold, 5 * fold + 5))
+        pairs, episodes = bam_list([voc_fold_pair(base, stem) for stem in stems], len(VOC), range(5 * fold, 5 * fold + 5))
     else:
         source = find_list(lists, f"pascal/val/fold{fold}.txt")
         pairs, episodes = paired(pascal_list(source), partial(voc_fold_pair, base), source)
@@ -159,7 +188,7 @@ def _folds(lists: Path | None = None) -> dict[str, Benchmark]:
              partial(_doodles_episodes, fold), "the embedded world"),
         ):  # fmt: skip
             found[f"{name}/{fold}"] = Benchmark(
-                name=f"{name}/{fold}", summary=f"{what}, fold {fold}: one word at a time, foreground against background", vocabulary=vocabulary,
+                name=f"{name}/{fold}", summary=f"{what} in folds: one word at a time, foreground against background", vocabulary=vocabulary,
                 unseen=unseen, templates=templates, inference=inference, open=opener, needs_root=name != "doodles-5i",
                 protocol={"labels": "255 is void; what is not the word is background", "given": "the class of an episode, which is in the picture"},
                 episodes=episodes,
@@ -174,9 +203,39 @@ BENCHMARKS: dict[str, Benchmark] = {
         vocabulary=VOC,
         unseen=("pottedplant", "sheep", "sofa", "train", "tvmonitor"),
         templates="single",
-        inference=InferenceSettings(short_side=512, window=512, stride=426),
+        inference=WINDOWS,
         open=_voc,
         protocol={"labels": "0 (background) and 255 are void; 1..20 become 0..19", "train": "10 582 pictures (VOC train + SBD)", "val": "1 449 pictures"},
+    ),
+    "coco-stuff": Benchmark(
+        name="coco-stuff",
+        summary="COCO-Stuff 164K, 156 seen and 15 unseen classes",
+        vocabulary=COCO_STUFF,
+        unseen=COCO_STUFF_UNSEEN,
+        templates="multi",
+        inference=WINDOWS,
+        open=_coco_stuff,
+        protocol={"labels": "training ids 0..170; 255 is void", "train": "118 287 pictures", "val": "5 000 pictures"},
+    ),
+    "context": Benchmark(
+        name="context",
+        summary="PASCAL Context, 49 seen and 10 unseen classes, background not scored",
+        vocabulary=CONTEXT,
+        unseen=CONTEXT_UNSEEN,
+        templates="multi",
+        inference=WINDOWS,
+        open=partial(_context, False),
+        protocol={"labels": "0 (background) and 255 are void; 1..59 become 0..58", "train": "4 996 pictures", "val": "5 104 pictures"},
+    ),
+    "context-60": Benchmark(
+        name="context-60",
+        summary="PASCAL Context with the background as a seen class: 50 seen and 10 unseen classes",
+        vocabulary=("background", *CONTEXT),
+        unseen=CONTEXT_UNSEEN,
+        templates="multi",
+        inference=WINDOWS,
+        open=partial(_context, True),
+        protocol={"labels": "0 is the background, 1..59 the classes; 255 is void", "train": "4 996 pictures", "val": "5 104 pictures"},
     ),
     "doodles": Benchmark(
         name="doodles",
@@ -219,5 +278,6 @@ def get_benchmark(name: str, lists: Path | None = None) -> Benchmark:
     if name in BENCHMARKS and BENCHMARKS[name].episodes is not None:
         return _folds(lists)[name]
     if name not in BENCHMARKS:
-        raise SettingError(f"there is no benchmark called {name!r}; choose one of {', '.join(BENCHMARKS)}")
+        bases = dict.fromkeys(bench.base + ("/0..3" if bench.episodes else "") for bench in BENCHMARKS.values())
+        raise SettingError(f"there is no benchmark called {name!r}; choose one of {', '.join(bases)}")
     return BENCHMARKS[name]

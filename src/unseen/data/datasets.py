@@ -161,6 +161,44 @@ def voc_pairs(root: Path, split: str) -> list[Pair]:
     return pairs
 
 
+def coco_stuff_pairs(root: Path, split: str) -> list[Pair]:
+    """The pairs of COCO-Stuff 164K in mmsegmentation's layout; `root` holds images/ and annotations/.
+
+    Raises:
+        DataError: A folder that is not there, or a picture without mask.
+    """
+    folder = "train2017" if split == "train" else "val2017"
+    images, masks = root / "images" / folder, root / "annotations" / folder
+    for place in (images, masks):
+        if not place.is_dir():
+            raise DataError(f"{root} is not COCO-Stuff's folder (no {place.relative_to(root)} in it); give the folder of images and annotations with --root")
+    pairs = [Pair(image, masks / f"{image.stem}_labelTrainIds.png") for image in sorted(images.glob("*.jpg"))]
+    missing = next((pair.labels for pair in pairs if not pair.labels.is_file()), None)
+    if missing is not None or not pairs:
+        what = f"{missing} is missing" if missing else f"{images} holds no pictures"
+        raise DataError(f"{what}; make the masks with training ids (*_labelTrainIds.png) from stuffthingmaps, or complete the download")
+    return pairs
+
+
+def context_pairs(root: Path, split: str) -> list[Pair]:
+    """The pairs of PASCAL Context in mmsegmentation's layout; `root` is the VOC2010 folder or one above it.
+
+    Raises:
+        DataError: A folder or list that is not there, or a picture without mask.
+    """
+    base = next((p for p in (root, root / "VOC2010", root / "VOCdevkit" / "VOC2010") if (p / "SegmentationClassContext").is_dir()), None)
+    if base is None:
+        raise DataError(f"{root} is not PASCAL Context's folder (no SegmentationClassContext in it); give the VOC2010 folder with --root")
+    file = base / "ImageSets" / "SegmentationContext" / f"{'train' if split == 'train' else 'val'}.txt"
+    if not file.is_file():
+        raise DataError(f"{file} is missing; restore PASCAL Context's lists")
+    pairs = [Pair(base / "JPEGImages" / f"{stem}.jpg", base / "SegmentationClassContext" / f"{stem}.png") for stem in file.read_text().split()]
+    missing = next((pair.labels for pair in pairs if not pair.labels.is_file()), None)
+    if missing is not None:
+        raise DataError(f"{missing}, listed in {file}, is missing; restore it or take it off the list")
+    return pairs
+
+
 def voc_fold_pair(base: Path, stem: str) -> Pair:
     """Where picture and mask of a PASCAL fold lie: the mask in `SegmentationClassAug`, else in `SegmentationClass`."""
     masks = [base / folder / f"{stem}.png" for folder in ("SegmentationClassAug", "SegmentationClass")]

@@ -175,21 +175,16 @@ def paired(listed: Sequence[tuple[str, int]], locate: Callable[[str], Pair], sou
     return pairs, episodes
 
 
-def bam_lists(pairs: Sequence[Pair], num_classes: int, novel: Sequence[int]) -> tuple[list[Pair], list[Pair], list[Episode]]:
-    """BAM's rule on masks stored as 0 background, 1..C classes, 255 void: training pictures, validation pictures, validation pairs.
+def bam_list(pairs: Sequence[Pair], num_classes: int, novel: Sequence[int]) -> tuple[list[Pair], list[Episode]]:
+    """BAM's validation pictures and pairs, by its rule on masks stored as 0 background, 1..C classes, 255 void.
 
-    A class counts in a picture if it covers at least `AREA` pixels. Training pictures show no novel class at all and have a class that
-    counts; validation pictures have a novel class that counts.
+    A class counts in a picture if it covers at least `AREA` pixels; a picture is kept if a novel class counts in it.
     """
-    training: list[Pair] = []
-    validation: list[Pair] = []
+    kept: list[Pair] = []
     episodes: list[Episode] = []
     for pair in pairs:
         areas = np.bincount(read_labels(pair.labels).ravel(), minlength=256)[1 : num_classes + 1]
-        present, counted = set(np.flatnonzero(areas).tolist()), set(np.flatnonzero(areas >= AREA).tolist())
-        if counted and not present & set(novel):
-            training.append(pair)
-        asked = sorted(counted & set(novel))
-        episodes += [Episode(len(validation), class_id) for class_id in asked]
-        validation += [pair] if asked else []
-    return training, validation, episodes
+        asked = [class_id for class_id in novel if areas[class_id] >= AREA]
+        episodes += [Episode(len(kept), class_id) for class_id in asked]
+        kept += [pair] if asked else []
+    return kept, episodes

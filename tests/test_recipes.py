@@ -1,0 +1,60 @@
+"""Recipes: every published setting resolves to the values of its paper's code, and to nothing the method does not know."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import pytest
+import yaml
+
+from tiny import tiny_clip
+from unseen.data.benchmarks import BENCHMARKS
+from unseen.methods import METHODS, create
+from unseen.recipes import recipe, settings
+
+TRAINABLE = [name for name, method in METHODS.items() if method.cls.trainable]
+
+
+@pytest.mark.parametrize("method", TRAINABLE)
+def test_every_section_is_a_benchmark_and_fits_the_method(method: str) -> None:
+    sections = yaml.safe_load((resources.files("unseen") / "recipes" / f"{method}.yaml").read_text(encoding="utf-8"))
+    assert "doodles" in sections
+    known = {bench.base for bench in BENCHMARKS.values()}
+    for section in sections:
+        base, _, regime = section.partition("/")
+        assert base in known
+        assert regime in ("", "transductive", "supervised")
+        model, train = settings(method, base, regime=regime or "inductive")
+        options = {name: value for name, value in model.options.items() if name not in ("text_blocks", "decoder_heads")}
+        create(method, tiny_clip(), **options, **({"text_blocks": (1,)} if method == "esda" else {"decoder_heads": 2}))
+        assert train.steps > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "benchmark", "regime", "steps", "options"),
+    [
+        ("zegclip", "voc", "inductive", 20_000, {"num_prompts": 10}),
+        ("zegclip", "voc", "transductive", 10_000, {"num_prompts": 10}),
+        ("zegclip", "coco-stuff", "inductive", 80_000, {"num_prompts": 100, "templates": "multi"}),
+        ("zegclip", "coco-stuff", "transductive", 40_000, {"num_prompts": 100}),
+        ("clip_rc", "voc", "inductive", 40_000, {"recovery_weight": 2.0, "mask_weight": 100.0, "dice_weight": 1.0}),
+        ("clip_rc", "voc", "transductive", 20_000, {"recovery_weight": 2.0}),
+        ("clip_rc", "voc", "supervised", 40_000, {"recovery_weight": 0.0}),
+        ("clip_rc", "coco-stuff", "inductive", 80_000, {"recovery_weight": 50.0, "mask_weight": 200.0, "dice_weight": 3.0}),
+        ("clip_rc", "coco-stuff", "supervised", 80_000, {"recovery_weight": 1.0, "mask_weight": 100.0, "dice_weight": 1.5}),
+    ],
+)
+def test_published_settings(method: str, benchmark: str, regime: str, steps: int, options: dict[str, object]) -> None:
+    model, train = settings(method, benchmark, regime=regime)
+    assert model.clip == "ViT-B-16-quickgelu/openai"
+    assert (train.steps, train.lr, train.batch_size, train.warmup, train.weight_decay) == (steps, 2e-4, 16, 1500, 0.01)
+    assert {name: model.options[name] for name in options} == options
+
+
+def test_folds_share_a_recipe() -> None:
+    model, train = settings("esda", "pascal-5i/2")
+    assert (train.optimizer, train.lr, train.steps, train.transforms.crop, train.transforms.zoom) == ("sgd", 5e-4, 105_200, 480, [0.9, 1.1])
+    assert settings("esda", "coco-20i/0")[1].lr == 1e-3
+    assert model.clip == "ViT-B-16-quickgelu/openai"
+    assert recipe("zegclip", "nothing") == {}
+    assert recipe("naclip", "voc") == {}
