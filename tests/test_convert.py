@@ -47,7 +47,7 @@ def test_a_checkpoint_becomes_a_run(name: str, tmp_path: Path, capsys: pytest.Ca
     whole, about, flags = checkpoint(name)
     method = name[:-2]
     torch.save(whole, tmp_path / "iter_20000.pth")
-    main(["convert", method, str(tmp_path / "iter_20000.pth"), "--out", str(tmp_path / "run"), *flags])
+    main(["convert", method, str(tmp_path / "iter_20000.pth"), "--out", str(tmp_path / "run"), "--benchmark", "voc", *flags])
     out = capsys.readouterr().out
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["model"]["published"] is True
@@ -87,7 +87,7 @@ def test_settings_come_from_the_recipe(tmp_path: Path) -> None:
     whole, _, flags = checkpoint("clip_rc_a")
     torch.save(whole, tmp_path / "a.pth")
     for regime, seen, weight in (("inductive", 15, 2.0), ("supervised", 20, 0.0)):
-        main(["convert", "clip_rc", str(tmp_path / "a.pth"), "--out", str(tmp_path / regime), "--regime", regime, *flags])
+        main(["convert", "clip_rc", str(tmp_path / "a.pth"), "--out", str(tmp_path / regime), "--benchmark", "voc", "--regime", regime, *flags])
         config = yaml.safe_load((tmp_path / regime / "config.yaml").read_text())
         assert len(config["seen"]) == seen
         assert config["model"]["options"]["recovery_weight"] == weight
@@ -101,7 +101,7 @@ def test_every_convertible_method_is_in_the_table() -> None:
 
 def test_bad_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, _, flags = checkpoint("zegclip_a")
-    state, out = whole["state_dict"], ["--out", str(tmp_path / "run")]
+    state, out = whole["state_dict"], ["--out", str(tmp_path / "run"), "--benchmark", "voc"]
     path = tmp_path / "a.pth"
 
     def told(changed: dict[str, Any], method: str = "zegclip", more: list[str] = flags) -> str:
@@ -117,14 +117,43 @@ def test_bad_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "clip.visual.transformer.resblocks.1.attn.in_proj_weight is missing" in told({key: value for key, value in state.items() if key != name})
     assert "decode_head.extra is unknown" in told({**state, "decode_head.extra": torch.zeros(2)})
     assert "may be a part of one" in told({key: value for key, value in state.items() if "prompt_embeddings" not in key})
-    assert "a part of CLIP's towers" in told({key: value for key, value in state.items() if not key.startswith("text_encoder.")})
+    assert "does not hold a ViT CLIP" in told({key: value for key, value in state.items() if not key.startswith("text_encoder.")})
     assert "has no option 'promts'" in told(state, more=[*flags, "--options.promts", "3"])
     torch.save({"state_dict": state, "hook": Path("x")}, path)
     assert "may run code" in said(capsys, "convert", "zegclip", str(path), *out)
     path.write_bytes(path.read_bytes()[:5000])
     assert "not a readable weight file" in said(capsys, "convert", "zegclip", str(path), *out)
     assert "does not exist" in said(capsys, "convert", "zegclip", str(tmp_path / "no.pth"), *out)
-    assert not (tmp_path / "run").exists()
+    assert "give --benchmark voc" in said(capsys, "convert", "zegclip", str(path), "--out", str(tmp_path / "run"))
+    torch.save(checkpoint("esda_a")[0], path)
+    assert "was trained on folds" in said(capsys, "convert", "esda", str(path), *out, *checkpoint("esda_a")[2])
+    for heads in ("5", "999", "-1", "0"):
+        assert f"vision_heads is {heads}" in told(state, more=["--vision_heads", heads])
+    assert "lattice is 4; give a list of 2" in told(checkpoint("clip_rc_a")[0]["state_dict"], "clip_rc", ["--options.lattice", "4"])
+    torch.save({1: torch.zeros(2)}, path)
+    assert "holds no tensors" in said(capsys, "convert", "zegclip", str(path), *out)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_stripped_recovery_decoder_is_not_missed(tmp_path: Path) -> None:
+    whole, _, flags = checkpoint("clip_rc_a")
+    torch.save({name: tensor for name, tensor in whole["state_dict"].items() if "recovery" not in name}, tmp_path / "a.pth")
+    main(["convert", "clip_rc", str(tmp_path / "a.pth"), "--out", str(tmp_path / "run"), "--benchmark", "voc", *flags])
+    assert load_run(tmp_path / "run")[0].recovery is None
+
+
+def test_a_full_disk_leaves_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+
+    whole, _, flags = checkpoint("clip_rc_a")
+    torch.save(whole, tmp_path / "a.pth")
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("unseen.checkpoints.save_file", full)
+    assert "No space left" in said(capsys, "convert", "clip_rc", str(tmp_path / "a.pth"), "--out", str(tmp_path / "run"), "--benchmark", "voc", *flags)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
 
 
 def test_python_says_the_same() -> None:

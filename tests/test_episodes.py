@@ -146,10 +146,16 @@ def test_draws() -> None:
     assert bam == draw(episodes, "bam", uniform_classes=False, seed=5, count=300)
     assert bam != draw(episodes, "bam", uniform_classes=False, seed=6, count=300)
     lopsided = [*[Episode(i, 0) for i in range(99)], Episode(99, 1)]
-    drawn = Counter(episode.class_id for episode in draw(lopsided, "hsnet", uniform_classes=True, seed=0))
-    assert sum(drawn.values()) == 1000
-    assert abs(drawn[1] - 500) < 60, "first the class, then the picture"
-    with pytest.raises(SettingError, match="'half'; choose one of all, hsnet, bam"):
+    for how in ("hsnet", "sazs"):
+        drawn = Counter(episode.class_id for episode in draw(lopsided, how, uniform_classes=True, seed=0))  # type: ignore[arg-type]
+        assert sum(drawn.values()) == 1000
+        assert abs(drawn[1] - 500) < 60, "first the class, then the picture"
+    assert draw(lopsided, "hsnet", uniform_classes=True, seed=0) != draw(lopsided, "sazs", uniform_classes=True, seed=0), "hsnet draws an example too"
+    for fold in range(4):
+        pairs = [Episode(i, class_id) for class_id in range(fold, 80, 4) for i in range(9)]
+        assert draw(pairs, "hsnet", uniform_classes=True, seed=0)[0].class_id == 72 + fold, "as in HSNet's stream"
+        assert draw(pairs, "sazs", uniform_classes=True, seed=0)[0].class_id == 72 + fold, "as in SAZS's stream"
+    with pytest.raises(SettingError, match="'half'; choose one of all, hsnet, sazs, bam"):
         draw(episodes, "half", uniform_classes=False, seed=0)  # type: ignore[arg-type]
 
 
@@ -190,12 +196,8 @@ def test_released_evaluation_of_esda() -> None:
     assert scores["FB_IoU"] == pytest.approx(100 * about["FB_IoU"], abs=1e-4)
 
 
-def test_foreground_of_both_kinds() -> None:
+def test_foreground_is_where_the_words_logit_is_higher() -> None:
     images = torch.rand(2, 3, 32, 40)
-    many = create("naclip", tiny_clip()).eval()
-    text = many.encode_text(["tree", "car", "fish"])
-    shares = [foreground(many, images, text, word, InferenceSettings()) for word in range(3)]
-    assert torch.equal(torch.stack(shares).sum(dim=0), torch.ones(2, 32, 40, dtype=torch.int64)), "every pixel is one word's"
     one = create("esda", tiny_clip(), text_blocks=(1,)).eval()
     text = one.encode_text(["tree", "car"])
     found = foreground(one, images, text, 1, InferenceSettings())
@@ -264,6 +266,15 @@ def test_bad_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "the line '2007_000000'" in said(capsys, "evaluate", "naclip", *common)
     lists.write_text(good.replace("__01", "__05"))
     assert "the fold asks for 'bottle' in 2007_" in said(capsys, "evaluate", "naclip", *common)
+    lists.write_text(good + "2007_000000__06\n")
+    assert "asks for class 6 in 2007_000000, which does not belong" in said(capsys, "evaluate", "naclip", *common)
+    lists.write_text("")
+    assert "fold0.txt is empty" in said(capsys, "evaluate", "naclip", *common)
+    assert "has no meaning in folds" in said(capsys, "evaluate", "naclip", "--benchmark", "doodles-5i/0", "--threshold", "0.5")
+    assert "is for folds" in said(capsys, "evaluate", "naclip", "--episodes", "bam")
+    assert "published nowhere stable" in said(capsys, "evaluate", "naclip", "--benchmark", "coco-20i/1", "--root", str(root), "--episodes", "bam")
+    (root / "ImageSets" / "Segmentation" / "val.txt").unlink()
+    assert "val.txt is missing" in said(capsys, "evaluate", "naclip", *common, "--episodes", "bam")
     assert "holds no val/fold0.txt" in said(capsys, "evaluate", "naclip", *common[:4], "--lists", str(root))
     assert "needs its pictures" in said(capsys, "evaluate", "naclip", "--benchmark", "coco-20i/1")
     assert "has 4 folds; choose one" in said(capsys, "train", "esda", "--benchmark", "pascal-5i", "--out", str(tmp_path / "x"))

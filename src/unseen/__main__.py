@@ -22,7 +22,7 @@ from unseen import __version__
 from unseen.errors import CheckpointError, DataError, SettingError, UnseenError
 from unseen.settings import InferenceChanges, ModelSettings, Regime, TrainSettings
 
-Draw = Literal["all", "hsnet", "bam"]  # of unseen.data.episodes, which is heavy to import
+Draw = Literal["all", "hsnet", "sazs", "bam"]  # of unseen.data.episodes, which is heavy to import
 DEFAULT_TRAINING, NO_CHANGES = TrainSettings(), InferenceChanges()
 
 
@@ -133,7 +133,7 @@ def evaluate(
         limit: Only the first so many pictures, or episodes.
         threshold: Pixels whose best word is less confident get no word.
         lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
-        episodes: How the pairs of a fold are drawn: "all" of HSNet's list once, "hsnet" its 1000, "bam" 1000 of BAM's (ESDA: seed 923).
+        episodes: How the pairs of a fold are drawn: "all" of HSNet's list once, or 1000 as "hsnet", "sazs" or "bam" (ESDA: seed 923) draw them.
         seeds: Of drawn episodes, one evaluation each.
         device: "auto", "cpu", "cuda", ...
         workers: Processes that read pictures.
@@ -143,6 +143,7 @@ def evaluate(
     from unseen.evaluation import EpisodeReport, Report, print_episodes, print_reports
     from unseen.evaluation import evaluate as run_evaluation
     from unseen.evaluation import evaluate_episodes as run_episodes
+    from unseen.methods import METHODS
 
     if limit is not None and limit < 1:
         raise SettingError(f"--limit is {limit}; give at least 1 picture")
@@ -156,7 +157,8 @@ def evaluate(
     for model, settings, run, name in asked:
         folder, bench = Path(model), get_benchmark(name, lists)
         own = run is not None and bench.name == run.benchmark
-        if not own and "templates" not in (options or {}) and not (run and run.model.published):
+        reads_tokens = METHODS[settings.method].cls.reads_tokens  # of one sentence only
+        if not own and "templates" not in (options or {}) and not (run and run.model.published) and not reads_tokens:
             settings = replace(settings, options={**settings.options, "templates": bench.templates})
         segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if run else None)
         segmenter.to(_device(device))
@@ -166,24 +168,34 @@ def evaluate(
         about = {"model": asdict(settings), "train": run.train if run else None, "text_embeddings": vectors}
         place = out or (folder / f"eval-{bench.name.replace('/', '-')}" if run else run_folder(model, bench.name))
         title = run.model.method if run else model
+        if run and sum(other is not None and (other.model.method, fold) == (title, name) for _, _, other, fold in asked) > 1:
+            title = f"{title} ({folder})"
+        # Across data sets every word counts as trained on, so none is lowered (released cross-dataset configurations).
+        lowered = run.lowered(bench.vocabulary) if run and own else None
+        made: list[Report] | list[EpisodeReport]
         if bench.episodes is not None:
-            for seed in seeds:
-                episode_reports.append(
-                    run_episodes(segmenter, text, bench, root, title=title, inference=size, how=episodes, seed=seed, limit=limit, about=about)
-                )
-                episode_reports[-1].save(place if len(seeds) == 1 else place / f"seed-{seed}")
-                if episodes == "all":
-                    break  # nothing is drawn
+            if threshold is not None:
+                raise SettingError("--threshold has no meaning in folds, where a pixel is the word's or not; leave it away")
+            made = [
+                run_episodes(segmenter, text, bench, root, title=title, inference=size, how=episodes, seed=seed, seen=lowered, limit=limit, about=about)
+                for seed in (seeds if episodes != "all" else seeds[:1])
+            ]
+            episode_reports += made
+            for seed, found in zip(seeds, made, strict=False):
+                found.save(place if len(made) == 1 else place / f"seed-{seed}")
         else:
-            # Across data sets every word counts as trained on, so none is lowered (released cross-dataset configurations).
-            lowered = run.lowered(bench.vocabulary) if run and own else None
-            report = run_evaluation(
-                segmenter, text, bench, root, title=title, inference=size, seen=lowered, limit=limit, threshold=threshold, workers=workers, about=about
-            )
-            report.save(place)
-            reports.append(report)
-        if run and limit is None and options is None and inference == NO_CHANGES and threshold is None:
-            _keep_scores(folder, bench.name, (reports or episode_reports)[-1].as_dict()["scores"])
+            if episodes != "all":
+                raise SettingError(f"--episodes {episodes} is for folds, and {bench.name} has none; leave it away")
+            made = [
+                run_evaluation(
+                    segmenter, text, bench, root, title=title, inference=size, seen=lowered, limit=limit, threshold=threshold, workers=workers, about=about
+                )
+            ]
+            made[0].save(place)
+            reports += made
+        whole = limit is None and options is None and inference == NO_CHANGES and threshold is None and text_embeddings is None and episodes == "all"
+        if run and whole:
+            _keep_scores(folder, bench.name, made[0].as_dict()["scores"])
         print(f"wrote {place / 'report.json'} and {place / 'sheet.png'}")
     for name in dict.fromkeys(report.benchmark.name for report in reports):
         print_reports([report for report in reports if report.benchmark.name == name])
@@ -203,7 +215,7 @@ def _keep_scores(folder: Path, benchmark: str, scores: dict[str, Any]) -> None:
 
 
 def convert_(
-    method: str, file: Path, out: Path | None = None, benchmark: str = "voc", regime: Regime = "inductive", options: dict[str, Any] | None = None,
+    method: str, file: Path, out: Path | None = None, benchmark: str | None = None, regime: Regime = "inductive", options: dict[str, Any] | None = None,
     vision_heads: int | None = None, text_heads: int | None = None,
 ) -> None:  # fmt: skip
     """Turn a published checkpoint into a run folder for evaluate and segment; says what became of every tensor.
@@ -214,14 +226,16 @@ def convert_(
         method: zegclip, clip_rc or esda.
         file: The checkpoint: mmcv's .pth of ZegCLIP and CLIP-RC, or ESDA's.
         out: Run folder, runs/METHOD-published-BENCHMARK by default; written only if every tensor has its place.
-        benchmark: What it was trained on; folds as pascal-5i/0.
-        regime: How it was trained.
+        benchmark: What it was trained on (needed): its words, seen words and windows; folds as pascal-5i/0.
+        regime: How it was trained; words of inductive runs are lowered by γ at test time.
         options: Options of the method, in place of the recipe's: --options.NAME VALUE.
         vision_heads: Heads of the image tower; one for every 64 channels by default.
         text_heads: Heads of the text tower; likewise.
     """
     from unseen import api
 
+    if benchmark is None:
+        raise SettingError("a checkpoint does not say what it was trained on; give --benchmark voc, coco-stuff, context, pascal-5i/0, ...")
     folder = out or api.run_folder(f"{method}-published", benchmark)
     report = api.convert(method, file, folder, benchmark=benchmark, regime=regime, vision_heads=vision_heads, text_heads=text_heads, **(options or {}))
     print("\n".join(report.lines()))

@@ -251,7 +251,7 @@ def train(
 
 
 def convert(
-    method: str, file: Path, out: Path, *, benchmark: str = "voc", regime: Regime = "inductive", vision_heads: int | None = None,
+    method: str, file: Path, out: Path, *, benchmark: str, regime: Regime = "inductive", vision_heads: int | None = None,
     text_heads: int | None = None, **options: Any,
 ) -> Report:  # fmt: skip
     """A published checkpoint of ZegCLIP, CLIP-RC or ESDA as a run folder that evaluates as the released code does.
@@ -286,14 +286,23 @@ def convert(
         segmenter, report = translate(method, state, **heads, **chosen)
     except CheckpointError as error:
         raise CheckpointError(str(error).replace("the checkpoint", str(file), 1)) from error
+    if segmenter.kind == "binary" and bench.episodes is None:
+        raise SettingError(f"{method} was trained on folds, one word at a time; give --benchmark pascal-5i/0, or the fold it was trained on")
     if report.problem is None:
-        save_tower(out, segmenter.clip)
         run = Run(
             model=ModelSettings(method, TOWER, True, chosen), benchmark=bench.name, vocabulary=bench.vocabulary,
             seen=bench.vocabulary if regime == "supervised" else bench.seen, inference=bench.inference,
             train={"regime": regime, "converted_from": file.name}, versions=versions(), tower=fingerprint(segmenter.clip),
         )  # fmt: skip
-        save_run(out, segmenter, run)
+        whole = out.with_name(f".{out.name}-unfinished")
+        shutil.rmtree(whole, ignore_errors=True)
+        try:
+            save_tower(whole, segmenter.clip)
+            save_run(whole, segmenter, run)
+            shutil.rmtree(out, ignore_errors=True)
+            whole.replace(out)
+        finally:
+            shutil.rmtree(whole, ignore_errors=True)
     return report
 
 

@@ -97,8 +97,7 @@ def save_run(folder: Path, segmenter: ClipSegmenter, run: Run) -> None:
     """Write the configuration, then the weights; each file whole or not at all."""
     save_config(folder, run)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in segmenter.trainable_state().items()}
-    with replacing(folder / WEIGHTS) as beside:
-        save_file(state, beside, metadata={"format": str(FORMAT)})
+    _save_tensors(folder / WEIGHTS, state, {"format": str(FORMAT)})
 
 
 def save_config(folder: Path, run: Run) -> None:
@@ -111,8 +110,15 @@ def save_tower(folder: Path, clip: CLIP) -> None:
     """Write the tower to `clip.safetensors`, in OpenAI's names; in half precision where that loses nothing, as in OpenAI's own weights."""
     state = {f"visual.{name}": tensor for name, tensor in clip.visual.state_dict().items()} | clip.text.state_dict()
     small = {name: tensor.half() if torch.equal(tensor.half().float(), tensor) else tensor for name, tensor in state.items()}
-    with replacing(folder / TOWER) as beside:
-        save_file({name: tensor.contiguous() for name, tensor in small.items()}, beside, metadata={"config": json.dumps(clip.config)})
+    _save_tensors(folder / TOWER, {name: tensor.contiguous() for name, tensor in small.items()}, {"config": json.dumps(clip.config)})
+
+
+def _save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    with replacing(path) as beside:
+        try:
+            save_file(tensors, beside, metadata=metadata)
+        except SafetensorError as error:  # its words for a full disk
+            raise OSError(str(error)) from error
 
 
 def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[ClipSegmenter, Run]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unseen.backbones.clip import CLIP, build_clip
+from unseen.backbones.clip import CLIP, build_clip, config_from_shapes
 from unseen.errors import CheckpointError
 from unseen.methods import create
 from unseen.segmenter import ClipSegmenter
@@ -94,9 +94,10 @@ def _zegclip(state: dict[str, Tensor]) -> dict[str, Any]:
 
 def _clip_rc(state: dict[str, Tensor]) -> dict[str, Any]:
     side = round(len(state["backbone.region_level_bridge"]) ** 0.5)
+    recovery = _layers(state, "decode_head.recovery_decoder.decouple_q.")  # not needed to predict, so it may have been stripped
     return {
         **_prompts(state), "lattice": (side, side), "decoder_layers": _layers(state, "decode_head.decoder_q.layers."),
-        "recovery_layers": _layers(state, "decode_head.recovery_decoder.decouple_q."),
+        **({"recovery_layers": recovery} if recovery else {"recovery_weight": 0.0}),
         "hidden_dim": state["decode_head.decoder_q.layers.0.linear1.weight"].shape[0], "train_grid": None,
     }  # fmt: skip
 
@@ -207,10 +208,7 @@ def translate(method: str, state: dict[str, Tensor], **sizes: Any) -> tuple[Clip
     """
     read = read_sizes(method, state)
     released = RELEASED[method]
-    try:
-        clip = _clip(state, released.towers, sizes.pop("vision_heads", None), sizes.pop("text_heads", None))
-    except (KeyError, IndexError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint lacks a part of CLIP's towers ({error}); download it again") from error
+    clip = _clip(state, released.towers, sizes.pop("vision_heads", None), sizes.pop("text_heads", None))
     segmenter = create(method, clip, published=True, **{**read, **sizes})
     report, own, ours = Report(), segmenter.state_dict(), {}
     last = str(read.get("decoder_layers", 0) - 1)
@@ -244,19 +242,6 @@ def renamed(name: str, names: Names, last: str) -> str:
 def _clip(state: dict[str, Tensor], towers: tuple[str, str], vision_heads: int | None, text_heads: int | None) -> CLIP:
     """A tower of the checkpoint's sizes, its position table as large as stored; the weights come with all others."""
     image, words = towers
-    width, _, _, patch = state[f"{image}conv1.weight"].shape
-    side = round((len(state[f"{image}positional_embedding"]) - 1) ** 0.5)
-    context, text_width = state[f"{words}positional_embedding"].shape
-    blocks = [_layers(state, f"{tower}transformer.resblocks.") for tower in towers]
-    config = {
-        "embed_dim": state[f"{image}proj"].shape[1],
-        "vision_cfg": {
-            "image_size": side * patch, "patch_size": patch, "width": width, "layers": blocks[0], "head_width": width // (vision_heads or max(1, width // 64)),
-        },
-        "text_cfg": {
-            "context_length": context, "vocab_size": len(state[f"{words}token_embedding.weight"]), "width": text_width,
-            "heads": text_heads or max(1, text_width // 64), "layers": blocks[1],
-        },
-        "quick_gelu": True,
-    }  # fmt: skip
-    return build_clip(config, source="released")
+    named = {f"visual.{name.removeprefix(image)}": tensor for name, tensor in state.items() if name.startswith(image)}
+    named |= {name.removeprefix(words): tensor for name, tensor in state.items() if name.startswith(words)}
+    return build_clip(config_from_shapes(named, path="the checkpoint", vision_heads=vision_heads, text_heads=text_heads), source="released")

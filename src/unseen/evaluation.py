@@ -191,12 +191,15 @@ class EpisodeReport:
 
 def evaluate_episodes(
     segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, *, title: str, inference: InferenceSettings,
-    how: Draw = "all", seed: int = 0, limit: int | None = None, shown: int = 8, progress: bool = True, about: dict[str, Any] | None = None,
+    how: Draw = "all", seed: int = 0, seen: Sequence[int] | None = None, limit: int | None = None, shown: int = 8, progress: bool = True,
+    about: dict[str, Any] | None = None,
 ) -> EpisodeReport:  # fmt: skip
     """Ask a segmenter about the episodes of a fold: one picture, one word that is in it, foreground against background.
 
+    A binary method is asked that word alone; any other is asked the whole vocabulary, and its foreground is where the word wins.
+
     Args:
-        segmenter: Any method, in eval mode (`unseen.inference.foreground` says how a method with many words answers).
+        segmenter: Any method, in eval mode.
         text: The benchmark's vocabulary, encoded.
         benchmark: The fold.
         root: Where the data lie.
@@ -204,6 +207,7 @@ def evaluate_episodes(
         inference: Size and windows.
         how: How episodes are drawn (`unseen.data.episodes`).
         seed: Of what is drawn.
+        seen: Ids trained on, for methods that lower their scores; None if none or all were.
         limit: Only the first so many episodes; the report says so.
         shown: Episodes kept for the sheet, spread over all.
         progress: Show a progress bar.
@@ -218,13 +222,20 @@ def evaluate_episodes(
     count, other = len(episodes), len(benchmark.vocabulary)
     wanted = {round(i * (count - 1) / max(1, shown - 1)) for i in range(min(shown, count))} if shown else set()
     counts, rows = EpisodeCounts(len(benchmark.vocabulary)), []
+    last: tuple[int, Tensor] | None = None  # neighbouring episodes often share their picture
     for done, episode in enumerate(track(episodes, description=title, total=count, transient=True, disable=not progress)):
         sample = data[episode.index]
         truth = torch.where(sample.labels == IGNORE, IGNORE, (sample.labels == episode.class_id).long())
         if not (truth == 1).any():
             word = benchmark.vocabulary[episode.class_id]
             raise DataError(f"the fold asks for {word!r} in {sample.name}, whose mask does not hold it; restore the list or the masks")
-        found = foreground(segmenter, sample.image.unsqueeze(0).to(segmenter.device), text, episode.class_id, inference)[0].cpu()
+        image = sample.image.unsqueeze(0).to(segmenter.device)
+        if segmenter.kind == "binary":
+            found = foreground(segmenter, image, text, episode.class_id, inference)[0].cpu()
+        else:
+            if last is None or last[0] != episode.index:
+                last = episode.index, label_maps(segmenter, image, text, inference, seen=seen).labels[0].cpu()
+            found = last[1] == episode.class_id
         counts.update(found, truth, episode.class_id)
         if done in wanted:
             shown_truth = torch.where(truth == IGNORE, IGNORE, torch.where(truth == 1, episode.class_id, other))
@@ -237,6 +248,7 @@ def evaluate_episodes(
         "inference": asdict(inference),
         "draw": how,
         "seed": None if how == "all" else seed,
+        "calibrated": seen is not None,
         "limit": limit,
         "oracle": False,
         "tower": _tower(segmenter),
@@ -251,7 +263,7 @@ def _tower(segmenter: Segmenter) -> dict[str, str] | None:
 
 
 def print_episodes(reports: Sequence[EpisodeReport]) -> None:
-    """A table of episode reports on the screen; several seeds or folds of one model end in their mean, which comes first where seeds differ."""
+    """A table of episode reports on the screen: one line a model and fold, the mean over its seeds; below, the mean over the folds of a model."""
     console = Console()
     table = Table("model", "fold", "draw", "mIoU", "FB-IoU", "episodes", title="foreground against background, one word at a time (%)", title_justify="left")
     folds: dict[tuple[str, str], list[EpisodeReport]] = {}

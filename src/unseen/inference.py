@@ -155,12 +155,6 @@ def label_maps(
 
 @torch.no_grad()
 def foreground(segmenter: Segmenter, images: Tensor, text: TextFeatures, word: int, settings: InferenceSettings) -> Tensor:
-    """Where pictures show one word, (B, H, W) bool.
-
-    A binary method is asked that word alone and answers where its logit for the word is the higher one; any other method is asked the whole
-    vocabulary, and answers where the word wins.
-    """
-    if segmenter.kind == "multiclass":
-        return label_maps(segmenter, images, text, settings).labels == word
+    """Where a binary method says that pictures show one word, (B, H, W) bool: where its logit for the word is the higher one."""
     scores = score_maps(segmenter, images, text.select([word]), settings)
     return restored(scores, (images.shape[-2], images.shape[-1]), settings)[:, 0] > 0

@@ -154,7 +154,7 @@ class TrainSettings:
     warmup_ratio: float = 1e-6
     clip_norm: float | None = None
     seed: int = 0
-    precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     workers: int = 2
     save_every: int = 1000
     snapshots: tuple[int, ...] = ()

@@ -26,7 +26,7 @@ from unseen.data.benchmarks import Benchmark
 from unseen.data.datasets import Sample, SegmentationSet
 from unseen.data.transforms import TrainTransform
 from unseen.errors import DataError, SettingError
-from unseen.labels import IGNORE, PADDING, rank_of
+from unseen.labels import BACKGROUND, IGNORE, PADDING, rank_of
 from unseen.segmenter import ClipSegmenter, Prediction, Segmenter, TextFeatures
 from unseen.settings import Regime, TrainSettings
 
@@ -56,7 +56,7 @@ def targets_of(
     §3.4, the variant with dagger).
 
     Args:
-        labels: Ids of the whole vocabulary; 255 void, 254 filled up.
+        labels: Ids of the whole vocabulary; 255 void, 254 filled up, 253 none of the words (void to methods with many words).
         prediction: Of this step; its words are the seen ones (inductive) or the whole vocabulary.
         regime: See above.
         seen: Ids of the seen words.
@@ -65,7 +65,7 @@ def targets_of(
     """
     if regime == "inductive":
         return rank_of(seen).to(labels.device)[labels]
-    void = torch.where(labels == PADDING, IGNORE, labels)
+    void = torch.where((labels == PADDING) | (labels == BACKGROUND), IGNORE, labels)
     if regime == "supervised":
         return void
     ids = torch.as_tensor(unseen, device=labels.device)

@@ -57,7 +57,7 @@ def _save_mask(mask: np.ndarray, path: Path, mode: Literal["P", "L"]) -> None:
 def write_folds(folder: Path, size: tuple[int, int] = (60, 80)) -> Path:
     """PASCAL-5i: eight pictures in `folder`/VOC2012, HSNet's lists in `folder`/lists; returns the VOC2012 folder.
 
-    Picture i shows the classes 1 + i % 5 (fold 0, in the upper left) and 6 + i % 15 (in the lower right), background and a void border.
+    Picture i shows the classes 1 + i % 5 (fold 0, in the upper left) and 6 + 4i % 15 (in the lower right), background and a void border.
     """
     root, (h, w) = folder / "VOC2012", size
     for name in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
@@ -66,7 +66,7 @@ def write_folds(folder: Path, size: tuple[int, int] = (60, 80)) -> Path:
     rng, stems = np.random.default_rng(0), [f"2007_{i:06d}" for i in range(8)]
     for i, stem in enumerate(stems):
         mask = np.zeros(size, dtype=np.uint8)
-        first, second = 1 + i % 5, 6 + i % 15
+        first, second = 1 + i % 5, 6 + 4 * i % 15
         mask[: h // 2, : w // 2], mask[h // 2 :, w // 2 :], mask[0], mask[:, 0] = first, second, 255, 255
         Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)).save(root / "JPEGImages" / f"{stem}.jpg")
         Image.fromarray(mask).save(root / "SegmentationClassAug" / f"{stem}.png")

@@ -384,24 +384,31 @@ def _from_file(path: Path, source: str, config: dict[str, Any] | None = None) ->
     return clip
 
 
-def config_from_shapes(state: dict[str, Tensor], *, path: Path | str) -> dict[str, Any]:
-    """open_clip's configuration of a ViT CLIP, read off a state dict in OpenAI's names. Heads of 64 channels and QuickGELU, as in every OpenAI ViT.
+def config_from_shapes(state: dict[str, Tensor], *, path: Path | str, vision_heads: int | None = None, text_heads: int | None = None) -> dict[str, Any]:
+    """open_clip's configuration of a ViT CLIP with QuickGELU, read off a state dict in OpenAI's names; heads of 64 channels unless given.
 
     Raises:
         CheckpointError: The names are not those of a ViT CLIP.
+        SettingError: Heads that do not divide a width.
     """
     try:
         width, _, _, patch = state["visual.conv1.weight"].shape
         side = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
         context, text_width = state["positional_embedding"].shape
-        layers = [sum(n.startswith(start) and n.endswith("attn.in_proj_weight") for n in state) for start in ("visual.transformer.", "transformer.")]
-        vision = {"image_size": side * patch, "patch_size": patch, "width": width, "layers": layers[0], "head_width": min(64, width)}
+        starts = ("visual.transformer.resblocks.", "transformer.resblocks.")
+        layers = [1 + max(int(name.removeprefix(start).split(".")[0]) for name in state if name.startswith(start)) for start in starts]
+        vision = {"image_size": side * patch, "patch_size": patch, "width": width, "layers": layers[0]}
         text = {"context_length": context, "vocab_size": len(state["token_embedding.weight"]), "width": text_width, "layers": layers[1]}
         embed_dim = state["text_projection"].shape[1]
         state["visual.proj"]
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} does not hold a ViT CLIP in OpenAI's names ({_first_line(error)} is missing or odd); give a ViT file") from error
-    return {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": {**text, "heads": max(1, text_width // 64)}, "quick_gelu": True}
+    heads = (("vision_heads", vision_heads, width), ("text_heads", text_heads, text_width))
+    for name, given, channels in heads:
+        if given is not None and (given < 1 or channels % given):
+            raise SettingError(f"{name} is {given}, which does not divide the {channels} channels of that tower; give a divisor")
+    vision["head_width"] = width // vision_heads if vision_heads else min(64, width)
+    return {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": {**text, "heads": text_heads or max(1, text_width // 64)}, "quick_gelu": True}
 
 
 def _stored_config(path: Path) -> dict[str, Any] | None:

@@ -81,9 +81,7 @@ class Benchmark:
         Raises:
             DataError: No root where one is needed, or not the layout that belongs there.
         """
-        if self.needs_root and root is None:
-            raise DataError(f"the benchmark {self.name} needs its pictures; say where they lie with --root FOLDER")
-        return self.open(root, split)
+        return self.open(_needed(root, self.name) if self.needs_root else root, split)
 
 
 def _voc(root: Path | None, split: str) -> SegmentationSet:
@@ -121,41 +119,48 @@ def _doodles(things: tuple[int, int], size: int, root: Path | None, split: str) 
 def _pascal_fold(fold: int, lists: Path | None, root: Path | None, split: str) -> SegmentationSet:
     """HSNet's training pictures: those of the other folds' lists, with novel classes as background."""
     assert root is not None
-    base = voc_base(root)
-    listed = [
-        line for other in range(4) if (other == fold) == (split == "val") for line in pascal_list(find_list(lists, f"pascal/{_part(split)}/fold{other}.txt"))
-    ]
-    pairs, _ = paired(listed, partial(voc_fold_pair, base), lists or Path("HSNet's list"))
-    return LabelledImages(pairs, len(VOC), background=0, keep_background=True)
+    base, pairs = voc_base(root), []
+    for other in range(4):
+        if (other == fold) == (split == "val"):
+            source = find_list(lists, f"pascal/{_part(split)}/fold{other}.txt")
+            pairs += paired(pascal_list(source), partial(voc_fold_pair, base), source, range(5 * other, 5 * other + 5))[0]
+    return LabelledImages(list(dict.fromkeys(pairs)), len(VOC), background=0, keep_background=True)
 
 
 def _pascal_episodes(fold: int, lists: Path | None, root: Path | None, how: Draw, seed: int) -> tuple[SegmentationSet, list[Episode]]:
-    if root is None:
-        raise DataError(f"the benchmark pascal-5i/{fold} needs its pictures; say where they lie with --root FOLDER")
-    base = voc_base(root)
+    base, novel = voc_base(_needed(root, f"pascal-5i/{fold}")), range(5 * fold, 5 * fold + 5)
     if how == "bam":
-        stems = (base / "ImageSets" / "Segmentation" / "val.txt").read_text(encoding="utf-8").split()
-        pairs, episodes = bam_list([voc_fold_pair(base, stem) for stem in stems], len(VOC), range(5 * fold, 5 * fold + 5))
+        source = base / "ImageSets" / "Segmentation" / "val.txt"
+        if not source.is_file():
+            raise DataError(f"{source} is missing; restore PASCAL VOC's list of validation pictures")
+        pairs, episodes = bam_list([voc_fold_pair(base, stem) for stem in source.read_text(encoding="utf-8").split()], len(VOC), novel)
     else:
         source = find_list(lists, f"pascal/val/fold{fold}.txt")
-        pairs, episodes = paired(pascal_list(source), partial(voc_fold_pair, base), source)
+        pairs, episodes = paired(pascal_list(source), partial(voc_fold_pair, base), source, novel)
     return LabelledImages(pairs, len(VOC), background=0, keep_background=True), draw(episodes, how, uniform_classes=False, seed=seed)
 
 
 def _coco_fold(fold: int, lists: Path | None, root: Path | None, split: str) -> SegmentationSet:
     """HSNet's training pictures of the held-out fold, with novel classes as background."""
-    assert root is not None
-    source = find_list(lists, f"coco/{_part(split)}/fold{fold}.pkl")
-    pairs, _ = paired(coco_list(source), partial(coco_fold_pair, root), source)
+    source, novel = find_list(lists, f"coco/{_part(split)}/fold{fold}.pkl"), range(fold, len(COCO), 4)
+    classes = novel if split == "val" else [i for i in range(len(COCO)) if i not in novel]
+    pairs, _ = paired(coco_list(source), partial(coco_fold_pair, _needed(root, f"coco-20i/{fold}")), source, classes)
     return LabelledImages(pairs, len(COCO), background=0, keep_background=True)
 
 
 def _coco_episodes(fold: int, lists: Path | None, root: Path | None, how: Draw, seed: int) -> tuple[SegmentationSet, list[Episode]]:
-    if root is None:
-        raise DataError(f"the benchmark coco-20i/{fold} needs its pictures; say where they lie with --root FOLDER")
+    place = _needed(root, f"coco-20i/{fold}")
+    if how == "bam":
+        raise SettingError("BAM's draw follows the order of its own COCO list, which is published nowhere stable; choose --episodes all, hsnet or sazs")
     source = find_list(lists, f"coco/val/fold{fold}.pkl")
-    pairs, episodes = paired(coco_list(source), partial(coco_fold_pair, root), source)
+    pairs, episodes = paired(coco_list(source), partial(coco_fold_pair, place), source, range(fold, len(COCO), 4))
     return LabelledImages(pairs, len(COCO), background=0, keep_background=True), draw(episodes, how, uniform_classes=True, seed=seed)
+
+
+def _needed(root: Path | None, name: str) -> Path:
+    if root is None:
+        raise DataError(f"the benchmark {name} needs its pictures; say where they lie with --root FOLDER")
+    return root
 
 
 def _part(split: str) -> str:

@@ -200,8 +200,11 @@ def context_pairs(root: Path, split: str) -> list[Pair]:
 
 
 def voc_fold_pair(base: Path, stem: str) -> Pair:
-    """Where picture and mask of a PASCAL fold lie: the mask in `SegmentationClassAug`, else in `SegmentationClass`."""
-    masks = [base / folder / f"{stem}.png" for folder in ("SegmentationClassAug", "SegmentationClass")]
+    """Where picture and mask of a PASCAL fold lie: the mask in `SegmentationClass`, VOC's own, else in `SegmentationClassAug`.
+
+    Some folders of augmented masks hold SBD's masks, without void, for pictures that have masks of VOC's own.
+    """
+    masks = [base / folder / f"{stem}.png" for folder in ("SegmentationClass", "SegmentationClassAug")]
     return Pair(base / "JPEGImages" / f"{stem}.jpg", next((path for path in masks if path.is_file()), masks[0]))
 
 

@@ -3,8 +3,11 @@
 Three ways to draw the pairs, which the field mixes up and whose numbers differ:
 
 all      every pair of the fold's list once; nothing is random (the default)
-hsnet    1000 pairs: PASCAL's in the order of the list, over and over; COCO's drawn, first the class, then the picture
-bam      1000 pictures in the order of BAM's list, over and over, each with one of its classes, drawn (ESDA: seed 923)
+hsnet    1000 pairs: PASCAL's in the order of the list, over and over; COCO's drawn, first the class, then the picture, then a second picture
+         that the few-shot code would show as an example (HSNet, EdgeCLIP: seed 0)
+sazs     as hsnet, without drawing the example, so that COCO's pairs are others (SAZS: seed 0)
+bam      1000 pictures in the order of the validation list in which a class of the fold covers at least 2048 pixels, over and over, each with
+         one of these classes, drawn (ESDA: seed 923); PASCAL only: for COCO, BAM's own list gives the order, and it is published nowhere stable
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import hashlib
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.error import URLError
@@ -24,7 +28,7 @@ from unseen.data.datasets import Pair
 from unseen.errors import DataError, SettingError
 from unseen.files import read_labels, replacing
 
-Draw = Literal["all", "hsnet", "bam"]
+Draw = Literal["all", "hsnet", "sazs", "bam"]
 DRAWS = 1000
 AREA = 2 * 32 * 32
 """BAM: a class counts in a picture if it covers this many pixels."""
@@ -54,8 +58,8 @@ def draw(episodes: Sequence[Episode], how: Draw, *, uniform_classes: bool, seed:
     Args:
         episodes: Every pair of the list; of BAM's list for "bam".
         how: See the head of this module.
-        uniform_classes: Whether "hsnet" draws class, then picture (COCO), instead of going through the list (PASCAL).
-        seed: Of what is drawn; 0 is HSNet's own for COCO.
+        uniform_classes: Whether "hsnet" and "sazs" draw class, then picture (COCO), instead of going through the list (PASCAL).
+        seed: Of what is drawn; 0 is HSNet's and SAZS's own for COCO.
         count: Pairs, where not all.
 
     Raises:
@@ -75,8 +79,14 @@ def draw(episodes: Sequence[Episode], how: Draw, *, uniform_classes: bool, seed:
         pictures = list(by_picture.values())
         return [options[rng.randint(len(options))] for options in (pictures[i % len(pictures)] for i in range(count))]
     if uniform_classes:
-        classes = sorted(by_class)
-        return [options[rng.randint(len(options))] for options in (by_class[classes[rng.randint(len(classes))]] for _ in range(count))]
+        drawn = []
+        for _ in range(count):
+            options = by_class[int(rng.choice(sorted(by_class), 1, replace=False)[0])]
+            asked = int(rng.choice(len(options), 1, replace=False)[0])
+            while how == "hsnet" and len(options) > 1 and int(rng.choice(len(options), 1, replace=False)[0]) == asked:
+                pass  # the example must be another picture
+            drawn.append(options[asked])
+        return drawn
     return [episodes[i % len(episodes)] for i in range(count)]
 
 
@@ -101,7 +111,7 @@ def find_list(lists: Path | None, name: str) -> Path:
         try:
             with urlopen(f"{SOURCE}/{name}", timeout=30) as answer:
                 data = answer.read()
-        except (URLError, OSError) as error:
+        except (URLError, OSError, HTTPException) as error:
             raise DataError(f"HSNet's list {name} could not be fetched from {SOURCE}; check the network, or give a folder that has it with --lists") from error
         if hashlib.sha256(data).hexdigest()[:16] != HASHES[name]:
             raise DataError(f"what {SOURCE}/{name} gives is not the list that was published; give the folder of HSNet's lists with --lists")
@@ -117,7 +127,7 @@ def pascal_list(path: Path) -> list[tuple[str, int]]:
         DataError: A line that reads otherwise.
     """
     found = []
-    for line in path.read_text(encoding="utf-8").split():
+    for line in path.read_text(encoding="utf-8", errors="replace").split():
         stem, separator, number = line.rpartition("__")
         if not separator or not number.isdigit() or not 1 <= int(number) <= 20:
             raise DataError(f"{path} has the line {line!r}; lines read like 2007_000032__01, a picture and a class from 01 to 20: restore the list")
@@ -142,28 +152,33 @@ def coco_list(path: Path) -> list[tuple[str, int]]:
         with path.open("rb") as file:
             classes = _DataOnly(file).load()
         return [(str(picture), int(class_id)) for class_id, pictures in sorted(classes.items()) for picture in pictures]
-    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError) as error:
+    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, OverflowError, MemoryError, IndexError, KeyError) as error:
         raise DataError(f"{path} is not one of HSNet's lists (a plain dictionary from class to pictures); restore it") from error
 
 
 # --------------------------------------------------------------- pictures of a fold
 
 
-def paired(listed: Sequence[tuple[str, int]], locate: Callable[[str], Pair], source: Path) -> tuple[list[Pair], list[Episode]]:
+def paired(listed: Sequence[tuple[str, int]], locate: Callable[[str], Pair], source: Path, classes: Sequence[int]) -> tuple[list[Pair], list[Episode]]:
     """The pictures of a list, each once in the order of its first line, and the list's pairs.
 
     Args:
         listed: (picture, class) pairs.
         locate: Where picture and mask of a name should lie.
         source: The list, for messages.
+        classes: The classes the list may name.
 
     Raises:
-        DataError: A picture or mask that is not there.
+        DataError: An empty list, a class that does not belong in it, a picture or mask that is not there.
     """
+    if not listed:
+        raise DataError(f"{source} is empty; restore the list")
     numbers: dict[str, int] = {}
     pairs: list[Pair] = []
     episodes = []
     for name, class_id in listed:
+        if class_id not in classes:
+            raise DataError(f"{source} asks for class {class_id + 1} in {name}, which does not belong in this list; restore it")
         if name not in numbers:
             pair = locate(name)
             missing = next((path for path in (pair.image, pair.labels) if not path.is_file()), None)

@@ -71,7 +71,16 @@ def _check(method: str, key: str, value: Any, kind: Any) -> None:
         if value is None and len(allowed) < len(get_args(kind)):
             return
         kind = allowed[0]
-    if get_origin(kind) is Literal:
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        length = None if parts[-1] is Ellipsis else len(parts)
+        if not isinstance(value, (list, tuple)) or (length is not None and len(value) != length):
+            raise SettingError(f"{method}'s option {key} is {value!r}; give a list{f' of {length}' if length else ''}, such as [2,3]")
+        for part in value:
+            right = isinstance(part, (int, float) if parts[0] is float else parts[0]) and not isinstance(part, bool)
+            if not right:
+                raise SettingError(f"{method}'s option {key} is {value!r}; its parts must be of type {parts[0].__name__}")
+    elif get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise SettingError(f"{method}'s option {key} is {value!r}; choose one of {', '.join(map(repr, get_args(kind)))}")
     elif kind in (int, float, bool, str):

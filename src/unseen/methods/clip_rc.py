@@ -216,7 +216,8 @@ class CLIPRC(ClipSegmenter):
         q, v = self.decoder(q, v)
         # The mean over regions of dot products with the patches is the dot product with the mean.
         mean = q.reshape(len(q), self.bridge.count, -1, q.shape[-1]).mean(dim=1)  # (B, K, D)
-        logits = (self.scale * mean @ v.transpose(1, 2)).unflatten(2, (h, w))
+        with torch.autocast(v.device.type, enabled=False):  # unscaled products are too large for bf16
+            logits = (self.scale * mean.float() @ v.float().transpose(1, 2)).unflatten(2, (h, w))
         extras: dict[str, Tensor] = {}
         if self.training and self.recovery is not None:
             again_q, again_v = self.recovery(q, v)

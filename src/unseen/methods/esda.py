@@ -77,6 +77,8 @@ class ESDA(ClipSegmenter):
         word_start: How the map from words to class tokens starts: "projection", the transpose of CLIP's own projection, so that the last prior map is
             CLIP's similarity at first; or "random" (released).
         prior_blocks: Blocks before the last whose prior maps are in the loss; all by default.
+        head_input: What meets in the head: "balanced", patches normed and the prior map, made -½..½, as large as all their channels together; or
+            "released", both as they are, the prior map one of C + 1 channels.
         decoder_heads: Heads of the interactor's blocks; the image tower's by default.
         dropout: On whole channels of the head.
         token_order: `Interactor`.
@@ -92,6 +94,7 @@ class ESDA(ClipSegmenter):
 
     PUBLISHED: ClassVar[dict[str, Any]] = {
         "word_start": "random",
+        "head_input": "released",
         "token_order": "released",
         "prior_logit_order": "released",
         "templates": "name",
@@ -113,6 +116,7 @@ class ESDA(ClipSegmenter):
         text_blocks: tuple[int, ...] = (2, 3, 4),
         word_start: Literal["projection", "random"] = "projection",
         prior_blocks: tuple[int, ...] | None = None,
+        head_input: Literal["balanced", "released"] = "balanced",
         decoder_heads: int | None = None,
         dropout: float = 0.1,
         token_order: Literal["released", "aligned"] = "aligned",
@@ -138,6 +142,7 @@ class ESDA(ClipSegmenter):
         if clip.width % heads:
             raise SettingError(f"decoder_heads is {heads}, which does not divide the tower's width {clip.width}; choose a divisor")
         self.class_embedding_twice, self.void, self.prior_logit_order, self.prior_weights = class_embedding_twice, void, prior_logit_order, prior_weights
+        self.head_input = head_input
         self.resize, self.train_grid = resize, tuple(train_grid) if train_grid is not None else None
         self.text_cls_proj = nn.Linear(clip.embed_dim, clip.width)
         if word_start == "projection":
@@ -164,7 +169,7 @@ class ESDA(ClipSegmenter):
         return TextFeatures(names, pooled, tokens)
 
     def encode_image(self, images: Tensor, text: TextFeatures) -> tuple[Tensor, list[Tensor], Tensor]:
-        """The patches (B, N, C) after every block, the class token's unit vector (B, D), and the word's token (B, C).
+        """The class token's unit vector (B, D), the patches (B, N, C) after the last block (while training after every one), the word's token (B, C).
 
         Blocks that have not met the word yet are computed once for a single picture asked several words.
         """
@@ -178,7 +183,8 @@ class ESDA(ClipSegmenter):
             if self.adapters:
                 y = y + x @ self.adapters[2 * layer] @ self.adapters[2 * layer + 1]
             x = y
-            after.append(x[:, 1:])
+            if self.training or layer == self.clip.num_layers - 1:
+                after.append(x[:, 1:])
         picture = F.normalize(self.clip.finish(x[:, 0]), dim=-1)
         after[-1] = after[-1].expand(len(word), -1, -1)
         return picture.expand(len(word), -1), after, word
@@ -191,8 +197,11 @@ class ESDA(ClipSegmenter):
         h, w = self.clip.grid(images)
         picture, after, word = self.encode_image(images, text)
         prior = prior_map(after[-1], word).view(-1, 1, h, w)
-        patches = self.interactor(text, picture, after[-1]).transpose(1, 2).reshape(len(word), -1, h, w)
-        logits = self.head(torch.cat([patches, prior.to(patches.dtype)], dim=1))
+        patches, channel = self.interactor(text, picture, after[-1]), prior
+        if self.head_input == "balanced":
+            patches, channel = F.layer_norm(patches, patches.shape[-1:]), (prior - 0.5) * patches.shape[-1] ** 0.5
+        patches = patches.transpose(1, 2).reshape(len(word), -1, h, w)
+        logits = self.head(torch.cat([patches, channel.to(patches.dtype)], dim=1))
         extras = {"prior": prior} | ({f"block_{i}": after[i] for i in self.prior_blocks} if self.training else {})
         return Prediction(logits, (h * self.clip.patch_size, w * self.clip.patch_size), extras, align_corners=True)
 
@@ -227,7 +236,7 @@ class ESDA(ClipSegmenter):
         found = []
         for i in self.prior_blocks:
             patches = prediction.extras[f"block_{i}"].float().expand(len(small), -1, -1)
-            prototype = torch.einsum("bn,bnc->bc", small, patches) / (small.sum(dim=1, keepdim=True) + MASS)
+            prototype = (small.unsqueeze(2) * patches).sum(dim=1) / (small.sum(dim=1, keepdim=True) + MASS)
             found.append(prior_map(patches, prototype).view(-1, 1, h, w))
         return [*found, prediction.extras["prior"]]
 
@@ -240,7 +249,8 @@ class ESDA(ClipSegmenter):
 def prior_map(patches: Tensor, prototype: Tensor) -> Tensor:
     """Cosines (B, N) of patches (B, N, C) with a prototype (B, C), stretched to 0..1 in every picture; 0 everywhere for a prototype of 0."""
     patches, prototype = patches.float(), prototype.float()
-    cosine = torch.einsum("bnc,bc->bn", patches, prototype) / (patches.norm(dim=-1) * prototype.norm(dim=-1, keepdim=True) + EPS)
+    # Products and sums, not a matrix product: autocast would round that to bf16, and stretching makes the rounding large.
+    cosine = (patches * prototype.unsqueeze(1)).sum(dim=-1) / (patches.norm(dim=-1) * prototype.norm(dim=-1, keepdim=True) + EPS)
     low, high = cosine.amin(dim=1, keepdim=True), cosine.amax(dim=1, keepdim=True)
     stretched: Tensor = (cosine - low) / (high - low + EPS)
     return stretched
