@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from unseen import __version__
 from unseen.errors import CheckpointError, DataError, SettingError, UnseenError
-from unseen.settings import InferenceChanges, ModelSettings, Regime, TrainSettings
+from unseen.settings import InferenceChanges, ModelSettings, Regime, TrainSettings, flat
 
 Draw = Literal["all", "hsnet", "sazs", "bam"]  # of unseen.data.episodes, which is heavy to import
 DEFAULT_TRAINING, NO_CHANGES = TrainSettings(), InferenceChanges()
@@ -405,20 +405,13 @@ def _apply_recipe(parser: ArgumentParser, verb: ArgumentParser | None, argv: lis
         return first
     chosen = first.train
     found = recipe(chosen.method, chosen.benchmark, chosen.train.regime)
-    defaults = {f"train.{key}": value for key, value in _flat(found.get("train", {})).items()}
+    defaults = {f"train.{key}": value for key, value in flat(found.get("train", {})).items()}
     defaults |= found.get("model", {})
     verb.set_defaults(defaults)
     parsed = parser.parse_args(argv)
     if chosen.options:  # a dictionary given on the command line adds to the recipe's
         parsed.train.options = {**found.get("model", {}).get("options", {}), **chosen.options}
     return parsed
-
-
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in nested.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out
 
 
 def _underscored(word: str) -> str:

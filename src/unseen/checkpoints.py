@@ -29,7 +29,7 @@ from unseen.errors import CheckpointError, VocabularyError
 from unseen.files import replacing, write_text
 from unseen.methods import create
 from unseen.segmenter import ClipSegmenter, TextFeatures, check_names, stored_text
-from unseen.settings import InferenceSettings, ModelSettings
+from unseen.settings import InferenceSettings, ModelSettings, flat
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -72,7 +72,7 @@ class Run:
 
     def differs(self, other: Run) -> str | None:
         """The first setting that decides the weights and is not the same in both runs, with both values; None if they agree."""
-        mine, theirs = (_flat({**_plain(asdict(run)), "versions": {}}) for run in (self, other))
+        mine, theirs = (flat({**_plain(asdict(run)), "versions": {}}) for run in (self, other))
         for name in sorted(mine.keys() | theirs.keys()):
             if name not in HARMLESS and mine.get(name) != theirs.get(name):
                 return f"{name} is {mine.get(name)!r} there and {theirs.get(name)!r} here"
@@ -108,9 +108,7 @@ def save_config(folder: Path, run: Run) -> None:
 
 def save_tower(folder: Path, clip: CLIP) -> None:
     """Write the tower to `clip.safetensors`, in OpenAI's names; in half precision where that loses nothing, as in OpenAI's own weights."""
-    state = {f"visual.{name}": tensor for name, tensor in clip.visual.state_dict().items()} | clip.text.state_dict()
-    small = {name: tensor.half() if torch.equal(tensor.half().float(), tensor) else tensor for name, tensor in state.items()}
-    _save_tensors(folder / TOWER, {name: tensor.contiguous() for name, tensor in small.items()}, {"config": json.dumps(clip.config)})
+    _save_tensors(folder / TOWER, clip.state_to_save(lossless=True), {"config": json.dumps(clip.config)})
 
 
 def _save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
@@ -191,13 +189,6 @@ def load_words(folder: Path, run: Run, names: Sequence[str], embed_dim: int) -> 
     if strange is not None:
         raise VocabularyError(f"{folder} was trained on text embeddings from a file, which has none for {strange!r}; its words are {', '.join(run.vocabulary)}")
     return stored.select([run.vocabulary.index(name) for name in names])
-
-
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in nested.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out
 
 
 def _plain(value: Any) -> Any:

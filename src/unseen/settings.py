@@ -10,6 +10,15 @@ from typing import Any, Literal
 
 from unseen.errors import SettingError
 
+
+def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary with dotted keys: {"a": {"b": 1}} is {"a.b": 1}."""
+    out: dict[str, Any] = {}
+    for key, value in nested.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
 Regime = Literal["inductive", "transductive", "supervised"]
 
 

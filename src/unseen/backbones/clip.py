@@ -224,10 +224,13 @@ class CLIP(nn.Module):
             row[: len(ids) + 2] = torch.tensor([_tokenizer().sot_token_id, *ids, _tokenizer().eot_token_id])
         return rows
 
-    def state_to_save(self) -> dict[str, Tensor]:
-        """All weights in OpenAI's names, in half precision."""
+    def state_to_save(self, *, lossless: bool = False) -> dict[str, Tensor]:
+        """All weights in OpenAI's names, in half precision; `lossless` keeps those whole that half precision cannot hold."""
         state = {f"visual.{name}": tensor for name, tensor in self.visual.state_dict().items()} | self.text.state_dict()
-        return {name: tensor.detach().half().cpu().contiguous() for name, tensor in state.items()}
+        halves = {name: tensor.detach().half().cpu().contiguous() for name, tensor in state.items()}
+        if not lossless:
+            return halves
+        return {name: half if torch.equal(half.float(), state[name].cpu()) else state[name].cpu().contiguous() for name, half in halves.items()}
 
     def encode_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The sentence's vector (S, D), not normalised, and the tokens after the final norm (S, T, text width), for ids (S, T)."""

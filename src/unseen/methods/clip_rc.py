@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from unseen.backbones.clip import CLIP, KEPT, Resize
 from unseen.errors import SettingError
-from unseen.modules.attention import DecoderLayer
+from unseen.modules.attention import DecoderLayer, check_heads
 from unseen.modules.losses import FocalOver, MaskLoss, Void, calibrated
-from unseen.modules.prompts import VisualPrompts
+from unseen.modules.prompts import make_prompts
 from unseen.modules.queries import relationship
 from unseen.modules.regions import region_mask, regions_of
 from unseen.segmenter import ClipSegmenter, Prediction, TextFeatures
@@ -168,11 +168,7 @@ class CLIPRC(ClipSegmenter):
         train_grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(clip, templates=templates, normalization=normalization)
-        depth = clip.num_layers if prompt_depth is None else prompt_depth
-        if not 1 <= depth <= clip.num_layers:
-            raise SettingError(f"prompt_depth is {depth}, but the tower has {clip.num_layers} blocks; give 1 to {clip.num_layers}")
-        if clip.embed_dim % decoder_heads:
-            raise SettingError(f"decoder_heads is {decoder_heads}, which does not divide the joint width {clip.embed_dim}; choose a divisor")
+        check_heads(decoder_heads, clip.embed_dim)
         if len(lattice) != 2 or min(lattice) < 1:
             raise SettingError(f"lattice is {list(lattice)}; give the regions down and across, such as [4,4]")
         width, hidden = clip.embed_dim, hidden_dim or 4 * clip.embed_dim
@@ -180,10 +176,10 @@ class CLIPRC(ClipSegmenter):
         self.calibration, self.recovery_weight, self.norm_regions = calibration, recovery_weight, norm_regions
         self.class_embedding_twice, self.resize, self.train_grid = class_embedding_twice, resize, tuple(train_grid) if train_grid is not None else None
         self.mask_loss = MaskLoss(mask_weight, dice_weight, focal_alpha, void, focal_over)
-        self.prompts = VisualPrompts(num_prompts, clip.width, clip.patch_size, depth, dropout)
+        self.prompts, self.prompt_norm = make_prompts(
+            num_prompts, clip.width, clip.patch_size, clip.num_layers, depth=prompt_depth, dropout=dropout, norm=prompt_norm
+        )
         self.bridge = RegionLevelBridge(clip, (lattice[0], lattice[1]), trainable=train_regions, whole_cells=whole_cells)
-        with_norm = depth > 1 if prompt_norm is None else prompt_norm
-        self.prompt_norm = nn.LayerNorm(clip.width, eps=1e-6) if with_norm else nn.Identity()
         self.q_proj, self.lateral_proj = nn.Linear(2 * width, width), nn.Linear(3 * width, width)
         self.decoder = TwoWayDecoder(width, decoder_layers, decoder_heads, hidden, dropout, identical=identical_layers)
         self.recovery = RecoveryDecoder(width, recovery_layers, decoder_heads, hidden, dropout) if recovery_weight else None

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from unseen.backbones.clip import CLIP, Resize, make_block, run_block
 from unseen.errors import SettingError
 from unseen.labels import IGNORE
+from unseen.modules.attention import check_heads
 from unseen.segmenter import ClipSegmenter, Kind, Prediction, TextFeatures, check_names
 
 EPS = 1e-7
@@ -139,8 +140,7 @@ class ESDA(ClipSegmenter):
             if any(not 0 <= block < allowed for block in given):
                 raise SettingError(f"{name} is {list(given)}, but they are counted from 0 to {allowed - 1} in this tower; give such numbers")
         heads = decoder_heads or clip.visual.transformer.resblocks[0].attn.num_heads
-        if clip.width % heads:
-            raise SettingError(f"decoder_heads is {heads}, which does not divide the tower's width {clip.width}; choose a divisor")
+        check_heads(heads, clip.width)
         self.class_embedding_twice, self.void, self.prior_logit_order, self.prior_weights = class_embedding_twice, void, prior_logit_order, prior_weights
         self.head_input = head_input
         self.resize, self.train_grid = resize, tuple(train_grid) if train_grid is not None else None

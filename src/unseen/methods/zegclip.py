@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unseen.backbones.clip import CLIP, Resize
-from unseen.errors import SettingError
-from unseen.modules.attention import DecoderLayer, mean_scores
+from unseen.modules.attention import DecoderLayer, check_heads, mean_scores
 from unseen.modules.losses import FocalOver, MaskLoss, Void, calibrated
-from unseen.modules.prompts import VisualPrompts
+from unseen.modules.prompts import make_prompts
 from unseen.modules.queries import relationship
 from unseen.segmenter import ClipSegmenter, Prediction, TextFeatures
 
@@ -148,17 +147,13 @@ class ZegCLIP(ClipSegmenter):
         train_grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(clip, templates=templates, normalization=normalization)
-        depth = clip.num_layers if prompt_depth is None else prompt_depth
-        if not 1 <= depth <= clip.num_layers:
-            raise SettingError(f"prompt_depth is {depth}, but the tower has {clip.num_layers} blocks; give 1 to {clip.num_layers}")
-        if clip.embed_dim % decoder_heads:
-            raise SettingError(f"decoder_heads is {decoder_heads}, which does not divide the joint width {clip.embed_dim}; choose a divisor")
+        check_heads(decoder_heads, clip.embed_dim)
         self.calibration, self.class_embedding_twice = calibration, class_embedding_twice
         self.mask_loss = MaskLoss(mask_weight, dice_weight, focal_alpha, void, focal_over)
         self.resize, self.train_grid = resize, tuple(train_grid) if train_grid is not None else None
-        self.prompts = VisualPrompts(num_prompts, clip.width, clip.patch_size, depth, dropout)
-        with_norm = depth > 1 if prompt_norm is None else prompt_norm
-        self.prompt_norm = nn.LayerNorm(clip.width, eps=1e-6) if with_norm else nn.Identity()
+        self.prompts, self.prompt_norm = make_prompts(
+            num_prompts, clip.width, clip.patch_size, clip.num_layers, depth=prompt_depth, dropout=dropout, norm=prompt_norm
+        )
         self.descriptor = RelationshipDescriptor(clip.embed_dim)
         hidden = hidden_dim or 4 * clip.embed_dim
         self.decoder = MaskDecoder(

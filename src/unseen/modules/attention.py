@@ -5,6 +5,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unseen.errors import SettingError
+
+
+def check_heads(num_heads: int, width: int) -> None:
+    """Refuse a decoder whose heads do not divide its width.
+
+    Raises:
+        SettingError: They do not.
+    """
+    if width % num_heads:
+        raise SettingError(f"decoder_heads is {num_heads}, which does not divide the width {width}; choose a divisor")
+
 
 class CrossAttention(nn.Module):
     """Multi-head attention from queries to a memory; separate projections, as the released checkpoints store them."""

@@ -8,6 +8,32 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from unseen.errors import SettingError
+
+
+def make_prompts(
+    num_prompts: int, width: int, patch_size: int, num_layers: int, *, depth: int | None, dropout: float, norm: bool | None
+) -> tuple[VisualPrompts, nn.Module]:
+    """Prompts for a tower, and the trainable norm before its final one.
+
+    Args:
+        num_prompts: P.
+        width: C of the tower.
+        patch_size: Of the tower.
+        num_layers: Its blocks.
+        depth: Blocks with prompts of their own; all if None.
+        dropout: On the projected prompts.
+        norm: Whether there is a norm; for deep prompts only if None (released).
+
+    Raises:
+        SettingError: More blocks than the tower has, or none.
+    """
+    chosen = num_layers if depth is None else depth
+    if not 1 <= chosen <= num_layers:
+        raise SettingError(f"prompt_depth is {chosen}, but the tower has {num_layers} blocks; give 1 to {num_layers}")
+    with_norm = chosen > 1 if norm is None else norm
+    return VisualPrompts(num_prompts, width, patch_size, chosen, dropout), nn.LayerNorm(width, eps=1e-6) if with_norm else nn.Identity()
+
 
 class VisualPrompts(nn.Module):
     """P prompts for each of the first `depth` blocks.
