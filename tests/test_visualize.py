@@ -220,3 +220,13 @@ def test_words_beyond_ascii_are_written(monkeypatch: pytest.MonkeyPatch) -> None
     _font.cache_clear()
     if _font(15, True).getname() != _font(15).getname():
         assert _written("Möwe", 15, 1000)[0] == "Möwe"
+
+
+def test_predictions_are_shown_where_the_truth_is_known_or_everywhere() -> None:
+    image, _ = scene()
+    truth, guess = np.full(image.shape[:2], IGNORE, dtype=np.uint8), np.zeros(image.shape[:2], dtype=np.uint8)
+    row = Row(image, truth, {"prediction": guess})
+    plain, whole = (np.array(sheet([row], ["tree"], [], title="t", everywhere=everywhere), dtype=int) for everywhere in (False, True))
+    assert plain.shape[0] <= whole.shape[0]
+    cells = [sheet_[80:280, 480:680].std(axis=2).mean() for sheet_ in (plain, whole)]
+    assert cells[1] > 2 * cells[0], "grey where nothing is known, coloured where all is shown"

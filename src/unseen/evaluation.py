@@ -181,10 +181,11 @@ class EpisodeReport:
         """Write `report.json` and `sheet.png`."""
         write_text(folder / "report.json", json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
         if self.rows:
-            line = f"mIoU {self.scores['mIoU']:.1f}   FB-IoU {self.scores['FB_IoU']:.1f}   (one word a picture; all of them without masks in training)"
+            line = f"mIoU {self.scores['mIoU']:.1f}   FB-IoU {self.scores['FB_IoU']:.1f}   (one word a picture; grey: not the word)"
             picture = sheet(
-                self.rows, [*self.benchmark.vocabulary, "other"], self.benchmark.unseen, title=f"{self.title} on {self.benchmark.name}", subtitle=line, across=2
-            )
+                self.rows, self.benchmark.vocabulary, self.benchmark.unseen, title=f"{self.title} on {self.benchmark.name}", subtitle=line, across=2,
+                everywhere=True,
+            )  # fmt: skip
             with replacing(folder / "sheet.png") as beside:
                 picture.save(beside)
 
@@ -219,7 +220,7 @@ def evaluate_episodes(
     assert benchmark.episodes is not None
     data, episodes = benchmark.episodes(root, how, seed)
     episodes = episodes[:limit]
-    count, other = len(episodes), len(benchmark.vocabulary)
+    count = len(episodes)
     wanted = {round(i * (count - 1) / max(1, shown - 1)) for i in range(min(shown, count))} if shown else set()
     counts, rows = EpisodeCounts(len(benchmark.vocabulary)), []
     last: tuple[int, Tensor] | None = None  # neighbouring episodes often share their picture
@@ -238,9 +239,8 @@ def evaluate_episodes(
             found = last[1] == episode.class_id
         counts.update(found, truth, episode.class_id)
         if done in wanted:
-            shown_truth = torch.where(truth == IGNORE, IGNORE, torch.where(truth == 1, episode.class_id, other))
-            prediction = torch.where(found, episode.class_id, other)
-            rows.append(Row(sample.image.permute(1, 2, 0).numpy(), shown_truth.numpy().astype(np.uint8), {"prediction": prediction.numpy().astype(np.uint8)}))
+            true, guess = (torch.where(here, episode.class_id, IGNORE).numpy().astype(np.uint8) for here in (truth == 1, found))
+            rows.append(Row(sample.image.permute(1, 2, 0).numpy(), true, {"prediction": guess}))
     protocol = {
         **benchmark.protocol,
         "vocabulary": list(text.names),

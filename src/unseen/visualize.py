@@ -136,7 +136,10 @@ class Row:
     predictions: dict[str, NDArray[Any]]
 
 
-def sheet(rows: Sequence[Row], names: Sequence[str], unseen: Sequence[str], *, title: str, subtitle: str = "", cell: int = 220, across: int = 1) -> Image.Image:
+def sheet(
+    rows: Sequence[Row], names: Sequence[str], unseen: Sequence[str], *, title: str, subtitle: str = "", cell: int = 220, across: int = 1,
+    everywhere: bool = False,
+) -> Image.Image:  # fmt: skip
     """Rows of picture, truth and predictions under column heads, with the legend of the words shown.
 
     Args:
@@ -147,6 +150,7 @@ def sheet(rows: Sequence[Row], names: Sequence[str], unseen: Sequence[str], *, t
         subtitle: Smaller line under it.
         cell: Side of a picture in pixels.
         across: Rows set side by side.
+        everywhere: Show predictions where the truth has no word too (folds, where that means background).
     """
     gap, head = 8, 30
     heads = ["picture", "truth", *rows[0].predictions]
@@ -162,10 +166,10 @@ def sheet(rows: Sequence[Row], names: Sequence[str], unseen: Sequence[str], *, t
     present: set[int] = set()
     for index, row in enumerate(rows):
         top, left = head + index // across * (cell + gap), index % across * (block + 2 * gap) + gap
-        scored = row.truth != IGNORE
+        scored = (row.truth != IGNORE) | everywhere
         present |= {int(i) for shown in (row.truth, *row.predictions.values()) for i in np.unique(shown[scored])} - {IGNORE}
         shown = [row.image, paint(row.image, row.truth, len(names))]
-        shown += [paint(row.image, np.where(row.truth == IGNORE, IGNORE, p), len(names)) for p in row.predictions.values()]
+        shown += [paint(row.image, np.where(scored, p, IGNORE), len(names)) for p in row.predictions.values()]
         for place, pixels in enumerate(shown):
             body.paste(_fit(pixels, cell), (left + place * (cell + gap), top))
     table = colours(len(names))
