@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from unseen.__main__ import main
 from unseen.backbones.clip import IMAGENET_MEAN, IMAGENET_STD
 from unseen.data.benchmarks import BENCHMARKS, folds_of, get_benchmark
 from unseen.data.classes import COCO, DOODLES, DOODLES_FOLDS, VOC
-from unseen.data.datasets import voc_fold_pair
+from unseen.data.datasets import DoodleScenes, voc_fold_pair
 from unseen.data.episodes import HASHES, Episode, bam_list, coco_list, draw, find_list, pascal_list
 from unseen.errors import DataError, SettingError
 from unseen.inference import fitted, foreground, restored
@@ -291,3 +292,27 @@ def test_bad_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def _run(folder: Path) -> Path:
     main(["train", "esda", "--out", str(folder / "run"), "--train.steps", "1", "--train.batch_size", "2", "--train.warmup", "0"])
     return folder / "run"
+
+
+def test_two_runs_of_one_method_are_two_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Never shown as seeds of one, and each keeps its own scores; drawn episodes do not replace the exhaustive ones."""
+    common = ["--train.steps", "1", "--train.batch_size", "2", "--train.warmup", "0"]
+    for name, more in (("a", []), ("b", ["--train.seed", "1"])):
+        main(["train", "esda", "--benchmark", "doodles-5i/1", "--out", str(tmp_path / name), *common, *more])
+    capsys.readouterr()
+    main(["evaluate", str(tmp_path / "a"), str(tmp_path / "b"), "--limit", "2"])
+    out = capsys.readouterr().out
+    assert "±" not in out
+    assert not (tmp_path / "a" / "metrics.json").exists(), "a part of the episodes is not the run's score"
+    tiny = get_benchmark("doodles-5i/1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unseen.data.benchmarks.get_benchmark", lambda name, lists=None: replace(tiny, episodes=lambda *_: (_world(), [Episode(0, 5)])))
+        main(["evaluate", str(tmp_path / "a")])
+        kept = (tmp_path / "a" / "metrics.json").read_text()
+        assert set(json.loads(kept)) == {"doodles-5i/1"}
+        main(["evaluate", str(tmp_path / "a"), "--episodes", "bam"])
+    assert (tmp_path / "a" / "metrics.json").read_text() == kept
+
+
+def _world() -> DoodleScenes:
+    return DoodleScenes(5, 1, size=64, min_things=1, max_things=1, words=(5,), keep_background=True)

@@ -158,7 +158,7 @@ def evaluate(
         folder, bench = Path(model), get_benchmark(name, lists)
         own = run is not None and bench.name == run.benchmark
         reads_tokens = METHODS[settings.method].cls.reads_tokens  # of one sentence only
-        if not own and "templates" not in (options or {}) and not (run and run.model.published) and not reads_tokens:
+        if not own and "templates" not in (options or {}) and not reads_tokens:
             settings = replace(settings, options={**settings.options, "templates": bench.templates})
         segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if run else None)
         segmenter.to(_device(device))

@@ -212,7 +212,7 @@ def train(
     """
     bench = get_benchmark(benchmark, lists)
     folder = out or run_folder(model.method, bench.name)
-    if "templates" not in model.options and not model.published:
+    if model.method in METHODS and not METHODS[model.method].cls.reads_tokens:  # of one sentence only
         model = replace(model, options={"templates": bench.templates, **model.options})
     if os.environ.get("LOCAL_RANK", "0") == "0":  # further processes of one run find what the first has begun
         _check_folder(folder, resume)
