@@ -32,13 +32,13 @@ from unseen.settings import InferenceChanges
 WHOLE = "scored.inference.window=0"
 CHOICES = {
     "zegclip": [
-        "ours", "scale=heads", "dropout=0.1", "published", "void=negative", "focal_over=all", "class_embedding_twice=true", "normalization=imagenet",
+        "ours", "scored.calibration=0.1", WHOLE, "scale=heads", "dropout=0.1", "published", "void=negative", "focal_over=all", "class_embedding_twice=true", "normalization=imagenet",
         "identical_layers=true", "prompt_norm=false", "prompt_depth=1", "deep_supervision=true", "mask_weight=20.0", "train.decay_norms=true",
-        "scored.calibration=0.1", WHOLE, "train.regime=transductive", "train.regime=supervised",
+        "train.regime=transductive", "train.regime=supervised",
     ],
     "clip_rc": [
-        "ours", "scale=none", "dropout=0.1", "published", "train_regions=true", "norm_regions=true", "lattice=[4,4]", "recovery_weight=0.0",
-        "recovery_weight=50.0", "class_embedding_twice=true", "void=negative", "identical_layers=true", "scored.calibration=0.1", WHOLE,
+        "ours", "scored.calibration=0.1", WHOLE, "scale=none", "dropout=0.1", "published", "train_regions=true", "norm_regions=true", "lattice=[4,4]",
+        "recovery_weight=0.0", "recovery_weight=50.0", "class_embedding_twice=true", "void=negative", "identical_layers=true",
         "train.regime=transductive", "train.regime=supervised",
     ],
     **{name: ["ours", WHOLE] for name, method in METHODS.items() if not method.cls.trainable},
