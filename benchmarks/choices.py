@@ -32,9 +32,9 @@ from unseen.settings import InferenceChanges
 WHOLE = "scored.inference.window=0"
 CHOICES = {
     "zegclip": [
-        "ours", "scored.calibration=0.1", WHOLE, "scale=heads", "dropout=0.1", "published", "void=negative", "focal_over=all", "class_embedding_twice=true", "normalization=imagenet",
-        "identical_layers=true", "prompt_norm=false", "prompt_depth=1", "deep_supervision=true", "mask_weight=20.0", "train.decay_norms=true",
-        "train.regime=transductive", "train.regime=supervised",
+        "ours", "scored.calibration=0.1", WHOLE, "scale=heads", "dropout=0.1", "published", "void=negative", "focal_over=all", "class_embedding_twice=true",
+        "normalization=imagenet", "identical_layers=true", "prompt_norm=false", "prompt_depth=1", "deep_supervision=true", "mask_weight=20.0",
+        "train.decay_norms=true", "train.regime=transductive", "train.regime=supervised",
     ],
     "clip_rc": [
         "ours", "scored.calibration=0.1", WHOLE, "scale=none", "dropout=0.1", "published", "train_regions=true", "norm_regions=true", "lattice=[4,4]",
