@@ -235,7 +235,7 @@ def test_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     torch.save({**state, "visual.ln_post.bias": torch.full_like(state["visual.ln_post.bias"], float("nan"))}, "nan.pt")
     refused("nan.pt", "not finite")
     Path("text.pt").write_text("hello")
-    refused("text.pt", "not a readable weight file|may run code")
+    refused("text.pt", "not a file of weights|not a readable weight file|may run code")
 
 
 def test_unknown_sources() -> None:

@@ -18,7 +18,7 @@ import unseen
 from tiny import write_voc
 from unseen.__main__ import main
 from unseen.data.doodles import draw
-from unseen.errors import VocabularyError
+from unseen.errors import SettingError, VocabularyError
 from unseen.methods.zegclip import ZegCLIP
 from unseen.settings import InferenceSettings
 
@@ -209,7 +209,24 @@ def test_a_run_goes_on_only_with_its_own_settings(tmp_path: Path, capsys: pytest
     assert "train.lr is 0.003 there and 0.5 here" in error
     assert "model.options.num_prompts is 8 there and 3 here" in said(capsys, "train", "zegclip", *out, *four, "--options.num_prompts", "3", "--resume")
     main(["train", "zegclip", *out, *four, "--train.log_every", "1", "--resume"])
-    assert "holds a finished run" in said(capsys, "train", "zegclip", *out, *four, "--resume")
+    assert "is finished, so there is nothing to resume" in said(capsys, "train", "zegclip", *out, *four, "--resume")
+    assert "holds no run to go on with" in said(capsys, "train", "zegclip", "--out", str(tmp_path / "typo"), *four, "--resume")
+
+
+def test_interrupts_are_told_apart(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ZegCLIP, "loss", stop)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "zegclip", "--out", str(tmp_path / "run"), *FEW])
+    assert stopped.value.code == 130
+    assert "nothing was saved yet (--train.save_every), so start again" in capsys.readouterr().err
+    monkeypatch.setattr("unseen.api.Predictor.segment_encoded", stop)
+    with pytest.raises(SystemExit) as stopped:
+        main(["segment", str(photo), "--words", "tree", "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "unseen: stopped\n"
 
 
 def test_text_embeddings_from_a_file(tmp_path: Path) -> None:
@@ -290,6 +307,20 @@ def test_words_with_commas_and_words_the_tower_does_not_know(photo: Path, tmp_pa
     assert capsys.readouterr().err == ""
     main(["segment", str(photo), "--words", "tree, sofa", "--out", str(tmp_path / "out")])
     assert "cannot tell what 'sofa' is" in capsys.readouterr().err
+    assert "are not closed" in said(capsys, "segment", str(photo), "--words", 'tree, "house, red', "--out", str(tmp_path / "out"))
+
+
+def test_python_refuses_what_the_verbs_refuse(run: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = unseen.load(str(run))
+    with pytest.raises(SettingError, match="threshold is 3"):
+        model.segment(photo, ["tree"], threshold=3)
+    with pytest.raises(VocabularyError, match="1 among the words is not a text"):
+        model.segment(photo, [1, 2])  # type: ignore[list-item]
+    with pytest.raises(SettingError, match="'tpu9' is not to be had here"):
+        unseen.load("naclip", device="tpu9")
+    assert "has a tower of its own" in said(capsys, "segment", str(photo), "--words", "tree", "--model", str(run), "--clip", "doodles")
+    assert "is a folder" in said(capsys, "convert", "zegclip", str(run), "--benchmark", "voc")
+    assert "is not a file of weights" in said(capsys, "convert", "zegclip", str(photo), "--benchmark", "voc")
 
 
 def test_a_bad_mask_met_by_a_worker_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -340,7 +371,7 @@ def test_bad_values(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[s
     assert "give at least 1" in said(capsys, "train", "zegclip", *new, "--options.decoder_heads", "0")
     assert "probability" in said(capsys, "train", "zegclip", *new, "--options.dropout", "2")
     assert "--train.steps is 0" in said(capsys, "train", "zegclip", *new, "--train.steps", "0")
-    assert "--inference.window is -3" in said(capsys, "evaluate", "naclip", "--inference.window", "-3")
+    assert "--inference.window is -3; give 0 or more" in said(capsys, "evaluate", "naclip", "--inference.window", "-3")
     assert "starts from an inductive run" in said(capsys, "train", "zegclip", *new, "--train.regime", "transductive")
     assert "--limit is 0" in said(capsys, "evaluate", "naclip", "--limit", "0")
     assert "not to be had here" in said(capsys, "segment", str(photo), "--words", "tree", "--device", "tpu9")

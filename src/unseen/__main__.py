@@ -96,7 +96,7 @@ def train_(
         benchmark: A benchmark of `unseen list`; folds as pascal-5i/0.
         root: Where its data lie.
         out: Run folder; runs/METHOD-BENCHMARK by default.
-        clip: Tower: "doodles", ARCHITECTURE/TAG of open_clip, or a weight file.
+        clip: Tower: "doodles", ARCHITECTURE/TAG of open_clip, or a weight file; the recipe's, if it names one.
         published: Start from the released code's choices instead of ours.
         options: Options of the method: --options.NAME VALUE.
         train: How to train.
@@ -138,7 +138,7 @@ def evaluate(
         device: "auto", "cpu", "cuda", ...
         workers: Processes that read pictures.
     """
-    from unseen.api import build, resolve, run_folder
+    from unseen.api import build, device_named, resolve, run_folder
     from unseen.data.benchmarks import folds_of, get_benchmark
     from unseen.evaluation import EpisodeReport, Report, print_episodes, print_reports
     from unseen.evaluation import evaluate as run_evaluation
@@ -161,8 +161,8 @@ def evaluate(
         if not own and "templates" not in (options or {}) and not reads_tokens:
             settings = replace(settings, options={**settings.options, "templates": bench.templates})
         segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if run else None)
-        segmenter.to(_device(device))
-        text = text.to(_device(device))
+        segmenter.to(device_named(device))
+        text = text.to(device_named(device))
         size = inference.on(run.inference if run and own else bench.inference)
         vectors = str(text_embeddings) if text_embeddings else run.text_embeddings if run else None
         about = {"model": asdict(settings), "train": run.train if run else None, "text_embeddings": vectors}
@@ -245,7 +245,7 @@ def convert_(
 
 
 def segment_(
-    images: list[Path], words: str, model: str = "naclip", clip: str = "doodles", out: Path = Path("segmented"), options: dict[str, Any] | None = None,
+    images: list[Path], words: str, model: str = "naclip", clip: str | None = None, out: Path = Path("segmented"), options: dict[str, Any] | None = None,
     inference: InferenceChanges = NO_CHANGES, threshold: float | None = None, device: str = "auto",
 ) -> None:  # fmt: skip
     """Label every pixel of pictures with one of your words.
@@ -257,7 +257,8 @@ def segment_(
         images: Pictures, or folders of pictures.
         words: Separated by commas: 'cat, sofa'; a word with a comma in double quotes: 'cat, "table, laid"'.
         model: A method without training of `unseen list`, or a run folder.
-        clip: Tower of a method without training: "doodles", ARCHITECTURE/TAG of open_clip (ViT-B-16-quickgelu/openai), or a weight file.
+        clip: Tower of a method without training: "doodles" (the default), ARCHITECTURE/TAG of open_clip (ViT-B-16-quickgelu/openai), or a weight
+            file; a run has its own.
         out: Folder for the results.
         options: Options of the method: --options.NAME VALUE.
         inference: Single values of size and windows to change; by default the run's own, or one and a half times the tower's size in
@@ -268,19 +269,25 @@ def segment_(
     import csv
 
     from unseen.api import Segmentation, load, save_segmentation
+    from unseen.checkpoints import CONFIG
     from unseen.data.classes import DOODLES
     from unseen.files import find_images
 
-    names = next(csv.reader([words.strip().removesuffix(",")], skipinitialspace=True), [])
+    try:
+        names = next(csv.reader([words.strip().removesuffix(",")], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise SettingError(f"the double quotes in --words are not closed ({words}); close them, or leave them away") from error
+    if clip is not None and (Path(model) / CONFIG).exists():
+        raise SettingError(f"the run {model} has a tower of its own; leave --clip away")
     if threshold is not None and not 0 <= threshold <= 1:
         raise SettingError(f"--threshold is {threshold}; give a confidence between 0 and 1")
-    loaded = load(model, clip=clip, options=options, inference=inference, device=_device(device))
+    loaded = load(model, clip=clip or "doodles", options=options, inference=inference, device=device)
     text = loaded.encode(names)
     strange = [name for name in text.names if not any(known in name.lower() for known in DOODLES)]
     if strange and loaded.segmenter.clip.source == "doodles":
         print(
             f"unseen: the doodle tower knows drawings of twenty things and cannot tell what {strange[0]!r} is;"
-            " for photographs give --clip ViT-B-16-quickgelu/openai", file=sys.stderr,
+            f" for photographs {'train a run on' if loaded.run else 'give --clip'} ViT-B-16-quickgelu/openai", file=sys.stderr,
         )  # fmt: skip
     failed = 0
     sources = find_images(images)
@@ -322,18 +329,6 @@ VERBS: dict[str, Callable[..., None]] = {
 
 
 # --------------------------------------------------------------------- helpers
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SettingError(f"the device {name!r} is not to be had here; give cpu, or leave --device away") from error
-    return name
 
 
 POSITIONALS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -432,7 +427,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"unseen: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
-        print(f"unseen: {stop or 'stopped'}", file=sys.stderr)
+        print(f"unseen: {str(stop) or 'stopped'}", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -136,6 +136,8 @@ class Predictor:
 
     def segment_encoded(self, image: Picture, text: TextFeatures, *, threshold: float | None = None) -> Segmentation:
         """As `segment`, for words that `encode` has encoded."""
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise SettingError(f"the threshold is {threshold}; give a confidence between 0 and 1")
         pixels = _pixels(image)
         batch = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).unsqueeze(0).to(self.segmenter.device)
         lowered = self.run.lowered(text.names) if self.run else None
@@ -145,7 +147,7 @@ class Predictor:
 
 
 def load(
-    model: str = "naclip", *, clip: str = "doodles", options: dict[str, Any] | None = None, inference: InferenceChanges | None = None, device: str = "cpu"
+    model: str = "naclip", *, clip: str = "doodles", options: dict[str, Any] | None = None, inference: InferenceChanges | None = None, device: str = "auto"
 ) -> Predictor:
     """A predictor from a method without training, or from a run folder.
 
@@ -154,12 +156,13 @@ def load(
         clip: Tower of a method without training: "doodles", ARCHITECTURE/TAG of open_clip, or a weight file.
         options: Options of the method; for a run they replace single ones of its own.
         inference: Values to change; by default the run's, or one and a half times the tower's own size, in windows of that size.
-        device: Of torch.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", ...
 
     Raises:
         SettingError: Neither a method nor a folder; a method that has to be trained first.
         CheckpointError: A folder that cannot be loaded.
     """
+    device = device_named(device)
     settings, run = resolve(model, clip, False, options)
     changes = inference or InferenceChanges()
     if run is not None:
@@ -172,7 +175,7 @@ def load(
 
 
 def segment(
-    image: Picture, names: Sequence[str], *, model: str = "naclip", clip: str = "doodles", threshold: float | None = None, device: str = "cpu"
+    image: Picture, names: Sequence[str], *, model: str = "naclip", clip: str = "doodles", threshold: float | None = None, device: str = "auto"
 ) -> Segmentation:
     """Label one picture; for many, keep what `load` returns."""
     return load(model, clip=clip, device=device).segment(image, names, threshold=threshold)
@@ -187,7 +190,7 @@ def save_segmentation(result: Segmentation, folder: Path, stem: str) -> None:
 
 
 def train(
-    model: ModelSettings, settings: TrainSettings, benchmark: str = "doodles", out: Path | None = None, *, root: Path | None = None,
+    model: ModelSettings, settings: TrainSettings, benchmark: str = "doodles", out: str | Path | None = None, *, root: str | Path | None = None,
     lists: Path | None = None, text_embeddings: Path | None = None, init: Path | None = None, resume: bool = False, progress: bool = True,
 ) -> tuple[ClipSegmenter, TextFeatures] | None:  # fmt: skip
     """Train a method on the seen words of a benchmark; writes a run folder. `unseen.recipes.settings` resolves the first two arguments.
@@ -211,7 +214,7 @@ def train(
         UnseenError: Settings, data or folders that do not fit together.
     """
     bench = get_benchmark(benchmark, lists)
-    folder = out or run_folder(model.method, bench.name)
+    folder, root = Path(out) if out else run_folder(model.method, bench.name), Path(root) if root else None
     if model.method in METHODS and not METHODS[model.method].cls.reads_tokens:  # of one sentence only
         model = replace(model, options={"templates": bench.templates, **model.options})
     if os.environ.get("LOCAL_RANK", "0") == "0":  # further processes of one run find what the first has begun
@@ -312,7 +315,11 @@ def run_folder(model: str, benchmark: str) -> Path:
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
-    """Refuse to begin where a run lies, and to go on where one has ended."""
+    """Refuse to begin where a run lies, and to go on where one has ended or none was begun."""
+    if resume and (folder / WEIGHTS).exists():
+        raise SettingError(f"the run in {folder} is finished, so there is nothing to resume; leave --resume away and choose another --out to train again")
+    if resume and not (folder / CONFIG).exists():
+        raise SettingError(f"{folder} holds no run to go on with; check --out, or leave --resume away to start one")
     if (folder / WEIGHTS).exists():
         raise SettingError(f"{folder} holds a finished run; choose another --out, or remove it")
     if (folder / STATE).exists() and not resume:
@@ -377,6 +384,21 @@ def resolve(model: str, clip: str, published: bool, options: dict[str, Any] | No
         raise SettingError(f"{model!r} is neither a method nor a run folder; methods without training are {free}")
     run = read_config(folder)
     return replace(run.model, options={**run.model.options, **(options or {})}), run
+
+
+def device_named(name: str) -> str:
+    """A device of torch; "auto" is a GPU if there is one.
+
+    Raises:
+        SettingError: It is not to be had.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingError(f"the device {name!r} is not to be had here; give cpu, or auto") from error
+    return name
 
 
 def _pixels(image: Picture) -> NDArray[np.uint8]:

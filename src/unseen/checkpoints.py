@@ -138,7 +138,10 @@ def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[ClipS
     try:
         state = load_file(path)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} has no weights.safetensors; its training did not finish: resume it with `unseen train --resume`") from error
+        raise CheckpointError(
+            f"{folder} has no weights.safetensors; its training did not finish: resume it with `unseen train "
+            f"{run.model.method} --benchmark {run.benchmark} --out {folder} --resume`, and the settings it was begun with"
+        ) from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a complete safetensors file ({error}); restore it or train again") from error
     own = segmenter.trainable_state()

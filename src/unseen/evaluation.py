@@ -290,11 +290,11 @@ def _spread(values: Sequence[float]) -> str:
 
 def print_reports(reports: Sequence[Report]) -> None:
     """A table of reports on one benchmark on the screen; with a single one, a second table of IoU by class."""
-    names = ("pAcc", "mIoU_S", "mIoU_U", "hIoU", "zero_IoU")
+    names = {"pAcc": "pAcc", "mIoU_S": "mIoU seen", "mIoU_U": "mIoU unseen", "hIoU": "hIoU"}
     bench = reports[0].benchmark
     table = Table(
         "model",
-        *names,
+        *names.values(),
         title=f"{bench.name}: {len(bench.seen_ids)} seen, {len(bench.unseen_ids)} unseen words, {reports[0].pictures} pictures (%)",
         title_justify="left",
     )

@@ -144,6 +144,9 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         VocabularyError: No words, an empty one, or one given twice.
     """
+    odd = next((name for name in names if not isinstance(name, str)), None)
+    if odd is not None:
+        raise VocabularyError(f"{odd!r} among the words is not a text; give a list of strings")
     stripped = tuple(name.strip() for name in names)
     if not stripped:
         raise VocabularyError("the list of words is empty; give at least one word")

@@ -78,7 +78,7 @@ class InferenceChanges:
         given = {name: value for name, value in asdict(self).items() if value is not None}
         for name, value in given.items():
             if value < 0 or (value == 0 and name in ("stride", "window_batch")):
-                raise SettingError(f"--inference.{name} is {value}; give a number of at least 1")
+                raise SettingError(f"--inference.{name} is {value}; give {'at least 1' if name in ('stride', 'window_batch') else '0 or more'}")
         changed: dict[str, Any] = {name: value or None for name, value in given.items()}
         return replace(base, **changed)
 

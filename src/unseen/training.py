@@ -330,7 +330,7 @@ def fit(
         SettingError: The method has nothing to train, or settings that contradict each other.
     """
     if not segmenter.trainable:
-        raise SettingError("this method has nothing to train; evaluate it or segment with it as it is")
+        raise SettingError(f"this method ({type(segmenter).__name__}) has nothing to train; evaluate it or segment with it as it is")
     transductive = settings.regime == "transductive" and settings.pseudo_label_void
     mean = tuple((255 * segmenter.clip.mean).flatten().tolist()) if isinstance(segmenter, ClipSegmenter) else (0.0, 0.0, 0.0)
     transform = TrainTransform(settings.transforms, fill=mean, fill_label=PADDING if transductive else IGNORE)
@@ -369,7 +369,9 @@ def run(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModu
         try:
             trainer.fit(module, datamodule=data, ckpt_path=None if state is None else str(state), weights_only=True)
         except SystemExit as stop:  # Lightning's answer to Ctrl-C
-            raise KeyboardInterrupt(f"stopped after step {trainer.global_step}; go on from the last saved state with --resume") from stop
+            saved = state is not None or bool(getattr(trainer.checkpoint_callback, "best_model_path", ""))
+            how = "go on from the last saved state with --resume" if saved else "nothing was saved yet (--train.save_every), so start again"
+            raise KeyboardInterrupt(f"stopped after step {trainer.global_step}; {how}") from stop
 
 
 def _keep_curve(logs: Path) -> None:

@@ -32,7 +32,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file is missing, truncated, holds anything but tensors and plain containers, or holds none.
     """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give a file of weights")
     try:
+        if path.suffix != ".safetensors" and path.is_file() and _first_byte(path) not in (b"P", b"\x80"):  # zip, pickle
+            raise CheckpointError(f"{path} is not a file of weights; give a .pt, .pth or .safetensors file")
         if path.suffix == ".safetensors":
             loaded: Any = load_file(path)
         elif _is_torchscript(path):
@@ -56,6 +60,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors; give a file of weights")
     return tensors
+
+
+def _first_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1)
 
 
 def _is_torchscript(path: Path) -> bool:
