@@ -142,6 +142,20 @@ def test_a_stripped_recovery_decoder_is_not_missed(tmp_path: Path) -> None:
     assert load_run(tmp_path / "run")[0].recovery is None
 
 
+def test_a_folder_with_anything_in_it_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, _, flags = checkpoint("zegclip_a")
+    torch.save(whole, tmp_path / "a.pth")
+    mine = tmp_path / "photos"
+    mine.mkdir()
+    (mine / "cat.jpg").write_text("dear")
+    common = ["convert", "zegclip", str(tmp_path / "a.pth"), "--benchmark", "voc", *flags, "--out"]
+    assert "photos is there already and not empty" in said(capsys, *common, str(mine))
+    assert (mine / "cat.jpg").read_text() == "dear"
+    (tmp_path / "empty").mkdir()
+    main([*common, str(tmp_path / "empty")])
+    assert (tmp_path / "empty" / "weights.safetensors").exists()
+
+
 def test_a_full_disk_leaves_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors import SafetensorError
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import unseen
 from tiny import write_voc
@@ -184,6 +185,12 @@ def test_transductive_second_stage_starts_from_a_snapshot(tmp_path: Path) -> Non
     config = (tmp_path / "two" / "config.yaml").read_text()
     assert "regime: transductive" in config
     assert f"init: {tmp_path / 'one' / 'step-1'}" in config
+    # Stopped before its first state, it goes on from the weights it was begun with, without being told again.
+    shutil.rmtree(tmp_path / "two" / "state")
+    (tmp_path / "two" / "weights.safetensors").rename(tmp_path / "whole.safetensors")
+    main(["train", "zegclip", "--out", str(tmp_path / "two"), *FEW, "--train.regime", "transductive", "--resume"])
+    again, whole = load_file(tmp_path / "two" / "weights.safetensors"), load_file(tmp_path / "whole.safetensors")
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
 
 
 def test_a_run_goes_on_only_with_its_own_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,8 +253,6 @@ def test_text_embeddings_from_a_file(tmp_path: Path) -> None:
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """DDP over two CPU processes sees the same batches; without dropout the weights agree up to rounding."""
-    from safetensors.torch import load_file
-
     common = [
         "--train.steps",
         "2",

@@ -138,12 +138,11 @@ def evaluate(
         device: "auto", "cpu", "cuda", ...
         workers: Processes that read pictures.
     """
-    from unseen.api import build, device_named, resolve, run_folder
+    from unseen.api import build, device_named, resolve, run_folder, sentences
     from unseen.data.benchmarks import folds_of, get_benchmark
     from unseen.evaluation import EpisodeReport, Report, print_episodes, print_reports
     from unseen.evaluation import evaluate as run_evaluation
     from unseen.evaluation import evaluate_episodes as run_episodes
-    from unseen.methods import METHODS
 
     if limit is not None and limit < 1:
         raise SettingError(f"--limit is {limit}; give at least 1 picture")
@@ -157,12 +156,14 @@ def evaluate(
     for model, settings, run, name in asked:
         folder, bench = Path(model), get_benchmark(name, lists)
         own = run is not None and bench.name == run.benchmark
-        reads_tokens = METHODS[settings.method].cls.reads_tokens  # of one sentence only
-        if not own and "templates" not in (options or {}) and not reads_tokens:
-            settings = replace(settings, options={**settings.options, "templates": bench.templates})
+        if bench.episodes is not None and threshold is not None:
+            raise SettingError("--threshold has no meaning in folds, where a pixel is the word's or not; leave it away")
+        if bench.episodes is None and episodes != "all":
+            raise SettingError(f"--episodes {episodes} is for folds, and {bench.name} has none; leave it away")
+        if not own:
+            settings = replace(settings, options={**settings.options, **sentences(settings.method, bench), **(options or {})})
         segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if run else None)
-        segmenter.to(device_named(device))
-        text = text.to(device_named(device))
+        text = text.to(segmenter.to(device_named(device)).device)
         size = inference.on(run.inference if run and own else bench.inference)
         vectors = str(text_embeddings) if text_embeddings else run.text_embeddings if run else None
         about = {"model": asdict(settings), "train": run.train if run else None, "text_embeddings": vectors}
@@ -174,8 +175,6 @@ def evaluate(
         lowered = run.lowered(bench.vocabulary) if run and own else None
         made: list[Report] | list[EpisodeReport]
         if bench.episodes is not None:
-            if threshold is not None:
-                raise SettingError("--threshold has no meaning in folds, where a pixel is the word's or not; leave it away")
             made = [
                 run_episodes(segmenter, text, bench, root, title=title, inference=size, how=episodes, seed=seed, seen=lowered, limit=limit, about=about)
                 for seed in (seeds if episodes != "all" else seeds[:1])
@@ -184,8 +183,6 @@ def evaluate(
             for seed, found in zip(seeds, made, strict=False):
                 found.save(place if len(made) == 1 else place / f"seed-{seed}")
         else:
-            if episodes != "all":
-                raise SettingError(f"--episodes {episodes} is for folds, and {bench.name} has none; leave it away")
             made = [
                 run_evaluation(
                     segmenter, text, bench, root, title=title, inference=size, seen=lowered, limit=limit, threshold=threshold, workers=workers, about=about

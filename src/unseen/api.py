@@ -38,7 +38,7 @@ from unseen.checkpoints import (
     versions,
 )  # fmt: skip
 from unseen.convert import Report, read_sizes, translate
-from unseen.data.benchmarks import get_benchmark
+from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError, VocabularyError
 from unseen.files import read_image, replacing, write_labels, write_text
 from unseen.inference import label_maps
@@ -215,8 +215,7 @@ def train(
     """
     bench = get_benchmark(benchmark, lists)
     folder, root = Path(out) if out else run_folder(model.method, bench.name), Path(root) if root else None
-    if model.method in METHODS and not METHODS[model.method].cls.reads_tokens:  # of one sentence only
-        model = replace(model, options={"templates": bench.templates, **model.options})
+    model = replace(model, options={**sentences(model.method, bench), **model.options})
     if os.environ.get("LOCAL_RANK", "0") == "0":  # further processes of one run find what the first has begun
         _check_folder(folder, resume)
     if settings.regime == "transductive" and init is None and not resume:
@@ -233,8 +232,8 @@ def train(
         different = read_config(folder).differs(run)
         if different:
             raise SettingError(f"the run in {folder} was begun with other settings: {different}; resume it with the same, or start a new one")
-    if init is not None:
-        _start_from(init, segmenter, run)
+    if run.init is not None and not (resume and (folder / STATE).exists()):  # a state holds the weights itself
+        _start_from(Path(run.init), segmenter, run)
 
     def begin() -> None:
         save_config(folder, run)
@@ -277,10 +276,12 @@ def convert(
 
     Raises:
         CheckpointError: Not a readable file of weights, or not a checkpoint of this method.
-        SettingError: A folder that holds a run, or options that do not fit.
+        SettingError: A folder that is not empty, or options that do not fit.
     """
     bench = get_benchmark(benchmark)
-    _check_folder(out, resume=False)
+    out = out.resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SettingError(f"{out} is there already and not empty; choose another --out, or remove it")
     state = read_state_dict(file)
     found = recipe(method, benchmark, regime).get("model", {}).get("options", {})
     heads = {name: count for name, count in (("vision_heads", vision_heads), ("text_heads", text_heads)) if count is not None}
@@ -288,7 +289,7 @@ def convert(
         chosen = {**found, **read_sizes(method, state), **options}
         segmenter, report = translate(method, state, **heads, **chosen)
     except CheckpointError as error:
-        raise CheckpointError(str(error).replace("the checkpoint", str(file), 1)) from error
+        raise CheckpointError(f"{file}: {error}") from error
     if segmenter.kind == "binary" and bench.episodes is None:
         raise SettingError(f"{method} was trained on folds, one word at a time; give --benchmark pascal-5i/0, or the fold it was trained on")
     if report.problem is None:
@@ -302,11 +303,16 @@ def convert(
         try:
             save_tower(whole, segmenter.clip)
             save_run(whole, segmenter, run)
-            shutil.rmtree(out, ignore_errors=True)
-            whole.replace(out)
+            whole.replace(out)  # which may be there if it is empty
         finally:
             shutil.rmtree(whole, ignore_errors=True)
     return report
+
+
+def sentences(method: str, benchmark: Benchmark) -> dict[str, Any]:
+    """The option that puts words into the benchmark's sentences; none for methods that read the tokens of one sentence of their own."""
+    known = METHODS.get(method)
+    return {} if known is None or known.cls.reads_tokens else {"templates": benchmark.templates}
 
 
 def run_folder(model: str, benchmark: str) -> Path:

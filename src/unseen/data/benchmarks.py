@@ -21,7 +21,7 @@ from unseen.data.datasets import (
     voc_base,
     voc_fold_pair,
     voc_pairs,
-)  # fmt: skip
+)
 from unseen.data.episodes import Draw, Episode, bam_list, coco_list, draw, find_list, paired, pascal_list
 from unseen.errors import DataError, SettingError
 from unseen.settings import InferenceSettings
@@ -177,7 +177,8 @@ def _doodles_fold(fold: int, root: Path | None, split: str) -> SegmentationSet:
 def _doodles_episodes(fold: int, root: Path | None, how: Draw, seed: int) -> tuple[SegmentationSet, list[Episode]]:
     scenes = _doodles_fold(fold, root, "val")
     novel = [i for i, name in enumerate(DOODLES) if name in DOODLES_FOLDS[fold]]
-    episodes = [Episode(i, class_id) for i in range(len(scenes)) for class_id in novel if (scenes[i].labels == class_id).any()]
+    shown = [set(scenes[i].labels.flatten().tolist()) for i in range(len(scenes))]  # each scene drawn once
+    episodes = [Episode(i, class_id) for i, things in enumerate(shown) for class_id in novel if class_id in things]
     return scenes, draw(episodes, how, uniform_classes=True, seed=seed)
 
 
