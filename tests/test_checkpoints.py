@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from unseen.backbones.clip import load_clip
 from unseen.checkpoints import Run, fingerprint, load_run, read_config, save_run, versions
-from unseen.errors import CheckpointError
+from unseen.errors import CheckpointError, DataError
 from unseen.methods import create
-from unseen.segmenter import ClipSegmenter
+from unseen.segmenter import ClipSegmenter, stored_text, stored_width
 from unseen.settings import InferenceSettings, ModelSettings
 
 WORDS = ("tree", "car", "fish")
@@ -92,3 +93,16 @@ def test_nothing_in_the_configuration_is_executed(run: tuple[Path, ClipSegmenter
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_run(run[0])
     assert not (tmp_path / "harmed").exists()
+
+
+def test_stored_text_with_a_background(tmp_path: Path) -> None:
+    """The background word's row comes last."""
+    rows = torch.arange(12.0).view(3, 4)
+    np.save(tmp_path / "words.npy", rows.numpy())
+    text = stored_text(tmp_path / "words.npy", ["a", "b"], 4, "others")
+    assert torch.equal(text.pooled, rows[:2])
+    assert text.background is not None
+    assert torch.equal(text.select([1]).to("cpu").background, rows[2])
+    assert stored_width(tmp_path / "words.npy") == 4
+    with pytest.raises(DataError, match="3 words and 'others', the last,"):
+        stored_text(tmp_path / "words.npy", ["a", "b", "c"], 4, "others")

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from conftest import FIXTURES, golden
 from tiny import tiny_clip
-from unseen.backbones.clip import CLIP, KEPT, TEMPLATES, build_clip, known_sources, load_clip
+from unseen.backbones.clip import CLIP, KEPT, TEMPLATES, build_clip, known_sources, load_clip, load_text
 from unseen.errors import CheckpointError, SettingError, VocabularyError
 
 CONFIG = {
@@ -279,3 +279,36 @@ def test_a_file_with_the_architecture_it_belongs_to(tmp_path: Path, monkeypatch:
     assert not torch.allclose(plain.blocks(plain.embed(images)), clip.blocks(expected), atol=1e-4)
     with pytest.raises(SettingError, match="no architecture called 'Tinny'"):
         load_clip(f"Tinny@{tmp_path / 'weights.pt'}")
+
+
+def test_the_text_half_alone(tmp_path: Path) -> None:
+    """Vectors and fingerprint's weights are those of the whole; files with other image towers, and files without any, do."""
+    whole, half = load_clip("doodles"), load_text("doodles")
+    assert torch.equal(half.encode_names(["tree", "key"], TEMPLATES["single"]), whole.encode_names(["tree", "key"], TEMPLATES["single"]))
+    assert not any(name.startswith("visual") for name in half.state_dict())
+    bare = half.encode_names(["tree"], TEMPLATES["name"], unit=False)
+    assert torch.allclose(bare, half.encode_tokens(half.tokenize(["tree"]))[0])
+    resnet = {"visual.layer1.0.conv1.weight": torch.zeros(2, 2, 1, 1), **half.state_to_save(lossless=True)}
+    save_file(resnet, tmp_path / "resnet.safetensors", metadata={"config": json.dumps(half.config)})
+    again = load_text(str(tmp_path / "resnet.safetensors"))
+    assert torch.equal(again.encode_tokens(again.tokenize(["tree"]))[1], half.encode_tokens(half.tokenize(["tree"]))[1])
+    torch.save(resnet, tmp_path / "resnet.pt")
+    assert load_text(str(tmp_path / "resnet.pt")).text_width == half.text_width, "sizes from the shapes, heads of 64 channels"
+    with pytest.raises(CheckpointError, match="ViT CLIP"):
+        load_clip(str(tmp_path / "resnet.pt"))
+
+
+def test_no_text_tower() -> None:
+    """Words of a model whose vectors come from a file cannot be encoded."""
+    assert load_text("none", 8).embed_dim == 8
+    with pytest.raises(SettingError, match="--text-embeddings"):
+        load_text("none")
+    with pytest.raises(VocabularyError, match="no text tower"):
+        load_text("none", 8).encode_names(["tree"], ["{}"])
+
+
+def test_a_text_tower_with_random_weights() -> None:
+    """Of an architecture whose image tower is no ViT."""
+    text = load_text("RN50/random")
+    assert (text.embed_dim, text.text_width, text.context_length) == (1024, 512, 77)
+    assert torch.isfinite(text.encode_names(["tree"], ["{}"])).all()

@@ -117,7 +117,7 @@ def test_bad_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "clip.visual.transformer.resblocks.1.attn.in_proj_weight is missing" in told({key: value for key, value in state.items() if key != name})
     assert "decode_head.extra is unknown" in told({**state, "decode_head.extra": torch.zeros(2)})
     assert "may be a part of one" in told({key: value for key, value in state.items() if "prompt_embeddings" not in key})
-    assert "does not hold a ViT CLIP" in told({key: value for key, value in state.items() if not key.startswith("text_encoder.")})
+    assert "does not hold CLIP's text tower" in told({key: value for key, value in state.items() if not key.startswith("text_encoder.")})
     assert "has no option 'promts'" in told(state, more=[*flags, "--options.promts", "3"])
     torch.save({"state_dict": state, "hook": Path("x")}, path)
     assert "may run code" in said(capsys, "convert", "zegclip", str(path), *out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from tiny import tiny_clip
 from unseen.data.benchmarks import BENCHMARKS, Benchmark
 from unseen.data.datasets import DoodleScenes, Sample
-from unseen.errors import SettingError
+from unseen.errors import DataError, SettingError
 from unseen.labels import IGNORE, PADDING
 from unseen.methods import create
 from unseen.segmenter import Prediction, Segmenter
@@ -154,6 +155,28 @@ def test_augmentation_follows_the_key_alone() -> None:
     torch.manual_seed(2)
     assert torch.equal(items[0, 7][0], a)
     assert any(not torch.equal(items[0, key][0], a) for key in range(8, 12))
+
+
+def test_what_pixels_of_unseen_words_teach() -> None:
+    """Nothing, that they are not the word, or their pictures are passed over; with things told apart, other words have numbers of their own."""
+
+    class Pictures:
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> Sample:
+            return Sample(torch.zeros(3, 1, 5, dtype=torch.uint8), torch.tensor([[[0, 1, 2, 253, 255], [0, 1, 1, 253, 255]][index]]), str(index))
+
+    def labels(number: int, **how: Any) -> list[int]:
+        return TrainingItems(Pictures(), lambda image, labels: (image, labels), [0], **how)[number, 1][1][0].tolist()
+
+    assert labels(0, hidden=[2]) == [1, 0, 255, 0, 255]
+    assert labels(0) == [1, 0, 0, 0, 255]
+    assert labels(0, shunned=[2]) == labels(1) == [1, 0, 0, 0, 255]
+    assert labels(0, hidden=[2], things=True) == [1, 3, 255, 0, 255]
+    assert labels(0, things=True) == [1, 3, 4, 0, 255]
+    with pytest.raises(DataError, match="without an unseen one"):
+        labels(0, shunned=[1])
 
 
 # ------------------------------------------------------------------------ runs

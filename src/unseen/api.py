@@ -43,9 +43,9 @@ from unseen.errors import CheckpointError, DataError, SettingError, VocabularyEr
 from unseen.files import read_image, replacing, write_labels, write_text
 from unseen.inference import label_maps
 from unseen.labels import IGNORE
-from unseen.methods import METHODS, create
+from unseen.methods import METHODS, create, known
 from unseen.recipes import recipe
-from unseen.segmenter import ClipSegmenter, TextFeatures, stored_text
+from unseen.segmenter import TextFeatures, TextSegmenter, stored_text, stored_width
 from unseen.settings import InferenceChanges, InferenceSettings, ModelSettings, Regime, TrainSettings
 from unseen.training import STATE, fit
 from unseen.visualize import overlay, palette
@@ -109,7 +109,7 @@ class Predictor:
         folder: Where the run lies.
     """
 
-    def __init__(self, segmenter: ClipSegmenter, inference: InferenceSettings, run: Run | None = None, folder: Path | None = None) -> None:
+    def __init__(self, segmenter: TextSegmenter, inference: InferenceSettings, run: Run | None = None, folder: Path | None = None) -> None:
         self.segmenter, self.inference, self.run, self.folder = segmenter.eval(), inference, run, folder
 
     def encode(self, names: Sequence[str]) -> TextFeatures:
@@ -192,7 +192,7 @@ def save_segmentation(result: Segmentation, folder: Path, stem: str) -> None:
 def train(
     model: ModelSettings, settings: TrainSettings, benchmark: str = "doodles", out: str | Path | None = None, *, root: str | Path | None = None,
     lists: Path | None = None, text_embeddings: Path | None = None, init: Path | None = None, resume: bool = False, progress: bool = True,
-) -> tuple[ClipSegmenter, TextFeatures] | None:  # fmt: skip
+) -> tuple[TextSegmenter, TextFeatures] | None:  # fmt: skip
     """Train a method on the seen words of a benchmark; writes a run folder. `unseen.recipes.settings` resolves the first two arguments.
 
     Args:
@@ -332,7 +332,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
         raise SettingError(f"{folder} holds a run that was stopped; go on with --resume; choose another --out, or remove it")
 
 
-def _start_from(init: Path, segmenter: ClipSegmenter, run: Run) -> None:
+def _start_from(init: Path, segmenter: TextSegmenter, run: Run) -> None:
     """Give the segmenter the trained weights of another run."""
     start, _ = load_run(init)
     mine, theirs = ({name: t.shape for name, t in s.trainable_state().items()} for s in (segmenter, start))
@@ -345,7 +345,7 @@ def _start_from(init: Path, segmenter: ClipSegmenter, run: Run) -> None:
 
 def build(
     model: ModelSettings, vocabulary: tuple[str, ...], text_embeddings: Path | None = None, run: Path | None = None
-) -> tuple[ClipSegmenter, TextFeatures]:
+) -> tuple[TextSegmenter, TextFeatures]:
     """A segmenter in eval mode and its encoded vocabulary.
 
     Args:
@@ -358,18 +358,25 @@ def build(
     if run is not None:
         segmenter, about = load_run(run, model.options)
     else:
-        segmenter = create(model.method, load_clip(model.clip), published=model.published, **model.options)
+        width = stored_width(text_embeddings) if text_embeddings else None
+        tower = known(model.method).cls.load_tower(model.clip, width)
+        segmenter = create(model.method, tower, published=model.published, **model.options)
+        segmenter.initialise()
     if text_embeddings and segmenter.reads_tokens:
         raise SettingError(f"{model.method} reads the single tokens of a sentence, which text embeddings do not hold; leave --text-embeddings away")
-    text = stored_text(text_embeddings, vocabulary, segmenter.clip.embed_dim) if text_embeddings else _words(segmenter, vocabulary, about, run)
+    text = (
+        stored_text(text_embeddings, vocabulary, segmenter.clip.embed_dim, segmenter.background_word)
+        if text_embeddings
+        else _words(segmenter, vocabulary, about, run)
+    )
     segmenter.eval()
     return segmenter, text
 
 
-def _words(segmenter: ClipSegmenter, names: Sequence[str], run: Run | None, folder: Path | None) -> TextFeatures:
+def _words(segmenter: TextSegmenter, names: Sequence[str], run: Run | None, folder: Path | None) -> TextFeatures:
     """Words by the text tower, or from the embeddings the run was trained with."""
     if run is not None and folder is not None and run.text_embeddings:
-        return load_words(folder, run, names, segmenter.clip.embed_dim)
+        return load_words(folder, run, names, segmenter)
     return segmenter.encode_text(names)
 
 

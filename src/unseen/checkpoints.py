@@ -24,11 +24,11 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from unseen.backbones.clip import CLIP, load_clip
+from unseen.backbones.clip import CLIP, NO_TOWER, CLIPText
 from unseen.errors import CheckpointError, VocabularyError
 from unseen.files import replacing, write_text
-from unseen.methods import create
-from unseen.segmenter import ClipSegmenter, TextFeatures, check_names, stored_text
+from unseen.methods import create, known
+from unseen.segmenter import TextFeatures, TextSegmenter, check_names, stored_text, stored_width
 from unseen.settings import InferenceSettings, ModelSettings, flat
 
 FORMAT = 1
@@ -84,16 +84,22 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in ("unseen", "torch", "torchvision", "open_clip_torch", "lightning")}}
 
 
-def fingerprint(clip: CLIP) -> str:
-    """A short hash of the activation and of first and last weights of both towers: two CLIPs that share it are the same for all that matters."""
-    last = clip.visual.transformer.resblocks[-1].mlp
+def fingerprint(clip: CLIPText) -> str:
+    """A short hash of the activation and of first and last weights of the towers: two CLIPs that share it are the same for all that matters."""
+    if clip.text is None:
+        return NO_TOWER
+    tensors = [clip.text.positional_embedding, clip.text.ln_final.weight]
+    last = clip.text.transformer.resblocks[-1].mlp
+    if isinstance(clip, CLIP):
+        last = clip.visual.transformer.resblocks[-1].mlp
+        tensors = [clip.visual.conv1.weight, last.c_proj.weight, clip.visual.proj, *tensors]
     digest = hashlib.sha256(type(last.gelu).__name__.encode())
-    for tensor in (clip.visual.conv1.weight, last.c_proj.weight, clip.visual.proj, clip.text.positional_embedding, clip.text.ln_final.weight):
+    for tensor in tensors:
         digest.update(tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def save_run(folder: Path, segmenter: ClipSegmenter, run: Run) -> None:
+def save_run(folder: Path, segmenter: TextSegmenter, run: Run) -> None:
     """Write the configuration, then the weights; each file whole or not at all."""
     save_config(folder, run)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in segmenter.trainable_state().items()}
@@ -106,7 +112,7 @@ def save_config(folder: Path, run: Run) -> None:
     write_text(folder / CONFIG, yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
 
 
-def save_tower(folder: Path, clip: CLIP) -> None:
+def save_tower(folder: Path, clip: CLIPText) -> None:
     """Write the tower to `clip.safetensors`, in OpenAI's names; in half precision where that loses nothing, as in OpenAI's own weights."""
     _save_tensors(folder / TOWER, clip.state_to_save(lossless=True), {"config": json.dumps(clip.config)})
 
@@ -119,7 +125,7 @@ def _save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
             raise OSError(str(error)) from error
 
 
-def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[ClipSegmenter, Run]:
+def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[TextSegmenter, Run]:
     """The segmenter of a run folder, in eval mode, and what the folder says about it.
 
     Args:
@@ -130,7 +136,8 @@ def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[ClipS
         CheckpointError: Not a run folder, one of another version, damaged weights, or a tower that is not the one trained on.
     """
     run = read_config(folder)
-    clip = load_clip(str(folder / TOWER) if run.model.clip == TOWER else run.model.clip)
+    width = stored_width(folder / TEXT) if run.text_embeddings else None
+    clip = known(run.model.method).cls.load_tower(str(folder / TOWER) if run.model.clip == TOWER else run.model.clip, width)
     if fingerprint(clip) != run.tower:
         raise CheckpointError(f"{folder} was trained on a tower whose weights differ from today's {run.model.clip}; restore that file or train again")
     segmenter = create(run.model.method, clip, published=run.model.published, **{**run.model.options, **(options or {})})
@@ -179,7 +186,7 @@ def read_config(folder: Path) -> Run:
         raise CheckpointError(f"{path} is not complete ({error}); restore it or train again") from error
 
 
-def load_words(folder: Path, run: Run, names: Sequence[str], embed_dim: int) -> TextFeatures:
+def load_words(folder: Path, run: Run, names: Sequence[str], segmenter: TextSegmenter) -> TextFeatures:
     """The vectors of some words of a run that was trained on text embeddings from a file.
 
     Raises:
@@ -187,7 +194,7 @@ def load_words(folder: Path, run: Run, names: Sequence[str], embed_dim: int) -> 
         DataError: The copy in the folder is damaged.
     """
     names = check_names(names)
-    stored = stored_text(folder / TEXT, run.vocabulary, embed_dim)
+    stored = stored_text(folder / TEXT, run.vocabulary, segmenter.clip.embed_dim, segmenter.background_word)
     strange = next((name for name in names if name not in run.vocabulary), None)
     if strange is not None:
         raise VocabularyError(f"{folder} was trained on text embeddings from a file, which has none for {strange!r}; its words are {', '.join(run.vocabulary)}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from unseen.backbones.clip import CLIP, build_clip, config_from_shapes
 from unseen.errors import CheckpointError
 from unseen.methods import create
-from unseen.segmenter import ClipSegmenter
+from unseen.segmenter import TextSegmenter
 
 Names = Sequence[tuple[str, str]]
 
@@ -164,7 +164,7 @@ RELEASED: dict[str, Released] = {
 }
 
 
-def from_state_dict(method: str, state: dict[str, Tensor], **sizes: Any) -> ClipSegmenter:
+def from_state_dict(method: str, state: dict[str, Tensor], **sizes: Any) -> TextSegmenter:
     """A segmenter with a released checkpoint's weights, in eval mode, behaving as the released code does.
 
     Args:
@@ -200,7 +200,7 @@ def read_sizes(method: str, state: dict[str, Tensor]) -> dict[str, Any]:
         raise CheckpointError(f"the checkpoint lacks what says {method}'s sizes ({error}); it may be a part of one, so download it again") from error
 
 
-def translate(method: str, state: dict[str, Tensor], **sizes: Any) -> tuple[ClipSegmenter, Report]:
+def translate(method: str, state: dict[str, Tensor], **sizes: Any) -> tuple[TextSegmenter, Report]:
     """As `from_state_dict`, with the report; tensors that do not fit are listed there and left out instead of refused.
 
     Raises:

@@ -26,7 +26,7 @@ from unseen.files import replacing, write_text
 from unseen.inference import foreground, label_maps
 from unseen.labels import IGNORE
 from unseen.metrics import ConfusionMatrix, EpisodeCounts
-from unseen.segmenter import ClipSegmenter, Segmenter, TextFeatures
+from unseen.segmenter import Segmenter, TextFeatures, TextSegmenter
 from unseen.settings import InferenceSettings
 from unseen.visualize import Row, sheet
 
@@ -259,7 +259,7 @@ def evaluate_episodes(
 
 
 def _tower(segmenter: Segmenter) -> dict[str, str] | None:
-    return {"source": segmenter.clip.source, "fingerprint": fingerprint(segmenter.clip)} if isinstance(segmenter, ClipSegmenter) else None
+    return {"source": segmenter.clip.source, "fingerprint": fingerprint(segmenter.clip)} if isinstance(segmenter, TextSegmenter) else None
 
 
 def print_episodes(reports: Sequence[EpisodeReport]) -> None:

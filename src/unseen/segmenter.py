@@ -12,14 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unseen.backbones.clip import CLIP, IMAGENET_MEAN, IMAGENET_STD, TEMPLATES
+from unseen.backbones.clip import CLIP, IMAGENET_MEAN, IMAGENET_STD, TEMPLATES, CLIPText, load_clip, load_text
 from unseen.errors import DataError, SettingError, VocabularyError
 from unseen.labels import IGNORE as IGNORE
 
@@ -34,23 +35,27 @@ class TextFeatures:
         names: K words.
         pooled: (K, D), unit vectors unless the method says otherwise.
         tokens: (K, T, text width), where a method reads single tokens; else None.
+        background: (D,), the vector of what is none of the words, where a method compares with one; else None.
     """
 
     names: tuple[str, ...]
     pooled: Tensor
     tokens: Tensor | None = None
+    background: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def to(self, device: torch.device | str) -> TextFeatures:
         """The same features on a device."""
-        return TextFeatures(self.names, self.pooled.to(device), None if self.tokens is None else self.tokens.to(device))
+        tokens, background = (None if part is None else part.to(device) for part in (self.tokens, self.background))
+        return TextFeatures(self.names, self.pooled.to(device), tokens, background)
 
     def select(self, rows: Sequence[int]) -> TextFeatures:
         """The features of some of the words, in the order of `rows`."""
         index = list(rows)
-        return TextFeatures(tuple(self.names[i] for i in index), self.pooled[index], None if self.tokens is None else self.tokens[index])
+        tokens = None if self.tokens is None else self.tokens[index]
+        return TextFeatures(tuple(self.names[i] for i in index), self.pooled[index], tokens, self.background)
 
 
 @dataclass(frozen=True)
@@ -82,12 +87,15 @@ class Segmenter(nn.Module, ABC):
         trainable: Whether the method has anything to train.
         frozen: Names of the submodules that stay in eval mode when the segmenter is trained.
         reads_tokens: Whether it needs `TextFeatures.tokens`.
+        reads_things: Binary methods: whether the labels of their loss tell the things of a picture apart: above 1, every value is another thing
+            that is not the word.
     """
 
     kind: ClassVar[Kind] = "multiclass"
     trainable: ClassVar[bool] = True
     frozen: ClassVar[tuple[str, ...]] = ("clip",)
     reads_tokens: ClassVar[bool] = False
+    reads_things: ClassVar[bool] = False
 
     @property
     def device(self) -> torch.device:
@@ -115,6 +123,9 @@ class Segmenter(nn.Module, ABC):
 
         Binary methods take one word a picture; a single picture is asked every word.
         """
+
+    def initialise(self) -> None:
+        """Load what training starts from (weights of an image backbone); called once before it, not when a run is loaded."""
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
         """Scalars by name, among them "total", for labels (B, H, W) int64 whose values index the words of the forward, or are 255."""
@@ -158,40 +169,93 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     return stripped
 
 
-def stored_text(path: Path, names: Sequence[str], embed_dim: int) -> TextFeatures:
+def stored_width(path: Path) -> int:
+    """D of a .npy file of text embeddings.
+
+    Raises:
+        DataError: Not such a file.
+    """
+    return int(_stored_rows(path).shape[1])
+
+
+def stored_text(path: Path, names: Sequence[str], embed_dim: int, background: str | None = None) -> TextFeatures:
     """Text features from a .npy file (K, D), one row a word, used as stored, in float32.
+
+    Args:
+        path: The file.
+        names: K words.
+        embed_dim: D.
+        background: The word for what is none of the others, for methods that compare with one; its row comes last, after those of the K words.
 
     Raises:
         DataError: Not such a file, or rows that do not fit the words.
     """
+    rows, needed = _stored_rows(path), len(names) + (background is not None)
+    if rows.shape != (needed, embed_dim):
+        also = f" and {background!r}, the last," if background is not None else ""
+        raise DataError(f"{path} holds an array of shape {rows.shape}, but {len(names)} words{also} of width {embed_dim} are needed; take that file")
+    vectors = torch.from_numpy(rows.astype(np.float32))
+    return TextFeatures(tuple(names), vectors[: len(names)], None, None if background is None else vectors[-1])
+
+
+def _stored_rows(path: Path) -> NDArray[Any]:
     try:
         rows = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a readable .npy file of text embeddings; save a plain (words, width) float array") from error
-    if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu":
+    if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu" or rows.ndim != 2:
         raise DataError(f"{path} does not hold one plain array of numbers; save a (words, width) float array with numpy.save")
-    if rows.shape != (len(names), embed_dim):
-        raise DataError(f"{path} holds an array of shape {rows.shape}, but {len(names)} words of width {embed_dim} are needed; take the file made for these")
-    return TextFeatures(tuple(names), torch.from_numpy(rows.astype(np.float32)))
+    return rows
 
 
-class ClipSegmenter(Segmenter):
-    """Base of the methods on a frozen CLIP: holds the tower as `clip` and encodes words with its text tower.
+class TextSegmenter(Segmenter):
+    """Base of the methods that know words by CLIP's text tower: holds it as `clip` and encodes words with it.
 
     Args:
         clip: The tower.
         templates: Key of `TEMPLATES`: the sentences a word is put in.
-        normalization: "clip": the statistics the tower was trained with; "imagenet": those of the released training codes.
+        background_word: Encoded with every vocabulary, for methods that compare with what is none of the words; None for the others.
+        unit_text: Whether words' vectors are made unit.
     """
 
-    def __init__(self, clip: CLIP, *, templates: str = "single", normalization: Literal["clip", "imagenet"] = "clip") -> None:
+    def __init__(self, clip: CLIPText, *, templates: str = "single", background_word: str | None = None, unit_text: bool = True) -> None:
         super().__init__()
         if templates not in TEMPLATES:
             raise SettingError(f"there is no set of templates called {templates!r}; choose one of {', '.join(TEMPLATES)}")
-        self.clip = clip.with_statistics(IMAGENET_MEAN, IMAGENET_STD) if normalization == "imagenet" else clip
-        self.templates = TEMPLATES[templates]
+        self.clip, self.templates = clip, TEMPLATES[templates]
+        self.background_word, self.unit_text = background_word, unit_text
+
+    @classmethod
+    def load_tower(cls, source: str, embed_dim: int | None = None) -> CLIPText:
+        """The part of a CLIP that the method stands on; `embed_dim` where words come from a file and there is none."""
+        return load_text(source, embed_dim)
 
     def encode_text(self, names: Sequence[str]) -> TextFeatures:
-        """Unit vectors (K, D): the mean over templates of each sentence's unit vector, made unit."""
+        """Unit vectors (K, D): the mean over templates of each sentence's unit vector, made unit; the background word's, if any, bare."""
         names = check_names(names)
-        return TextFeatures(names, self.clip.encode_names(names, self.templates))
+        background = None
+        if self.background_word is not None:
+            background = self.clip.encode_names([self.background_word], TEMPLATES["name"], unit=self.unit_text)[0]
+        return TextFeatures(names, self.clip.encode_names(names, self.templates, unit=self.unit_text), None, background)
+
+
+class ClipSegmenter(TextSegmenter):
+    """Base of the methods on a whole frozen CLIP, a plain ViT.
+
+    Args:
+        clip: The tower.
+        templates: As for `TextSegmenter`.
+        normalization: "clip": the statistics the tower was trained with; "imagenet": those of the released training codes.
+    """
+
+    clip: CLIP
+
+    def __init__(self, clip: CLIP, *, templates: str = "single", normalization: Literal["clip", "imagenet"] = "clip") -> None:
+        super().__init__(clip, templates=templates)
+        if normalization == "imagenet":
+            self.clip = clip.with_statistics(IMAGENET_MEAN, IMAGENET_STD)
+
+    @classmethod
+    def load_tower(cls, source: str, embed_dim: int | None = None) -> CLIP:
+        """A whole CLIP."""
+        return load_clip(source)

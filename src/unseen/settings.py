@@ -123,6 +123,8 @@ class TrainSettings:
         regime: inductive (unseen words and pixels unknown), transductive (unseen words known, their pixels labelled by the network itself)
             or supervised (all masks).
         pseudo_label_void: Transductive: label the void pixels too (the paper's variant without dagger).
+        unseen_pixels: Methods with one word a picture: what pixels of unseen words teach. "void": nothing; "background": that they are not the
+            word (HSNet's lists, SAZS, EdgeCLIP: masks of the unseen words are used); "skip": pictures that show any are left out (BAM, ESDA).
         steps: Optimiser steps.
         batch_size: Pictures a step, over all devices and accumulated parts.
         accumulate: Parts a batch is computed in, one after the other.
@@ -149,6 +151,7 @@ class TrainSettings:
 
     regime: Regime = "inductive"
     pseudo_label_void: bool = False
+    unseen_pixels: Literal["void", "background", "skip"] = "void"
     steps: int = 20_000
     batch_size: int = 16
     accumulate: int = 1

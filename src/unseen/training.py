@@ -84,15 +84,18 @@ class TrainingItems(Dataset[tuple[Tensor, ...]]):
         data: Pictures with labels.
         transform: Augments a pair.
         asked: For methods with one word a picture: the words that may be asked for. A pair's labels are then 1 on a word that is in the
-            picture, 255 on void pixels and words that must not be known, 0 elsewhere, and the word's place in this list comes third.
-        hidden: Ids of the words that must not be known.
+            picture, 255 on void pixels and hidden words, 0 elsewhere, and the word's place in this list comes third.
+        hidden: Ids of words whose pixels become 255.
+        shunned: Ids of words whose pictures are passed over.
+        things: Whether other words are 2 and more, each another number, instead of 0.
     """
 
     def __init__(
         self, data: SegmentationSet, transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], asked: Sequence[int] | None = None,
-        hidden: Sequence[int] = (),
+        hidden: Sequence[int] = (), shunned: Sequence[int] = (), things: bool = False,
     ) -> None:  # fmt: skip
-        self.data, self.transform, self.asked, self.hidden = data, transform, asked, torch.tensor([*hidden, IGNORE])
+        self.data, self.transform, self.asked, self.things = data, transform, asked, things
+        self.hidden, self.shunned = torch.tensor([*hidden, IGNORE]), frozenset(shunned)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -105,19 +108,26 @@ class TrainingItems(Dataset[tuple[Tensor, ...]]):
                 sample = self.data[number]
                 return self.transform(sample.image, sample.labels)
             sample, place = self._with_a_word(number)
-            labels = torch.where(torch.isin(sample.labels, self.hidden), IGNORE, (sample.labels == self.asked[place]).long())
+            others = _things(sample.labels) if self.things else torch.zeros_like(sample.labels)
+            labels = torch.where(sample.labels == self.asked[place], 1, torch.where(torch.isin(sample.labels, self.hidden), IGNORE, others))
             return *self.transform(sample.image, labels), torch.tensor(place)
 
     def _with_a_word(self, number: int) -> tuple[Sample, int]:
-        """The sample, or the next one that shows a word that may be asked for, and the place of one of these words, drawn."""
+        """The sample, or the next fitting one (it shows a word that may be asked for, and none that is shunned), and the place of one of its words, drawn."""
         assert self.asked is not None
         for further in range(len(self.data)):
             sample = self.data[(number + further) % len(self.data)]
             present = set(np.unique(sample.labels.numpy()).tolist())
             places = [place for place, word in enumerate(self.asked) if word in present]
-            if places:
+            if places and not present & self.shunned:
                 return sample, places[int(torch.randint(len(places), ()))]
-        raise DataError("no training picture shows any of the words to train on; check the masks and the list of words")
+        fitting = "without an unseen one" if self.shunned else "at all"
+        raise DataError(f"no training picture shows any of the words to train on {fitting}; check the masks and the list of words")
+
+
+def _things(labels: Tensor) -> Tensor:
+    """Ids from 2 on; what is none of the words is 0."""
+    return torch.where(labels >= BACKGROUND, 0, labels + 2)
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -339,9 +349,8 @@ def fit(
         raise SettingError("a method with one word a picture cannot label unseen words itself; train it inductive or supervised")
     seen = list(range(len(benchmark.vocabulary))) if supervised else benchmark.seen_ids
     unseen = [] if supervised else benchmark.unseen_ids
-    # In folds, what is not the word is background, unseen words included (HSNet); elsewhere nothing may be learnt from unseen words.
-    hidden = unseen if benchmark.episodes is None else []
-    items = TrainingItems(benchmark.data("train", root), transform, seen if binary else None, hidden)
+    hidden, shunned = (unseen if settings.unseen_pixels == what else [] for what in ("void", "skip"))
+    items = TrainingItems(benchmark.data("train", root), transform, seen if binary else None, hidden, shunned, segmenter.reads_things)
     module = Training(segmenter, text, seen, unseen, settings)
     module.train()  # Lightning leaves the mode as it finds it
     trainer = L.Trainer(

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import open_clip
 import torch
@@ -29,6 +29,8 @@ from unseen.errors import CheckpointError, SettingError, VocabularyError
 Resize = Literal["bicubic", "bilinear"]
 DOODLES = "doodles"
 """The source name of the small CLIP that comes with the package; knows the twenty words of `unseen.data.doodles`."""
+NO_TOWER = "none"
+"""The source name of a text tower that is not there: the words' vectors come from a file."""
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255)
 """Statistics the released ZegCLIP, CLIP-RC and ESDA normalise with, although CLIP was trained with its own."""
@@ -76,22 +78,101 @@ def merge_heads(attn: nn.MultiheadAttention, y: Tensor) -> Tensor:
     return out
 
 
-class CLIP(nn.Module):
+class CLIPText(nn.Module):
+    """The text half of a CLIP: frozen, always in eval mode.
+
+    Args:
+        text: The tower; None for a model whose words come from a file of text embeddings.
+        embed_dim: D.
+        source: Where the weights came from, as given to `load_text`.
+        config: open_clip's configuration, where it is known.
+
+    Attributes:
+        source: As given.
+        config: As given.
+        embed_dim: D, channels of the space shared by pictures and words.
+        text_width: Channels of the text tower.
+        context_length: The most tokens a sentence may have, start and end included.
+    """
+
+    def __init__(self, text: open_clip.CLIP | TextTransformer | None, embed_dim: int, *, source: str = "", config: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.text = None if text is None else _TextTower(text)
+        self.embed_dim, self.source, self.config = embed_dim, source, config
+        self.text_width = 0 if self.text is None else len(self.text.ln_final.weight)
+        self.context_length = 0 if self.text is None else len(self.text.positional_embedding)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Frozen: stays in eval mode whatever is asked."""
+        return super().train(False)
+
+    def state_to_save(self, *, lossless: bool = False) -> dict[str, Tensor]:
+        """All weights in OpenAI's names, in half precision; `lossless` keeps those whole that half precision cannot hold."""
+        state = {name.removeprefix("text."): tensor for name, tensor in self.state_dict().items()}
+        halves = {name: tensor.detach().half().cpu().contiguous() for name, tensor in state.items()}
+        if not lossless:
+            return halves
+        return {name: half if torch.equal(half.float(), state[name].cpu()) else state[name].cpu().contiguous() for name, half in halves.items()}
+
+    def tokenize(self, sentences: Sequence[str]) -> Tensor:
+        """Token ids (S, context_length) int64, filled with 0.
+
+        Raises:
+            VocabularyError: A sentence has more tokens than the context holds.
+        """
+        rows = torch.zeros(len(sentences), self.context_length, dtype=torch.int64)
+        for row, sentence in zip(rows, sentences, strict=True):
+            ids = _tokenizer().encode(sentence)
+            if len(ids) + 2 > self.context_length:
+                shown = sentence if len(sentence) <= 60 else sentence[:57] + "..."
+                raise VocabularyError(f"{shown!r} is {len(ids) + 2} tokens long and CLIP reads at most {self.context_length}; shorten it")
+            row[: len(ids) + 2] = torch.tensor([_tokenizer().sot_token_id, *ids, _tokenizer().eot_token_id])
+        return rows
+
+    def encode_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The sentence's vector (S, D), not normalised, and the tokens after the final norm (S, T, text width), for ids (S, T)."""
+        assert self.text is not None
+        pooled, tokens = self.text(ids)
+        return pooled, tokens
+
+    @torch.no_grad()
+    def encode_names(self, names: Sequence[str], templates: Sequence[str], *, unit: bool = True, batch_size: int = 256) -> Tensor:
+        """Vectors (K, D), one a name: each sentence's vector made unit, averaged over the templates, made unit again.
+
+        Args:
+            names: K words or phrases.
+            templates: Patterns with one `{}` each, or full sentences patterns from `TEMPLATES`.
+            unit: False leaves the sentences' vectors and their mean as long as they are.
+            batch_size: Sentences encoded at a time.
+
+        Raises:
+            VocabularyError: There is no text tower, or a sentence is too long for it.
+        """
+        if self.text is None:
+            raise VocabularyError("this model has no text tower, its words come from a file; give words of that file, or train with a tower (--model.clip)")
+        sentences = [template.format(name) for name in names for template in templates]
+        ids = self.tokenize(sentences).to(self.text.positional_embedding.device)
+        vectors = torch.cat([self.encode_tokens(part)[0] for part in torch.split(ids, batch_size)])
+        if not unit:
+            return vectors.view(len(names), len(templates), -1).mean(dim=1)
+        return F.normalize(F.normalize(vectors, dim=-1).view(len(names), len(templates), -1).mean(dim=1), dim=-1)
+
+
+class CLIP(CLIPText):
     """A CLIP of open_clip, opened up.
 
     The weights are frozen and the module stays in eval mode. Pictures are RGB in 0..1; `normalize` takes them to what the tower was
     trained on.
 
     Attributes:
-        source: Where the weights came from, as given to `load_clip`.
         width: C, channels of the image tower.
-        embed_dim: D, channels of the space shared by pictures and words.
-        text_width: Channels of the text tower.
         num_layers: Blocks of the image tower.
         patch_size: Side of a patch in pixels.
-        context_length: The most tokens a sentence may have, start and end included.
     """
 
+    text: _TextTower
     mean: Tensor
     std: Tensor
 
@@ -104,27 +185,17 @@ class CLIP(nn.Module):
         source: str = "",
         config: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        visual, text = model.visual, getattr(model, "text", model)
+        visual = model.visual
         if not isinstance(visual, VisionTransformer) or visual.pool_type != "tok" or visual.attn_pool is not None or visual.final_ln_after_pool:
             raise SettingError(f"the image tower of {source!r} is not a plain ViT with a class token; choose a CLIP tag such as ViT-B-16-quickgelu/openai")
-        if not isinstance(text, (open_clip.CLIP, TextTransformer)):
-            raise SettingError(f"the text tower of {source!r} is not CLIP's causal transformer; choose a CLIP tag such as ViT-B-16-quickgelu/openai")
+        super().__init__(_text_of(model, source), visual.output_dim, source=source, config=config)
         self.visual = visual
-        self.text = _TextTower(text)
-        self.source, self.config = source, config
-        self.width, self.num_layers = visual.conv1.out_channels, len(visual.transformer.resblocks)
-        self.embed_dim, self.patch_size = visual.output_dim, visual.patch_size[0]
-        self.text_width, self.context_length = self.text.ln_final.weight.shape[0], self.text.positional_embedding.shape[0]
+        self.width, self.num_layers, self.patch_size = visual.conv1.out_channels, len(visual.transformer.resblocks), visual.patch_size[0]
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._tables: dict[tuple[Any, ...], Tensor] = {}
         self.requires_grad_(False)
         self.eval()
-
-    def train(self, mode: bool = True) -> CLIP:
-        """Frozen: stays in eval mode whatever is asked."""
-        return super().train(False)
 
     def with_statistics(self, mean: Sequence[float], std: Sequence[float]) -> CLIP:
         """The same weights, normalising pictures with other statistics; this tower stays as it is."""
@@ -207,50 +278,6 @@ class CLIP(nn.Module):
         """The picture's vector (B, D), not normalised: what open_clip's `encode_image` returns for normalised pictures."""
         return self.finish(self.blocks(self.embed(images))[:, 0])
 
-    # --------------------------------------------------------------------- words
-
-    def tokenize(self, sentences: Sequence[str]) -> Tensor:
-        """Token ids (S, context_length) int64, filled with 0.
-
-        Raises:
-            VocabularyError: A sentence has more tokens than the context holds.
-        """
-        rows = torch.zeros(len(sentences), self.context_length, dtype=torch.int64)
-        for row, sentence in zip(rows, sentences, strict=True):
-            ids = _tokenizer().encode(sentence)
-            if len(ids) + 2 > self.context_length:
-                shown = sentence if len(sentence) <= 60 else sentence[:57] + "..."
-                raise VocabularyError(f"{shown!r} is {len(ids) + 2} tokens long and CLIP reads at most {self.context_length}; shorten it")
-            row[: len(ids) + 2] = torch.tensor([_tokenizer().sot_token_id, *ids, _tokenizer().eot_token_id])
-        return rows
-
-    def state_to_save(self, *, lossless: bool = False) -> dict[str, Tensor]:
-        """All weights in OpenAI's names, in half precision; `lossless` keeps those whole that half precision cannot hold."""
-        state = {f"visual.{name}": tensor for name, tensor in self.visual.state_dict().items()} | self.text.state_dict()
-        halves = {name: tensor.detach().half().cpu().contiguous() for name, tensor in state.items()}
-        if not lossless:
-            return halves
-        return {name: half if torch.equal(half.float(), state[name].cpu()) else state[name].cpu().contiguous() for name, half in halves.items()}
-
-    def encode_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The sentence's vector (S, D), not normalised, and the tokens after the final norm (S, T, text width), for ids (S, T)."""
-        pooled, tokens = self.text(ids)
-        return pooled, tokens
-
-    @torch.no_grad()
-    def encode_names(self, names: Sequence[str], templates: Sequence[str], *, batch_size: int = 256) -> Tensor:
-        """Unit vectors (K, D), one a name: each sentence's vector made unit, averaged over the templates, made unit again.
-
-        Args:
-            names: K words or phrases.
-            templates: Patterns with one `{}` each, or full sentences patterns from `TEMPLATES`.
-            batch_size: Sentences encoded at a time.
-        """
-        sentences = [template.format(name) for name in names for template in templates]
-        ids = self.tokenize(sentences).to(self.mean.device)
-        vectors = torch.cat([F.normalize(self.encode_tokens(part)[0], dim=-1) for part in torch.split(ids, batch_size)])
-        return F.normalize(vectors.view(len(names), len(templates), -1).mean(dim=1), dim=-1)
-
 
 def make_block(width: int, num_heads: int) -> nn.Module:
     """A new block like those of OpenAI's towers: pre-norm, four times as wide inside, QuickGELU."""
@@ -263,6 +290,14 @@ def run_block(block: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
     x = x + block.ls_1(attention(block.attn, block.ln_1(x), mask))
     out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
     return out
+
+
+def _text_of(model: open_clip.CLIP | open_clip.CustomTextCLIP, source: str) -> open_clip.CLIP | TextTransformer:
+    """The text tower of a model of open_clip."""
+    text = getattr(model, "text", model)
+    if not isinstance(text, (open_clip.CLIP, TextTransformer)):
+        raise SettingError(f"the text tower of {source!r} is not CLIP's causal transformer; choose a CLIP tag such as ViT-B-16-quickgelu/openai")
+    return text
 
 
 class _TextTower(nn.Module):
@@ -307,20 +342,66 @@ def load_clip(source: str = DOODLES) -> CLIP:
         SettingError: No such file and no such tag, or a tower that is not a plain ViT.
         CheckpointError: A file that cannot be read or does not hold a CLIP.
     """
-    if source == DOODLES:
-        with resources.as_file(resources.files("unseen") / "weights" / "doodles.safetensors") as path:
-            return _from_file(path, source)
-    if Path(source).is_file():
-        return _from_file(Path(source), source)
-    named, at, file = source.partition("@")
-    if at and Path(file).is_file():
-        config = open_clip.get_model_config(named)
-        if config is None:
-            raise SettingError(f"open_clip has no architecture called {named!r}; give one of its names before the @, such as ViT-B-16")
-        return _from_file(Path(file), source, config)
-    architecture, slash, tag = source.rpartition("/")
+    found = _file_of(source)
+    if found is not None:
+        with found[0] as path:
+            return _from_file(path, source, found[1])
+    architecture, _, tag = source.rpartition("/")
     if tag == "random" and architecture in open_clip.list_models():
         return build_clip(open_clip.get_model_config(architecture), source=source)
+    model = _fetched(source)
+    preprocess = open_clip.get_model_preprocess_cfg(model)
+    return CLIP(model, mean=preprocess["mean"], std=preprocess["std"], source=source)
+
+
+def load_text(source: str = DOODLES, embed_dim: int | None = None) -> CLIPText:
+    """The text half of a CLIP, whatever its image tower is.
+
+    Args:
+        source: As for `load_clip`, any CLIP with OpenAI's text tower ("RN50/openai"); or "none": words come from a file of text embeddings.
+        embed_dim: D, for "none".
+
+    Raises:
+        SettingError: No such file and no such tag; "none" without a file of text embeddings.
+        CheckpointError: A file that cannot be read or does not hold a CLIP.
+    """
+    if source == NO_TOWER:
+        if embed_dim is None:
+            raise SettingError("without a text tower (--model.clip none) the words' vectors must come from a file; give it with --text-embeddings")
+        return CLIPText(None, embed_dim, source=source)
+    found = _file_of(source)
+    if found is not None:
+        with found[0] as path:
+            return _text_from_file(path, source, found[1])
+    architecture, _, tag = source.rpartition("/")
+    if tag == "random" and architecture in open_clip.list_models():
+        config = open_clip.get_model_config(architecture)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return _new_text(config["embed_dim"], config["text_cfg"], bool(config.get("quick_gelu")), source, config)
+    model = _fetched(source)
+    text = _text_of(model, source)
+    return CLIPText(text, text.text_projection.shape[1], source=source)
+
+
+def _file_of(source: str) -> tuple[AbstractContextManager[Path], dict[str, Any] | None] | None:
+    """The file a source names, and the configuration given with it; None if it names none."""
+    if source == DOODLES:
+        return resources.as_file(resources.files("unseen") / "weights" / "doodles.safetensors"), None
+    if Path(source).is_file():
+        return nullcontext(Path(source)), None
+    named, at, file = source.partition("@")
+    if not at or not Path(file).is_file():
+        return None
+    config = open_clip.get_model_config(named)
+    if config is None:
+        raise SettingError(f"open_clip has no architecture called {named!r}; give one of its names before the @, such as ViT-B-16")
+    return nullcontext(Path(file)), config
+
+
+def _fetched(source: str) -> Any:
+    """A model of open_clip with its weights, by ARCHITECTURE/TAG."""
+    architecture, slash, tag = source.rpartition("/")
     if not slash or tag not in open_clip.list_pretrained_tags_by_model(architecture):
         near = [known for known in known_sources() if known.startswith(architecture or source)] or ["ViT-B-16-quickgelu/openai"]
         raise SettingError(f"no file and no open_clip tag is called {source!r}; give a path, {DOODLES!r}, or a tag such as {', '.join(near[:4])}")
@@ -328,11 +409,9 @@ def load_clip(source: str = DOODLES) -> CLIP:
     try:
         # The activation belongs to the weights, not to the architecture's name: OpenAI's ViT-B-16 needs QuickGELU under either name.
         with _one_complaint():
-            model = open_clip.create_model(architecture, pretrained=tag, force_quick_gelu=quick_gelu)
+            return open_clip.create_model(architecture, pretrained=tag, force_quick_gelu=quick_gelu)
     except (RuntimeError, OSError) as error:
         raise CheckpointError(f"the weights of {source} could not be fetched; check the network, or give a local file of weights instead") from error
-    preprocess = open_clip.get_model_preprocess_cfg(model)
-    return CLIP(model, mean=preprocess["mean"], std=preprocess["std"], source=source)
 
 
 @contextmanager
@@ -368,23 +447,43 @@ def build_clip(config: dict[str, Any], *, source: str = "", seed: int = 0) -> CL
     return CLIP(model, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD, source=source, config=config)
 
 
+def _new_text(embed_dim: int, config: dict[str, Any], quick_gelu: bool, source: str, whole: dict[str, Any] | None = None) -> CLIPText:
+    """A text half with random weights, from open_clip's `text_cfg`."""
+    sizes = {name: config[name] for name in ("context_length", "vocab_size", "width", "heads", "layers")}
+    text = TextTransformer(**sizes, output_dim=embed_dim, act_layer=QuickGELU if quick_gelu else nn.GELU)
+    return CLIPText(text, embed_dim, source=source, config=whole)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """A CLIP's weights in float32, without the sizes that OpenAI's archives carry along."""
+    return {name: tensor.float() for name, tensor in read_state_dict(path).items() if name not in ("input_resolution", "context_length", "vocab_size")}
+
+
 def _from_file(path: Path, source: str, config: dict[str, Any] | None = None) -> CLIP:
-    state = {name: tensor.float() for name, tensor in read_state_dict(path).items()}
-    config = config or _stored_config(path) or config_from_shapes(state, path=path)
-    for name in ("input_resolution", "context_length", "vocab_size"):  # sizes that OpenAI's archives carry along
-        state.pop(name, None)
-    clip = build_clip(config, source=source)
-    model = nn.ModuleDict({"visual": clip.visual})
-    own = {**model.state_dict(), **clip.text.state_dict()}
+    state = _read(path)
+    clip = build_clip(config or _stored_config(path) or config_from_shapes(state, path=path), source=source)
+    _fill(clip, state, path)
+    return clip
+
+
+def _text_from_file(path: Path, source: str, config: dict[str, Any] | None = None) -> CLIPText:
+    state = {name: tensor for name, tensor in _read(path).items() if not name.startswith("visual.")}
+    config = config or _stored_config(path) or text_config_from_shapes(state, path=path)
+    clip = _new_text(config["embed_dim"], config["text_cfg"], bool(config.get("quick_gelu")), source, config)
+    _fill(clip, state, path)
+    return clip
+
+
+def _fill(clip: CLIPText, state: dict[str, Tensor], path: Path) -> None:
+    """Give a CLIP the weights of a file, all of them."""
+    own = {name.removeprefix("text."): tensor for name, tensor in clip.state_dict().items()}
     wrong = sorted(name for name in own.keys() ^ (state.keys() - {"logit_scale", "logit_bias"})) or sorted(n for n in own if own[n].shape != state[n].shape)
     if wrong:
         raise CheckpointError(f"{path} does not hold a CLIP in OpenAI's names (first tensor out of place: {wrong[0]}); give an OpenAI or open_clip ViT file")
     bad = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
     if bad is not None:
         raise CheckpointError(f"{path} holds values that are not finite (in {bad}); download it again")
-    clip.visual.load_state_dict({name.removeprefix("visual."): tensor for name, tensor in state.items() if name.startswith("visual.")})
-    clip.text.load_state_dict({name: state[name] for name in clip.text.state_dict()})
-    return clip
+    clip.load_state_dict({name: state[name.removeprefix("text.")] for name in clip.state_dict()})
 
 
 def config_from_shapes(state: dict[str, Tensor], *, path: Path | str, vision_heads: int | None = None, text_heads: int | None = None) -> dict[str, Any]:
@@ -397,21 +496,38 @@ def config_from_shapes(state: dict[str, Tensor], *, path: Path | str, vision_hea
     try:
         width, _, _, patch = state["visual.conv1.weight"].shape
         side = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
-        context, text_width = state["positional_embedding"].shape
-        starts = ("visual.transformer.resblocks.", "transformer.resblocks.")
-        layers = [1 + max(int(name.removeprefix(start).split(".")[0]) for name in state if name.startswith(start)) for start in starts]
-        vision = {"image_size": side * patch, "patch_size": patch, "width": width, "layers": layers[0]}
-        text = {"context_length": context, "vocab_size": len(state["token_embedding.weight"]), "width": text_width, "layers": layers[1]}
-        embed_dim = state["text_projection"].shape[1]
+        layers = _layers(state, "visual.transformer.resblocks.")
+        vision = {"image_size": side * patch, "patch_size": patch, "width": width, "layers": layers}
         state["visual.proj"]
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} does not hold a ViT CLIP in OpenAI's names ({_first_line(error)} is missing or odd); give a ViT file") from error
-    heads = (("vision_heads", vision_heads, width), ("text_heads", text_heads, text_width))
-    for name, given, channels in heads:
-        if given is not None and (given < 1 or channels % given):
-            raise SettingError(f"{name} is {given}, which does not divide the {channels} channels of that tower; give a divisor")
-    vision["head_width"] = width // vision_heads if vision_heads else min(64, width)
-    return {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": {**text, "heads": text_heads or max(1, text_width // 64)}, "quick_gelu": True}
+    vision["head_width"] = width // _checked_heads("vision_heads", vision_heads, width) if vision_heads is not None else min(64, width)
+    return {**text_config_from_shapes(state, path=path, text_heads=text_heads), "vision_cfg": vision}
+
+
+def text_config_from_shapes(state: dict[str, Tensor], *, path: Path | str, text_heads: int | None = None) -> dict[str, Any]:
+    """The part of open_clip's configuration that says what the text tower is; as `config_from_shapes`."""
+    try:
+        context, width = state["positional_embedding"].shape
+        layers = _layers(state, "transformer.resblocks.")
+        text = {"context_length": context, "vocab_size": len(state["token_embedding.weight"]), "width": width, "layers": layers}
+        embed_dim = state["text_projection"].shape[1]
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} does not hold CLIP's text tower in OpenAI's names ({_first_line(error)} is missing or odd); give another file"
+        ) from error
+    heads = max(1, width // 64) if text_heads is None else _checked_heads("text_heads", text_heads, width)
+    return {"embed_dim": embed_dim, "text_cfg": {**text, "heads": heads}, "quick_gelu": True}
+
+
+def _layers(state: dict[str, Tensor], start: str) -> int:
+    return 1 + max(int(name.removeprefix(start).split(".")[0]) for name in state if name.startswith(start))
+
+
+def _checked_heads(name: str, given: int, channels: int) -> int:
+    if given < 1 or channels % given:
+        raise SettingError(f"{name} is {given}, which does not divide the {channels} channels of that tower; give a divisor")
+    return given
 
 
 def _stored_config(path: Path) -> dict[str, Any] | None:

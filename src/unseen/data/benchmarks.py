@@ -117,7 +117,7 @@ def _doodles(things: tuple[int, int], size: int, root: Path | None, split: str) 
 
 
 def _pascal_fold(fold: int, lists: Path | None, root: Path | None, split: str) -> SegmentationSet:
-    """HSNet's training pictures: those of the other folds' lists, with novel classes as background."""
+    """HSNet's training pictures: those of the other folds' lists; some show novel classes."""
     assert root is not None
     base, pairs = voc_base(root), []
     for other in range(4):
@@ -141,7 +141,7 @@ def _pascal_episodes(fold: int, lists: Path | None, root: Path | None, how: Draw
 
 
 def _coco_fold(fold: int, lists: Path | None, root: Path | None, split: str) -> SegmentationSet:
-    """HSNet's training pictures of the held-out fold, with novel classes as background."""
+    """HSNet's training pictures of the held-out fold; some show novel classes."""
     source, novel = find_list(lists, f"coco/{_part(split)}/fold{fold}.pkl"), range(fold, len(COCO), 4)
     classes = novel if split == "val" else [i for i in range(len(COCO)) if i not in novel]
     pairs, _ = paired(coco_list(source), partial(coco_fold_pair, _needed(root, f"coco-20i/{fold}")), source, classes)

@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from unseen.backbones.clip import CLIP
+from unseen.backbones.clip import CLIPText
 from unseen.errors import SettingError
 from unseen.methods.clip_rc import CLIPRC
 from unseen.methods.esda import ESDA
 from unseen.methods.training_free import TrainingFree
 from unseen.methods.zegclip import ZegCLIP
-from unseen.segmenter import ClipSegmenter
+from unseen.segmenter import TextSegmenter
 
 
 @dataclass(frozen=True)
 class Method:
     """A line of the table: the class, the options that make it this method, and a sentence about it."""
 
-    cls: type[ClipSegmenter]
+    cls: type[TextSegmenter]
     summary: str
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -38,7 +38,18 @@ METHODS: dict[str, Method] = {
 }
 
 
-def create(name: str, clip: CLIP, *, published: bool = False, **options: Any) -> ClipSegmenter:
+def known(name: str) -> Method:
+    """A line of the table.
+
+    Raises:
+        SettingError: No such method; the message names the nearest.
+    """
+    if name not in METHODS:
+        raise SettingError(f"there is no method called {name!r}{_nearest(name, list(METHODS))}; `unseen list` shows all")
+    return METHODS[name]
+
+
+def create(name: str, clip: CLIPText, *, published: bool = False, **options: Any) -> TextSegmenter:
     """A segmenter by its name in the table.
 
     Args:
@@ -50,13 +61,11 @@ def create(name: str, clip: CLIP, *, published: bool = False, **options: Any) ->
     Raises:
         SettingError: No such method or option; the message names the nearest.
     """
-    if name not in METHODS:
-        raise SettingError(f"there is no method called {name!r}{_nearest(name, list(METHODS))}; `unseen list` shows all")
-    method = METHODS[name]
-    known = [key for key in inspect.signature(method.cls).parameters if key not in ("clip", *method.options)]
+    method = known(name)
+    allowed = [key for key in inspect.signature(method.cls).parameters if key not in ("clip", *method.options)]
     for key in options:
-        if key not in known:
-            raise SettingError(f"{name} has no option {key!r}{_nearest(key, known)}; it has {', '.join(known)}")
+        if key not in allowed:
+            raise SettingError(f"{name} has no option {key!r}{_nearest(key, allowed)}; it has {', '.join(allowed)}")
     kinds = get_type_hints(method.cls.__init__)
     for key, value in options.items():
         _check(name, key, value, kinds[key])
