@@ -181,7 +181,7 @@ def _lanczos(joints: Floats, scale: Floats, constant: Floats, count: int) -> tup
     operator = LinearOperator((n, n), matvec=times, dtype=np.float32)
     start = np.random.default_rng(0).standard_normal(n, dtype=np.float32)
     try:
-        values, vectors = eigsh(operator, k=count, which="LA", v0=start - (constant @ start) * constant, ncv=2 * count + 10, tol=RESIDUAL / 10, maxiter=40)
+        values, vectors = eigsh(operator, k=count, which="LA", v0=start - (constant @ start) * constant, ncv=2 * count + 8, tol=RESIDUAL / 10, maxiter=40)
     except ArpackError:
         return None
     worst = max(float(np.linalg.norm(times(u) - theta * u)) for theta, u in zip(values, vectors.T, strict=True))
