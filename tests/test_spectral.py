@@ -29,7 +29,7 @@ from unseen.methods import create
 from unseen.metrics import EpisodeCounts, episode_counts
 from unseen.segments import Segments, extract, load_spectrum, stored_segments, write_masks
 from unseen.settings import InferenceChanges, InferenceSettings
-from unseen.spectral import SpectralSettings, Spectrum, affinity, batched_eigenpairs, colour_affinity, eigenpairs, rows_of, shrunk, signed, spectrum
+from unseen.spectral import SpectralSettings, Spectrum, affinity, batched_eigenpairs, colour_affinity, eigenpairs, rows_of, shrunk, signed, spectra
 
 TOLERANCE = 1e-5  # suggested with the fixtures, up to sign
 AGREE = ("--inference.segments", "agreement")
@@ -43,6 +43,10 @@ def smooth(h: int, w: int, channels: int = 64, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     field = F.interpolate(torch.randn(1, channels, 4, 4, generator=generator), (h, w), mode="bicubic")[0].flatten(1).T
     return rows_of(field + 0.05 * torch.randn(h * w, channels, generator=generator))
+
+
+def spectrum(features: Tensor, image: Tensor, patch_size: int, settings: SpectralSettings) -> Spectrum:
+    return spectra(features[None], image[None], patch_size, settings)[0]
 
 
 def off(ours: np.ndarray, theirs: np.ndarray) -> float:

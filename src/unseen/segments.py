@@ -22,7 +22,7 @@ from torch import Tensor
 from unseen.backbones.vit import KeyFeatures
 from unseen.errors import DataError, SettingError
 from unseen.files import read_labels, replacing
-from unseen.spectral import SpectralSettings, Spectrum, spectrum
+from unseen.spectral import SpectralSettings, Spectrum, spectra
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class Segments:
             found = [stored_segments(self.folder, name, size, self.settings.count) for name in names]
         else:
             assert self.keys is not None
-            features = self.keys(images)
-            found = [spectrum(mine, image, self.keys.patch_size, self.settings).segments for mine, image in zip(features, images, strict=True)]
+            found = [each.segments for each in spectra(self.keys(images), images, self.keys.patch_size, self.settings)]
         return torch.stack(found).to(images.device)
 
 
@@ -86,7 +85,7 @@ def extract(pictures: Iterable[tuple[str, Tensor]], keys: KeyFeatures, settings:
         fresh = not path.exists()
         if fresh:
             try:
-                found = spectrum(keys(image.unsqueeze(0).to(keys.mean.device))[0], image, keys.patch_size, settings)
+                found = spectra(keys(image[None].to(keys.mean.device)), image[None], keys.patch_size, settings)[0]
             except (DataError, SettingError) as error:
                 raise type(error)(f"{name}: {error}") from error
             _save(path, found, about)

@@ -254,20 +254,20 @@ def _unit(vector: Floats) -> Floats:
 # --------------------------------------------------------------------- pictures
 
 
-def spectrum(features: Tensor, image: Tensor, patch_size: int, settings: SpectralSettings) -> Spectrum:
-    """The solutions for a picture.
+def spectra(features: Tensor, images: Tensor, patch_size: int, settings: SpectralSettings) -> list[Spectrum]:
+    """The solutions for pictures of one size; on a GPU all at once, unless colour or the plain Laplacian is asked for.
 
     Args:
-        features: (N, C), one row for each of its whole patches, row-major.
-        image: (3, H, W) uint8.
+        features: (B, N, C), one row for each whole patch, row-major.
+        images: (B, 3, H, W) uint8.
         patch_size: Side of a patch in pixels.
         settings: How.
 
     Raises:
-        DataError: A picture smaller than a patch, or features that are not finite.
+        DataError: Pictures smaller than a patch, or features that are not finite.
         SettingError: Fewer patches than vectors.
     """
-    size = (image.shape[-2], image.shape[-1])
+    size = (images.shape[-2], images.shape[-1])
     if min(size) < patch_size:
         raise DataError(f"the picture is {size[1]}x{size[0]} pixels, smaller than one patch of {patch_size}; enlarge it")
     grid = (size[0] // patch_size, size[1] // patch_size)
@@ -277,16 +277,20 @@ def spectrum(features: Tensor, image: Tensor, patch_size: int, settings: Spectra
         shape = (covers[0] // settings.cell, covers[1] // settings.cell)
         if min(shape) < 1:
             raise SettingError(f"cells of {settings.cell} pixels are larger than the picture ({size[1]}x{size[0]}); give a smaller one")
-        if shape != grid:
-            rows = F.interpolate(rows.T.reshape(1, -1, *grid), shape, mode="bilinear", align_corners=False)[0].flatten(1).T
+        if shape != grid:  # not made unit again, as in the released recipe
+            maps = rows.transpose(1, 2).reshape(len(rows), -1, *grid)  # (B, C, h, w)
+            rows = F.interpolate(maps, shape, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
         grid = shape
     if rows.device.type != "cpu" and settings.lapnorm and settings.colour == 0:
-        values, vectors = batched_eigenpairs(rows[None], settings.count)
-        return Spectrum(values[0], vectors[0], grid, covers, size)
-    joints = affinity(rows.cpu().numpy())
-    if settings.colour > 0:
-        joints += settings.colour * triu(colour_affinity(shrunk(image, grid)), format="csr").toarray()
-    return Spectrum(*eigenpairs(joints, settings.count, lapnorm=settings.lapnorm), grid, covers, size)
+        found = zip(*batched_eigenpairs(rows, settings.count), strict=True)
+        return [Spectrum(values, vectors, grid, covers, size) for values, vectors in found]
+    solved = []
+    for mine, image in zip(rows.cpu().numpy(), images, strict=True):
+        joints = affinity(mine)
+        if settings.colour > 0:
+            joints += settings.colour * triu(colour_affinity(shrunk(image, grid)), format="csr").toarray()
+        solved.append(Spectrum(*eigenpairs(joints, settings.count, lapnorm=settings.lapnorm), grid, covers, size))
+    return solved
 
 
 def shrunk(image: Tensor, grid: tuple[int, int]) -> NDArray[np.uint8]:
