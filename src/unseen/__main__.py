@@ -117,6 +117,7 @@ def evaluate(
     models: list[str], benchmark: str | None = None, root: Path | None = None, out: Path | None = None, clip: str = "doodles", published: bool = False,
     options: dict[str, Any] | None = None, inference: InferenceChanges = NO_CHANGES, text_embeddings: Path | None = None, limit: int | None = None,
     threshold: float | None = None, lists: Path | None = None, episodes: Draw = "all", seeds: tuple[int, ...] = (0,), device: str = "auto", workers: int = 0,
+    choose_threshold: int = 0, oracle: bool = False, released_counts: bool = False,
 ) -> None:  # fmt: skip
     """Score methods or runs on a benchmark; writes report.json and sheet.png for each.
 
@@ -137,15 +138,21 @@ def evaluate(
         seeds: Of drawn episodes, one evaluation each.
         device: "auto", "cpu", "cuda", ...
         workers: Processes that read pictures.
+        choose_threshold: Choose --inference.segments_threshold on the seen words of so many training pictures first; 0 leaves it.
+        oracle: Let the labels choose between a mask and the eigen-segments, as SAZS was scored: not a result, and marked in the report.
+        released_counts: Count void pixels of folds into unions, as the released SAZS does.
     """
     from unseen.api import build, device_named, resolve, run_folder, sentences
     from unseen.data.benchmarks import folds_of, get_benchmark
     from unseen.evaluation import EpisodeReport, Report, print_episodes, print_reports
+    from unseen.evaluation import choose_threshold as scores_of_thresholds
     from unseen.evaluation import evaluate as run_evaluation
     from unseen.evaluation import evaluate_episodes as run_episodes
 
     if limit is not None and limit < 1:
         raise SettingError(f"--limit is {limit}; give at least 1 picture")
+    if choose_threshold < 0:
+        raise SettingError(f"--choose-threshold is {choose_threshold}; give a number of training pictures, or 0")
     asked, reports, episode_reports = [], list[Report](), list[EpisodeReport]()
     for model in models:
         settings, run = resolve(model, clip, published, options)
@@ -160,6 +167,8 @@ def evaluate(
             raise SettingError("--threshold has no meaning in folds, where a pixel is the word's or not; leave it away")
         if bench.episodes is None and episodes != "all":
             raise SettingError(f"--episodes {episodes} is for folds, and {bench.name} has none; leave it away")
+        if bench.episodes is None and released_counts:
+            raise SettingError(f"--released-counts is for folds, and {bench.name} has none; leave it away")
         if not own:
             settings = replace(settings, options={**settings.options, **sentences(settings.method, bench), **(options or {})})
         segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if run else None)
@@ -167,6 +176,13 @@ def evaluate(
         size = inference.on(run.inference if run and own else bench.inference)
         vectors = str(text_embeddings) if text_embeddings else run.text_embeddings if run else None
         about = {"model": asdict(settings), "train": run.train if run else None, "text_embeddings": vectors}
+        if choose_threshold:
+            if size.segments == "none":
+                raise SettingError("--choose-threshold is for --inference.segments agreement; give both, or none of them")
+            tried = scores_of_thresholds(segmenter, text, bench, root, inference=size, pictures=choose_threshold)
+            size = replace(size, segments_threshold=max(tried, key=lambda each: (tried[each], each)))
+            about["threshold_chosen"] = {"pictures": choose_threshold, "mIoU_seen": {str(each): round(score, 4) for each, score in tried.items()}}
+            print(f"threshold {size.segments_threshold}, from mIoU of seen words in training: " + "  ".join(f"{each} {tried[each]:.1f}" for each in tried))
         place = out or (folder / f"eval-{bench.name.replace('/', '-')}" if run else run_folder(model, bench.name))
         title = run.model.method if run else model
         if run and sum(other is not None and (other.model.method, fold) == (title, name) for _, _, other, fold in asked) > 1:
@@ -176,7 +192,21 @@ def evaluate(
         made: list[Report] | list[EpisodeReport]
         if bench.episodes is not None:
             made = [
-                run_episodes(segmenter, text, bench, root, title=title, inference=size, how=episodes, seed=seed, seen=lowered, limit=limit, about=about)
+                run_episodes(
+                    segmenter,
+                    text,
+                    bench,
+                    root,
+                    title=title,
+                    inference=size,
+                    how=episodes,
+                    seed=seed,
+                    seen=lowered,
+                    limit=limit,
+                    about=about,
+                    oracle=oracle,
+                    released_counts=released_counts,
+                )
                 for seed in (seeds if episodes != "all" else seeds[:1])
             ]
             episode_reports += made
@@ -185,12 +215,24 @@ def evaluate(
         else:
             made = [
                 run_evaluation(
-                    segmenter, text, bench, root, title=title, inference=size, seen=lowered, limit=limit, threshold=threshold, workers=workers, about=about
+                    segmenter,
+                    text,
+                    bench,
+                    root,
+                    title=title,
+                    inference=size,
+                    seen=lowered,
+                    limit=limit,
+                    threshold=threshold,
+                    workers=workers,
+                    about=about,
+                    oracle=oracle,
                 )
             ]
             made[0].save(place)
             reports += made
-        whole = limit is None and options is None and inference == NO_CHANGES and threshold is None and text_embeddings is None and episodes == "all"
+        plain = not (oracle or released_counts or choose_threshold)
+        whole = plain and limit is None and options is None and inference == NO_CHANGES and threshold is None and text_embeddings is None and episodes == "all"
         if run and whole:
             _keep_scores(folder, bench.name, made[0].as_dict()["scores"])
         print(f"wrote {place / 'report.json'} and {place / 'sheet.png'}")
@@ -305,6 +347,42 @@ def segment_(
         raise SystemExit(2)
 
 
+def eigenvectors_(
+    source: str, out: Path = Path("segments"), root: Path | None = None, split: Literal["train", "val"] = "val", features: str = "doodles", count: int = 5,
+    colour: float = 0.0, cell: int | None = None, lapnorm: bool = True, png: bool = False, lists: Path | None = None, limit: int | None = None,
+    device: str = "auto",
+) -> None:  # fmt: skip
+    """Cut pictures into spectral segments, without words or labels; what is in the folder already is kept, so a stopped run goes on.
+
+    Writes NAME.safetensors for each picture (eigenvalues and eigenvectors) and sheet.png, which shows some. Use them with
+    --inference.segments agreement --inference.segments_dir DIR in evaluate and segment.
+
+    Args:
+        source: A benchmark of `unseen list`, or a folder of pictures.
+        out: Folder to write to.
+        root: Where the benchmark's data lie.
+        split: Of the benchmark: "train" or "val".
+        features: Network whose keys join patches: timm:NAME (timm:vit_small_patch16_224.dino, as Deep Spectral Methods), timm:NAME@FILE, or a CLIP:
+            "doodles", ARCHITECTURE/TAG of open_clip, a weight file.
+        count: Eigenvectors a picture, the constant one included.
+        colour: Weight of the joints between neighbours in colour and position.
+        cell: Side in pixels of the cells the feature map is resized to; patches by default.
+        lapnorm: Normalise the graph's Laplacian; false is slow for large pictures.
+        png: Write the segments as NAME_k0.png, ... too: 0 and 255, as SAZS reads them.
+        lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
+        limit: Only the first so many pictures.
+        device: "auto", "cpu", "cuda", ...
+    """
+    from unseen import api
+    from unseen.spectral import SpectralSettings
+
+    if limit is not None and limit < 1:
+        raise SettingError(f"--limit is {limit}; give at least 1 picture")
+    settings = SpectralSettings(count, colour, lapnorm, cell)
+    made, kept = api.eigenvectors(source, out, root=root, split=split, lists=lists, features=features, settings=settings, png=png, limit=limit, device=device)
+    print(f"wrote the eigenvectors of {made} pictures{f', {kept} were there' if kept else ''}  ->  {out}; some are shown in {out / 'sheet.png'}")
+
+
 def demo(out: Path = Path("demo"), seed: int = 0, steps: int | None = None, limit: int | None = None) -> None:
     """Train ZegCLIP on 15 of the 20 doodle words, score it on all against methods without training, and draw what it sees.
 
@@ -321,7 +399,8 @@ def demo(out: Path = Path("demo"), seed: int = 0, steps: int | None = None, limi
 
 
 VERBS: dict[str, Callable[..., None]] = {
-    "list": list_, "pretrain": pretrain, "train": train_, "evaluate": evaluate, "convert": convert_, "segment": segment_, "demo": demo,
+    "list": list_, "pretrain": pretrain, "train": train_, "evaluate": evaluate, "convert": convert_, "segment": segment_,
+    "eigenvectors": eigenvectors_, "demo": demo,
 }  # fmt: skip
 
 
@@ -335,7 +414,13 @@ POSITIONALS: dict[str, tuple[str, dict[str, Any]]] = {
     "segment": ("images", {"nargs": "+", "type": Path, "help": "Pictures, or folders of pictures."}),
 }
 """Arguments without dashes that a signature cannot say."""
-FLAGS = {"resume": "Go on from the state in the folder.", "published": "Start from the released code's choices instead of ours."}
+FLAGS = {
+    "resume": "Go on from the state in the folder.",
+    "published": "Start from the released code's choices instead of ours.",
+    "oracle": "Let the labels choose between masks and eigen-segments, as SAZS was scored: not a result, and marked in the report.",
+    "released_counts": "Count void pixels of folds into unions, as the released SAZS does.",
+    "png": "Write the segments as NAME_k0.png, ... too: 0 and 255, as SAZS reads them.",
+}
 
 
 class _Parser(ArgumentParser):

@@ -19,9 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rich.progress import track
+from torch import Tensor
 
 from unseen.backbones.archives import read_state_dict
 from unseen.backbones.clip import load_clip
+from unseen.backbones.vit import load_keys
 from unseen.checkpoints import (
     CONFIG,
     TEXT,
@@ -40,15 +43,17 @@ from unseen.checkpoints import (
 from unseen.convert import Report, read_sizes, translate
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError, VocabularyError
-from unseen.files import read_image, replacing, write_labels, write_text
-from unseen.inference import label_maps
+from unseen.files import find_images, read_image, replacing, write_labels, write_text
+from unseen.inference import Claims, agreement, label_maps, segments_of
 from unseen.labels import IGNORE
 from unseen.methods import METHODS, create, known
 from unseen.recipes import recipe
 from unseen.segmenter import TextFeatures, TextSegmenter, stored_text, stored_width
+from unseen.segments import extract
 from unseen.settings import InferenceChanges, InferenceSettings, ModelSettings, Regime, TrainSettings
+from unseen.spectral import SpectralSettings
 from unseen.training import STATE, fit
-from unseen.visualize import overlay, palette
+from unseen.visualize import overlay, palette, segments_sheet
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -111,6 +116,7 @@ class Predictor:
 
     def __init__(self, segmenter: TextSegmenter, inference: InferenceSettings, run: Run | None = None, folder: Path | None = None) -> None:
         self.segmenter, self.inference, self.run, self.folder = segmenter.eval(), inference, run, folder
+        self._segments = segments_of(segmenter, inference) if inference.segments != "none" else None
 
     def encode(self, names: Sequence[str]) -> TextFeatures:
         """Encode words once, for many pictures.
@@ -134,6 +140,14 @@ class Predictor:
         """
         return self.segment_encoded(image, self.encode(names), threshold=threshold)
 
+    def _claims(self, images: Tensor, source: Picture) -> Claims | None:
+        """The eigen-segments that take the place of masks, where the settings ask for it."""
+        if self._segments is None:
+            return None
+        if self._segments.folder is not None and not isinstance(source, (str, Path)):
+            raise SettingError("segments are read from a folder by the picture's file name; give a path, or leave --inference.segments_dir away")
+        return agreement(self._segments(images, [Path(source).stem if isinstance(source, (str, Path)) else ""]), self.inference.segments_threshold)
+
     def segment_encoded(self, image: Picture, text: TextFeatures, *, threshold: float | None = None) -> Segmentation:
         """As `segment`, for words that `encode` has encoded."""
         if threshold is not None and not 0 <= threshold <= 1:
@@ -141,7 +155,7 @@ class Predictor:
         pixels = _pixels(image)
         batch = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).unsqueeze(0).to(self.segmenter.device)
         lowered = self.run.lowered(text.names) if self.run else None
-        maps = label_maps(self.segmenter, batch, text, self.inference, seen=lowered, threshold=threshold)
+        maps = label_maps(self.segmenter, batch, text, self.inference, seen=lowered, threshold=threshold, claims=self._claims(batch, image))
         fresh = tuple(name for name in text.names if name not in self.run.seen) if self.run else ()
         return Segmentation(pixels, text.names, maps.labels[0].to(torch.uint8).cpu().numpy(), maps.confidence[0].cpu().numpy(), fresh)
 
@@ -307,6 +321,71 @@ def convert(
         finally:
             shutil.rmtree(whole, ignore_errors=True)
     return report
+
+
+def eigenvectors(
+    source: str, out: Path, *, root: Path | None = None, split: str = "val", lists: Path | None = None, features: str = "doodles",
+    settings: SpectralSettings | None = None, png: bool = False, limit: int | None = None, shown: int = 6, device: str = "auto", progress: bool = True,
+) -> tuple[int, int]:  # fmt: skip
+    """Keep the eigenvectors of a benchmark's or a folder's pictures; writes NAME.safetensors and a sheet of some of them.
+
+    Pictures whose eigenvectors lie in the folder already are left as they are, so a stopped run goes on where it was.
+
+    Args:
+        source: Name of a benchmark, or a folder of pictures.
+        out: Folder to write to.
+        root: Where the benchmark's data lie.
+        split: Of the benchmark: "train" or "val".
+        lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
+        features: Network: "timm:NAME", "timm:NAME@FILE", or a CLIP as `load_clip` takes it.
+        settings: How.
+        png: Write the segments as PNGs too, as SAZS reads them.
+        limit: Only the first so many pictures.
+        shown: Pictures on the sheet, spread over all.
+        device: "auto", "cpu", "cuda", ...
+        progress: Show a progress bar.
+
+    Returns:
+        How many pictures were computed, and how many were there already.
+
+    Raises:
+        UnseenError: No such source, a network that cannot be had, a picture without eigenvectors, or a folder that holds others.
+    """
+    if split not in ("train", "val"):
+        raise SettingError(f"there is no split called {split!r}; choose train or val")
+    how = settings or SpectralSettings()
+    if Path(source).is_dir():
+        files = find_images([Path(source)])
+        if out.resolve() == Path(source).resolve():
+            raise DataError(f"the eigenvectors would be written among the pictures of {source}; choose another folder with --out")
+
+        def read(index: int) -> tuple[str, Tensor]:
+            return files[index].stem, torch.from_numpy(read_image(files[index], upright=True)).permute(2, 0, 1)
+
+        count = len(files)
+    else:
+        data = get_benchmark(source, lists).data(split, root)
+
+        def read(index: int) -> tuple[str, Tensor]:
+            sample = data[index]
+            return sample.name, sample.image
+
+        count = len(data)
+    keys = load_keys(features).to(device_named(device))
+    count = count if limit is None else min(limit, count)
+    wanted = {round(i * (count - 1) / max(1, shown - 1)) for i in range(min(shown, count))} if shown else set()
+    fresh, rows = 0, []
+    pictures = (read(i) for i in range(count))
+    for i, found in enumerate(track(extract(pictures, keys, how, out, png=png), description="eigenvectors", total=count, transient=True, disable=not progress)):
+        fresh += found.fresh
+        if i in wanted:
+            values = found.spectrum.eigenvalues.tolist()
+            rows.append((found.image.permute(1, 2, 0).numpy(), found.spectrum.segments.numpy(), values))
+    if rows:
+        line = f"{how.count} eigenvectors of the keys of {features}; segment 0 is the constant one; a segment and its complement are one cut"
+        with replacing(out / "sheet.png") as beside:
+            segments_sheet(rows, title=f"Spectral segments of {Path(source).name if Path(source).is_dir() else source}", subtitle=line).save(beside)
+    return fresh, count - fresh
 
 
 def sentences(method: str, benchmark: Benchmark) -> dict[str, Any]:

@@ -21,12 +21,13 @@ from unseen.checkpoints import fingerprint, versions
 from unseen.data.benchmarks import Benchmark
 from unseen.data.datasets import Sample
 from unseen.data.episodes import Draw
-from unseen.errors import DataError
+from unseen.errors import DataError, SettingError
 from unseen.files import replacing, write_text
-from unseen.inference import foreground, label_maps
-from unseen.labels import IGNORE
-from unseen.metrics import ConfusionMatrix, EpisodeCounts
+from unseen.inference import Claim, Claims, agreement, best_words, foreground, label_maps, overlaps, score_maps, segments_of, settled, settled_mask
+from unseen.labels import IGNORE, rank_of
+from unseen.metrics import ConfusionMatrix, EpisodeCounts, episode_counts
 from unseen.segmenter import Segmenter, TextFeatures, TextSegmenter
+from unseen.segments import Segments
 from unseen.settings import InferenceSettings
 from unseen.visualize import Row, sheet
 
@@ -90,7 +91,7 @@ class Report:
 def evaluate(
     segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, *, title: str, inference: InferenceSettings,
     seen: Sequence[int] | None = None, limit: int | None = None, threshold: float | None = None, batch_size: int = 16,
-    workers: int = 0, shown: int = 8, progress: bool = True,
+    workers: int = 0, shown: int = 8, progress: bool = True, oracle: bool = False,
     about: dict[str, Any] | None = None,
 ) -> Report:  # fmt: skip
     """Score a segmenter on a benchmark's validation pictures.
@@ -109,21 +110,28 @@ def evaluate(
         workers: Processes that read pictures.
         shown: Pictures kept for the sheet, spread over the set.
         progress: Show a progress bar.
+        oracle: Let the labels choose between a word's mask and the eigen-segments (`oracle_claims`); the report says so.
         about: What else the report should say of the model.
     """
+    segments = _segments(segmenter, inference, oracle)
     data = benchmark.data("val", root)
     count = len(data) if limit is None else min(limit, len(data))
     wanted = {round(i * (count - 1) / max(1, shown - 1)) for i in range(min(shown, count))} if shown else set()
     matrix, pixels, rows, done = ConfusionMatrix(len(benchmark.vocabulary)), 0, [], 0
     loader = DataLoader(Subset(data, range(count)), batch_size=None, num_workers=workers, collate_fn=cast(Any, _as_it_is))
     samples = track(loader, description=title, total=count, transient=True, disable=not progress)
-    for images, labels in _same_size(samples, batch_size):
-        maps = label_maps(segmenter, images.to(segmenter.device), text, inference, seen=seen, threshold=threshold).labels.cpu()
+    for images, labels, names in _same_size(samples, batch_size):
+        images = images.to(segmenter.device)
+        claims: Claims | None = None
+        if segments is not None:
+            found = segments(images, names)
+            claims = oracle_claims(found, labels.to(found.device)) if oracle else agreement(found, inference.segments_threshold)
+        maps = label_maps(segmenter, images, text, inference, seen=seen, threshold=threshold, claims=claims).labels.cpu()
         matrix.update(maps, labels)
         pixels += int((labels != IGNORE).sum())
         for image, truth, guess in zip(images, labels, maps, strict=True):
             if done in wanted:
-                rows.append(Row(image.permute(1, 2, 0).numpy(), truth.numpy().astype(np.uint8), {"prediction": guess.numpy().astype(np.uint8)}))
+                rows.append(Row(image.permute(1, 2, 0).cpu().numpy(), truth.numpy().astype(np.uint8), {"prediction": guess.numpy().astype(np.uint8)}))
             done += 1
     protocol = {
         **benchmark.protocol,
@@ -133,12 +141,13 @@ def evaluate(
         "threshold": threshold,
         "calibrated": seen is not None,
         "limit": limit,
-        "oracle": False,
+        "oracle": oracle,
+        "segments": _about_segments(segments),
         "tower": _tower(segmenter),
         **(about or {}),
         "versions": versions(),
     }
-    return Report(title, benchmark, matrix, pixels, count, protocol, rows)
+    return Report(_marked(title, oracle), benchmark, matrix, pixels, count, protocol, rows)
 
 
 @dataclass(frozen=True)
@@ -193,7 +202,7 @@ class EpisodeReport:
 def evaluate_episodes(
     segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, *, title: str, inference: InferenceSettings,
     how: Draw = "all", seed: int = 0, seen: Sequence[int] | None = None, limit: int | None = None, shown: int = 8, progress: bool = True,
-    about: dict[str, Any] | None = None,
+    oracle: bool = False, released_counts: bool = False, about: dict[str, Any] | None = None,
 ) -> EpisodeReport:  # fmt: skip
     """Ask a segmenter about the episodes of a fold: one picture, one word that is in it, foreground against background.
 
@@ -212,31 +221,42 @@ def evaluate_episodes(
         limit: Only the first so many episodes; the report says so.
         shown: Episodes kept for the sheet, spread over all.
         progress: Show a progress bar.
+        oracle: Let the labels choose between the mask and the eigen-segments (`oracle_choice`), as SAZS was scored; the report says so.
+        released_counts: Count void pixels into unions, as the released SAZS does (`unseen.metrics.episode_counts`).
         about: What else the report should say of the model.
 
     Raises:
         DataError: A list that names what is not there, or an episode whose class is not in its picture.
     """
     assert benchmark.episodes is not None
+    segments = _segments(segmenter, inference, oracle)
     data, episodes = benchmark.episodes(root, how, seed)
     episodes = episodes[:limit]
     count = len(episodes)
     wanted = {round(i * (count - 1) / max(1, shown - 1)) for i in range(min(shown, count))} if shown else set()
-    counts, rows = EpisodeCounts(len(benchmark.vocabulary)), []
-    last: tuple[int, Tensor] | None = None  # neighbouring episodes often share their picture
+    counts, rows = EpisodeCounts(len(benchmark.vocabulary), released=released_counts), []
+    last: tuple[int, Tensor | None, Tensor | None] | None = None  # neighbouring episodes often share their picture
     for done, episode in enumerate(track(episodes, description=title, total=count, transient=True, disable=not progress)):
         sample = data[episode.index]
-        truth = torch.where(sample.labels == IGNORE, IGNORE, (sample.labels == episode.class_id).long())
+        truth = _asked(sample.labels, episode.class_id)
         if not (truth == 1).any():
             word = benchmark.vocabulary[episode.class_id]
             raise DataError(f"the fold asks for {word!r} in {sample.name}, whose mask does not hold it; restore the list or the masks")
         image = sample.image.unsqueeze(0).to(segmenter.device)
-        if segmenter.kind == "binary":
-            found = foreground(segmenter, image, text, episode.class_id, inference)[0].cpu()
+        if last is None or last[0] != episode.index:
+            parts = segments(image, [sample.name]) if segments is not None else None
+            claims = agreement(parts, inference.segments_threshold) if parts is not None and not oracle else None
+            maps = None if segmenter.kind == "binary" else label_maps(segmenter, image, text, inference, seen=seen, claims=claims).labels[0].cpu()
+            last = episode.index, maps, parts
+        _, maps, parts = last
+        if maps is None:
+            mask = foreground(segmenter, image, text, episode.class_id, inference)[0]
+            found = (settled_mask(mask, agreement(parts, inference.segments_threshold)) if parts is not None and not oracle else mask).cpu()
         else:
-            if last is None or last[0] != episode.index:
-                last = episode.index, label_maps(segmenter, image, text, inference, seen=seen).labels[0].cpu()
-            found = last[1] == episode.class_id
+            found = maps == episode.class_id
+        if oracle:
+            assert parts is not None
+            found = oracle_choice(found, parts[0].cpu(), truth, released=released_counts)
         counts.update(found, truth, episode.class_id)
         if done in wanted:
             true, guess = (torch.where(here, episode.class_id, IGNORE).numpy().astype(np.uint8) for here in (truth == 1, found))
@@ -250,12 +270,130 @@ def evaluate_episodes(
         "seed": None if how == "all" else seed,
         "calibrated": seen is not None,
         "limit": limit,
-        "oracle": False,
+        "oracle": oracle,
+        "released_counts": released_counts,
+        "segments": _about_segments(segments),
         "tower": _tower(segmenter),
         **(about or {}),
         "versions": versions(),
     }
-    return EpisodeReport(title, benchmark, counts, protocol, rows)
+    return EpisodeReport(_marked(title, oracle), benchmark, counts, protocol, rows)
+
+
+def oracle_choice(mask: Tensor, segments: Tensor, truth: Tensor, *, released: bool = False) -> Tensor:
+    """The released SAZS's choice, which needs the truth: the first segment of highest foreground IoU with it, if that is above the mask's own.
+
+    Args:
+        mask: (H, W) bool, of the network.
+        segments: (K, H, W) bool.
+        truth: (H, W) of 1, 0 and 255.
+        released: What void does (`unseen.metrics.episode_counts`).
+    """
+    iou = [_foreground_iou(each, truth, released) for each in (mask, *segments)]
+    best = int(np.argmax(iou[1:]))
+    return mask if iou[0] >= iou[1 + best] else segments[best]
+
+
+def _foreground_iou(mask: Tensor, truth: Tensor, released: bool) -> float:
+    hit, union = episode_counts(mask, truth, released=released)[1].tolist()
+    return float(hit / max(union, 1))
+
+
+def oracle_claims(segments: Tensor, truth: Tensor) -> Claims:
+    """`oracle_choice` for label maps: of every word that is in the picture, the segment whose IoU with the word's true mask is above its own mask's.
+
+    Args:
+        segments: (B, K, H, W) bool.
+        truth: (B, H, W) labels; pixels of 255 are not looked at.
+    """
+
+    def claims(picture: int, labels: Tensor) -> list[Claim]:
+        known = truth[picture] != IGNORE
+        words = torch.unique(truth[picture][known]).tolist()
+        own = torch.stack([labels == word for word in words]) if words else labels.new_zeros(0, *labels.shape, dtype=torch.bool)
+        _, iou = overlaps(truth[picture], torch.cat([segments[picture], own]) & known)
+        parts, found = len(segments[picture]), []
+        for row, word in enumerate(words):
+            best = int(iou[row, :parts].argmax())
+            if iou[row, best] > iou[row, parts + row]:
+                found.append(Claim(word, float(iou[row, best]), segments[picture][best]))
+        return found
+
+    return claims
+
+
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def choose_threshold(
+    segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, *, inference: InferenceSettings, pictures: int = 200,
+    thresholds: Sequence[float] = THRESHOLDS, progress: bool = True,
+) -> dict[float, float]:  # fmt: skip
+    """What each threshold of `unseen.inference.agreement` gives on training pictures and seen words alone: mIoU in percent.
+
+    Unseen words are not asked for, and their pixels not counted (in folds they are background, as in training). The best threshold is the one to use;
+    1 changes nothing.
+
+    Args:
+        segmenter: Any method, in eval mode.
+        text: The benchmark's vocabulary, encoded.
+        benchmark: Vocabulary, split and data.
+        root: Where the data lie.
+        inference: Size, windows and source of the segments.
+        pictures: How many, spread over the training set.
+        thresholds: To try.
+        progress: Show a progress bar.
+    """
+    source, data, seen = segments_of(segmenter, inference), benchmark.data("train", root), benchmark.seen_ids
+    words, place = text.select(seen), rank_of(seen)
+    folds = benchmark.episodes is not None
+    matrices, counts = [ConfusionMatrix(len(seen)) for _ in thresholds], [EpisodeCounts(len(seen)) for _ in thresholds]
+    chosen = np.unique(np.linspace(0, len(data) - 1, min(pictures, len(data))).round().astype(int)).tolist()
+    for index in track(chosen, description="threshold of agreement", transient=True, disable=not progress):
+        sample = data[index]
+        image, truth = sample.image.unsqueeze(0).to(segmenter.device), place[sample.labels]
+        parts = source(image, [sample.name])
+        claims = [agreement(parts, each) for each in thresholds]
+        present = [int(word) for word in torch.unique(truth) if word != IGNORE]
+        if folds and segmenter.kind == "binary":
+            for word in present:
+                mask = foreground(segmenter, image, words, word, inference)[0]
+                for mine, count in zip(claims, counts, strict=True):
+                    count.update(settled_mask(mask, mine).cpu(), _asked(sample.labels, seen[word]), word)
+            continue
+        scores = score_maps(segmenter, image, words, inference)
+        labels = best_words(scores, (image.shape[-2], image.shape[-1]), inference)
+        for mine, matrix, count in zip(claims, matrices, counts, strict=True):
+            maps = settled(labels, mine, scores, inference)[0].cpu()
+            matrix.update(maps, truth)
+            for word in present if folds else ():
+                count.update(maps == word, _asked(sample.labels, seen[word]), word)
+    everything = list(range(len(seen)))
+    found = [count.summary(everything)["mIoU"] for count in counts] if folds else [matrix.summary(everything, [])["mIoU"] for matrix in matrices]
+    return dict(zip(thresholds, found, strict=True))
+
+
+def _asked(labels: Tensor, word: int) -> Tensor:
+    """Labels (H, W) as an episode's truth: 1 the word, 0 another or background, 255 void."""
+    return torch.where(labels == IGNORE, IGNORE, (labels == word).long())
+
+
+def _segments(segmenter: Segmenter, inference: InferenceSettings, oracle: bool) -> Segments | None:
+    """The source of eigen-segments, where they are needed."""
+    if oracle and inference.segments != "none":
+        raise SettingError("the oracle and --inference.segments agreement exclude each other: either labels choose the segments or they do not")
+    return segments_of(segmenter, inference) if oracle or inference.segments != "none" else None
+
+
+def _about_segments(segments: Segments | None) -> dict[str, Any] | None:
+    if segments is None:
+        return None
+    keys = segments.keys
+    return {"folder": str(segments.folder)} if keys is None else {"features": keys.source, "fingerprint": keys.fingerprint, **asdict(segments.settings)}
+
+
+def _marked(title: str, oracle: bool) -> str:
+    return f"{title} + oracle" if oracle else title
 
 
 def _tower(segmenter: Segmenter) -> dict[str, str] | None:
@@ -318,16 +456,20 @@ def _as_it_is(sample: Sample) -> Sample:
     return sample
 
 
-def _same_size(samples: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Neighbouring samples of equal size in batches, in order."""
+def _same_size(samples: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    """Pictures, labels and names of neighbouring samples of equal size in batches, in order."""
     waiting: list[Sample] = []
     for sample in samples:
         if waiting and (len(waiting) == batch_size or waiting[0].labels.shape != sample.labels.shape):
-            yield torch.stack([s.image for s in waiting]), torch.stack([s.labels for s in waiting])
+            yield _batch(waiting)
             waiting = []
         waiting.append(sample)
     if waiting:
-        yield torch.stack([s.image for s in waiting]), torch.stack([s.labels for s in waiting])
+        yield _batch(waiting)
+
+
+def _batch(samples: list[Sample]) -> tuple[Tensor, Tensor, list[str]]:
+    return torch.stack([s.image for s in samples]), torch.stack([s.labels for s in samples]), [s.name for s in samples]
 
 
 def _number(value: float) -> float | None:

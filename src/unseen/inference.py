@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unseen.errors import SettingError
+from unseen.backbones.vit import clip_keys, load_keys
+from unseen.errors import DataError, SettingError
 from unseen.labels import IGNORE
-from unseen.segmenter import Prediction, Segmenter, TextFeatures
+from unseen.segmenter import ClipSegmenter, Prediction, Segmenter, TextFeatures
+from unseen.segments import Segments
 from unseen.settings import InferenceSettings
+from unseen.spectral import SpectralSettings
 
 CANVAS_STEP = 8
 """Both sides of a picture on the canvas are made a multiple of this (BAM's evaluation, which ESDA follows)."""
@@ -123,6 +127,7 @@ def label_maps(
     seen: Sequence[int] | None = None,
     threshold: float | None = None,
     words_at_once: int = 32,
+    claims: Claims | None = None,
 ) -> LabelMaps:
     """The best word of every pixel, at the pictures' own size.
 
@@ -134,11 +139,20 @@ def label_maps(
         seen: Columns of the words trained on, where the others were not.
         threshold: Background policy: pixels whose best word is less confident become 255; None gives every pixel a word.
         words_at_once: Maps brought to picture size at a time; bounds what is held at picture size.
+        claims: Masks to put in place of the method's own (`agreement`).
     """
-    size = (images.shape[-2], images.shape[-1])
-    scores = score_maps(segmenter, images, text, settings, seen)
+    size, scores = (images.shape[-2], images.shape[-1]), score_maps(segmenter, images, text, settings, seen)
+    confidence = restored(segmenter.confidence(scores).amax(dim=1, keepdim=True), size, settings)[:, 0]
+    labels = best_words(scores, size, settings, words_at_once)
+    if threshold is not None:
+        labels = torch.where(confidence < threshold, IGNORE, labels)
+    return LabelMaps(labels if claims is None else settled(labels, claims, scores, settings, words_at_once), confidence)
+
+
+def best_words(scores: Tensor, size: tuple[int, int], settings: InferenceSettings, words_at_once: int = 32) -> Tensor:
+    """The column with the highest score (B, K, h, w) of every pixel of pictures of `size`, (B, H, W) int64."""
     best: Tensor | None = None
-    labels = torch.zeros(len(images), *size, dtype=torch.int64, device=scores.device)
+    labels = torch.zeros(len(scores), *size, dtype=torch.int64, device=scores.device)
     for first in range(0, scores.shape[1], words_at_once):
         part = restored(scores[:, first : first + words_at_once], size, settings)
         top, index = part.max(dim=1)
@@ -147,10 +161,7 @@ def label_maps(
         else:
             labels = torch.where(top > best, index + first, labels)
             best = torch.maximum(top, best)
-    confidence = restored(segmenter.confidence(scores).amax(dim=1, keepdim=True), size, settings)[:, 0]
-    if threshold is not None:
-        labels = torch.where(confidence < threshold, IGNORE, labels)
-    return LabelMaps(labels, confidence)
+    return labels
 
 
 @torch.no_grad()
@@ -158,3 +169,108 @@ def foreground(segmenter: Segmenter, images: Tensor, text: TextFeatures, word: i
     """Where a binary method says that pictures show one word, (B, H, W) bool: where its logit for the word is the higher one."""
     scores = score_maps(segmenter, images, text.select([word]), settings)
     return restored(scores, (images.shape[-2], images.shape[-1]), settings)[:, 0] > 0
+
+
+# --------------------------------------------------------------------- segments
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A mask that takes the place of a word's own.
+
+    Attributes:
+        word: Column of the word.
+        strength: Of two claims on a pixel the stronger wins.
+        mask: (H, W) bool.
+    """
+
+    word: int
+    strength: float
+    mask: Tensor
+
+
+Claims = Callable[[int, Tensor], list[Claim]]
+"""From the number of a picture in its batch and its label map (H, W) to the claims on it, at most one a word."""
+
+
+def segments_of(segmenter: Segmenter, settings: InferenceSettings) -> Segments:
+    """Where the eigen-segments come from that the settings name.
+
+    Raises:
+        DataError: A folder that is not there.
+        SettingError: No network is named, and the method has no tower of its own.
+        CheckpointError: Weights that cannot be had.
+    """
+    how = SpectralSettings(settings.segments_count)
+    if settings.segments_dir is not None:
+        if not Path(settings.segments_dir).is_dir():
+            raise DataError(f"the folder of segments {settings.segments_dir} does not exist; make it with `unseen eigenvectors`")
+        return Segments(how, folder=Path(settings.segments_dir))
+    if settings.segments_features is not None:
+        return Segments(how, load_keys(settings.segments_features).to(segmenter.device))
+    if not isinstance(segmenter, ClipSegmenter):
+        raise SettingError(f"{type(segmenter).__name__} has no CLIP tower to take keys from; name a network with --inference.segments_features")
+    return Segments(how, clip_keys(segmenter.clip))
+
+
+def agreement(segments: Tensor, threshold: float) -> Claims:
+    """A word claims the segment or complement that its mask agrees with best, if their IoU reaches the threshold. Sees no labels.
+
+    Segments that are all or nothing say nothing and are left out.
+
+    Args:
+        segments: (B, S, H, W) bool.
+        threshold: In 0..1.
+    """
+
+    def claims(picture: int, labels: Tensor) -> list[Claim]:
+        candidates = torch.cat([segments[picture], ~segments[picture]])
+        filled = candidates.flatten(1).sum(dim=1)
+        candidates = candidates[(filled > 0) & (filled < labels.numel())]
+        if len(candidates) == 0:
+            return []
+        words, iou = overlaps(labels, candidates)
+        best, which = iou.max(dim=1)
+        return [Claim(w, b, candidates[k]) for w, b, k in zip(words.tolist(), best.tolist(), which.tolist(), strict=True) if b >= threshold]
+
+    return claims
+
+
+def overlaps(labels: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """The words (P,) of a label map (H, W), 255 left out, and the IoU (P, S) of their masks with candidates (S, H, W) bool, float64."""
+    words, place, area = torch.unique(labels, return_inverse=True, return_counts=True)
+    hits = torch.stack([torch.bincount(place[mask], minlength=len(words)) for mask in candidates], dim=1).double()
+    iou = hits / (area.unsqueeze(1) + candidates.flatten(1).sum(dim=1) - hits)
+    return words[words != IGNORE], iou[words != IGNORE]
+
+
+def settled(labels: Tensor, claims: Claims, scores: Tensor, settings: InferenceSettings, words_at_once: int = 32) -> Tensor:
+    """Label maps (B, H, W) with claims carried out.
+
+    A pixel that several claims hold goes to the strongest. A pixel that its word's own mask held and no claim holds goes to the best of the words without
+    a claim; if every word has one, it keeps its word.
+
+    Args:
+        labels: (B, H, W) int64.
+        claims: On each picture.
+        scores: (B, K, h, w), for the next best word.
+        settings: Size and windows.
+        words_at_once: As in `label_maps`.
+    """
+    maps = []
+    for i, mine in enumerate(labels):
+        found = sorted(claims(i, mine), key=lambda claim: claim.strength)
+        claimed = [claim.word for claim in found]
+        rest = [word for word in range(scores.shape[1]) if word not in claimed]
+        if found and rest:
+            others = best_words(scores[i : i + 1, rest], (mine.shape[0], mine.shape[1]), settings, words_at_once)[0]
+            mine = torch.where(torch.isin(mine, mine.new_tensor(claimed)), mine.new_tensor(rest)[others], mine)
+        for claim in found:
+            mine = torch.where(claim.mask, claim.word, mine)
+        maps.append(mine)
+    return torch.stack(maps)
+
+
+def settled_mask(mask: Tensor, claims: Claims, picture: int = 0) -> Tensor:
+    """A word's mask (H, W) bool, or what is claimed in its place."""
+    return next((claim.mask for claim in claims(picture, mask.long()) if claim.word == 1), mask)

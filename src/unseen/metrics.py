@@ -82,25 +82,43 @@ def harmonic_mean(a: float, b: float) -> float:
     return 0.0 if a + b == 0 else 2 * a * b / (a + b)
 
 
+def episode_counts(prediction: Tensor, truth: Tensor, *, released: bool = False) -> Tensor:
+    """Pixels (2, 2) int64: background or foreground, intersection or union.
+
+    Args:
+        prediction: (H, W) bool.
+        truth: (H, W) of 1 (the class), 0 and 255, which is not counted.
+        released: Count void pixels into the union of what they were predicted as, as the released SAZS does.
+    """
+    known = truth != IGNORE
+    counts = torch.zeros(2, 2, dtype=torch.int64)
+    for value in (0, 1):
+        here, there = prediction == bool(value), truth == value
+        counts[value, 0] = (here & there).sum()
+        counts[value, 1] = ((here if released else here & known) | there).sum()
+    return counts
+
+
 class EpisodeCounts:
     """Foreground and background of episodes, by the class that was asked for.
+
+    Args:
+        num_classes: Of the vocabulary.
+        released: What void does (`episode_counts`).
 
     Attributes:
         counts: (K, 2, 2) int64: class, background or foreground, intersection or union.
         asked: (K,) int64: episodes of each class.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, released: bool = False) -> None:
         self.counts = torch.zeros(num_classes, 2, 2, dtype=torch.int64)
         self.asked = torch.zeros(num_classes, dtype=torch.int64)
+        self.released = released
 
     def update(self, prediction: Tensor, truth: Tensor, class_id: int) -> None:
-        """Add an episode: prediction (H, W) bool; truth (H, W) of 1 (the class), 0 and 255, which is not counted."""
-        known = truth != IGNORE
-        for value in (0, 1):
-            here, there = (prediction == bool(value)) & known, (truth == value) & known
-            self.counts[class_id, value, 0] += int((here & there).sum())
-            self.counts[class_id, value, 1] += int((here | there).sum())
+        """Add an episode: prediction (H, W) bool; truth (H, W) of 1 (the class), 0 and 255 (`episode_counts`)."""
+        self.counts[class_id] += episode_counts(prediction, truth, released=self.released)
         self.asked[class_id] += 1
 
     @property

@@ -20,6 +20,7 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 Regime = Literal["inductive", "transductive", "supervised"]
+Fusion = Literal["none", "agreement"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class InferenceSettings:
         window: Side of the square sliding window in pixels; None takes the whole picture at once.
         stride: Step of the window in pixels; the last one is moved back to the border.
         window_batch: Windows computed at a time.
+        segments: "agreement": a word's mask gives way to the eigen-segment it agrees with (`unseen.inference.agreement`).
+        segments_threshold: The least IoU of mask and segment for that; `unseen evaluate --choose-threshold` finds one on seen words.
+        segments_features: Network the segments are computed with: "timm:NAME" or a CLIP; None takes the method's own tower.
+        segments_dir: Folder to read them from instead (`unseen eigenvectors`).
+        segments_count: Eigen-segments a picture, the constant one included.
     """
 
     short_side: int | None = None
@@ -41,9 +47,20 @@ class InferenceSettings:
     window: int | None = None
     stride: int | None = None
     window_batch: int = 8
+    segments: Fusion = "none"
+    segments_threshold: float = 0.7
+    segments_features: str | None = None
+    segments_dir: str | None = None
+    segments_count: int = 5
 
     def __post_init__(self) -> None:
-        """Refuse two ways to fit a picture at once."""
+        """Refuse two ways to fit a picture, or two sources of segments, at once, and thresholds that mean nothing."""
+        if not 0 < self.segments_threshold <= 1:
+            raise SettingError(f"--inference.segments_threshold is {self.segments_threshold}; give an IoU above 0 and at most 1")
+        if self.segments_count < 1:
+            raise SettingError(f"--inference.segments_count is {self.segments_count}; give at least 1")
+        if self.segments_features and self.segments_dir:
+            raise SettingError("--inference.segments_dir and --inference.segments_features exclude each other; set one of them to ''")
         given = [name for name in ("short_side", "square", "canvas") if getattr(self, name) is not None]
         if len(given) > 1:
             raise SettingError(f"--inference.{given[0]} and --inference.{given[1]} exclude each other; set one of them to 0")
@@ -60,6 +77,11 @@ class InferenceChanges:
         window: Side of the sliding window in pixels; 0 takes the whole picture at once.
         stride: Step of the window in pixels.
         window_batch: Windows computed at a time.
+        segments: "agreement": a word's mask gives way to the eigen-segment it agrees with; or "none".
+        segments_threshold: The least IoU of mask and segment for that.
+        segments_features: Network the segments are computed with: "timm:NAME" or a CLIP; '' takes the method's own tower.
+        segments_dir: Folder to read them from instead (`unseen eigenvectors`).
+        segments_count: Eigen-segments a picture, the constant one included.
     """
 
     short_side: int | None = None
@@ -68,6 +90,11 @@ class InferenceChanges:
     window: int | None = None
     stride: int | None = None
     window_batch: int | None = None
+    segments: Fusion | None = None
+    segments_threshold: float | None = None
+    segments_features: str | None = None
+    segments_dir: str | None = None
+    segments_count: int | None = None
 
     def on(self, base: InferenceSettings) -> InferenceSettings:
         """`base` with the given values.
@@ -76,10 +103,11 @@ class InferenceChanges:
             SettingError: A size below 1.
         """
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        for name, value in given.items():
+        for name in given.keys() & {"short_side", "square", "canvas", "window", "stride", "window_batch"}:
+            value = given[name]
             if value < 0 or (value == 0 and name in ("stride", "window_batch")):
                 raise SettingError(f"--inference.{name} is {value}; give {'at least 1' if name in ('stride', 'window_batch') else '0 or more'}")
-        changed: dict[str, Any] = {name: value or None for name, value in given.items()}
+        changed: dict[str, Any] = {name: value if name in ("segments_threshold", "segments_count") else value or None for name, value in given.items()}
         return replace(base, **changed)
 
 

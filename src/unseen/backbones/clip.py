@@ -408,14 +408,14 @@ def _fetched(source: str) -> Any:
     quick_gelu = bool(open_clip.pretrained.get_pretrained_cfg(architecture, tag).get("quick_gelu", False))
     try:
         # The activation belongs to the weights, not to the architecture's name: OpenAI's ViT-B-16 needs QuickGELU under either name.
-        with _one_complaint():
+        with one_complaint():
             return open_clip.create_model(architecture, pretrained=tag, force_quick_gelu=quick_gelu)
     except (RuntimeError, OSError) as error:
         raise CheckpointError(f"the weights of {source} could not be fetched; check the network, or give a local file of weights instead") from error
 
 
 @contextmanager
-def _one_complaint() -> Iterator[None]:
+def one_complaint() -> Iterator[None]:
     """While weights are fetched, of the libraries' many warnings about a bad network only the first is shown, once."""
     shown: list[str] = []
 
