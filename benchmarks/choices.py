@@ -46,7 +46,7 @@ CHOICES = {
     ],
     "esda": [
         "ours", "published", "token_order=released", "head_input=released", "word_start=random", "prior_logit_order=released", "adapters=false",
-        "text_blocks=[]",
+        "last_block=released", "text_blocks=[]",
     ],
     **{name: ["ours", WHOLE] for name, method in METHODS.items() if not method.cls.trainable},
 }  # fmt: skip

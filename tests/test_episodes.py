@@ -215,7 +215,7 @@ def test_a_pascal_fold_through_the_verbs(tmp_path: Path, capsys: pytest.CaptureF
     main(
         [
             "train", "esda", *common, "--clip", "doodles", "--out", str(tmp_path / "run"), "--train.steps", "2", "--train.batch_size", "2",
-            "--train.warmup", "0", "--train.workers", "0", "--train.transforms.crop", "48",
+            "--train.warmup", "0", "--train.workers", "0", "--train.transforms.crop", "48", "--train.unseen_pixels", "void",
         ]
     )  # fmt: skip
     main(["evaluate", str(tmp_path / "run"), *common, "--inference.canvas", "48"])

@@ -220,13 +220,11 @@ class CLIP(CLIPText):
             return table
         key = (grid, resize, via, table.device, table.dtype, table.data_ptr(), table._version)
         if key not in self._tables:
-            if len(self._tables) >= KEPT:
-                self._tables.pop(next(iter(self._tables)))
             patches = table[1:].T.reshape(1, -1, *here)  # (1, C, h, w)
             for step in steps:
                 if patches.shape[-2:] != step:
                     patches = F.interpolate(patches, step, mode=resize, antialias=resize == "bicubic", align_corners=False)
-            self._tables[key] = torch.cat([table[:1], patches.flatten(2)[0].T])
+            self._keep(key, torch.cat([table[:1], patches.flatten(2)[0].T]))
         return self._tables[key]
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -262,6 +260,34 @@ class CLIP(CLIPText):
     def block(self, index: int, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """One residual block on tokens (B, T, C); `mask` as in `attention`."""
         return run_block(self.visual.transformer.resblocks[index], x, mask)
+
+    def local_block(self, x: Tensor, grid: tuple[int, int], std: float = 5.0) -> Tensor:
+        """The last block with attention that stays near, on tokens (B, 1 + N, C): what of its values reaches a patch from patches with similar keys nearby.
+
+        Keys are compared with keys, a Gaussian of the distance is added, residual and feed-forward are left out (NACLIP, Hajimiri et al. 2024,
+        arXiv 2404.08181, eq. 5).
+
+        Args:
+            x: What enters the last block.
+            grid: h and w; N = h·w.
+            std: Of the Gaussian, in patches.
+        """
+        block = self.visual.transformer.resblocks[-1]
+        _, k, v = split_heads(block.attn, block.ln_1(x))
+        return merge_heads(block.attn, F.scaled_dot_product_attention(k, k, v, attn_mask=self._near(grid, std, x)))
+
+    def _near(self, grid: tuple[int, int], std: float, like: Tensor) -> Tensor:
+        """exp(-‖pᵢ - pⱼ‖² / 2 std²) of patch positions (1 + N, 1 + N); 0 for the class token. Made once for each grid and kept."""
+        key = (grid, std, like.device, like.dtype)
+        if key not in self._tables:
+            down, across = (torch.exp(-((torch.arange(n)[:, None] - torch.arange(n)) ** 2) / (2 * std**2)) for n in grid)
+            self._keep(key, F.pad(torch.kron(down, across), (1, 0, 1, 0)).to(like))
+        return self._tables[key]
+
+    def _keep(self, key: tuple[Any, ...], table: Tensor) -> None:
+        if len(self._tables) >= KEPT:
+            self._tables.pop(next(iter(self._tables)))
+        self._tables[key] = table
 
     def blocks(self, x: Tensor, start: int = 0, stop: int | None = None, mask: Tensor | None = None) -> Tensor:
         """Blocks `start` to `stop` (exclusive; all by default; negative counts from the end) on tokens (B, T, C)."""

@@ -77,6 +77,8 @@ class ESDA(ClipSegmenter):
         text_blocks: Blocks, from 0, whose class token is the word.
         word_start: How the map from words to class tokens starts: "projection", the transpose of CLIP's own projection, so that the last prior map is
             CLIP's similarity at first; or "random" (released).
+        last_block: What the patches are after the last block: "released", as any block leaves them; "local", NACLIP's (`CLIP.local_block`): plain CLIP's
+            last block spreads the picture over its patches, so that the prior map has to be found anew from the seen words.
         prior_blocks: Blocks before the last whose prior maps are in the loss; all by default.
         head_input: What meets in the head: "balanced", patches normed and the prior map, made -½..½, as large as all their channels together; or
             "released", both as they are, the prior map one of C + 1 channels.
@@ -95,6 +97,7 @@ class ESDA(ClipSegmenter):
 
     PUBLISHED: ClassVar[dict[str, Any]] = {
         "word_start": "random",
+        "last_block": "released",
         "head_input": "released",
         "token_order": "released",
         "prior_logit_order": "released",
@@ -116,6 +119,7 @@ class ESDA(ClipSegmenter):
         adapters: bool = True,
         text_blocks: tuple[int, ...] = (2, 3, 4),
         word_start: Literal["projection", "random"] = "projection",
+        last_block: Literal["local", "released"] = "local",
         prior_blocks: tuple[int, ...] | None = None,
         head_input: Literal["balanced", "released"] = "balanced",
         decoder_heads: int | None = None,
@@ -142,7 +146,7 @@ class ESDA(ClipSegmenter):
         heads = decoder_heads or clip.visual.transformer.resblocks[0].attn.num_heads
         check_heads(heads, clip.width)
         self.class_embedding_twice, self.void, self.prior_logit_order, self.prior_weights = class_embedding_twice, void, prior_logit_order, prior_weights
-        self.head_input = head_input
+        self.head_input, self.last_block = head_input, last_block
         self.resize, self.train_grid = resize, tuple(train_grid) if train_grid is not None else None
         self.text_cls_proj = nn.Linear(clip.embed_dim, clip.width)
         if word_start == "projection":
@@ -174,16 +178,19 @@ class ESDA(ClipSegmenter):
         Blocks that have not met the word yet are computed once for a single picture asked several words.
         """
         x = self.clip.embed(images, resize=self.resize, via=self.train_grid, twice=self.class_embedding_twice)  # type: ignore[arg-type]
+        last = self.clip.num_layers - 1
         word = self.text_cls_proj(text.pooled)  # (B, C)
         after = []
         for layer in range(self.clip.num_layers):
             if layer in self.text_blocks:
                 x = torch.cat([word.unsqueeze(1), x[:, 1:].expand(len(word), -1, -1)], dim=1)
             y = self.clip.block(layer, x)
+            if layer == last and self.last_block == "local":
+                y = torch.cat([y[:, :1], self.clip.local_block(x, self.clip.grid(images))[:, 1:]], dim=1)
             if self.adapters:
                 y = y + x @ self.adapters[2 * layer] @ self.adapters[2 * layer + 1]
             x = y
-            if self.training or layer == self.clip.num_layers - 1:
+            if self.training or layer == last:
                 after.append(x[:, 1:])
         picture = F.normalize(self.clip.finish(x[:, 0]), dim=-1)
         after[-1] = after[-1].expand(len(word), -1, -1)

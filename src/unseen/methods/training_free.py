@@ -20,11 +20,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unseen.backbones.clip import CLIP, KEPT, merge_heads, split_heads
+from unseen.backbones.clip import CLIP, merge_heads, split_heads
 from unseen.errors import SettingError
 from unseen.segmenter import ClipSegmenter, Prediction, TextFeatures
 
@@ -49,7 +48,6 @@ class TrainingFree(ClipSegmenter):
         if mode not in get_args(Mode):
             raise SettingError(f"there is no training-free mode {mode!r}; choose one of {', '.join(get_args(Mode))}")
         self.mode, self.temperature, self.gaussian_std = mode, temperature, gaussian_std
-        self._priors: dict[tuple[object, ...], Tensor] = {}
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
         """Cosines (B, K, h, w) of pictures (B, 3, H, W), RGB in 0..1."""
@@ -71,29 +69,18 @@ class TrainingFree(ClipSegmenter):
         """The overridden last block on tokens (B, 1 + N, C)."""
         if self.mode == "clip":
             return self.clip.block(self.clip.num_layers - 1, x)
+        if self.mode == "naclip":
+            return self.clip.local_block(x, grid, self.gaussian_std)
         block = self.clip.visual.transformer.resblocks[-1]
         q, k, v = split_heads(block.attn, block.ln_1(x))
         if self.mode == "maskclip":
             y = v
         elif self.mode == "sclip":
             y = F.scaled_dot_product_attention(q, q, v) + F.scaled_dot_product_attention(k, k, v)
-        elif self.mode == "clearclip":
-            y = F.scaled_dot_product_attention(q, q, v)
         else:
-            y = F.scaled_dot_product_attention(k, k, v, attn_mask=self._prior(grid, x))
+            y = F.scaled_dot_product_attention(q, q, v)
         y = merge_heads(block.attn, y)
         if self.mode == "sclip":
             x = x + block.ls_1(y)
             return x + block.ls_2(block.mlp(block.ln_2(x)))  # type: ignore[no-any-return]
         return y
-
-    def _prior(self, grid: tuple[int, int], like: Tensor) -> Tensor:
-        """Naclip's G (1 + N, 1 + N): exp(-‖pᵢ - pⱼ‖² / 2τ²) over patch positions; 0 for the class token."""
-        key = (grid, like.device, like.dtype)
-        if key not in self._priors:
-            if len(self._priors) >= KEPT:
-                self._priors.pop(next(iter(self._priors)))
-            h, w = grid
-            down, across = (torch.exp(-((torch.arange(n)[:, None] - torch.arange(n)) ** 2) / (2 * self.gaussian_std**2)) for n in (h, w))
-            self._priors[key] = F.pad(torch.kron(down, across), (1, 0, 1, 0)).to(like)
-        return self._priors[key]
