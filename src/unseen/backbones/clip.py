@@ -47,7 +47,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     "imagenet": tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES),
 }  # fmt: skip
-"""Sentence patterns: the bare name; one sentence (VOC); the same without article (EdgeCLIP's figure); the 15 of ZegCLIP's "multi" (COCO-Stuff, Context); the 80 of the CLIP paper."""
+"""Sentence patterns: the bare name; one sentence (VOC); the same without article (EdgeCLIP's figure);
+the 15 of ZegCLIP's "multi" (COCO-Stuff, Context); the 80 of the CLIP paper."""
 
 
 KEPT = 16

@@ -35,8 +35,10 @@ class _OpenBottleneck(Bottleneck):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
         shortcut: Tensor = x if self.downsample is None else self.downsample(x)
-        return shortcut + self.bn3(self.conv3(out))
+        total: Tensor = shortcut + out
+        return total
 
 
 class DilatedResNet(nn.Module):

@@ -151,13 +151,14 @@ class EdgeCLIP(TextSegmenter):
             word: CP (B, D, 1, 1).
             background: UP (B, D, 1, 1).
         """
-        first = Round(word, background, cosine_scores(feature, word, background))
+        unit = F.normalize(feature, dim=1, eps=EPS)
+        first = Round(word, background, cosine_scores(unit, word, background))
         near, far, local = self.prototypes(self.gated(feature, first.scores), first.scores)
         foreground, background = 0.5 * word + 0.5 * near, 0.3 * far + 0.7 * local
-        second = Round(foreground, background, cosine_scores(feature, foreground, background))
+        second = Round(foreground, background, cosine_scores(unit, foreground, background))
         again, far, local = self.prototypes(self.gated(feature, second.scores), second.scores)
         foreground, background = 0.2 * word + 0.3 * near + 0.5 * again, 0.4 * background + 0.6 * (0.3 * far + 0.7 * local)
-        return [first, second, Round(foreground, background, cosine_scores(feature, foreground, background))]
+        return [first, second, Round(foreground, background, cosine_scores(unit, foreground, background))]
 
     def gated(self, feature: Tensor, scores: Tensor) -> Tensor:
         """Features (B, D, h, w), channel by channel let through by what the foreground's pixels show."""
@@ -176,14 +177,14 @@ class EdgeCLIP(TextSegmenter):
             SF and SB (B, D, 1, 1), foreground and background; LB (B, D, h, w): for every pixel the mean of the background's pixels, weighted
             with the softmax of twice their cosines with it.
         """
-        grid, flat = feature.shape[-2:], feature.flatten(2)  # (B, D, N)
+        flat = feature.flatten(2)  # (B, D, N)
         probability = scores.softmax(dim=1).flatten(2)
         sure = [surest(probability[:, 1 - i], threshold, self.top) for i, threshold in enumerate(self.thresholds)]  # (B, N) each
-        means = [((flat * mask.unsqueeze(1)).sum(dim=2) / mask.sum(dim=1, keepdim=True))[..., None, None] for mask in sure]
+        means = [(flat @ mask.float().unsqueeze(2) / mask.sum(dim=1).view(-1, 1, 1)).unsqueeze(3) for mask in sure]
         pixels = flat.transpose(1, 2).unsqueeze(1)  # (B, 1, N, D): attention of one head
         unit = F.normalize(pixels, dim=-1, eps=EPS)
         local = F.scaled_dot_product_attention(unit, unit, pixels, attn_mask=sure[1][:, None, None], scale=2.0)
-        return means[0], means[1], local.squeeze(1).transpose(1, 2).unflatten(2, grid)
+        return means[0], means[1], local.squeeze(1).transpose(1, 2).reshape(feature.shape)
 
     def confidence(self, scores: Tensor) -> Tensor:
         """Probabilities of the words."""
@@ -201,7 +202,8 @@ class EdgeCLIP(TextSegmenter):
             losses["seeds"] = mask_loss(extras["seeds"])
         feature = extras["feature"].float()
         inside, outside = (sampled(band, (feature.shape[-2], feature.shape[-1])) for band in bands(labels, self.edge_radius))
-        losses["edge"] = self.triplet_weight * triplet_loss(extras["word"].float().flatten(1), feature, inside, outside, self.margin)
+        with torch.autocast(feature.device.type, enabled=False):
+            losses["edge"] = self.triplet_weight * triplet_loss(extras["word"].float().flatten(1), feature, inside, outside, self.margin)
         return {**losses, "total": torch.stack(list(losses.values())).sum()}
 
 
@@ -210,9 +212,8 @@ def _projection(channels: int, match_dim: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, match_dim, 1, bias=False), nn.ReLU(), nn.Dropout2d(dropout))
 
 
-def cosine_scores(feature: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
-    """Ten times the cosines (B, 2, h, w) of features with two prototypes, background first."""
-    unit = F.normalize(feature, dim=1, eps=EPS)
+def cosine_scores(unit: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
+    """Ten times the cosines (B, 2, h, w) of unit features with two prototypes, background first."""
     return SCALE * torch.stack([(unit * F.normalize(prototype, dim=1, eps=EPS)).sum(dim=1) for prototype in (background, foreground)], dim=1)
 
 
@@ -235,7 +236,8 @@ def bands(labels: Tensor, radius: int) -> tuple[Tensor, Tensor]:
     thing = labels == 1
 
     def dilated(mask: Tensor) -> Tensor:
-        return F.max_pool2d(mask.float().unsqueeze(1), 2 * radius + 1, stride=1, padding=radius).squeeze(1) > 0
+        rows = F.max_pool2d(mask.float(), (2 * radius + 1, 1), stride=1, padding=(radius, 0))
+        return F.max_pool2d(rows, (1, 2 * radius + 1), stride=1, padding=(0, radius)) > 0
 
     return thing & dilated(~thing), dilated(thing) & ~thing & (labels != IGNORE)
 
@@ -256,8 +258,7 @@ def triplet_loss(word: Tensor, feature: Tensor, inside: Tensor, outside: Tensor,
         margin: Of the distances' difference.
     """
     anchor, unit = F.normalize(word, dim=1, eps=EPS), F.normalize(feature, dim=1, eps=EPS)
-    near, far = (
-        F.pairwise_distance(anchor, (unit * side.unsqueeze(1)).sum(dim=(2, 3)) / side.sum(dim=(1, 2)).clamp(min=1)[:, None]) for side in (inside, outside)
-    )
+    means = [torch.einsum("bdhw,bhw->bd", unit, side.float()) / side.sum(dim=(1, 2)).clamp(min=1)[:, None] for side in (inside, outside)]
+    near, far = (F.pairwise_distance(anchor, mean) for mean in means)
     both = inside.flatten(1).any(dim=1) & outside.flatten(1).any(dim=1)
     return ((margin + near - far).clamp(min=0) * both).sum() / both.sum().clamp(min=1)
