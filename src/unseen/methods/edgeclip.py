@@ -181,7 +181,7 @@ class EdgeCLIP(TextSegmenter):
         probability = scores.softmax(dim=1).flatten(2)
         sure = [surest(probability[:, 1 - i], threshold, self.top) for i, threshold in enumerate(self.thresholds)]  # (B, N) each
         means = [(flat @ mask.float().unsqueeze(2) / mask.sum(dim=1).view(-1, 1, 1)).unsqueeze(3) for mask in sure]
-        pixels = flat.transpose(1, 2).unsqueeze(1)  # (B, 1, N, D): attention of one head
+        pixels = flat.transpose(1, 2).contiguous().unsqueeze(1)  # (B, 1, N, D): attention of one head; contiguous, or the fused kernel is not taken
         unit = F.normalize(pixels, dim=-1, eps=EPS)
         local = F.scaled_dot_product_attention(unit, unit, pixels, attn_mask=sure[1][:, None, None], scale=2.0)
         return means[0], means[1], local.squeeze(1).transpose(1, 2).reshape(feature.shape)
