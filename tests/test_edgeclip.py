@@ -7,6 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from conftest import SHARED, close, golden
 from test_flow import said
-from tiny import tiny_clip
+from tiny import tiny_clip, write_folds
 from unseen import api
 from unseen.__main__ import main
 from unseen.backbones.clip import TEMPLATES, CLIPText, build_text
@@ -420,3 +421,26 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixtu
     out = ["--out", str(tmp_path / "run"), "--benchmark"]
     assert "was trained on folds" in said(capsys, "convert", "edgeclip", str(tmp_path / "a.pth"), *out, "voc")
     assert "looks like one of edgeclip" in said(capsys, "convert", "esda", str(tmp_path / "a.pth"), *out, "pascal-5i/0")
+
+
+# ---------------------------------------------------------------- from the command line
+
+
+def test_from_weights_to_label_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Train the third stage on a fold from a file of weights and from embeddings of the words; score the run; its folder needs neither file."""
+    words, weights, run = tmp_path / "words.npy", tmp_path / "weights.pth", str(tmp_path / "run")
+    root = write_folds(tmp_path, (40, 48))
+    np.save(words, np.random.default_rng(0).normal(size=(21, 24)).astype(np.float32))  # PASCAL's and, last, "background"
+    torch.save(DilatedResNet((4, 4, 8), (4, 8, 16), (1, 1, 2)).state_dict(), weights)
+    common = ["--benchmark", "pascal-5i/0", "--root", str(root), "--lists", str(tmp_path / "lists")]
+    small = ["--options.stem", "[4,4,8]", "--options.planes", "[4,8,16]", "--options.blocks", "[1,1,2]", "--options.match_dim", "16"]
+    train = ["--clip", "none", "--text-embeddings", str(words), "--train.steps", "2", "--train.batch_size", "2", "--train.workers", "0"]
+    source = ["--options.weights", str(weights)]
+    assert "does not hold this ResNet" in said(capsys, "train", "edgeclip", *common, *train, *source, "--options.blocks", "[1,1,3]", *small[:4], "--out", run)
+    main(["train", "edgeclip", *common, *train, *source, *small, "--train.transforms.crop", "40", "--out", run])
+    weights.unlink()
+    words.unlink()
+    main(["evaluate", run, "--root", str(root), "--lists", str(tmp_path / "lists"), "--inference.canvas", "48"])
+    assert "mIoU" in capsys.readouterr().out
+    result = api.load(run).segment(np.zeros((30, 40, 3), dtype=np.uint8), ["cat", "dog"])
+    assert result.labels.shape == (30, 40)
