@@ -12,6 +12,7 @@ from unseen.data.benchmarks import BENCHMARKS
 from unseen.methods import METHODS, create
 from unseen.recipes import recipe, settings
 
+SMALL = {"zegclip": {"decoder_heads": 2}, "clip_rc": {"decoder_heads": 2}, "esda": {"text_blocks": (1,)}}
 TRAINABLE = [name for name, method in METHODS.items() if method.cls.trainable]
 
 
@@ -26,7 +27,7 @@ def test_every_section_is_a_benchmark_and_fits_the_method(method: str) -> None:
         assert regime in ("", "transductive", "supervised")
         model, train = settings(method, base, regime=regime or "inductive")
         options = {name: value for name, value in model.options.items() if name not in ("text_blocks", "decoder_heads")}
-        create(method, tiny_clip(), **options, **({"text_blocks": (1,)} if method == "esda" else {"decoder_heads": 2}))
+        create(method, tiny_clip(), **options, **SMALL.get(method, {}))
         assert train.steps > 0
 
 

@@ -262,7 +262,7 @@ def convert_(
     The file is read as data: nothing in it is executed.
 
     Args:
-        method: zegclip, clip_rc or esda.
+        method: zegclip, clip_rc, esda or edgeclip.
         file: The checkpoint: mmcv's .pth of ZegCLIP and CLIP-RC, or ESDA's.
         out: Run folder, runs/METHOD-published-BENCHMARK by default; written only if every tensor has its place.
         benchmark: What it was trained on (needed): its words, seen words and windows; folds as pascal-5i/0.

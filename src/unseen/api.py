@@ -270,13 +270,13 @@ def convert(
     method: str, file: Path, out: Path, *, benchmark: str, regime: Regime = "inductive", vision_heads: int | None = None,
     text_heads: int | None = None, **options: Any,
 ) -> Report:  # fmt: skip
-    """A published checkpoint of ZegCLIP, CLIP-RC or ESDA as a run folder that evaluates as the released code does.
+    """A published checkpoint of ZegCLIP, CLIP-RC, ESDA or EdgeCLIP as a run folder that evaluates as the released code does.
 
     The file is read as data: nothing in it runs. Sizes follow from the shapes; words, seen words, sentences and windows from the benchmark, the
     other options from the method's recipe for it.
 
     Args:
-        method: "zegclip", "clip_rc" or "esda".
+        method: "zegclip", "clip_rc", "esda" or "edgeclip".
         file: The checkpoint.
         out: Run folder; written only if every tensor has its place.
         benchmark: What it was trained on; folds as "pascal-5i/0".

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unseen.backbones.clip import CLIP, build_clip, config_from_shapes
+from unseen.backbones.clip import CLIPText, build_clip, build_text, config_from_shapes, text_config_from_shapes
 from unseen.errors import CheckpointError
 from unseen.methods import create
 from unseen.segmenter import TextSegmenter
@@ -65,14 +65,14 @@ class Released:
 
     Attributes:
         mark: Start of a name that no other method's checkpoint has.
-        towers: Prefixes of image and text tower.
+        towers: Prefixes of image and text tower; None where there is no image tower, or an idle one.
         names: Patterns of names and what they become, the first that fits whole.
         dead: Pattern of tensors without influence.
         options: Options of the method, read off shapes.
     """
 
     mark: str
-    towers: tuple[str, str]
+    towers: tuple[str | None, str]
     names: Names
     dead: str
     options: Callable[[dict[str, Tensor]], dict[str, Any]]
@@ -105,6 +105,15 @@ def _clip_rc(state: dict[str, Tensor]) -> dict[str, Any]:
 def _esda(state: dict[str, Tensor]) -> dict[str, Any]:
     adapters = "image_encoder.prompt.0" in state
     return {"train_grid": None, "adapters": adapters, **({"rank": state["image_encoder.prompt.0"].shape[1]} if adapters else {})}
+
+
+def _edgeclip(state: dict[str, Tensor]) -> dict[str, Any]:
+    own = {renamed(name, RELEASED["edgeclip"].names, ""): tensor for name, tensor in state.items()}  # under either of the two names of a tensor
+    stages = [f"backbone.layer{i}." for i in (1, 2, 3)]
+    return {
+        "stem": tuple(len(own[f"backbone.conv1.{i}.weight"]) for i in (0, 3, 6)), "planes": tuple(len(own[f"{stage}0.conv1.weight"]) for stage in stages),
+        "blocks": tuple(_layers(own, stage) for stage in stages), "match_dim": len(own["project.0.weight"]),
+    }  # fmt: skip
 
 
 _MMSEG: Names = (
@@ -160,6 +169,22 @@ RELEASED: dict[str, Released] = {
         ),
         r"",
         _esda,
+    ),
+    "edgeclip": Released(
+        "gam.gate.",
+        (None, "model."),
+        (
+            (r"layer0\.0\.(.*)", r"backbone.conv1.\1"),
+            (r"layer0\.1\.(.*)", r"backbone.bn1.\1"),
+            (r"(layer[123]\..*)", r"backbone.\1"),
+            (r"gam\.(gate\..*)", r"\1"),
+            (r"down_query\.(.*)", r"project.\1"),
+            (r"down_text_cp\.(.*)", r"project_word.\1"),
+            (r"down_text_up\.(.*)", r"project_background.\1"),
+            (r"model\.(.*)", r"clip.text.\1"),
+        ),
+        r"model\.(visual\..*|logit_scale)|down_supp\..*",
+        _edgeclip,
     ),
 }
 
@@ -239,9 +264,11 @@ def renamed(name: str, names: Names, last: str) -> str:
     return name
 
 
-def _clip(state: dict[str, Tensor], towers: tuple[str, str], vision_heads: int | None, text_heads: int | None) -> CLIP:
+def _clip(state: dict[str, Tensor], towers: tuple[str | None, str], vision_heads: int | None, text_heads: int | None) -> CLIPText:
     """A tower of the checkpoint's sizes, its position table as large as stored; the weights come with all others."""
     image, words = towers
-    named = {f"visual.{name.removeprefix(image)}": tensor for name, tensor in state.items() if name.startswith(image)}
-    named |= {name.removeprefix(words): tensor for name, tensor in state.items() if name.startswith(words)}
+    named = {name.removeprefix(words): tensor for name, tensor in state.items() if name.startswith(words)}
+    if image is None:
+        return build_text(text_config_from_shapes(named, path="the checkpoint", text_heads=text_heads), source="released")
+    named |= {f"visual.{name.removeprefix(image)}": tensor for name, tensor in state.items() if name.startswith(image)}
     return build_clip(config_from_shapes(named, path="the checkpoint", vision_heads=vision_heads, text_heads=text_heads), source="released")

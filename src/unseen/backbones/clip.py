@@ -38,6 +38,7 @@ IMAGENET_MEAN, IMAGENET_STD = (123.675 / 255, 116.28 / 255, 103.53 / 255), (58.3
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "name": ("{}",),
     "single": ("a photo of a {}",),
+    "no_article": ("a photo of {}",),
     "multi": (
         "a photo of a {}.", "a photo of a small {}.", "a photo of a medium {}.", "a photo of a large {}.", "This is a photo of a {}.",
         "This is a photo of a small {}.", "This is a photo of a medium {}.", "This is a photo of a large {}.", "a {} in the scene.",
@@ -46,7 +47,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     "imagenet": tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES),
 }  # fmt: skip
-"""Sentence patterns: the bare name; one sentence (VOC); the 15 of ZegCLIP's "multi" (COCO-Stuff, Context); the 80 of the CLIP paper."""
+"""Sentence patterns: the bare name; one sentence (VOC); the same without article (EdgeCLIP's figure);
+the 15 of ZegCLIP's "multi" (COCO-Stuff, Context); the 80 of the CLIP paper."""
 
 
 KEPT = 16
@@ -401,10 +403,7 @@ def load_text(source: str = DOODLES, embed_dim: int | None = None) -> CLIPText:
             return _text_from_file(path, source, found[1])
     architecture, _, tag = source.rpartition("/")
     if tag == "random" and architecture in open_clip.list_models():
-        config = open_clip.get_model_config(architecture)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return _new_text(config["embed_dim"], config["text_cfg"], bool(config.get("quick_gelu")), source, config)
+        return build_text(open_clip.get_model_config(architecture), source=source)
     model = _fetched(source)
     text = _text_of(model, source)
     return CLIPText(text, text.text_projection.shape[1], source=source)
@@ -471,6 +470,13 @@ def build_clip(config: dict[str, Any], *, source: str = "", seed: int = 0) -> CL
         torch.manual_seed(seed)
         model = open_clip.CLIP(**config)
     return CLIP(model, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD, source=source, config=config)
+
+
+def build_text(config: dict[str, Any], *, source: str = "", seed: int = 0) -> CLIPText:
+    """The text half of a CLIP with random weights from an open_clip configuration; as `build_clip`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _new_text(config["embed_dim"], config["text_cfg"], bool(config.get("quick_gelu")), source, config)
 
 
 def _new_text(embed_dim: int, config: dict[str, Any], quick_gelu: bool, source: str, whole: dict[str, Any] | None = None) -> CLIPText:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from unseen.backbones.clip import CLIPText
 from unseen.errors import SettingError
 from unseen.methods.clip_rc import CLIPRC
+from unseen.methods.edgeclip import EdgeCLIP
 from unseen.methods.esda import ESDA
 from unseen.methods.training_free import TrainingFree
 from unseen.methods.zegclip import ZegCLIP
@@ -35,6 +36,7 @@ METHODS: dict[str, Method] = {
     "zegclip": Method(ZegCLIP, "visual prompts and a relationship descriptor; train on seen classes"),
     "clip_rc": Method(CLIPRC, "ZegCLIP with regions: words ask once a region, queries and patches attend both ways"),
     "esda": Method(ESDA, "one word at a time: the word as class token, rank-2 adapters, prior maps"),
+    "edgeclip": Method(EdgeCLIP, "one word at a time: prototypes from the word, refined by a ResNet's features in two rounds; contour loss"),
 }
 
 

@@ -22,6 +22,7 @@ from unseen.backbones.clip import CLIP, Resize, make_block, run_block
 from unseen.errors import SettingError
 from unseen.labels import IGNORE
 from unseen.modules.attention import check_heads
+from unseen.modules.losses import cross_entropy
 from unseen.segmenter import ClipSegmenter, Kind, Prediction, TextFeatures, check_names
 
 EPS = 1e-7
@@ -228,7 +229,7 @@ class ESDA(ClipSegmenter):
         priors = self.priors(prediction, labels)
         others = [self._prior_loss(prior, prediction, labels) for prior in priors[:-1]]
         losses = {
-            "mask": _cross_entropy(prediction.resized(size), labels),
+            "mask": cross_entropy(prediction.resized(size), labels),
             "prior_last": self.prior_weights[0] * self._prior_loss(priors[-1], prediction, labels),
             "prior_others": self.prior_weights[1] * (torch.stack(others).mean() if others else torch.zeros((), device=labels.device)),
         }
@@ -250,7 +251,7 @@ class ESDA(ClipSegmenter):
     def _prior_loss(self, prior: Tensor, prediction: Prediction, labels: Tensor) -> Tensor:
         order = [1 - prior, prior] if self.prior_logit_order == "foreground" else [prior, 1 - prior]
         two = Prediction(torch.cat(order, dim=1), prediction.covers, align_corners=True)
-        return _cross_entropy(two.resized((labels.shape[-2], labels.shape[-1])), labels)
+        return cross_entropy(two.resized((labels.shape[-2], labels.shape[-1])), labels)
 
 
 def prior_map(patches: Tensor, prototype: Tensor) -> Tensor:
@@ -261,9 +262,3 @@ def prior_map(patches: Tensor, prototype: Tensor) -> Tensor:
     low, high = cosine.amin(dim=1, keepdim=True), cosine.amax(dim=1, keepdim=True)
     stretched: Tensor = (cosine - low) / (high - low + EPS)
     return stretched
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the labelled pixels; 0 where there are none."""
-    total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-    return total / (labels != IGNORE).sum().clamp(min=1)

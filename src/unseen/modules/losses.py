@@ -17,6 +17,12 @@ Void = Literal["ignore", "negative"]
 FocalOver = Literal["labelled", "all"]
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of maps (B, K, H, W) and labels (B, H, W), mean over the labelled pixels; 0 where there are none."""
+    total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp(min=1)
+
+
 def one_hot(labels: Tensor, classes: int, first: int = 0) -> Tensor:
     """(B, K, H, W) bool of labels (B, H, W), for K classes from the id `first` on; 255 belongs to no class."""
     return labels.unsqueeze(1) == torch.arange(first, first + classes, device=labels.device).view(1, -1, 1, 1)
