@@ -30,6 +30,7 @@ class InferenceSettings:
         short_side: Resize so that the shorter side has this many pixels; None leaves the picture as it is.
         square: Instead, squash the picture to a square of this side (HSNet's evaluation).
         canvas: Instead, fit it into a black square of this side (BAM's and ESDA's evaluation).
+        plain: Squash without anti-aliasing, and bring the score maps to the picture's size at once (SAZS's evaluation).
         window: Side of the square sliding window in pixels; None takes the whole picture at once.
         stride: Step of the window in pixels; the last one is moved back to the border.
         window_batch: Windows computed at a time.
@@ -38,6 +39,7 @@ class InferenceSettings:
     short_side: int | None = None
     square: int | None = None
     canvas: int | None = None
+    plain: bool = False
     window: int | None = None
     stride: int | None = None
     window_batch: int = 8
@@ -47,6 +49,8 @@ class InferenceSettings:
         given = [name for name in ("short_side", "square", "canvas") if getattr(self, name) is not None]
         if len(given) > 1:
             raise SettingError(f"--inference.{given[0]} and --inference.{given[1]} exclude each other; set one of them to 0")
+        if self.plain and (self.square is None or self.window is not None):
+            raise SettingError("--inference.plain is a way to take whole pictures as squares; give --inference.square, and set --inference.window to 0")
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class InferenceChanges:
         short_side: Pixels of the shorter side; 0 leaves the picture as it is.
         square: Side of the square the picture is squashed to instead; 0 for none.
         canvas: Side of the black square the picture is fitted into instead; 0 for none.
+        plain: Squash without anti-aliasing, and bring the score maps to the picture's size at once.
         window: Side of the sliding window in pixels; 0 takes the whole picture at once.
         stride: Step of the window in pixels.
         window_batch: Windows computed at a time.
@@ -65,6 +70,7 @@ class InferenceChanges:
     short_side: int | None = None
     square: int | None = None
     canvas: int | None = None
+    plain: bool | None = None
     window: int | None = None
     stride: int | None = None
     window_batch: int | None = None
@@ -79,7 +85,7 @@ class InferenceChanges:
         for name, value in given.items():
             if value < 0 or (value == 0 and name in ("stride", "window_batch")):
                 raise SettingError(f"--inference.{name} is {value}; give {'at least 1' if name in ('stride', 'window_batch') else '0 or more'}")
-        changed: dict[str, Any] = {name: value or None for name, value in given.items()}
+        changed: dict[str, Any] = {name: value if name == "plain" else value or None for name, value in given.items()}
         return replace(base, **changed)
 
 
