@@ -16,6 +16,7 @@ OPTIONS = {
     "zegclip": {"num_prompts": 3, "decoder_heads": 2},
     "clip_rc": {"num_prompts": 3, "decoder_heads": 2, "lattice": (2, 2)},
     "esda": {"text_blocks": (1,)},
+    "sazs": {"backbone": "small"},
 }
 TRAINABLE = [name for name, method in METHODS.items() if method.cls.trainable]
 

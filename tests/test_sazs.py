@@ -18,7 +18,7 @@ from unseen.errors import CheckpointError, SettingError, VocabularyError
 from unseen.inference import ask, foreground
 from unseen.labels import IGNORE
 from unseen.methods import create
-from unseen.methods.sazs import SAZS, ShapeNetwork, balanced_edge_loss, edge_attention, attention_weight, load_shape_network
+from unseen.methods.sazs import SAZS, ShapeNetwork, attention_weight, balanced_edge_loss, edge_attention, load_shape_network
 from unseen.modules.edges import edge_map
 from unseen.segmenter import Prediction, TextFeatures
 from unseen.settings import InferenceSettings
@@ -176,3 +176,246 @@ def test_masks_of_the_test_step() -> None:
         image = tensors[f"{i}.image"].unsqueeze(0)
         found = foreground(segmenter, image, text, 0, InferenceSettings(square=side, plain=True))
         assert torch.equal(found[0], tensors[f"{i}.pred"].bool())
+
+
+# ---------------------------------------------------------------- losses, targets
+
+
+def small(**options: Any) -> SAZS:
+    torch.manual_seed(0)
+    segmenter = create("sazs", tiny_clip(), backbone="small", **options)
+    assert isinstance(segmenter, SAZS)
+    return segmenter.eval()
+
+
+def maps(logits: Tensor, edges: Tensor) -> Prediction:
+    """A prediction of `small` made by hand, one cell for four pixels."""
+    return Prediction(logits, (4 * logits.shape[2], 4 * logits.shape[3]), {"edges": edges})
+
+
+def test_pictures_without_a_confident_edge_cost_no_attention() -> None:
+    """The released code divides 0 by 0 there, and the whole loss is NaN."""
+    logits, target = torch.randn(2, 2, 4, 4, requires_grad=True), torch.randint(0, 2, (2, 4, 4))
+    kept = torch.zeros(2, 4, 4, dtype=torch.bool)
+    kept[0, 1] = True
+    costs = edge_attention(logits, target, kept)
+    assert costs[1].item() == 0
+    assert costs[0].item() > 0
+    costs.sum().backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad[1] == 0).all()
+    assert edge_attention(logits, target, torch.zeros_like(kept)).tolist() == [0, 0]
+
+
+def test_attention_as_sum_or_mean() -> None:
+    logits, edges, labels = torch.randn(3, 2, 4, 4), torch.full((3, 1, 4, 4), 2.0), torch.randint(0, 2, (3, 16, 16))
+    costs = {how: small(attention_over=how).loss(maps(logits, edges), labels)["attention"].item() for how in ("sum", "mean")}
+    assert costs["sum"] == pytest.approx(3 * costs["mean"], rel=1e-5)
+
+
+def test_void_teaches_nothing() -> None:
+    """What the network says on void cells does not matter; to the released code they are others, and one more thing to the edges."""
+    labels = torch.randint(0, 2, (2, 16, 16))
+    labels[:, :, 8:] = IGNORE
+    logits, edges = torch.randn(2, 2, 4, 4), torch.full((2, 1, 4, 4), 2.0)
+    other, elsewhere = logits.clone(), edges.clone()
+    other[..., 2:], elsewhere[..., 2:] = 5 * torch.randn(2, 2, 4, 2), -7
+    for void, same in (("ignore", True), ("others", False)):
+        segmenter = small(void=void)
+        assert (segmenter.loss(maps(logits, edges), labels)["total"] == segmenter.loss(maps(other, elsewhere), labels)["total"]) == same
+    nothing = small().loss(maps(logits, edges), torch.full((2, 16, 16), IGNORE))
+    assert nothing["total"].item() == 0
+
+
+def test_edges_are_of_things_and_not_of_what_is_void() -> None:
+    """Two things side by side have an edge, though both are not the word; a hidden word has none, and its neighbours are unknown."""
+    labels = torch.zeros(1, 16, 16, dtype=torch.int64)
+    labels[:, :, 6:11], labels[:, :, 11:] = 5, 7
+    _, edges = small().targets(maps(torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4)), labels)
+    assert edges[0, 0].tolist() == [0, 1, 0, 1]  # columns 0, 4, 8 and 12
+    labels[:, :, 6:11] = IGNORE
+    _, edges = small().targets(maps(torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4)), labels)
+    assert edges[0, 0].tolist() == [0, IGNORE, IGNORE, IGNORE]
+    labels[:, :, 11:] = 0
+    assert not (edge_map(labels) == 1).any()
+    assert (edge_map(labels, void_is_other=True) == 1).any()
+
+
+def test_edges_equal_distances_counted_out() -> None:
+    """Against a search over all pairs of pixels."""
+    labels = torch.randint(0, 3, (1, 9, 11)) * torch.randint(0, 2, (1, 9, 11))
+    labels[torch.rand(1, 9, 11) < 0.1] = IGNORE
+    rows, columns = (place.flatten() for place in torch.meshgrid(torch.arange(9), torch.arange(11), indexing="ij"))
+    near = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
+    values = labels.flatten()
+    for radius in (1, 2, 3):
+        expected = []
+        for place in near:
+            seen = set(values[place <= radius**2].tolist())
+            expected.append(1 if len(seen - {IGNORE}) > 1 else IGNORE if IGNORE in seen else 0)
+        assert edge_map(labels, radius=radius).flatten().tolist() == expected
+        assert torch.equal(edge_map(labels, radius=radius, step=4), edge_map(labels, radius=radius)[:, ::4, ::4])
+
+
+def test_training_hands_out_things() -> None:
+    """Edges between two seen things that are not the word, in the batches the training makes."""
+    from unseen.data.benchmarks import get_benchmark
+    from unseen.data.transforms import TrainTransform
+    from unseen.settings import TransformSettings
+    from unseen.training import TrainingItems
+
+    bench = get_benchmark("doodles-5i/0")
+    transform = TrainTransform(TransformSettings(resize=None, crop=96, photometric=False, max_class_share=None))
+    items = TrainingItems(bench.data("train", None), transform, bench.seen_ids, things=SAZS.reads_things)
+    _, labels, _ = items[3, 0]
+    values = set(labels.unique().tolist())
+    assert {0, 1} < values
+    assert all(value in (0, 1) or 2 <= value < 22 for value in values)
+
+
+# ---------------------------------------------------------------- sizes, options, weights
+
+
+def test_published_sizes() -> None:
+    with torch.device("meta"):
+        counts = {name: sum(p.numel() for p in create("sazs", words_only(512), backbone=name).parameters()) for name in ("vit_large", "drn_d_105")}
+        base = create("sazs", words_only(512), backbone="drn_d_105").get_submodule("backbone.base")
+    assert counts == {"vit_large": 156_206_080 + 513, "drn_d_105": 67_138_480 + 513}  # with the edge head, without fc2 and up
+    assert sum(p.numel() for p in base.parameters()) == 54_288_304
+
+
+@pytest.mark.filterwarnings("ignore:.*is a no-op.*")
+@pytest.mark.parametrize(("name", "tensors", "dead"), [("vitl16", 428, 272), ("drn_d_105", 682, 2)])
+def test_all_names_of_the_full_checkpoints(name: str, tensors: int, dead: int) -> None:
+    path = SHARED / "spec" / f"sazs_state_dict_{name}.json"
+    if not path.exists():
+        pytest.skip("the lists of names are not in ../shared/spec")
+    shapes = json.loads(path.read_text())
+    state = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
+    with torch.device("meta"):
+        segmenter, report = translate("sazs", state, clip=words_only(512))
+    assert isinstance(segmenter, SAZS)
+    assert report.problem is None
+    assert (len(report.loaded) + len(report.dead), len(report.dead)) == (tensors, dead)
+
+
+def write_checkpoint(folder: Path, name: str, **about: Any) -> tuple[Path, Path]:
+    """A file as the released training stores it, and a CLIP of its width."""
+    from unseen.checkpoints import save_tower
+
+    state = {f"module.{key[6:]}": value for key, value in golden(name)[0].items() if key.startswith("param.")}
+    torch.save({"epoch": 3, "arch": golden(name)[1]["kind"], "state_dict": state, **about}, folder / "model_best.pth.tar")
+    save_tower(folder, tiny_clip(embed_dim=32))
+    return folder / "model_best.pth.tar", folder / "clip.safetensors"
+
+
+@pytest.mark.parametrize(("name", "flags"), [("sazs_dpt_tiny", ["--options.vit_sizes", "[16,2,2,32,4]"]), ("sazs_drn_tiny", [])])
+def test_a_checkpoint_becomes_a_run(name: str, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+
+    from unseen.__main__ import main
+    from unseen.checkpoints import load_run
+
+    path, clip = write_checkpoint(tmp_path, name, best_prec1=np.float64(51.5), val_miou=torch.tensor(3.0))
+    run = tmp_path / "run"
+    main(["convert", "sazs", str(path), "--out", str(run), "--benchmark", "pascal-5i/1", "--clip", str(clip), *flags])
+    assert "missing: 0" in capsys.readouterr().out
+    segmenter, about = load_run(run)
+    assert about.model.published
+    assert about.model.clip == str(clip)
+    assert not (run / "clip.safetensors").exists()
+    tensors, _ = golden(name)
+    assert isinstance(segmenter, SAZS)
+    images = tensors["images"] * segmenter.backbone.std + segmenter.backbone.mean  # as they were before the released statistics
+    text = TextFeatures(("a", "b"), tensors["text"][:, 1], None, tensors["text"][0, 0])
+    close(segmenter(images, text).extras["edges"], tensors["eval_edge"], 1e-4)  # twice through the statistics
+
+
+def test_checkpoints_need_their_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from test_flow import said
+
+    path, _ = write_checkpoint(tmp_path, "sazs_dpt_tiny")
+    command = ["convert", "sazs", str(path), "--out", str(tmp_path / "run"), "--benchmark", "pascal-5i/1"]
+    assert "words have 32 numbers, those of doodles 128" in said(capsys, *command, "--clip", "doodles")
+    assert "brings its own towers" in said(capsys, "convert", "esda", *command[2:], "--clip", "doodles")
+    state = {key[6:]: value for key, value in golden("sazs_dpt_tiny")[0].items() if key.startswith("param.")}
+    with pytest.raises(SettingError, match="holds no text tower"):
+        from_state_dict("sazs", state)
+    with pytest.raises(CheckpointError, match="blocks.1.mlp.fc2.bias is missing"):
+        from_state_dict(
+            "sazs", {k: v for k, v in state.items() if k != "pretrained.model.blocks.1.mlp.fc2.bias"}, clip=words_only(), vit_sizes=(16, 2, 2, 32, 4)
+        )
+
+
+@pytest.mark.parametrize("backbone", ["vit_large", "drn_d_105", "mobilenet_v2", "small"])
+@pytest.mark.parametrize("size", [(48, 64), (37, 61), (5, 9)])
+def test_any_size(backbone: str, size: tuple[int, int]) -> None:
+    sizes = {"vit_sizes": (16, 1, 2, 32, 3), "drn_layers": (1,) * 8, "drn_channels": (4,) * 8}
+    segmenter = create("sazs", tiny_clip(), backbone=backbone, **sizes).eval()
+    assert isinstance(segmenter, SAZS)
+    text = segmenter.encode_text(["tree", "car", "fish"])
+    prediction = segmenter(torch.rand(1, 3, *size), text)
+    assert prediction.logits.shape[:2] == (3, 2)
+    assert torch.isfinite(prediction.resized(size)).all()
+    assert prediction.resized(size).shape[-2:] == size
+    target, edges = segmenter.targets(prediction, torch.randint(0, 2, (3, *size)))
+    assert target.shape == edges.shape == prediction.logits[:, 0].shape
+
+
+def test_the_backbone_is_computed_once_for_many_words() -> None:
+    segmenter, images = small(), torch.rand(1, 3, 24, 32)
+    calls: list[int] = []
+    segmenter.backbone.register_forward_hook(lambda *_: calls.append(1))
+    text = segmenter.encode_text(["tree", "car", "fish"])
+    together = ask(segmenter, images, text).logits
+    assert len(calls) == 1
+    separate = torch.cat([ask(segmenter, images, text.select([i])).logits for i in range(3)], dim=1)
+    close(together, separate, 1e-4)
+
+
+def test_words_from_a_file_and_a_learned_background() -> None:
+    text = TextFeatures(("a", "b"), torch.randn(2, 16))
+    with pytest.raises(VocabularyError, match="train with background=learned"):
+        small()(torch.rand(1, 3, 8, 8), text)
+    segmenter = small(background="learned").train()
+    assert segmenter.background_word is None
+    prediction = segmenter(torch.rand(2, 3, 16, 16), text)
+    assert (prediction.logits[:, 0] == 0).all()  # it starts at 0
+    segmenter.loss(prediction, torch.randint(0, 2, (2, 16, 16)))["total"].backward()
+    assert segmenter.others is not None
+    assert segmenter.others.grad is not None
+    assert segmenter.others.grad.abs().max() > 0
+
+
+def test_drn_is_not_trained_on_one_picture() -> None:
+    segmenter = create("sazs", tiny_clip(), backbone="drn_d_105", drn_layers=(1,) * 8, drn_channels=(4,) * 8).train()
+    with pytest.raises(SettingError, match="two or more"):
+        segmenter(torch.rand(1, 3, 16, 16), segmenter.encode_text(["tree"]))
+
+
+def test_the_released_statistics() -> None:
+    tensors, _ = golden("sazs_transforms")
+    backbone = small(statistics="released").backbone
+    close(backbone.normalize(tensors["image"].permute(2, 0, 1).unsqueeze(0) / 255)[0], tensors["tensor"], 1e-5)
+
+
+def test_the_shape_network_is_loaded_for_training_alone(tmp_path: Path) -> None:
+    network, tensors = shape_network()
+    path = tmp_path / "distance_measures_regressor.pth"
+    torch.save({f"module.{name}": value for name, value in network.state_dict().items()}, path)
+    segmenter = small(shape="sigmoid", shape_weights=str(path))
+    edges = tensors["edge_logits"][:, 0], tensors["edge_gt"][:, 0].long()
+    with pytest.raises(SettingError, match="not loaded"):
+        segmenter.shape_loss(*edges)
+    segmenter.initialise()
+    assert segmenter.shape_loss(*edges).item() == pytest.approx(tensors["loss_sigmoid"].item(), abs=LOSSES)
+    assert not any("shape_network" in name for name in segmenter.trainable_state())
+    text = segmenter.encode_text(["tree", "car"])
+    losses = segmenter.train().loss(segmenter(torch.rand(2, 3, 16, 16), text), torch.randint(0, 2, (2, 16, 16)))
+    assert set(losses) == {"seg", "edge", "attention", "shape", "total"}
+    with pytest.raises(SettingError, match="needs the weights of its network"):
+        small(shape="released")
+    torch.save({"fc.0.weight": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match="InverseForm's shape network"):
+        load_shape_network(str(path))

@@ -235,7 +235,9 @@ def convert_(
     if benchmark is None:
         raise SettingError("a checkpoint does not say what it was trained on; give --benchmark voc, coco-stuff, context, pascal-5i/0, ...")
     folder = out or api.run_folder(f"{method}-published", benchmark)
-    report = api.convert(method, file, folder, benchmark=benchmark, regime=regime, clip=clip, vision_heads=vision_heads, text_heads=text_heads, **(options or {}))
+    report = api.convert(
+        method, file, folder, benchmark=benchmark, regime=regime, clip=clip, vision_heads=vision_heads, text_heads=text_heads, **(options or {})
+    )
     print("\n".join(report.lines()))
     if report.problem:
         raise CheckpointError(f"{file} does not fit {method} ({report.problem}); nothing was written: is it one of another size or version?")

@@ -257,7 +257,8 @@ def translate(method: str, state: dict[str, Tensor], **sizes: Any) -> tuple[Text
         else:
             (report.loaded if bool(torch.isfinite(tensor).all()) else report.not_finite).append(name)
             ours[place] = tensor.float()
-    report.missing = sorted(own.keys() - ours.keys())
+    brought = own.keys() if released.towers is not None else segmenter.trainable_state().keys()
+    report.missing = sorted(brought - ours.keys())
     segmenter.load_state_dict(ours, strict=False)
     return segmenter.eval(), report
 
@@ -283,7 +284,9 @@ def _tower(method: str, state: dict[str, Tensor], sizes: dict[str, Any]) -> CLIP
         raise SettingError(f"a checkpoint of {method} holds no text tower; give the one it was trained with as clip (ViT-B-32-quickgelu/openai)")
     width = state[f"{RELEASED[method].mark}weight"].shape[1]
     if given.embed_dim != width:
-        raise SettingError(f"the checkpoint's words have {width} numbers, those of {given.source or 'the tower'} {given.embed_dim}; give the tower it was trained with")
+        raise SettingError(
+            f"the checkpoint's words have {width} numbers, those of {given.source or 'the tower'} {given.embed_dim}; give the tower it was trained with"
+        )
     return given
 
 

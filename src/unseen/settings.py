@@ -97,9 +97,12 @@ class TransformSettings:
         resize: (long, short) box the picture is fitted into, keeping its ratio, before the random scale; None keeps its size.
         scale: Range of the random factor on that box.
         crop: Side of the square crop; smaller pictures are filled up at the bottom and right.
-        max_class_share: Crops of one class, or whose largest class holds this share of the labelled pixels or more, are drawn again, up to ten times.
+        max_class_share: Crops of one class, or whose largest class holds this share of the labelled pixels or more, are drawn again, up to ten times;
+            None takes every crop.
         zoom: Range of a random factor on the picture's own size, where it is not resized.
         rotate: Half of the time, turn by up to so many degrees, filling the corners up.
+        pillow: Turn and zoom as DRN's and SAZS's code does: every picture is turned first, by whole degrees, its corners filled with its mirror
+            image; then zoomed, with the Lanczos filter below 1 and a bicubic one above.
         blur: Half of the time, blur with a Gaussian of 5 pixels.
         min_positives: Methods with one word a picture: crops that keep less than this share of the word's pixels are drawn again, up to
             thirty times.
@@ -111,9 +114,10 @@ class TransformSettings:
     resize: tuple[int, int] | None = (2048, 512)
     scale: tuple[float, float] = (0.5, 2.0)
     crop: int | None = 512
-    max_class_share: float = 0.75
+    max_class_share: float | None = 0.75
     zoom: tuple[float, float] | None = None
     rotate: float = 0.0
+    pillow: bool = False
     blur: bool = False
     min_positives: float = 0.0
     centre: bool = False

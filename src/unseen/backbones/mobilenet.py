@@ -34,7 +34,8 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x if self.expand is None else F.relu6(self.expand(x))
         y = self.narrow(F.relu6(self.depthwise(y)))
-        return x + y if self.shortcut else y
+        out: Tensor = x + y if self.shortcut else y
+        return out
 
 
 class MobileNetV2(nn.Module):
@@ -64,11 +65,12 @@ class MobileNetV2(nn.Module):
         x = F.relu6(self.features[0](images))
         for block in self.features[1:-1]:
             x = block(x)
-        return F.relu6(self.features[-1](x))
+        out: Tensor = F.relu6(self.features[-1](x))
+        return out
 
 
 def folded(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """torchvision's names and batch norms to `MobileNetV2`'s convolutions with biases; the classifier is left out.
+    """Torchvision's names and batch norms to `MobileNetV2`'s convolutions with biases; the classifier is left out.
 
     Raises:
         CheckpointError: Not a MobileNetV2, or torchvision's own weights, which were trained with other statistics and other filling up.
@@ -79,7 +81,7 @@ def folded(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
             f"{source} holds torchvision's own MobileNetV2, which was trained with other statistics and padding than TensorFlow's; give weights converted "
             "from TensorFlow (1001 classes)"
         )
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, weight in state.items():
         if weight.ndim != 4 or not name.startswith("features."):
             continue
@@ -116,7 +118,7 @@ class DilatedMobileNet(DenseBackbone):
         return out
 
     def own_names(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-        """torchvision's names, batch norm folded in."""
+        """Torchvision's names, batch norm folded in."""
         return {f"body.{name}": tensor for name, tensor in folded(state, source).items()}
 
     def trained_before(self, name: str) -> bool:

@@ -40,7 +40,11 @@ class ReassembledViT(DenseBackbone):
             num_classes=0, global_pool="",
         )  # fmt: skip
         self.grid = grid
-        self.cls_token, self.pos_embed, self.patch_embed, self.blocks = vit.cls_token, vit.pos_embed, vit.patch_embed.proj, vit.blocks
+        assert vit.cls_token is not None
+        assert vit.pos_embed is not None
+        self.cls_token: nn.Parameter = vit.cls_token
+        self.pos_embed: nn.Parameter = vit.pos_embed
+        self.patch_embed, self.blocks = vit.patch_embed.proj, vit.blocks
         self.readout = nn.Linear(2 * width, width)
         self.project = nn.Conv2d(width, embed_dim, 1)
         self.upsample = nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2)
@@ -49,7 +53,7 @@ class ReassembledViT(DenseBackbone):
         """The position table (1, 1 + h·w, C) for a grid of patches."""
         if grid == (self.grid, self.grid):
             return self.pos_embed
-        table = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid))  # (1, C, h, w)
+        table = self.pos_embed[:, 1:].transpose(1, 2).reshape(1, -1, self.grid, self.grid)  # (1, C, h, w)
         table = F.interpolate(table, grid, mode="bilinear", align_corners=False)
         return torch.cat([self.pos_embed[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
 
@@ -61,7 +65,7 @@ class ReassembledViT(DenseBackbone):
         x = self.blocks(x + self.positions(grid))
         patches, first = x[:, 1:], x[:, :1]
         x = F.gelu(self.readout(torch.cat([patches, first.expand_as(patches)], dim=2)))
-        out: Tensor = self.upsample(self.project(x.transpose(1, 2).unflatten(2, grid)))
+        out: Tensor = self.upsample(self.project(x.transpose(1, 2).reshape(len(x), -1, *grid)))
         return out
 
     def fetch(self, source: str) -> dict[str, Tensor]:
@@ -78,8 +82,10 @@ class ReassembledViT(DenseBackbone):
         return state
 
     def own_names(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-        """timm's names, without the blocks behind ours, final norm and classifier."""
-        kept = {name.replace("patch_embed.proj.", "patch_embed."): tensor for name, tensor in state.items() if not name.startswith(("norm.", "head.", "fc_norm."))}
+        """Timm's names, without the blocks behind ours, final norm and classifier."""
+        kept = {
+            name.replace("patch_embed.proj.", "patch_embed."): tensor for name, tensor in state.items() if not name.startswith(("norm.", "head.", "fc_norm."))
+        }
         return {name: tensor for name, tensor in kept.items() if not (name.startswith("blocks.") and int(name.split(".")[1]) >= len(self.blocks))}
 
     def trained_before(self, name: str) -> bool:

@@ -106,7 +106,9 @@ class SAZS(TextSegmenter):
         if weights is not None and not self.backbone.has_weights:
             raise SettingError(f"the backbone {backbone!r} starts from scratch; leave weights away, or choose another backbone")
         if shape != "off" and shape_weights is None:
-            raise SettingError("the shape loss needs the weights of its network (InverseForm's distance_measures_regressor.pth); give shape_weights, or shape=off")
+            raise SettingError(
+                "the shape loss needs the weights of its network (InverseForm's distance_measures_regressor.pth); give shape_weights, or shape=off"
+            )
         self.weights, self.shape, self.shape_weights, self.void, self.edge_radius = weights, shape, shape_weights, void, edge_radius
         self.scale, self.loss_weights, self.edge_logit, self.attention_over = scale, loss_weights, edge_logit, attention_over
         self.others = nn.Parameter(torch.zeros(clip.embed_dim)) if background == "learned" else None
@@ -131,10 +133,7 @@ class SAZS(TextSegmenter):
             raise VocabularyError("SAZS compares words with 'others', whose vector is not among the text features; train with background=learned")
         features = self.dropout(self.backbone(images))  # (B, D, h, w)
         words = torch.stack([others.expand_as(text.pooled), text.pooled], dim=1).to(features.dtype)  # (B, 2, D)
-        if len(features) == 1 and len(words) > 1:
-            logits = torch.einsum("dhw,ktd->kthw", features[0], words)
-        else:
-            logits = torch.einsum("bdhw,btd->bthw", features, words)
+        logits = torch.einsum("bdhw,btd->bthw", features.expand(len(words), -1, -1, -1), words)
         return Prediction(self.scale * logits, self.backbone.covers(images), {"edges": self.edge_head(features)})
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
@@ -186,7 +185,8 @@ class SAZS(TextSegmenter):
             raise SettingError("the shape network is not loaded, as it is in training alone; call initialise() first")
         known = (edges != IGNORE).float()
         found = edge_logits.unsqueeze(1).log_softmax(dim=1)[:, 0] if self.shape == "released" else edge_logits.sigmoid()
-        return self.shape_network(found * known, edges * known).norm(dim=1).mean()
+        lengths: Tensor = self.shape_network(found * known, edges * known).norm(dim=1)
+        return lengths.mean()
 
 
 def balanced_edge_loss(logits: Tensor, edges: Tensor) -> Tensor:
@@ -255,8 +255,8 @@ class ShapeNetwork(nn.Module):
         """Maps (B, h, w) at 3 x 6 tiles' size, cut row by row: (18·B, tile²), the pictures of a tile side by side."""
         size = TILES[0] * self.tile, TILES[1] * self.tile
         large = F.interpolate(maps.float().unsqueeze(1), size, mode="bilinear", align_corners=False)[:, 0]
-        cut = large.unflatten(1, (TILES[0], self.tile)).unflatten(3, (TILES[1], self.tile))  # (B, 3, tile, 6, tile)
-        return cut.permute(1, 3, 0, 2, 4).flatten(3).flatten(0, 2)
+        cut = large.view(-1, TILES[0], self.tile, TILES[1], self.tile)
+        return cut.permute(1, 3, 0, 2, 4).flatten(3).flatten(0, 2)  # (3, 6, B, tile²) first
 
     def forward(self, found: Tensor, true: Tensor) -> Tensor:
         """Four numbers for every tile, (18·B, 4)."""

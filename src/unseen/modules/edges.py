@@ -37,8 +37,6 @@ def edge_map(labels: Tensor, *, radius: int = 2, step: int = 1, void_is_other: b
     high = values if void_is_other else torch.where(values == IGNORE, OTHER, values)
     h, w = labels.shape[-2:]
     shifts = [(dy, dx) for dy in range(2 * radius + 1) for dx in range(2 * radius + 1) if (dy - radius) ** 2 + (dx - radius) ** 2 <= radius**2]
-    largest, smallest, hidden = (
-        torch.stack([part[:, dy : dy + h : step, dx : dx + w : step] for dy, dx in shifts]) for part in (high, low, values == OTHER)
-    )
+    largest, smallest, hidden = (torch.stack([part[:, dy : dy + h : step, dx : dx + w : step] for dy, dx in shifts]) for part in (high, low, values == OTHER))
     edges = largest.amax(dim=0) > smallest.amin(dim=0)
     return edges.long() if void_is_other else torch.where(edges, 1, torch.where(hidden.any(dim=0), IGNORE, 0))
