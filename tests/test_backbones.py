@@ -165,6 +165,8 @@ def test_wrong_weights(tmp_path: Path) -> None:
         vit.load(stored(broken, path))
     with pytest.raises(CheckpointError, match="does not exist"):
         vit.load(str(tmp_path / "nothing.pth"))
+    with pytest.raises(SettingError, match="timm has no weights for this DilatedMobileNet"):
+        mobile.load("timm:vit_large_patch16_384")
     with pytest.raises(SettingError, match="starts from scratch"):
         create("sazs", tiny_clip(), backbone="small", weights="a.pth")
 

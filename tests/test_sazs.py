@@ -419,3 +419,31 @@ def test_the_shape_network_is_loaded_for_training_alone(tmp_path: Path) -> None:
     torch.save({"fc.0.weight": torch.zeros(3)}, path)
     with pytest.raises(CheckpointError, match="InverseForm's shape network"):
         load_shape_network(str(path))
+
+
+def test_two_steps_on_photographs(voc_small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """MobileNetV2 with real weights, words from a file and a learned background, on the pictures of a fold that are here; then an evaluation."""
+    from unseen.__main__ import main
+
+    data = SHARED / "data"
+    words, weights = data / "clip_text" / "voc12_single.npy", data / "weights" / "mobilenet_v2_imagenet_tv.safetensors"
+    if not (words.exists() and weights.exists() and (data / "lists").is_dir()):
+        pytest.skip("words, weights or lists of ../shared/data are not here")
+    here = {path.stem for path in (voc_small / "SegmentationClassAug").iterdir()}
+    for source in (data / "lists" / "pascal-5i").rglob("*.txt"):
+        target = tmp_path / "lists" / source.parent.name / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("".join(f"{line}\n" for line in source.read_text().split() if line.partition("__")[0] in here))
+    where = ["--root", str(voc_small), "--lists", str(tmp_path / "lists")]
+    main(
+        [
+            "train", "sazs", "--benchmark", "pascal-5i/0", *where, "--out", str(tmp_path / "run"), "--clip", "none", "--text-embeddings", str(words),
+            "--options", json.dumps({"backbone": "mobilenet_v2", "background": "learned", "weights": str(weights)}), "--train.steps", "2",
+            "--train.batch_size", "2", "--train.workers", "0", "--train.transforms.crop", "64",
+        ]
+    )  # fmt: skip
+    main(["evaluate", str(tmp_path / "run"), *where, "--limit", "3", "--inference.canvas", "0", "--inference.square", "64", "--inference.plain", "true"])
+    report = json.loads((tmp_path / "run" / "eval-pascal-5i-0" / "report.json").read_text())
+    assert report["protocol"]["inference"]["plain"] is True
+    assert 0 <= report["scores"]["mIoU"] <= 100
+    assert "wrote" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unseen.backbones.archives import read_state_dict
-from unseen.errors import CheckpointError
+from unseen.errors import CheckpointError, SettingError
 
 Statistics = Literal["own", "released"]
 CITYSCAPES_MEAN, CITYSCAPES_STD = (0.29010095, 0.32808144, 0.28696394), (0.18295405, 0.18656561, 0.18447509)
@@ -74,6 +74,8 @@ class DenseBackbone(nn.Module, ABC):
 
     def fetch(self, source: str) -> dict[str, Tensor]:
         """The tensors a source holds."""
+        if source.startswith("timm:"):
+            raise SettingError(f"timm has no weights for this {type(self).__name__}; give a file of them as weights, or weights=null to start at random")
         return read_state_dict(Path(source))
 
     @abstractmethod
@@ -105,8 +107,8 @@ class _Residual(nn.Module):
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False), nn.GroupNorm(8, width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(8, width),
+            nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ class SmallBackbone(DenseBackbone):
 
     Args:
         embed_dim: D.
-        width: Channels inside; a multiple of 8.
+        width: Channels inside.
         dilations: Of its residual blocks.
     """
 
@@ -129,8 +131,8 @@ class SmallBackbone(DenseBackbone):
     def __init__(self, embed_dim: int, *, width: int = 64, dilations: Sequence[int] = (1, 2, 4, 1)) -> None:
         super().__init__((0.5,) * 3, (0.25,) * 3, whole=4)
         self.body = nn.Sequential(
-            nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False), nn.GroupNorm(4, width // 2), nn.ReLU(),
-            nn.Conv2d(width // 2, width, 3, stride=2, padding=1, bias=False), nn.GroupNorm(8, width), nn.ReLU(),
+            nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width // 2), nn.ReLU(),
+            nn.Conv2d(width // 2, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
             *(_Residual(width, dilation) for dilation in dilations),
         )  # fmt: skip
         self.head = nn.Conv2d(width, embed_dim, 1)
