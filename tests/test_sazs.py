@@ -340,6 +340,8 @@ def test_checkpoints_need_their_words(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "words have 32 numbers, those of doodles 128" in said(capsys, *command, "--clip", "doodles")
     assert "brings its own towers" in said(capsys, "convert", "esda", *command[2:], "--clip", "doodles")
     state = {key[6:]: value for key, value in golden("sazs_dpt_tiny")[0].items() if key.startswith("param.")}
+    with pytest.raises(SettingError, match="part of vit_sizes"):
+        from_state_dict("sazs", state, clip=words_only(), vision_heads=2)
     with pytest.raises(SettingError, match="holds no text tower"):
         from_state_dict("sazs", state)
     with pytest.raises(CheckpointError, match="blocks.1.mlp.fc2.bias is missing"):

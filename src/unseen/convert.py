@@ -109,13 +109,10 @@ def _esda(state: dict[str, Tensor]) -> dict[str, Any]:
 
 def _sazs(state: dict[str, Tensor]) -> dict[str, Any]:
     if "fc1.weight" in state:
-        channels = [state[f"base.{level}.0.{'conv2' if 3 <= level <= 6 else '0'}.weight"].shape[0] for level in (3, 4, 5, 6)]
-        outside = [state[f"base.{level}.0.weight"].shape[0] for level in (1, 2, 7, 8)]
-        stacked = [_layers(state, f"base.{level}.") for level in range(3, 7)]
-        plain = [-(-_layers(state, f"base.{level}.") // 3) for level in (1, 2, 7, 8)]  # convolution, norm, and a ReLU without tensors
-        return {
-            "backbone": "drn_d_105", "drn_layers": (*plain[:2], *stacked, *plain[2:]), "drn_channels": (*outside[:2], *channels, *outside[2:]),
-        }  # fmt: skip
+        first = {level: state[f"base.{level}.0.{'conv2.' if 3 <= level <= 6 else ''}weight"] for level in range(1, 9)}
+        parts = {level: _layers(state, f"base.{level}.") for level in first}
+        layers = [count if 3 <= level <= 6 else -(-count // 3) for level, count in parts.items()]  # convolution, norm, and a ReLU without tensors
+        return {"backbone": "drn_d_105", "drn_layers": tuple(layers), "drn_channels": tuple(len(weight) for weight in first.values())}
     hidden, width = state["pretrained.model.blocks.0.mlp.fc1.weight"].shape
     blocks = _layers(state, "pretrained.model.blocks.") // 2  # the features come from the middle one
     positions = state["pretrained.model.pos_embed"].shape[1] - 1
@@ -282,6 +279,8 @@ def _tower(method: str, state: dict[str, Tensor], sizes: dict[str, Any]) -> CLIP
         return _clip(state, towers, *heads)
     if not isinstance(given, CLIPText):
         raise SettingError(f"a checkpoint of {method} holds no text tower; give the one it was trained with as clip (ViT-B-32-quickgelu/openai)")
+    if heads != (None, None):
+        raise SettingError(f"a checkpoint of {method} holds no tower of CLIP whose heads could be told; leave them away, a ViT's own are part of vit_sizes")
     width = state[f"{RELEASED[method].mark}weight"].shape[1]
     if given.embed_dim != width:
         raise SettingError(
