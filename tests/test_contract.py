@@ -16,6 +16,7 @@ OPTIONS = {
     "zegclip": {"num_prompts": 3, "decoder_heads": 2},
     "clip_rc": {"num_prompts": 3, "decoder_heads": 2, "lattice": (2, 2)},
     "esda": {"text_blocks": (1,)},
+    "sazs": {"backbone": "small"},
     "edgeclip": {
         "stem": (8, 8, 16), "planes": (8, 8, 16), "blocks": (1, 1, 2), "strides": (2, 1, 2), "match_dim": 32, "train_backbone": "all", "norm": "batch",
     },

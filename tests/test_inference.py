@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from unseen.inference import fitted, label_maps, score_maps, window_starts
 from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.segmenter import Prediction, Segmenter, TextFeatures
-from unseen.settings import InferenceSettings
+from unseen.settings import InferenceChanges, InferenceSettings
 
 PATCH = 4
 
@@ -260,3 +261,26 @@ def test_a_tower_can_be_trained_on_after_it_predicted() -> None:
     labels = torch.zeros(1, 48, 48, dtype=torch.int64)
     segmenter.loss(segmenter(torch.rand(1, 3, 48, 48), text), labels)["total"].backward()
     assert segmenter.prompts.prompt_embeddings.grad is not None  # type: ignore[union-attr]
+
+
+def test_plain_squares_are_resized_once_and_without_antialiasing() -> None:
+    """SAZS's evaluation; a method whose maps cover more than the picture is resized in two steps, to cut the rim off."""
+    segmenter = create("naclip", tiny_clip()).eval()
+    images, text = torch.rand(1, 3, 50, 70), segmenter.encode_text(("tree", "car"))
+    plain = InferenceSettings(square=32, plain=True)
+    squashed = F.interpolate(images, (32, 32), mode="bilinear", align_corners=False)
+    assert torch.equal(fitted(images, plain), squashed)
+    assert not torch.equal(fitted(images, replace(plain, plain=False)), squashed)
+    direct = F.interpolate(segmenter(squashed, text).logits, (50, 70), mode="bilinear", align_corners=False)
+    assert torch.equal(label_maps(segmenter, images, text, plain).labels, direct.argmax(dim=1))
+    assert score_maps(segmenter, images, text, plain).shape == (1, 2, 4, 4)
+    assert score_maps(segmenter, images, text, replace(plain, square=30)).shape == (1, 2, 30, 30)
+
+
+def test_plain_needs_a_square_and_no_windows() -> None:
+    changed = InferenceChanges(canvas=0, square=64, plain=True).on(InferenceSettings(canvas=480))
+    assert (changed.square, changed.plain) == (64, True)
+    assert InferenceChanges(plain=False).on(changed).plain is False
+    for wrong in (InferenceSettings(), InferenceSettings(square=64, window=32)):
+        with pytest.raises(SettingError, match="plain is a way to take whole pictures as squares"):
+            InferenceChanges(plain=True).on(wrong)

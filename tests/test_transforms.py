@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unseen.data.transforms import PhotometricDistortion, TrainTransform
+from conftest import golden
+from unseen.data.transforms import PhotometricDistortion, TrainTransform, turned, zoomed
 from unseen.labels import IGNORE, PADDING
 from unseen.settings import TransformSettings
 
@@ -277,3 +278,35 @@ def test_blur_softens_edges_half_of_the_time() -> None:
     image[:, :, 10:] = 200
     blurred = [len(transform(image, torch.zeros(20, 20, dtype=torch.int64))[0].unique()) > 2 for _ in range(40)]
     assert 10 < sum(blurred) < 30
+
+
+def test_turning_and_zooming_as_released_by_sazs() -> None:
+    """Fixture sazs_transforms: every pixel."""
+    tensors, _ = golden("sazs_transforms")
+    image, labels = tensors["image"].permute(2, 0, 1), tensors["label"].long()
+    results = {"rot7": turned(image, labels, 7), "scale0.7": zoomed(image, labels, 0.7), "scale1.4": zoomed(image, labels, 1.4)}
+    for name, (picture, map_) in results.items():
+        assert torch.equal(picture.permute(1, 2, 0), tensors[f"{name}.image"]), name
+        assert torch.equal(map_, tensors[f"{name}.label"].long()), name
+    plain_crop = TrainTransform(TransformSettings(resize=None, crop=48, flip=0.0, photometric=False, max_class_share=None))
+    found = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        picture, map_ = plain_crop(image, labels)
+        found.append(torch.equal(picture.permute(1, 2, 0), tensors["crop48_x3.image"]) and torch.equal(map_, tensors["crop48_x3.label"].long()))
+    assert any(found)  # one place in nine
+    flip = TrainTransform(TransformSettings(resize=None, crop=None, flip=1.0, photometric=False))
+    assert torch.equal(flip(image, labels)[0].permute(1, 2, 0), tensors["flip.image"])
+
+
+def test_every_picture_is_turned_by_whole_degrees_before_it_is_zoomed() -> None:
+    image, labels = torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8), torch.randint(0, 5, (40, 56))
+    transform = TrainTransform(TransformSettings(resize=None, pillow=True, rotate=3.0, zoom=(1.0, 1.0), crop=None, flip=0.0, photometric=False))
+    allowed, met = [turned(image, labels, angle) for angle in range(-3, 4)], set()
+    for seed in range(30):
+        torch.manual_seed(seed)
+        picture, map_ = transform(image, labels)
+        same = [i for i, (one, other) in enumerate(allowed) if torch.equal(picture, one) and torch.equal(map_, other)]
+        assert len(same) == 1
+        met.add(same[0])
+    assert met == set(range(7))

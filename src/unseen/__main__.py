@@ -255,19 +255,20 @@ def _keep_scores(folder: Path, benchmark: str, scores: dict[str, Any]) -> None:
 
 def convert_(
     method: str, file: Path, out: Path | None = None, benchmark: str | None = None, regime: Regime = "inductive", options: dict[str, Any] | None = None,
-    vision_heads: int | None = None, text_heads: int | None = None,
+    clip: str | None = None, vision_heads: int | None = None, text_heads: int | None = None,
 ) -> None:  # fmt: skip
     """Turn a published checkpoint into a run folder for evaluate and segment; says what became of every tensor.
 
     The file is read as data: nothing in it is executed.
 
     Args:
-        method: zegclip, clip_rc, esda or edgeclip.
-        file: The checkpoint: mmcv's .pth of ZegCLIP and CLIP-RC, or ESDA's.
+        method: zegclip, clip_rc, esda, sazs or edgeclip.
+        file: The checkpoint: mmcv's .pth of ZegCLIP and CLIP-RC, or that of the method's own code.
         out: Run folder, runs/METHOD-published-BENCHMARK by default; written only if every tensor has its place.
         benchmark: What it was trained on (needed): its words, seen words and windows; folds as pascal-5i/0.
         regime: How it was trained; words of inductive runs are lowered by γ at test time.
         options: Options of the method, in place of the recipe's: --options.NAME VALUE.
+        clip: The text tower, where the checkpoint holds none: SAZS, ViT-B-32-quickgelu/openai by default.
         vision_heads: Heads of the image tower; one for every 64 channels by default.
         text_heads: Heads of the text tower; likewise.
     """
@@ -276,7 +277,9 @@ def convert_(
     if benchmark is None:
         raise SettingError("a checkpoint does not say what it was trained on; give --benchmark voc, coco-stuff, context, pascal-5i/0, ...")
     folder = out or api.run_folder(f"{method}-published", benchmark)
-    report = api.convert(method, file, folder, benchmark=benchmark, regime=regime, vision_heads=vision_heads, text_heads=text_heads, **(options or {}))
+    report = api.convert(
+        method, file, folder, benchmark=benchmark, regime=regime, clip=clip, vision_heads=vision_heads, text_heads=text_heads, **(options or {})
+    )
     print("\n".join(report.lines()))
     if report.problem:
         raise CheckpointError(f"{file} does not fit {method} ({report.problem}); nothing was written: is it one of another size or version?")

@@ -40,7 +40,7 @@ from unseen.checkpoints import (
     save_tower,
     versions,
 )  # fmt: skip
-from unseen.convert import Report, read_sizes, translate
+from unseen.convert import RELEASED, Report, read_sizes, translate
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError, VocabularyError
 from unseen.files import find_images, read_image, replacing, write_labels, write_text
@@ -55,6 +55,8 @@ from unseen.spectral import SpectralSettings
 from unseen.training import STATE, fit
 from unseen.visualize import overlay, palette, segments_sheet
 
+PUBLISHED_TOWER = "ViT-B-32-quickgelu/openai"
+"""Whose words SAZS was trained with."""
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 
 
@@ -267,20 +269,21 @@ def train(
 
 
 def convert(
-    method: str, file: Path, out: Path, *, benchmark: str, regime: Regime = "inductive", vision_heads: int | None = None,
+    method: str, file: Path, out: Path, *, benchmark: str, regime: Regime = "inductive", clip: str | None = None, vision_heads: int | None = None,
     text_heads: int | None = None, **options: Any,
 ) -> Report:  # fmt: skip
-    """A published checkpoint of ZegCLIP, CLIP-RC, ESDA or EdgeCLIP as a run folder that evaluates as the released code does.
+    """A published checkpoint of ZegCLIP, CLIP-RC, ESDA, SAZS or EdgeCLIP as a run folder that evaluates as the released code does.
 
     The file is read as data: nothing in it runs. Sizes follow from the shapes; words, seen words, sentences and windows from the benchmark, the
     other options from the method's recipe for it.
 
     Args:
-        method: "zegclip", "clip_rc", "esda" or "edgeclip".
+        method: "zegclip", "clip_rc", "esda", "sazs" or "edgeclip".
         file: The checkpoint.
         out: Run folder; written only if every tensor has its place.
         benchmark: What it was trained on; folds as "pascal-5i/0".
         regime: How it was trained.
+        clip: The tower, where the checkpoint holds none (SAZS): its method's published one by default.
         vision_heads: Heads of the image tower; one for every 64 channels by default.
         text_heads: Heads of the text tower; likewise.
         options: Options of the method, in place of the recipe's.
@@ -297,25 +300,32 @@ def convert(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingError(f"{out} is there already and not empty; choose another --out, or remove it")
     state = read_state_dict(file)
+    separate = method in RELEASED and RELEASED[method].towers is None
+    if clip is not None and not separate:
+        raise SettingError(f"a checkpoint of {method} brings its own towers; leave --clip away")
     found = recipe(method, benchmark, regime).get("model", {}).get("options", {})
-    heads = {name: count for name, count in (("vision_heads", vision_heads), ("text_heads", text_heads)) if count is not None}
+    told: dict[str, Any] = {name: count for name, count in (("vision_heads", vision_heads), ("text_heads", text_heads)) if count is not None}
+    if separate:
+        read_sizes(method, state)  # before a tower is fetched
+        told["clip"] = known(method).cls.load_tower(clip or PUBLISHED_TOWER)
     try:
         chosen = {**found, **read_sizes(method, state), **options}
-        segmenter, report = translate(method, state, **heads, **chosen)
+        segmenter, report = translate(method, state, **told, **chosen)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
     if segmenter.kind == "binary" and bench.episodes is None:
         raise SettingError(f"{method} was trained on folds, one word at a time; give --benchmark pascal-5i/0, or the fold it was trained on")
     if report.problem is None:
         run = Run(
-            model=ModelSettings(method, TOWER, True, chosen), benchmark=bench.name, vocabulary=bench.vocabulary,
+            model=ModelSettings(method, segmenter.clip.source if separate else TOWER, True, chosen), benchmark=bench.name, vocabulary=bench.vocabulary,
             seen=bench.vocabulary if regime == "supervised" else bench.seen, inference=bench.inference,
             train={"regime": regime, "converted_from": file.name}, versions=versions(), tower=fingerprint(segmenter.clip),
         )  # fmt: skip
         whole = out.with_name(f".{out.name}-unfinished")
         shutil.rmtree(whole, ignore_errors=True)
         try:
-            save_tower(whole, segmenter.clip)
+            if not separate:
+                save_tower(whole, segmenter.clip)
             save_run(whole, segmenter, run)
             whole.replace(out)  # which may be there if it is empty
         finally:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unseen.backbones.clip import CLIPText, build_clip, build_text, config_from_shapes, text_config_from_shapes
-from unseen.errors import CheckpointError
+from unseen.errors import CheckpointError, SettingError
 from unseen.methods import create
 from unseen.segmenter import TextSegmenter
 
@@ -65,14 +65,14 @@ class Released:
 
     Attributes:
         mark: Start of a name that no other method's checkpoint has.
-        towers: Prefixes of image and text tower; None where there is no image tower, or an idle one.
+        towers: Prefixes of image and text tower; None for an image tower that is not there or idle; None for both where the text tower has to be given.
         names: Patterns of names and what they become, the first that fits whole.
-        dead: Pattern of tensors without influence.
+        dead: Pattern of tensors without influence. `LAST` stands for the number of the decoder's last layer, `USED` for those of the image blocks that count.
         options: Options of the method, read off shapes.
     """
 
     mark: str
-    towers: tuple[str | None, str]
+    towers: tuple[str | None, str] | None
     names: Names
     dead: str
     options: Callable[[dict[str, Tensor]], dict[str, Any]]
@@ -114,6 +114,18 @@ def _edgeclip(state: dict[str, Tensor]) -> dict[str, Any]:
         "stem": tuple(len(own[f"backbone.conv1.{i}.weight"]) for i in (0, 3, 6)), "planes": tuple(len(own[f"{stage}0.conv1.weight"]) for stage in stages),
         "blocks": tuple(_layers(own, stage) for stage in stages), "match_dim": len(own["project.0.weight"]),
     }  # fmt: skip
+
+
+def _sazs(state: dict[str, Tensor]) -> dict[str, Any]:
+    if "fc1.weight" in state:
+        first = {level: state[f"base.{level}.0.{'conv2.' if 3 <= level <= 6 else ''}weight"] for level in range(1, 9)}
+        parts = {level: _layers(state, f"base.{level}.") for level in first}
+        layers = [count if 3 <= level <= 6 else -(-count // 3) for level, count in parts.items()]  # convolution, norm, and a ReLU without tensors
+        return {"backbone": "drn_d_105", "drn_layers": tuple(layers), "drn_channels": tuple(len(weight) for weight in first.values())}
+    hidden, width = state["pretrained.model.blocks.0.mlp.fc1.weight"].shape
+    blocks = _layers(state, "pretrained.model.blocks.") // 2  # the features come from the middle one
+    positions = state["pretrained.model.pos_embed"].shape[1] - 1
+    return {"backbone": "vit_large", "vit_sizes": (width, blocks, max(1, width // 64), hidden, round(positions**0.5))}
 
 
 _MMSEG: Names = (
@@ -186,6 +198,21 @@ RELEASED: dict[str, Released] = {
         r"model\.(visual\..*|logit_scale)|down_supp\..*",
         _edgeclip,
     ),
+    "sazs": Released(
+        "edgeocr_cls_head.",
+        None,
+        (
+            (r"edgeocr_cls_head\.(.*)", r"edge_head.\1"),
+            (r"pretrained\.model\.patch_embed\.proj\.(.*)", r"backbone.patch_embed.\1"),
+            (r"pretrained\.model\.(.*)", r"backbone.\1"),
+            (r"pretrained\.act_postprocess2\.0\.project\.0\.(.*)", r"backbone.readout.\1"),
+            (r"pretrained\.act_postprocess2\.3\.(.*)", r"backbone.project.\1"),
+            (r"pretrained\.act_postprocess2\.4\.(.*)", r"backbone.upsample.\1"),
+            (r"((base|pool\d_conv|pool\d_bn|fc1|fc1_bn)\..*)", r"backbone.\1"),
+        ),
+        r"pretrained\.model\.(blocks\.(?!(?:USED)\.)\d+|norm|head)\..*|pretrained\.act_postprocess[134]\..*|scratch\..*|fc2\..*|up\..*",
+        _sazs,
+    ),
 }
 
 
@@ -195,8 +222,8 @@ def from_state_dict(method: str, state: dict[str, Tensor], **sizes: Any) -> Text
     Args:
         method: Key of `RELEASED`.
         state: Tensors under the released names.
-        sizes: What shapes do not tell: `vision_heads`, `text_heads` (64 channels each by default), and any option of the method, such as
-            `decoder_heads`.
+        sizes: What shapes do not tell: `vision_heads`, `text_heads` (64 channels each by default), `clip`, the text half of a CLIP, where the
+            checkpoint holds none (SAZS), and any option of the method, such as `decoder_heads`.
 
     Raises:
         CheckpointError: The checkpoint of another method, or a tensor that is missing, unknown, of another shape or not finite.
@@ -230,17 +257,19 @@ def translate(method: str, state: dict[str, Tensor], **sizes: Any) -> tuple[Text
 
     Raises:
         CheckpointError: The checkpoint of another method, or of none.
+        SettingError: A text tower that is missing, is too many, or of another width.
     """
     read = read_sizes(method, state)
     released = RELEASED[method]
-    clip = _clip(state, released.towers, sizes.pop("vision_heads", None), sizes.pop("text_heads", None))
+    clip = _tower(method, state, sizes)
     segmenter = create(method, clip, published=True, **{**read, **sizes})
     report, own, ours = Report(), segmenter.state_dict(), {}
     last = str(read.get("decoder_layers", 0) - 1)
+    dead = released.dead.replace("LAST", last).replace("USED", "|".join(map(str, range(read.get("vit_sizes", (0, 0))[1]))))
     for name, tensor in state.items():
         place = renamed(name, released.names, last)
         idle = "recovery_decoder." in name and not any(key.startswith("recovery.") for key in own)  # of a weight of 0
-        if idle or re.fullmatch(released.dead.replace("LAST", last), name):
+        if idle or re.fullmatch(dead, name):
             report.dead.append(name)
         elif place not in own:
             report.unknown.append(name)
@@ -250,7 +279,8 @@ def translate(method: str, state: dict[str, Tensor], **sizes: Any) -> tuple[Text
         else:
             (report.loaded if bool(torch.isfinite(tensor).all()) else report.not_finite).append(name)
             ours[place] = tensor.float()
-    report.missing = sorted(own.keys() - ours.keys())
+    brought = own.keys() if released.towers is not None else segmenter.trainable_state().keys()
+    report.missing = sorted(brought - ours.keys())
     segmenter.load_state_dict(ours, strict=False)
     return segmenter.eval(), report
 
@@ -262,6 +292,26 @@ def renamed(name: str, names: Names, last: str) -> str:
         if found:
             return found.expand(target)
     return name
+
+
+def _tower(method: str, state: dict[str, Tensor], sizes: dict[str, Any]) -> CLIPText:
+    """The tower the method stands on, from the checkpoint or given among `sizes`, out of which what concerns it is taken."""
+    towers, given = RELEASED[method].towers, sizes.pop("clip", None)
+    heads = sizes.pop("vision_heads", None), sizes.pop("text_heads", None)
+    if towers is not None:
+        if given is not None:
+            raise SettingError(f"a checkpoint of {method} brings its own towers; leave clip away")
+        return _clip(state, towers, *heads)
+    if not isinstance(given, CLIPText):
+        raise SettingError(f"a checkpoint of {method} holds no text tower; give the one it was trained with as clip (ViT-B-32-quickgelu/openai)")
+    if heads != (None, None):
+        raise SettingError(f"a checkpoint of {method} holds no tower of CLIP whose heads could be told; leave them away, a ViT's own are part of vit_sizes")
+    width = state[f"{RELEASED[method].mark}weight"].shape[1]
+    if given.embed_dim != width:
+        raise SettingError(
+            f"the checkpoint's words have {width} numbers, those of {given.source or 'the tower'} {given.embed_dim}; give the tower it was trained with"
+        )
+    return given
 
 
 def _clip(state: dict[str, Tensor], towers: tuple[str | None, str], vision_heads: int | None, text_heads: int | None) -> CLIPText:

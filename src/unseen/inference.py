@@ -42,7 +42,7 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def fitted(images: Tensor, settings: InferenceSettings) -> Tensor:
-    """Pictures (B, 3, H, W) in 0..1 at the size the settings ask for: bilinear, with anti-aliasing except on the canvas."""
+    """Pictures (B, 3, H, W) in 0..1 at the size the settings ask for: bilinear, with anti-aliasing except on the canvas and where it is left out."""
     h, w = images.shape[-2:]
     if settings.canvas is not None:
         side = settings.canvas
@@ -58,6 +58,8 @@ def fitted(images: Tensor, settings: InferenceSettings) -> Tensor:
         size = (h, w)
     if size == (h, w):
         return images
+    if settings.plain:
+        return F.interpolate(images, size, mode="bilinear", align_corners=False)
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
 
 
@@ -87,7 +89,7 @@ def ask(segmenter: Segmenter, images: Tensor, text: TextFeatures, *, words_at_on
 
 @torch.no_grad()
 def score_maps(segmenter: Segmenter, images: Tensor, text: TextFeatures, settings: InferenceSettings, seen: Sequence[int] | None = None) -> Tensor:
-    """Scores (B, K, h, w) at the size the pictures are resized to; where windows overlap, their mean.
+    """Scores (B, K, h, w) at the size the pictures are resized to, "plain" ones as small as the method gives them; where windows overlap, their mean.
 
     Args:
         segmenter: Any method, in eval mode.
@@ -99,7 +101,9 @@ def score_maps(segmenter: Segmenter, images: Tensor, text: TextFeatures, setting
     images = fitted(images / 255 if images.dtype == torch.uint8 else images, settings)
     size = (images.shape[-2], images.shape[-1])
     if settings.window is None:
-        return segmenter.scores(ask(segmenter, images, text).resized(size), seen)
+        prediction = ask(segmenter, images, text)
+        whole = settings.plain and prediction.covers == size  # a filled-up rim would have to be cut off at the larger size
+        return segmenter.scores(prediction.logits.float() if whole else prediction.resized(size), seen)
     window, stride = settings.window, settings.stride or settings.window
     if not 0 < stride <= window:
         raise SettingError(f"windows of {window} pixels with a stride of {stride} leave gaps; give a stride of 1 to {window}")

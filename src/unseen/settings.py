@@ -31,6 +31,7 @@ class InferenceSettings:
         short_side: Resize so that the shorter side has this many pixels; None leaves the picture as it is.
         square: Instead, squash the picture to a square of this side (HSNet's evaluation).
         canvas: Instead, fit it into a black square of this side (BAM's and ESDA's evaluation).
+        plain: Squash without anti-aliasing, and bring the score maps to the picture's size at once (SAZS's evaluation).
         window: Side of the square sliding window in pixels; None takes the whole picture at once.
         stride: Step of the window in pixels; the last one is moved back to the border.
         window_batch: Windows computed at a time.
@@ -44,6 +45,7 @@ class InferenceSettings:
     short_side: int | None = None
     square: int | None = None
     canvas: int | None = None
+    plain: bool = False
     window: int | None = None
     stride: int | None = None
     window_batch: int = 8
@@ -64,6 +66,8 @@ class InferenceSettings:
         given = [name for name in ("short_side", "square", "canvas") if getattr(self, name) is not None]
         if len(given) > 1:
             raise SettingError(f"--inference.{given[0]} and --inference.{given[1]} exclude each other; set one of them to 0")
+        if self.plain and (self.square is None or self.window is not None):
+            raise SettingError("--inference.plain is a way to take whole pictures as squares; give --inference.square, and set --inference.window to 0")
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class InferenceChanges:
         short_side: Pixels of the shorter side; 0 leaves the picture as it is.
         square: Side of the square the picture is squashed to instead; 0 for none.
         canvas: Side of the black square the picture is fitted into instead; 0 for none.
+        plain: Squash without anti-aliasing, and bring the score maps to the picture's size at once.
         window: Side of the sliding window in pixels; 0 takes the whole picture at once.
         stride: Step of the window in pixels.
         window_batch: Windows computed at a time.
@@ -87,6 +92,7 @@ class InferenceChanges:
     short_side: int | None = None
     square: int | None = None
     canvas: int | None = None
+    plain: bool | None = None
     window: int | None = None
     stride: int | None = None
     window_batch: int | None = None
@@ -107,7 +113,8 @@ class InferenceChanges:
             value = given[name]
             if value < 0 or (value == 0 and name in ("stride", "window_batch")):
                 raise SettingError(f"--inference.{name} is {value}; give {'at least 1' if name in ('stride', 'window_batch') else '0 or more'}")
-        changed: dict[str, Any] = {name: value if name in ("segments_threshold", "segments_count") else value or None for name, value in given.items()}
+        kept = ("segments_threshold", "segments_count", "plain")  # whose nothing is not None
+        changed: dict[str, Any] = {name: value if name in kept else value or None for name, value in given.items()}
         return replace(base, **changed)
 
 
@@ -119,9 +126,12 @@ class TransformSettings:
         resize: (long, short) box the picture is fitted into, keeping its ratio, before the random scale; None keeps its size.
         scale: Range of the random factor on that box.
         crop: Side of the square crop; smaller pictures are filled up at the bottom and right.
-        max_class_share: Crops of one class, or whose largest class holds this share of the labelled pixels or more, are drawn again, up to ten times.
+        max_class_share: Crops of one class, or whose largest class holds this share of the labelled pixels or more, are drawn again, up to ten times;
+            None takes every crop.
         zoom: Range of a random factor on the picture's own size, where it is not resized.
         rotate: Half of the time, turn by up to so many degrees, filling the corners up.
+        pillow: Turn and zoom as DRN's and SAZS's code does: every picture is turned first, by whole degrees, its corners filled with its mirror
+            image; then zoomed, with the Lanczos filter below 1 and a bicubic one above.
         blur: Half of the time, blur with a Gaussian of 5 pixels.
         min_positives: Methods with one word a picture: crops that keep less than this share of the word's pixels are drawn again, up to
             thirty times.
@@ -133,9 +143,10 @@ class TransformSettings:
     resize: tuple[int, int] | None = (2048, 512)
     scale: tuple[float, float] = (0.5, 2.0)
     crop: int | None = 512
-    max_class_share: float = 0.75
+    max_class_share: float | None = 0.75
     zoom: tuple[float, float] | None = None
     rotate: float = 0.0
+    pillow: bool = False
     blur: bool = False
     min_positives: float = 0.0
     centre: bool = False

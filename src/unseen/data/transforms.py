@@ -6,7 +6,9 @@ seed for every sample, so a sample's augmentation depends on seed, step and plac
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
@@ -43,6 +45,39 @@ class PhotometricDistortion:
         return image
 
 
+def mirrored(image: Tensor) -> Tensor:
+    """A picture (3, H, W) continued by its mirror image to (3, 3H, 3W), the edge itself repeated below and on the right only (released DRN and SAZS)."""
+    for axis in (1, 2):
+        size = image.shape[axis]
+        ahead = torch.arange(size, 0, -1).clamp(max=size - 1)
+        image = image.index_select(axis, torch.cat([ahead, torch.arange(size), torch.arange(size - 1, -1, -1)]))
+    return image
+
+
+def turned(image: Tensor, labels: Tensor, angle: float) -> tuple[Tensor, Tensor]:
+    """A pair turned by `angle` degrees to the left: the picture with its corners `mirrored`, the labels with void ones."""
+    h, w = labels.shape
+    large, box = _to_pillow(mirrored(image)).rotate(angle, Image.Resampling.BILINEAR), (w, h, 2 * w, 2 * h)
+    map_ = Image.fromarray(torch.nn.functional.pad(labels, (w, w, h, h), value=IGNORE).to(torch.uint8).numpy())
+    return _from_pillow(large.crop(box)), _from_pillow(map_.rotate(angle, Image.Resampling.NEAREST, fillcolor=IGNORE).crop(box))
+
+
+def zoomed(image: Tensor, labels: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """A pair at `factor` times its size, rounded down: the picture by the Lanczos filter below 1, else bicubic, the labels by the nearest pixel."""
+    size = max(1, int(factor * labels.shape[1])), max(1, int(factor * labels.shape[0]))
+    small = _to_pillow(image).resize(size, Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.BICUBIC)
+    return _from_pillow(small), _from_pillow(Image.fromarray(labels.to(torch.uint8).numpy()).resize(size, Image.Resampling.NEAREST))
+
+
+def _to_pillow(image: Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def _from_pillow(image: Image.Image) -> Tensor:
+    values = torch.from_numpy(np.array(image))
+    return values.permute(2, 0, 1).contiguous() if values.ndim == 3 else values.long()
+
+
 class TrainTransform:
     """Random scale, crop with a guard against one-class crops, flip, photometric distortion, filling up.
 
@@ -59,18 +94,22 @@ class TrainTransform:
 
     def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(3, H, W) uint8 and (H, W) int64 to a training pair of the crop's size."""
-        pair = tv_tensors.Image(image), tv_tensors.Mask(labels)
         settings = self.settings
+        if settings.pillow:
+            largest = int(settings.rotate)
+            image, labels = turned(image, labels, int(torch.randint(-largest, largest + 1, ())))
+            image, labels = zoomed(image, labels, _uniform(*(settings.zoom or (1.0, 1.0))))
+        pair = tv_tensors.Image(image), tv_tensors.Mask(labels)
         if settings.resize is not None:
             pair = self._scale(*pair, _uniform(*settings.scale))
-        elif settings.zoom is not None:
+        elif settings.zoom is not None and not settings.pillow:
             factor = _uniform(*settings.zoom)
             size = [max(1, int(side * factor + 0.5)) for side in pair[1].shape]
             pair = TF.resize(pair[0], size), TF.resize(pair[1], size)
-        if settings.rotate and torch.rand(()) < 0.5:
+        if settings.rotate and not settings.pillow and torch.rand(()) < 0.5:
             angle, fill = _uniform(-settings.rotate, settings.rotate), self.fill.flatten().tolist()
-            turned = TF.rotate(pair[0], angle, InterpolationMode.BILINEAR, fill=fill), TF.rotate(pair[1][None], angle, fill=self.fill_label)[0]
-            pair = tv_tensors.Image(turned[0]), tv_tensors.Mask(turned[1])
+            rotated = TF.rotate(pair[0], angle, InterpolationMode.BILINEAR, fill=fill), TF.rotate(pair[1][None], angle, fill=self.fill_label)[0]
+            pair = tv_tensors.Image(rotated[0]), tv_tensors.Mask(rotated[1])
         if settings.blur and torch.rand(()) < 0.5:
             pair = TF.gaussian_blur(pair[0], [5, 5]), pair[1]
         if settings.crop is not None and settings.centre:
@@ -110,6 +149,8 @@ class TrainTransform:
                 if (part == 1).sum() >= wanted:
                     break
                 continue
+            if self.settings.max_class_share is None:
+                break
             counts = part[part != IGNORE].bincount()
             if (counts > 0).sum() > 1 and counts.max() < self.settings.max_class_share * counts.sum():
                 break

@@ -13,6 +13,7 @@ from unseen.errors import SettingError
 from unseen.methods.clip_rc import CLIPRC
 from unseen.methods.edgeclip import EdgeCLIP
 from unseen.methods.esda import ESDA
+from unseen.methods.sazs import SAZS
 from unseen.methods.training_free import TrainingFree
 from unseen.methods.zegclip import ZegCLIP
 from unseen.segmenter import TextSegmenter
@@ -36,6 +37,7 @@ METHODS: dict[str, Method] = {
     "zegclip": Method(ZegCLIP, "visual prompts and a relationship descriptor; train on seen classes"),
     "clip_rc": Method(CLIPRC, "ZegCLIP with regions: words ask once a region, queries and patches attend both ways"),
     "esda": Method(ESDA, "one word at a time: the word as class token, rank-2 adapters, prior maps"),
+    "sazs": Method(SAZS, "one word at a time: a trained backbone whose pixels meet CLIP's words, with edges as a guide"),
     "edgeclip": Method(EdgeCLIP, "one word at a time: prototypes from the word, refined by a ResNet's features in two rounds; contour loss"),
 }
 
