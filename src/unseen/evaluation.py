@@ -331,8 +331,7 @@ def choose_threshold(
 ) -> dict[float, float]:  # fmt: skip
     """What each threshold of `unseen.inference.agreement` gives on training pictures and seen words alone: mIoU in percent.
 
-    Unseen words are not asked for, and their pixels not counted (in folds they are background, as in training). The best threshold is the one to use;
-    1 changes nothing.
+    Unseen words are not asked for, and their pixels not counted. The best threshold is the one to use; 1 changes nothing.
 
     Args:
         segmenter: Any method, in eval mode.
@@ -345,13 +344,14 @@ def choose_threshold(
         progress: Show a progress bar.
     """
     source, data, seen = segments_of(segmenter, inference), benchmark.data("train", root), benchmark.seen_ids
-    words, place = text.select(seen), rank_of(seen)
+    words, place, hidden = text.select(seen), rank_of(seen), torch.tensor(benchmark.unseen_ids)
     folds = benchmark.episodes is not None
     matrices, counts = [ConfusionMatrix(len(seen)) for _ in thresholds], [EpisodeCounts(len(seen)) for _ in thresholds]
     chosen = np.unique(np.linspace(0, len(data) - 1, min(pictures, len(data))).round().astype(int)).tolist()
     for index in track(chosen, description="threshold of agreement", transient=True, disable=not progress):
         sample = data[index]
         image, truth = sample.image.unsqueeze(0).to(segmenter.device), place[sample.labels]
+        known = torch.where(torch.isin(sample.labels, hidden), IGNORE, sample.labels)
         parts = source(image, [sample.name])
         claims = [agreement(parts, each) for each in thresholds]
         present = [int(word) for word in torch.unique(truth) if word != IGNORE]
@@ -359,7 +359,7 @@ def choose_threshold(
             for word in present:
                 mask = foreground(segmenter, image, words, word, inference)[0]
                 for mine, count in zip(claims, counts, strict=True):
-                    count.update(settled_mask(mask, mine).cpu(), _asked(sample.labels, seen[word]), word)
+                    count.update(settled_mask(mask, mine).cpu(), _asked(known, seen[word]), word)
             continue
         scores = score_maps(segmenter, image, words, inference)
         labels = best_words(scores, (image.shape[-2], image.shape[-1]), inference)
@@ -367,7 +367,7 @@ def choose_threshold(
             maps = settled(labels, mine, scores, inference)[0].cpu()
             matrix.update(maps, truth)
             for word in present if folds else ():
-                count.update(maps == word, _asked(sample.labels, seen[word]), word)
+                count.update(maps == word, _asked(known, seen[word]), word)
     everything = list(range(len(seen)))
     found = [count.summary(everything)["mIoU"] for count in counts] if folds else [matrix.summary(everything, [])["mIoU"] for matrix in matrices]
     return dict(zip(thresholds, found, strict=True))
