@@ -175,18 +175,19 @@ def paired(listed: Sequence[tuple[str, int]], locate: Callable[[str], Pair], sou
         raise DataError(f"{source} is empty; restore the list")
     numbers: dict[str, int] = {}
     pairs: list[Pair] = []
-    episodes = []
+    episodes, missing = [], []
     for name, class_id in listed:
         if class_id not in classes:
             raise DataError(f"{source} asks for class {class_id + 1} in {name}, which does not belong in this list; restore it")
         if name not in numbers:
             pair = locate(name)
-            missing = next((path for path in (pair.image, pair.labels) if not path.is_file()), None)
-            if missing is not None:
-                raise DataError(f"{source} names {name}, but {missing} is not there; complete the data set, or take the line out of the list")
+            missing += [path for path in (pair.image, pair.labels) if not path.is_file()]
             numbers[name] = len(pairs)
             pairs.append(pair)
         episodes.append(Episode(numbers[name], class_id))
+    if missing:
+        more = f", nor are {len(missing) - 1} more files it names" if len(missing) > 1 else ""
+        raise DataError(f"{source} names {missing[0].stem}, but {missing[0]} is not there{more}; complete the data set, or take the lines out of the list")
     return pairs, episodes
 
 
