@@ -376,7 +376,7 @@ def choose_threshold(
         progress: Show a progress bar.
     """
     source, data, seen = segments_of(segmenter, inference), benchmark.data("train", root), benchmark.seen_ids
-    words, place, hidden = text.select(seen), rank_of(seen, size=len(benchmark.vocabulary) + 4), label_of(torch.tensor(benchmark.unseen_ids))
+    words, place, hidden = text.select(seen), rank_of(seen, size=max(256, len(benchmark.vocabulary) + 4)), label_of(torch.tensor(benchmark.unseen_ids))
     folds = benchmark.episodes is not None
     matrices, counts = [ConfusionMatrix(len(seen)) for _ in thresholds], [EpisodeCounts(len(seen)) for _ in thresholds]
     chosen = np.unique(np.linspace(0, len(data) - 1, min(pictures, len(data))).round().astype(int)).tolist()
