@@ -49,7 +49,13 @@ def test_splits_part_the_vocabulary(name: str) -> None:
     benchmark = get_benchmark(name)
     assert benchmark.name == name
     assert set(benchmark.unseen) <= set(benchmark.vocabulary)
-    sizes = {"coco-stuff": (156, 15), "context": (49, 10), "context-60": (50, 10), "coco-20i": (60, 20)}
+    sizes = {
+        "coco-stuff": (156, 15), "context": (49, 10), "context-60": (50, 10), "coco-20i": (60, 20), "context-60-threshold": (49, 10),
+        "ade20k-150": (150, 0), "ade20k-847": (847, 0), "cityscapes": (19, 0),
+    }  # fmt: skip
+    if benchmark.base in ("voc-zs3", "context-zs3"):
+        count = int(name.partition("/")[2])
+        sizes[benchmark.base] = ((21 if benchmark.base == "voc-zs3" else 60) - count, count)
     assert (len(benchmark.seen_ids), len(benchmark.unseen_ids)) == sizes.get(benchmark.base, (15, 5))
     assert sorted(benchmark.seen_ids + benchmark.unseen_ids) == list(range(len(benchmark.vocabulary)))
     assert len(set(benchmark.vocabulary)) == len(benchmark.vocabulary)

@@ -343,7 +343,7 @@ def test_bad_words(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "'tree' is in the list twice" in said(capsys, "segment", str(photo), "--words", "tree,fish,tree", *out)
     assert "reads at most 77" in said(capsys, "segment", str(photo), "--words", "tree " * 90, *out)
     assert "word 2" in said(capsys, "segment", str(photo), "--words", "tree,,fish", *out)
-    assert "at most 254" in said(capsys, "segment", str(photo), "--words", ",".join(f"w{i}" for i in range(255)), *out)
+    assert "at most 253" in said(capsys, "segment", str(photo), "--words", ",".join(f"w{i}" for i in range(254)), *out)
     assert not (tmp_path / "out").exists()
 
 
@@ -392,7 +392,7 @@ def test_bad_values(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[s
         ("evaluate naclip --inference.window abc", "--inference.window is 'abc'; give a whole number"),
         ("segment a.jpg --words cat --threshold high", "--threshold is 'high'; give a number"),
         ("segment a.jpg", "the following arguments are required: words; --help says more"),
-        ("", "say what to do: list, pretrain, train, evaluate, convert, segment, eigenvectors, demo; --help says more"),
+        ("", "say what to do: list, check, pretrain, train, evaluate, convert, segment, eigenvectors, demo; --help says more"),
     ],
 )
 def test_the_parser_answers_in_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,16 +18,22 @@ SMALL = {"zegclip": {"decoder_heads": 2}, "clip_rc": {"decoder_heads": 2}, "esda
 TRAINABLE = [name for name, method in METHODS.items() if method.cls.trainable]
 
 
+def own_folder(folder: Path) -> Path:
+    (folder / "classes.txt").write_text("cat\n")
+    return folder
+
+
 @pytest.mark.parametrize("method", TRAINABLE)
-def test_every_section_is_a_benchmark_and_fits_the_method(method: str) -> None:
+def test_every_section_is_a_benchmark_and_fits_the_method(method: str, tmp_path: Path) -> None:
     sections = yaml.safe_load((resources.files("unseen") / "recipes" / f"{method}.yaml").read_text(encoding="utf-8"))
     assert "doodles" in sections
-    known = {bench.base for bench in BENCHMARKS.values()}
+    known = {bench.base for bench in BENCHMARKS.values()} | {"own"}
     for section in sections:
         base, _, regime = section.partition("/")
         assert base in known
         assert regime in ("", "transductive", "supervised")
-        model, train = settings(method, base, regime=regime or "inductive")
+        model, train = settings(method, str(own_folder(tmp_path)) if base == "own" else base, regime=regime or "inductive")
+        assert model.clip == sections[base]["model"]["clip"]
         options = {name: value for name, value in model.options.items() if name not in ("text_blocks", "decoder_heads")}
         with torch.device("meta" if method == "sazs" else "cpu"):  # whose backbones are large
             create(method, tiny_clip(), **options, **SMALL.get(method, {}))

@@ -11,7 +11,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -36,7 +36,7 @@ def list_(what: str = "all") -> None:
     from rich.table import Table
 
     from unseen.backbones.clip import TEMPLATES, known_sources
-    from unseen.data.benchmarks import BENCHMARKS
+    from unseen.data.benchmarks import families
     from unseen.methods import METHODS
 
     tables: dict[str, tuple[tuple[str, ...], list[tuple[str, ...]]]] = {
@@ -44,8 +44,8 @@ def list_(what: str = "all") -> None:
         "benchmarks": (
             ("benchmark", "words", "unseen", "what it is"),
             [
-                (b.base + ("/0..3" if b.episodes else ""), str(len(b.vocabulary)), f"{len(b.unseen)}{' a fold' if b.episodes else ''}", b.summary)
-                for n, b in BENCHMARKS.items() if not b.episodes or n.endswith("/0")
+                (name, str(len(parts[0].vocabulary)), _range(len(part.unseen) for part in parts) + (" a fold" if parts[0].episodes else ""), parts[0].summary)
+                for name, parts in families().items()
             ],
         ),
         "templates": (("templates", "sentences", "first"), [(n, str(len(t)), t[0]) for n, t in TEMPLATES.items()]),
@@ -93,7 +93,7 @@ def train_(
 
     Args:
         method: A trainable method of `unseen list`.
-        benchmark: A benchmark of `unseen list`; folds as pascal-5i/0.
+        benchmark: A benchmark of `unseen list`, folds as pascal-5i/0; or a folder of your own (images/, labels/, classes.txt; `unseen check`).
         root: Where its data lie.
         out: Run folder; runs/METHOD-BENCHMARK by default.
         clip: Tower: "doodles", ARCHITECTURE/TAG of open_clip, or a weight file; the recipe's, if it names one.
@@ -123,7 +123,7 @@ def evaluate(
 
     Args:
         models: Methods without training of `unseen list`, or run folders.
-        benchmark: A benchmark of `unseen list`; a run's own by default. For methods without training, a name without fold means all folds.
+        benchmark: A benchmark of `unseen list`, or a folder of your own; a run's own by default. Without training, a name without fold means all folds.
         root: Where its data lie.
         out: Folder for the report; RUN/eval-BENCHMARK or runs/METHOD-BENCHMARK by default.
         clip: Tower of a method without training.
@@ -132,7 +132,7 @@ def evaluate(
         inference: Single values of size and windows to change; a run on its own benchmark keeps its own, all else the benchmark's.
         text_embeddings: A .npy file (words, D) to use instead of the text tower.
         limit: Only the first so many pictures, or episodes.
-        threshold: Pixels whose best word is less confident get no word.
+        threshold: Pixels whose best word is less confident (0..1) get no word: the background, where that is scored so (voc-21).
         lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
         episodes: How the pairs of a fold are drawn: "all" of HSNet's list once, or 1000 as "hsnet", "sazs" or "bam" (ESDA: seed 923) draw them.
         seeds: Of drawn episodes, one evaluation each.
@@ -143,7 +143,7 @@ def evaluate(
         released_counts: Count void pixels of folds into unions, as the released SAZS does.
     """
     from unseen.api import build, device_named, resolve, run_folder, sentences
-    from unseen.data.benchmarks import folds_of, get_benchmark
+    from unseen.data.benchmarks import BENCHMARKS, folds_of, get_benchmark
     from unseen.evaluation import EpisodeReport, Report, print_episodes, print_reports
     from unseen.evaluation import choose_threshold as scores_of_thresholds
     from unseen.evaluation import evaluate as run_evaluation
@@ -162,7 +162,9 @@ def evaluate(
         raise SettingError("--out is one folder, but there are several reports to write; leave it away, or evaluate one at a time")
     for model, settings, run, name in asked:
         folder, bench = Path(model), get_benchmark(name, lists)
-        own = run is not None and bench.name == run.benchmark
+        # A folder of one's own may have moved since, and is known by its words.
+        moved = run is not None and bench.folder is not None and run.benchmark not in BENCHMARKS and bench.vocabulary == run.vocabulary
+        own = run is not None and (bench.name == run.benchmark or moved)
         if bench.episodes is not None and threshold is not None:
             raise SettingError("--threshold has no meaning in folds, where a pixel is the word's or not; leave it away")
         if bench.episodes is None and episodes != "all":
@@ -183,7 +185,7 @@ def evaluate(
             size = replace(size, segments_threshold=max(tried, key=lambda each: (tried[each], each)))
             about["threshold_chosen"] = {"pictures": choose_threshold, "mIoU_seen": {str(each): round(score, 4) for each, score in tried.items()}}
             print(f"threshold {size.segments_threshold}, from mIoU of seen words in training: " + "  ".join(f"{each} {tried[each]:.1f}" for each in tried))
-        place = out or (folder / f"eval-{bench.name.replace('/', '-')}" if run else run_folder(model, bench.name))
+        place = out or (folder / f"eval-{bench.slug}" if run else run_folder(model, bench.name))
         title = run.model.method if run else model
         if run and sum(other is not None and (other.model.method, fold) == (title, name) for _, _, other, fold in asked) > 1:
             title = f"{title} ({folder})"
@@ -227,6 +229,7 @@ def evaluate(
                     workers=workers,
                     about=about,
                     oracle=oracle,
+                    trained=None if own else run,
                 )
             ]
             made[0].save(place)
@@ -361,7 +364,7 @@ def eigenvectors_(
     --inference.segments agreement --inference.segments_dir DIR in evaluate and segment.
 
     Args:
-        source: A benchmark of `unseen list`, or a folder of pictures.
+        source: A benchmark of `unseen list`, a folder of your own data (with classes.txt), or a folder of pictures.
         out: Folder to write to.
         root: Where the benchmark's data lie.
         split: Of the benchmark: "train" or "val".
@@ -401,13 +404,46 @@ def demo(out: Path = Path("demo"), seed: int = 0, steps: int | None = None, limi
     run_demo(out, *settings("zegclip", "doodles", seed=seed, devices="1", **({"steps": steps} if steps else {})), limit=limit)
 
 
+def check(source: str, root: Path | None = None, out: Path | None = None, samples: int = 8, lists: Path | None = None) -> None:
+    """Look at every file of a data set before any training; exit code 2 if anything would stop or spoil it.
+
+    Reports ids that are not on the list, classes never labelled, sizes that differ, label maps saved as JPEG or colours, a background that shifts
+    every id, pictures of validation in training, missing partners and unreadable files. Writes check.json and sheet.png, some labelled pictures
+    to look at.
+
+    Args:
+        source: A folder of your own (images/, labels/, classes.txt), or a benchmark of `unseen list`.
+        root: Where the benchmark's data lie.
+        out: Folder to write to; runs/check-NAME by default.
+        samples: Pictures on the sheet.
+        lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
+    """
+    if samples < 1:
+        raise SettingError(f"--samples is {samples}; give at least 1")
+    from unseen.check import check as look
+    from unseen.check import print_checked
+
+    checked = look(source, root=root, lists=lists)
+    folder = out or Path("runs") / f"check-{checked.benchmark.slug}"
+    drawn = checked.save(folder, samples)
+    print_checked(checked)
+    print(f"wrote {folder / 'check.json'}" + (f" and {folder / 'sheet.png'}: look whether colours and words fit" if drawn else ""))
+    if checked.errors:
+        raise SystemExit(2)
+
+
 VERBS: dict[str, Callable[..., None]] = {
-    "list": list_, "pretrain": pretrain, "train": train_, "evaluate": evaluate, "convert": convert_, "segment": segment_,
+    "list": list_, "check": check, "pretrain": pretrain, "train": train_, "evaluate": evaluate, "convert": convert_, "segment": segment_,
     "eigenvectors": eigenvectors_, "demo": demo,
 }  # fmt: skip
 
 
 # --------------------------------------------------------------------- helpers
+
+
+def _range(counts: Iterable[int]) -> str:
+    low, high = min(found := list(counts)), max(found)
+    return str(low) if low == high else f"{low}..{high}"
 
 
 POSITIONALS: dict[str, tuple[str, dict[str, Any]]] = {

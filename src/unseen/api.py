@@ -45,12 +45,12 @@ from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError, VocabularyError
 from unseen.files import find_images, read_image, replacing, write_labels, write_text
 from unseen.inference import Claims, agreement, label_maps, segments_of
-from unseen.labels import IGNORE
+from unseen.labels import IGNORE, ORDINARY
 from unseen.methods import METHODS, create, known
 from unseen.recipes import recipe
 from unseen.segmenter import TextFeatures, TextSegmenter, stored_text, stored_width
 from unseen.segments import extract
-from unseen.settings import InferenceChanges, InferenceSettings, ModelSettings, Regime, TrainSettings
+from unseen.settings import InferenceChanges, InferenceSettings, ModelSettings, Regime, TrainSettings, is_own
 from unseen.spectral import SpectralSettings
 from unseen.training import STATE, fit
 from unseen.visualize import overlay, palette, segments_sheet
@@ -124,12 +124,12 @@ class Predictor:
         """Encode words once, for many pictures.
 
         Raises:
-            VocabularyError: No words, too many (more than 254), a repeated one, one that is too long.
+            VocabularyError: No words, too many (more than 253), a repeated one, one that is too long.
         """
         if isinstance(names, str):
             raise VocabularyError(f"the words are one string, {names!r}; give a list of words")
-        if len(names) > IGNORE - 1:
-            raise VocabularyError(f"{len(names)} words are more than a label map with 8 bits holds; give at most {IGNORE - 1}")
+        if len(names) > ORDINARY:
+            raise VocabularyError(f"{len(names)} words are more than a label map with 8 bits holds; give at most {ORDINARY}")
         return _words(self.segmenter, names, self.run, self.folder).to(self.segmenter.device)
 
     def segment(self, image: Picture, names: Sequence[str], *, threshold: float | None = None) -> Segmentation:
@@ -214,7 +214,7 @@ def train(
     Args:
         model: Method, tower and options.
         settings: How to train.
-        benchmark: Name of a benchmark.
+        benchmark: Name of a benchmark, or a folder of your own data.
         out: Run folder; runs/METHOD-BENCHMARK by default.
         root: Where the benchmark's data lie.
         lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
@@ -342,7 +342,7 @@ def eigenvectors(
     Pictures whose eigenvectors lie in the folder already are left as they are, so a stopped run goes on where it was.
 
     Args:
-        source: Name of a benchmark, or a folder of pictures.
+        source: A benchmark, by name or folder, or a folder of pictures.
         out: Folder to write to.
         root: Where the benchmark's data lie.
         split: Of the benchmark: "train" or "val".
@@ -364,7 +364,7 @@ def eigenvectors(
     if split not in ("train", "val"):
         raise SettingError(f"there is no split called {split!r}; choose train or val")
     how = settings or SpectralSettings()
-    if Path(source).is_dir():
+    if Path(source).is_dir() and not is_own(source):
         files = find_images([Path(source)])
         if out.resolve() == Path(source).resolve():
             raise DataError(f"the eigenvectors would be written among the pictures of {source}; choose another folder with --out")
@@ -372,9 +372,10 @@ def eigenvectors(
         def read(index: int) -> tuple[str, Tensor]:
             return files[index].stem, torch.from_numpy(read_image(files[index], upright=True)).permute(2, 0, 1)
 
-        count = len(files)
+        count, title = len(files), Path(source).name
     else:
-        data = get_benchmark(source, lists).data(split, root)
+        bench = get_benchmark(source, lists)
+        data, title = bench.data(split, root), bench.title
 
         def read(index: int) -> tuple[str, Tensor]:
             sample = data[index]
@@ -394,7 +395,7 @@ def eigenvectors(
     if rows:
         line = f"{how.count} eigenvectors of the keys of {features}; segment 0 is the constant one; a segment and its complement are one cut"
         with replacing(out / "sheet.png") as beside:
-            segments_sheet(rows, title=f"Spectral segments of {Path(source).name if Path(source).is_dir() else source}", subtitle=line).save(beside)
+            segments_sheet(rows, title=f"Spectral segments of {title}", subtitle=line).save(beside)
     return fresh, count - fresh
 
 
@@ -405,8 +406,9 @@ def sentences(method: str, benchmark: Benchmark) -> dict[str, Any]:
 
 
 def run_folder(model: str, benchmark: str) -> Path:
-    """Where results go when nothing else is said: runs/MODEL-BENCHMARK, folds as runs/MODEL-BENCHMARK-FOLD."""
-    return Path("runs") / f"{model}-{benchmark.replace('/', '-')}"
+    """Where results go when nothing else is said: runs/MODEL-BENCHMARK, folds as runs/MODEL-BENCHMARK-FOLD, folders by their own name."""
+    own = Path(benchmark).resolve().name if is_own(benchmark) else None
+    return Path("runs") / f"{model}-{own or benchmark.replace('/', '-')}"
 
 
 def _check_folder(folder: Path, resume: bool) -> None:

@@ -17,19 +17,23 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from unseen.checkpoints import fingerprint, versions
+from unseen.checkpoints import Run, fingerprint, versions
 from unseen.data.benchmarks import Benchmark
+from unseen.data.classes import met_in
 from unseen.data.datasets import Sample
 from unseen.data.episodes import Draw
 from unseen.errors import DataError, SettingError
 from unseen.files import replacing, write_text
 from unseen.inference import Claim, Claims, agreement, best_words, foreground, label_maps, overlaps, score_maps, segments_of, settled, settled_mask
-from unseen.labels import IGNORE, rank_of
+from unseen.labels import BACKGROUND, IGNORE, label_of, rank_of
 from unseen.metrics import ConfusionMatrix, EpisodeCounts, episode_counts
 from unseen.segmenter import Segmenter, TextFeatures, TextSegmenter
 from unseen.segments import Segments
 from unseen.settings import InferenceSettings
 from unseen.visualize import Row, sheet
+
+MAPS_AT_ONCE = 16 * 171
+"""Score maps held at a time: of a batch of COCO-Stuff's pictures."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,9 @@ class Report:
         matrix: All labelled pixels.
         pixels: Labelled pixels, counted on the labels alone.
         pictures: How many.
-        protocol: Words, windows, templates, options, seed, versions.
+        protocol: Words, background, windows, templates, options, seed, versions.
         rows: Some pictures with truth and prediction.
+        met: The words that a run trained on another benchmark has met there with masks; None where that is not the question.
     """
 
     title: str
@@ -53,15 +58,27 @@ class Report:
     pictures: int
     protocol: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
+    met: tuple[str, ...] | None = None
 
     @property
     def scores(self) -> dict[str, float]:
-        """The protocol's numbers, in percent."""
-        return self.matrix.summary(self.benchmark.seen_ids, self.benchmark.unseen_ids)
+        """The protocol's numbers, in percent; across data sets also mIoU_met and mIoU_new, over the words met in training and the others."""
+        found = self.matrix.summary(self.benchmark.seen_ids, self.benchmark.unseen_ids)
+        if self.met is not None:
+            iou, met = self.matrix.iou[: len(self.benchmark.vocabulary)], torch.tensor([name in self.met for name in self.benchmark.vocabulary])
+            found |= {"mIoU_met": 100 * iou[met].nanmean().item(), "mIoU_new": 100 * iou[~met].nanmean().item()}
+        return found
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The numbers that tables and sheets show, and their heads."""
+        heads = {"pAcc": "pAcc", **({} if self.benchmark.unseen and self.benchmark.background != "threshold" else {"mIoU": "mIoU"})}
+        heads |= {"mIoU_S": "mIoU seen", "mIoU_U": "mIoU unseen", "hIoU": "hIoU"} if self.benchmark.unseen else {"mAcc": "mAcc"}
+        return heads | ({} if self.met is None else {"mIoU_met": "mIoU met in training", "mIoU_new": "mIoU new"})
 
     def as_dict(self) -> dict[str, Any]:
         """The whole report as JSON types; numbers that do not exist are null."""
-        names = self.benchmark.vocabulary
+        names = self.benchmark.judged
         return {
             "model": self.title,
             "benchmark": self.benchmark.name,
@@ -78,12 +95,9 @@ class Report:
         write_text(folder / "report.json", json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
         if self.rows:
             scores = self.scores
-            words = {"pAcc": "pAcc", "mIoU_S": "mIoU seen", "mIoU_U": "mIoU unseen", "hIoU": "hIoU"}
-            line = "   ".join(f"{word} {scores[name]:.1f}" for name, word in words.items() if not math.isnan(scores[name]))
+            line = "   ".join(f"{word} {scores[name]:.1f}" for name, word in self.shown.items() if not math.isnan(scores[name]))
             line += "   (grey: not labelled, not scored)"
-            picture = sheet(
-                self.rows, self.benchmark.vocabulary, self.benchmark.unseen, title=f"{self.title} on {self.benchmark.name}", subtitle=line, across=2
-            )
+            picture = sheet(self.rows, self.benchmark.judged, self.benchmark.unseen, title=f"{self.title} on {self.benchmark.title}", subtitle=line, across=2)
             with replacing(folder / "sheet.png") as beside:
                 picture.save(beside)
 
@@ -91,7 +105,7 @@ class Report:
 def evaluate(
     segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, *, title: str, inference: InferenceSettings,
     seen: Sequence[int] | None = None, limit: int | None = None, threshold: float | None = None, batch_size: int = 16,
-    workers: int = 0, shown: int = 8, progress: bool = True, oracle: bool = False,
+    workers: int = 0, shown: int = 8, progress: bool = True, oracle: bool = False, trained: Run | None = None,
     about: dict[str, Any] | None = None,
 ) -> Report:  # fmt: skip
     """Score a segmenter on a benchmark's validation pictures.
@@ -105,19 +119,30 @@ def evaluate(
         inference: Size and windows.
         seen: Ids trained on, for methods that lower their scores; None if none or all were.
         limit: Only the first so many pictures; the report says so.
-        threshold: Background policy (`unseen.inference.label_maps`).
-        batch_size: Most pictures of one size computed together.
+        threshold: Pixels whose best word is less confident get no word (`unseen.inference.label_maps`): an error, or the background where that is scored so.
+        batch_size: Most pictures of one size computed together, with large vocabularies fewer.
         workers: Processes that read pictures.
         shown: Pictures kept for the sheet, spread over the set.
         progress: Show a progress bar.
         oracle: Let the labels choose between a word's mask and the eigen-segments (`oracle_claims`); the report says so.
+        trained: The run, where it was trained on another benchmark: the report says which words it has met there.
         about: What else the report should say of the model.
+
+    Raises:
+        SettingError: A background that is scored by a threshold, and none is given.
     """
+    scored = benchmark.background == "threshold"
+    if scored and threshold is None:
+        raise SettingError(f"{benchmark.title} scores the background, which is where no word is confident; say how confident with --threshold (0 to 1)")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise SettingError(f"--threshold is {threshold}; give a confidence between 0 and 1")
+    background = label_of(torch.tensor(len(benchmark.vocabulary)))
+    batch_size = max(1, min(batch_size, MAPS_AT_ONCE // len(benchmark.vocabulary)))
     segments = _segments(segmenter, inference, oracle)
     data = benchmark.data("val", root)
     count = len(data) if limit is None else min(limit, len(data))
     wanted = {round(i * (count - 1) / max(1, shown - 1)) for i in range(min(shown, count))} if shown else set()
-    matrix, pixels, rows, done = ConfusionMatrix(len(benchmark.vocabulary)), 0, [], 0
+    matrix, pixels, rows, done = ConfusionMatrix(len(benchmark.judged)), 0, [], 0
     loader = DataLoader(Subset(data, range(count)), batch_size=None, num_workers=workers, collate_fn=cast(Any, _as_it_is))
     samples = track(loader, description=title, total=count, transient=True, disable=not progress)
     for images, labels, names in _same_size(samples, batch_size):
@@ -125,18 +150,24 @@ def evaluate(
         claims: Claims | None = None
         if segments is not None:
             found = segments(images, names)
-            claims = oracle_claims(found, labels.to(found.device)) if oracle else agreement(found, inference.segments_threshold)
+            words = torch.where(labels == BACKGROUND, IGNORE, labels).to(found.device)
+            claims = oracle_claims(found, words) if oracle else agreement(found, inference.segments_threshold)
         maps = label_maps(segmenter, images, text, inference, seen=seen, threshold=threshold, claims=claims).labels.cpu()
+        if scored:
+            labels, maps = torch.where(labels == BACKGROUND, background, labels), torch.where(maps == IGNORE, background, maps)
         matrix.update(maps, labels)
         pixels += int((labels != IGNORE).sum())
         for image, truth, guess in zip(images, labels, maps, strict=True):
             if done in wanted:
-                rows.append(Row(image.permute(1, 2, 0).cpu().numpy(), truth.numpy().astype(np.uint8), {"prediction": guess.numpy().astype(np.uint8)}))
+                rows.append(Row(image.permute(1, 2, 0).cpu().numpy(), truth.numpy(), {"prediction": guess.numpy()}))
             done += 1
+    met = None if trained is None else tuple(met_in(trained.seen, benchmark.vocabulary))
     protocol = {
         **benchmark.protocol,
         "vocabulary": list(text.names),
         "unseen": list(benchmark.unseen),
+        "trained_on": None if trained is None or met is None else {"benchmark": trained.benchmark, "words": len(trained.seen), "met": list(met)},
+        "background": benchmark.background,
         "inference": asdict(inference),
         "threshold": threshold,
         "calibrated": seen is not None,
@@ -147,7 +178,7 @@ def evaluate(
         **(about or {}),
         "versions": versions(),
     }
-    return Report(_marked(title, oracle), benchmark, matrix, pixels, count, protocol, rows)
+    return Report(_marked(title, oracle), benchmark, matrix, pixels, count, protocol, rows, met)
 
 
 @dataclass(frozen=True)
@@ -265,6 +296,7 @@ def evaluate_episodes(
         **benchmark.protocol,
         "vocabulary": list(text.names),
         "unseen": list(benchmark.unseen),
+        "background": benchmark.background,
         "inference": asdict(inference),
         "draw": how,
         "seed": None if how == "all" else seed,
@@ -344,7 +376,7 @@ def choose_threshold(
         progress: Show a progress bar.
     """
     source, data, seen = segments_of(segmenter, inference), benchmark.data("train", root), benchmark.seen_ids
-    words, place, hidden = text.select(seen), rank_of(seen), torch.tensor(benchmark.unseen_ids)
+    words, place, hidden = text.select(seen), rank_of(seen, size=max(256, len(benchmark.vocabulary) + 4)), label_of(torch.tensor(benchmark.unseen_ids))
     folds = benchmark.episodes is not None
     matrices, counts = [ConfusionMatrix(len(seen)) for _ in thresholds], [EpisodeCounts(len(seen)) for _ in thresholds]
     chosen = np.unique(np.linspace(0, len(data) - 1, min(pictures, len(data))).round().astype(int)).tolist()
@@ -428,24 +460,25 @@ def _spread(values: Sequence[float]) -> str:
 
 def print_reports(reports: Sequence[Report]) -> None:
     """A table of reports on one benchmark on the screen; with a single one, a second table of IoU by class."""
-    names = {"pAcc": "pAcc", "mIoU_S": "mIoU seen", "mIoU_U": "mIoU unseen", "hIoU": "hIoU"}
-    bench = reports[0].benchmark
-    table = Table(
-        "model",
-        *names.values(),
-        title=f"{bench.name}: {len(bench.seen_ids)} seen, {len(bench.unseen_ids)} unseen words, {reports[0].pictures} pictures (%)",
-        title_justify="left",
-    )
+    bench, names = reports[0].benchmark, {name: head for report in reports for name, head in report.shown.items()}
+    words = f"{len(bench.seen_ids)} seen, {len(bench.unseen_ids)} unseen words" if bench.unseen else f"{len(bench.vocabulary)} words"
+    if bench.background == "threshold":
+        words += " and the background"
+    table = Table("model", *names.values(), title=f"{bench.title}: {words}, {reports[0].pictures} pictures (%)", title_justify="left")
     for report in reports:
-        table.add_row(report.title, *(_shown(report.scores[name]) for name in names))
+        table.add_row(report.title, *(_shown(report.scores.get(name, math.nan)) for name in names))
     console = Console()
     console.print(table)
     if len(reports) == 1:
         iou = reports[0].matrix.iou.tolist()
         console.print(
             "IoU: "
-            + "  ".join(f"{name}{' (unseen)' if name in bench.unseen else ''} {_shown(100 * value)}" for name, value in zip(bench.vocabulary, iou, strict=True))
+            + "  ".join(f"{name}{' (unseen)' if name in bench.unseen else ''} {_shown(100 * value)}" for name, value in zip(bench.judged, iou, strict=True))
         )
+        if reports[0].met is not None:
+            trained = reports[0].protocol["trained_on"]
+            line = f"{len(reports[0].met)} of the {len(bench.vocabulary)} words were met with masks in training on {Path(trained['benchmark']).name}"
+            console.print(f"{line}; report.json names them")
 
 
 def _shown(value: float) -> str:

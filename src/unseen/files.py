@@ -74,14 +74,24 @@ def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
         raise DataError(f"the picture {path} cannot be read ({_short(error)}); replace the file or leave it out") from error
 
 
-def read_labels(path: Path) -> NDArray[np.uint8]:
-    """The ids of a label PNG, grey or palette, as (H, W) uint8: palette indices are read as they are, never as colours.
+LOSSY = ("JPEG", "MPO", "WEBP")
+"""Formats that do not keep ids."""
+
+
+def read_labels(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The ids of a label map (H, W): uint8 of a grey or palette PNG, uint16 of a grey PNG or TIFF with 16 bits.
+
+    Palette indices are read as they are, never as colours.
 
     Raises:
-        DataError: Missing, not readable, or stored as colours.
+        DataError: Missing, not readable, stored as colours, or with a loss.
     """
     try:
         with Image.open(path) as image:
+            if image.format in LOSSY:
+                raise DataError(f"the label map {path} is a {image.format}, which blurs ids into their neighbours; make it again as a PNG, from the ids")
+            if image.mode in ("I;16", "I;16B"):
+                return np.array(image).astype(np.uint16)
             if image.mode not in ("L", "P", "1"):
                 raise DataError(f"the label map {path} is stored as {image.mode} colours; save class ids as an 8-bit grey or palette PNG")
             if image.mode == "L" and path.suffix.lower() == ".png" and _bit_depth(path) not in (1, 8):

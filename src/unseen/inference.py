@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from unseen.backbones.vit import clip_keys, load_keys
 from unseen.errors import DataError, SettingError
-from unseen.labels import IGNORE
+from unseen.labels import IGNORE, label_of, place_of
 from unseen.segmenter import ClipSegmenter, Prediction, Segmenter, TextFeatures
 from unseen.segments import Segments
 from unseen.settings import InferenceSettings
@@ -27,7 +27,7 @@ class LabelMaps:
     """Label maps of a batch of pictures.
 
     Attributes:
-        labels: (B, H, W) int64, the index of the best word; 255 where the background policy says that no word fits.
+        labels: (B, H, W) int64, the label of the best word (its place in the list, `unseen.labels`); 255 where the background policy says that no word fits.
         confidence: (B, H, W) float32 in 0..1, of the best word, computed at the size of the score maps and then resized.
     """
 
@@ -154,7 +154,7 @@ def label_maps(
 
 
 def best_words(scores: Tensor, size: tuple[int, int], settings: InferenceSettings, words_at_once: int = 32) -> Tensor:
-    """The column with the highest score (B, K, h, w) of every pixel of pictures of `size`, (B, H, W) int64."""
+    """The label (`unseen.labels`) of the word with the highest score (B, K, h, w) at every pixel of pictures of `size`, (B, H, W) int64."""
     best: Tensor | None = None
     labels = torch.zeros(len(scores), *size, dtype=torch.int64, device=scores.device)
     for first in range(0, scores.shape[1], words_at_once):
@@ -165,7 +165,7 @@ def best_words(scores: Tensor, size: tuple[int, int], settings: InferenceSetting
         else:
             labels = torch.where(top > best, index + first, labels)
             best = torch.maximum(top, best)
-    return labels
+    return label_of(labels)
 
 
 @torch.no_grad()
@@ -183,7 +183,7 @@ class Claim:
     """A mask that takes the place of a word's own.
 
     Attributes:
-        word: Column of the word.
+        word: Its label.
         strength: Of two claims on a pixel the stronger wins.
         mask: (H, W) bool.
     """
@@ -265,10 +265,11 @@ def settled(labels: Tensor, claims: Claims, scores: Tensor, settings: InferenceS
     for i, mine in enumerate(labels):
         found = sorted(claims(i, mine), key=lambda claim: claim.strength)
         claimed = [claim.word for claim in found]
-        rest = [word for word in range(scores.shape[1]) if word not in claimed]
-        if found and rest:
+        words = label_of(torch.arange(scores.shape[1], device=mine.device))
+        rest = torch.isin(words, mine.new_tensor(claimed), invert=True)
+        if found and rest.any():
             others = best_words(scores[i : i + 1, rest], (mine.shape[0], mine.shape[1]), settings, words_at_once)[0]
-            mine = torch.where(torch.isin(mine, mine.new_tensor(claimed)), mine.new_tensor(rest)[others], mine)
+            mine = torch.where(torch.isin(mine, mine.new_tensor(claimed)), words[rest][place_of(others)], mine)
         for claim in found:
             mine = torch.where(claim.mask, claim.word, mine)
         maps.append(mine)

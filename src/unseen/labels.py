@@ -1,11 +1,20 @@
-"""The one ignore value and the arithmetic of label maps, used on both sides of the contract (data and model)."""
+"""The special values and the arithmetic of label maps, used on both sides of the contract (data and model).
+
+A label is the place of its word in the vocabulary. Three values mean something else: 253, 254 and 255. Vocabularies of more than 253 words go on
+behind them: word 253 has the label 256 (`label_of`), so that maps of smaller ones are what an 8-bit PNG holds, and 255 is void everywhere.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Labels = TypeVar("Labels", Tensor, NDArray[np.integer[Any]])
 
 IGNORE = 255
 """Pixels with this label are void: no metric counts them, and no corrected loss does."""
@@ -17,6 +26,19 @@ BACKGROUND = 253
 PADDING = 254
 """Labels of pixels a crop was filled up with, where they must stay distinct from void ones; becomes 255 before any loss."""
 
+ORDINARY = 253
+"""So many words have labels that are their places; the most a method can be trained on, and a label map with 8 bits holds."""
+
+
+def label_of(places: Tensor) -> Tensor:
+    """The labels of words, from their places in the vocabulary: those from 253 on move up by three, past the special values."""
+    return torch.where(places >= ORDINARY, places + 3, places)
+
+
+def place_of(labels: Labels) -> Labels:
+    """The places in the vocabulary of labels, none of which is special: `label_of`, undone."""
+    return labels - 3 * (labels > IGNORE)
+
 
 def reduce_zero_label(labels: Tensor) -> Tensor:
     """Remove the background of a label map stored as 0 = background, 1..C = classes: 0 and 255 become 255, v becomes v - 1."""
@@ -24,7 +46,13 @@ def reduce_zero_label(labels: Tensor) -> Tensor:
 
 
 def rank_of(classes: Sequence[int], *, size: int = 256) -> Tensor:
-    """A (size,) int64 table from class id to its place in `classes`; every other id maps to 255."""
-    table = torch.full((size,), IGNORE, dtype=torch.int64)
-    table[torch.as_tensor(classes, dtype=torch.int64)] = torch.arange(len(classes))
+    """A table (int64) from label to the label of its word's place in `classes`; every other label maps to 255.
+
+    Args:
+        classes: Places in the vocabulary.
+        size: Least length of the table.
+    """
+    labels = label_of(torch.as_tensor(classes, dtype=torch.int64))
+    table = torch.full((max(size, int(labels.max()) + 1 if len(labels) else 0),), IGNORE, dtype=torch.int64)
+    table[labels] = label_of(torch.arange(len(labels)))
     return table

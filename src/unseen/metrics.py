@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unseen.labels import IGNORE
+from unseen.labels import IGNORE, ORDINARY, place_of
 
 
 class ConfusionMatrix:
@@ -24,7 +24,7 @@ class ConfusionMatrix:
         self.counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
 
     def update(self, prediction: Tensor, labels: Tensor) -> None:
-        """Add pictures: predictions and labels of equal shape, ids or 255. Pixels labelled 255 are not counted.
+        """Add pictures: predictions and labels (`unseen.labels`) of equal shape. Pixels labelled 255 are not counted.
 
         Raises:
             ValueError: Shapes differ, or an id lies outside the vocabulary.
@@ -33,8 +33,11 @@ class ConfusionMatrix:
             raise ValueError(f"prediction {tuple(prediction.shape)} and labels {tuple(labels.shape)} differ in shape")
         known = labels != IGNORE
         truth, guess = labels[known].long(), prediction[known].long()
-        inside = (truth >= 0) & (truth < self.num_classes) & (guess >= 0) & ((guess < self.num_classes) | (guess == IGNORE))
-        guess = torch.where(guess == IGNORE, self.num_classes, guess)
+        none = guess == IGNORE
+        if self.num_classes > ORDINARY:
+            truth, guess = place_of(truth), place_of(guess)
+        inside = (truth >= 0) & (truth < self.num_classes) & (guess >= 0) & ((guess < self.num_classes) | none)
+        guess = torch.where(none, self.num_classes, guess)
         if not inside.all():
             raise ValueError(f"an id lies outside 0..{self.num_classes - 1}")
         width = self.num_classes + 1

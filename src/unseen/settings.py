@@ -6,6 +6,7 @@ Nothing heavy is imported here, so `--help` answers at once.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from unseen.errors import SettingError
@@ -17,6 +18,11 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in nested.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out
+
+
+def is_own(benchmark: str) -> bool:
+    """Whether a benchmark's name is that of a folder of one's own data: one that holds classes.txt (`unseen.data.own`)."""
+    return (Path(benchmark) / "classes.txt").is_file()
 
 
 Regime = Literal["inductive", "transductive", "supervised"]

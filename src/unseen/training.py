@@ -26,7 +26,7 @@ from unseen.data.benchmarks import Benchmark
 from unseen.data.datasets import Sample, SegmentationSet
 from unseen.data.transforms import TrainTransform
 from unseen.errors import DataError, SettingError
-from unseen.labels import BACKGROUND, IGNORE, PADDING, rank_of
+from unseen.labels import BACKGROUND, IGNORE, ORDINARY, PADDING, rank_of
 from unseen.segmenter import ClipSegmenter, Prediction, Segmenter, TextFeatures
 from unseen.settings import Regime, TrainSettings
 
@@ -341,6 +341,9 @@ def fit(
     """
     if not segmenter.trainable:
         raise SettingError(f"this method ({type(segmenter).__name__}) has nothing to train; evaluate it or segment with it as it is")
+    if len(benchmark.vocabulary) > ORDINARY:
+        count = len(benchmark.vocabulary)
+        raise SettingError(f"{benchmark.title} has {count} words, and a method can be trained on {ORDINARY}; train on another one and evaluate on this")
     transductive = settings.regime == "transductive" and settings.pseudo_label_void
     mean = tuple((255 * segmenter.clip.mean).flatten().tolist()) if isinstance(segmenter, ClipSegmenter) else (0.0, 0.0, 0.0)
     transform = TrainTransform(settings.transforms, fill=mean, fill_label=PADDING if transductive else IGNORE)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from unseen.labels import IGNORE
+from unseen.labels import IGNORE, ORDINARY, place_of
 
 Colour = tuple[int, int, int]
 PAPER, INK, FAINT, ACCENT = (255, 255, 255), (28, 30, 34), (110, 116, 125), (196, 58, 32)
@@ -32,8 +32,9 @@ def colours(count: int) -> list[Colour]:
 
 
 def palette(count: int) -> list[Colour]:
-    """256 colours for an indexed PNG: `colours` for the words, black for everything else."""
-    return [*colours(count), *[(0, 0, 0)] * (256 - count)]
+    """A colour for every label, at least 256, for tables and indexed PNGs: `colours` for the words, black for everything else."""
+    found = colours(count)
+    return [*found[:ORDINARY], *[(0, 0, 0)] * (256 - min(count, ORDINARY)), *found[ORDINARY:]]
 
 
 def paint(image: NDArray[np.uint8], labels: NDArray[Any], count: int, *, strength: float = 0.7) -> NDArray[np.uint8]:
@@ -167,7 +168,7 @@ def sheet(
     for index, row in enumerate(rows):
         top, left = head + index // across * (cell + gap), index % across * (block + 2 * gap) + gap
         scored = (row.truth != IGNORE) | everywhere
-        present |= {int(i) for shown in (row.truth, *row.predictions.values()) for i in np.unique(shown[scored])} - {IGNORE}
+        present |= {int(place_of(i)) for shown in (row.truth, *row.predictions.values()) for i in np.unique(shown[scored]) if i != IGNORE}
         shown = [row.image, paint(row.image, row.truth, len(names))]
         shown += [paint(row.image, np.where(scored, p, IGNORE), len(names)) for p in row.predictions.values()]
         for place, pixels in enumerate(shown):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 VOC = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 """PASCAL VOC without background; the value in a mask is the place in this list plus one."""
+
+VOC_ZS3 = ("cow", "motorbike", "aeroplane", "sofa", "cat", "tvmonitor", "train", "bottle", "chair", "pottedplant")
+"""The classes that ZS3's nested splits of VOC hide, in pairs."""
 
 COCO = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
@@ -41,6 +46,15 @@ CONTEXT = (
 )  # fmt: skip
 """PASCAL Context, the 59 classes in alphabetical order; the value in a mask is the place in this list plus one."""
 
+CONTEXT_ZS3 = ("cow", "motorbike", "sofa", "cat", "boat", "fence", "bird", "tvmonitor", "keyboard", "aeroplane")
+"""The classes that ZS3's nested splits of Context hide, in pairs."""
+
+CITYSCAPES = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car",
+    "truck", "bus", "train", "motorcycle", "bicycle",
+)  # fmt: skip
+"""Cityscapes' 19 classes in the order of their training ids."""
+
 DOODLES = (
     "tree", "house", "car", "boat", "sun", "cloud", "fish", "flower", "mushroom", "star",
     "heart", "key", "umbrella", "balloon", "rocket", "snowman", "ladder", "clock", "cactus", "kite",
@@ -49,6 +63,21 @@ DOODLES = (
 
 DOODLES_FOLDS = tuple(tuple(DOODLES[fold::4]) for fold in range(4))
 """Four folds of five things each, interleaved."""
+
+
+def met_in(training: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Those of some words that a training list has under the same name.
+
+    Names are the same if they differ in case, blanks and hyphens alone ("potted plant", "pottedplant"), without COCO-Stuff's endings "-other" and
+    "-stuff" ("sky-other", "sky"); of synonyms set off by commas one is enough. Other synonyms ("sofa", "couch") are not known.
+    """
+    known = {spelling for name in training for spelling in _spellings(name)}
+    return [name for name in names if _spellings(name) & known]
+
+
+def _spellings(name: str) -> set[str]:
+    parts = (part.strip().lower().removesuffix("-other").removesuffix("-stuff") for part in name.split(","))
+    return {"".join(character for character in part if character.isalnum()) for part in parts}
 
 
 def voc_palette(count: int = 256) -> list[tuple[int, int, int]]:

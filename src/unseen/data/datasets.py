@@ -6,16 +6,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from unseen.data.doodles import draw
 from unseen.errors import DataError
 from unseen.files import read_image, read_labels
-from unseen.labels import BACKGROUND, IGNORE, reduce_zero_label
+from unseen.labels import BACKGROUND, IGNORE, label_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Sample:
 
     Attributes:
         image: (3, H, W) uint8, RGB.
-        labels: (H, W) int64, ids of the vocabulary, or 255; in folds also `BACKGROUND`.
+        labels: (H, W) int64, labels of the vocabulary (`unseen.labels`), or 255; where the background counts also `BACKGROUND`.
         name: Of the picture, without folder and suffix.
     """
 
@@ -43,6 +45,11 @@ class SegmentationSet(Dataset[Sample], ABC):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+Background = Literal["ignore", "word", "threshold", "rest"]
+"""What becomes of labelled pixels that show none of the classes. "ignore": they are void; "word": the background is a word of the vocabulary; "threshold":
+it is scored as a class that no word asks for, predicted where no word is confident enough; "rest": folds, where it is all that is not the word asked for."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """Where a sample lies."""
@@ -52,7 +59,7 @@ class Pair:
 
 
 class LabelledImages(SegmentationSet):
-    """Picture files with label PNGs.
+    """Picture files with label maps: PNGs of 8 bits, whose 255 is void, or of 16 bits, whose 65535 is.
 
     Args:
         pairs: Where they lie.
@@ -75,17 +82,22 @@ class LabelledImages(SegmentationSet):
                 f"the label map {pair.labels} is {stored.shape[1]}x{stored.shape[0]} pixels, its picture {image.shape[1]}x{image.shape[0]}; "
                 "make the mask again at the picture's size, with nearest-neighbour resizing"
             )
-        labels = torch.from_numpy(stored).long()
-        if self.background == 0:
-            labels = reduce_zero_label(labels)
-        odd = labels[(labels >= self.num_classes) & (labels != IGNORE)]
+        ids, void, first = torch.from_numpy(stored.astype(np.int64)), void_of(stored), 1 if self.background == 0 else 0
+        odd = ids[(ids >= self.num_classes + first) & (ids != void)]
         if len(odd) > 0:
-            value = int(odd[0]) + (1 if self.background == 0 else 0)
-            known = f"1 to {self.num_classes}, 0 for background" if self.background == 0 else f"0 to {self.num_classes - 1}"
-            raise DataError(f"the label map {pair.labels} holds the id {value}; known are {known} and 255 for void: correct the mask or the list of classes")
-        if self.keep_background:
-            labels = torch.where(torch.from_numpy(stored) == 0, BACKGROUND, labels)
+            known = f"1 to {self.num_classes}, 0 for background" if first else f"0 to {self.num_classes - 1}"
+            raise DataError(
+                f"the label map {pair.labels} holds the id {int(odd[0])}; known are {known} and {void} for void: correct the mask or the list of classes"
+            )
+        labels = torch.where(ids == void, IGNORE, label_of(ids - first))
+        if first:
+            labels = torch.where(ids == 0, BACKGROUND if self.keep_background else IGNORE, labels)
         return Sample(torch.from_numpy(image).permute(2, 0, 1), labels, pair.image.stem)
+
+
+def void_of(stored: NDArray[Any]) -> int:
+    """The value of void pixels in a stored label map: the highest its bits can hold."""
+    return int(np.iinfo(stored.dtype).max)
 
 
 class DoodleScenes(SegmentationSet):
@@ -172,11 +184,55 @@ def coco_stuff_pairs(root: Path, split: str) -> list[Pair]:
     for place in (images, masks):
         if not place.is_dir():
             raise DataError(f"{root} is not COCO-Stuff's folder (no {place.relative_to(root)} in it); give the folder of images and annotations with --root")
-    pairs = [Pair(image, masks / f"{image.stem}_labelTrainIds.png") for image in sorted(images.glob("*.jpg"))]
+    hint = "make the masks with training ids (*_labelTrainIds.png) from stuffthingmaps, or complete the download"
+    return _complete([Pair(image, masks / f"{image.stem}_labelTrainIds.png") for image in sorted(images.glob("*.jpg"))], images, hint)
+
+
+def ade_pairs(root: Path, split: str, *, full: bool = False) -> list[Pair]:
+    """The pairs of ADE20K in mmsegmentation's layout; `root` holds images/ and annotations/, or is the folder above.
+
+    Args:
+        root: ADEChallengeData2016, or the full ADE20K with 16-bit label maps (PNG or TIFF), whose folders may be called `images_detectron2` and
+            `annotations_detectron2`, as MaskFormer's preparation calls them.
+        split: "train" or "val".
+        full: Which of the two.
+
+    Raises:
+        DataError: A folder that is not there, or a picture without mask.
+    """
+    part, set_ = "training" if split == "train" else "validation", "ADE20K_2021_17_01" if full else "ADEChallengeData2016"
+    known = [(base, ending) for base in (root, root / set_, root / "ade" / set_) for ending in (("_detectron2", "") if full else ("",))]
+    found = next(((b / f"images{ending}" / part, b / f"annotations{ending}" / part) for b, ending in known if (b / f"images{ending}").is_dir()), None)
+    if found is None or not all(place.is_dir() for place in found):
+        raise DataError(f"{root} is not ADE20K's folder (no images/{part} and annotations/{part} in it); give the {set_} folder with --root")
+    images, masks = found
+    suffix = ".tif" if full and next(masks.glob("*.tif"), None) else ".png"
+    hint = "make 16-bit label maps of the 847 classes" if full else "complete the download"
+    return _complete([Pair(image, masks / f"{image.stem}{suffix}") for image in sorted(images.glob("*.jpg"))], images, hint)
+
+
+def cityscapes_pairs(root: Path, split: str) -> list[Pair]:
+    """The pairs of Cityscapes; `root` holds leftImg8bit/ and gtFine/, or is the folder above.
+
+    Raises:
+        DataError: A folder that is not there, or a picture without mask of training ids.
+    """
+    base = root / "cityscapes" if (root / "cityscapes" / "leftImg8bit").is_dir() else root
+    images, masks = base / "leftImg8bit" / split, base / "gtFine" / split
+    for place in (images, masks):
+        if not place.is_dir():
+            raise DataError(f"{root} is not Cityscapes' folder (no {place.relative_to(base)} in it); give the folder of leftImg8bit and gtFine with --root")
+    ending, mask = "_leftImg8bit.png", "_gtFine_labelTrainIds.png"
+    found = sorted(images.glob(f"*/*{ending}"))
+    pairs = [Pair(image, masks / image.parent.name / f"{image.name.removesuffix(ending)}{mask}") for image in found]
+    return _complete(pairs, images, "make the masks with training ids (*_labelTrainIds.png) by cityscapesscripts' createTrainIdLabelImgs")
+
+
+def _complete(pairs: list[Pair], images: Path, hint: str) -> list[Pair]:
+    """The pairs, if there are any and none lacks its mask."""
     missing = next((pair.labels for pair in pairs if not pair.labels.is_file()), None)
     if missing is not None or not pairs:
-        what = f"{missing} is missing" if missing else f"{images} holds no pictures"
-        raise DataError(f"{what}; make the masks with training ids (*_labelTrainIds.png) from stuffthingmaps, or complete the download")
+        raise DataError(f"{f'{missing} is missing' if missing else f'{images} holds no pictures'}; {hint}")
     return pairs
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from unseen.settings import ModelSettings, Regime, TrainSettings, TransformSettings
+from unseen.settings import ModelSettings, Regime, TrainSettings, TransformSettings, is_own
 
 
 def recipe(method: str, benchmark: str, regime: Regime = "inductive") -> dict[str, Any]:
@@ -18,6 +18,8 @@ def recipe(method: str, benchmark: str, regime: Regime = "inductive") -> dict[st
     sections = yaml.safe_load(file.read_text(encoding="utf-8"))
     found: dict[str, Any] = {}
     base = benchmark.partition("/")[0]  # the folds of a benchmark share their recipe
+    if benchmark not in sections and is_own(benchmark):
+        base = "own"
     for name in (base, f"{base}/{regime}"):
         found = _merged(found, sections.get(name, {}))
     return found

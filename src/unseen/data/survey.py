@@ -1,0 +1,242 @@
+"""What is wrong with a data set, found by looking at every file before any training: `unseen check`.
+
+Reading is done by Pillow in threads, one for each core; nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from unseen.data.datasets import Pair, void_of
+from unseen.errors import DataError
+from unseen.files import LOSSY, read_image, read_labels
+
+Level = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to mend.
+
+    Attributes:
+        level: "error": training or scores would be stopped or spoilt; "warning": look at it.
+        what: What is wrong.
+        remedy: What to do.
+        names: The files or classes it is wrong with.
+    """
+
+    level: Level
+    what: str
+    remedy: str
+    names: tuple[str, ...] = ()
+
+    def line(self, shown: int = 3) -> str:
+        """One sentence, with some of the names and how many more there are."""
+        more = f" and {len(self.names) - shown} more" if len(self.names) > shown else ""
+        return f"{self.what}{': ' if self.names else ''}{', '.join(self.names[:shown])}{more}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What looking at one pair gave.
+
+    Attributes:
+        pair: Its files.
+        digest: Of the picture's pixels; "" if it cannot be read.
+        size: Width and height of the picture.
+        label_size: Of the label map.
+        areas: Pixels by stored id, void left out.
+        void: Void pixels.
+        trouble: Kinds of trouble, by file: "picture", "labels", "lossy", "colours".
+        why: What the reader said of it.
+    """
+
+    pair: Pair
+    digest: str = ""
+    size: tuple[int, int] = (0, 0)
+    label_size: tuple[int, int] = (0, 0)
+    areas: dict[int, int] = field(default_factory=dict)
+    void: int = 0
+    trouble: tuple[str, ...] = ()
+    why: str = ""
+
+
+@dataclass
+class Survey:
+    """What a data set holds.
+
+    Attributes:
+        looked: By split.
+        findings: What is wrong, the worst first.
+        vocabulary: The words.
+        first: The stored id of the first word.
+    """
+
+    looked: dict[str, list[Looked]]
+    findings: list[Finding]
+    vocabulary: tuple[str, ...]
+    first: int
+
+    def pixels(self, split: str) -> dict[str, int]:
+        """Labelled pixels of each word."""
+        total = dict.fromkeys(self.vocabulary, 0)
+        for each in self.looked[split]:
+            for value, area in each.areas.items():
+                if 0 <= value - self.first < len(self.vocabulary):
+                    total[self.vocabulary[value - self.first]] += area
+        return total
+
+
+def look(pair: Pair) -> Looked:
+    """Read a pair whole."""
+    trouble, why, digest, size = [], "", "", (0, 0)
+    try:
+        pixels = read_image(pair.image)
+        size, digest = (pixels.shape[1], pixels.shape[0]), hashlib.blake2b(pixels.tobytes(), digest_size=16, key=str(pixels.shape).encode()).hexdigest()
+    except DataError as error:
+        trouble.append("picture")
+        why = str(error)
+    try:
+        stored = read_labels(pair.labels)
+    except DataError as error:
+        trouble.append(_kind(pair.labels))
+        return Looked(pair, digest, size, trouble=tuple(trouble), why=why or str(error))
+    counts = np.bincount(stored.ravel())
+    areas = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    void = areas.pop(void_of(stored), 0)
+    return Looked(pair, digest, size, (stored.shape[1], stored.shape[0]), areas, void, tuple(trouble), why)
+
+
+def _kind(path: Path) -> str:
+    """Why a label map is refused."""
+    try:
+        with Image.open(path) as image:
+            return "lossy" if image.format in LOSSY else "colours" if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA") else "labels"
+    except (OSError, ValueError, SyntaxError):
+        return "labels"
+
+
+def survey(
+    splits: Mapping[str, Sequence[Pair]], vocabulary: tuple[str, ...], unseen: Sequence[str], first: int, *,
+    tracked: Callable[[Iterable[Looked], int], Iterable[Looked]] = lambda items, count: items,
+) -> Survey:  # fmt: skip
+    """Look at every pair of the splits, each file once.
+
+    Args:
+        splits: "train" and "val".
+        vocabulary: The words.
+        unseen: Those without masks in training.
+        first: The stored id of the first word; 1 where 0 is a background.
+        tracked: Wraps the results and their number, to show progress.
+    """
+    pairs = list(dict.fromkeys(pair for each in splits.values() for pair in each))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        by_pair = {each.pair: each for each in tracked(pool.map(look, pairs), len(pairs))}
+    looked = {split: [by_pair[pair] for pair in each] for split, each in splits.items()}
+    found = Survey(looked, [], vocabulary, first)
+    everything = list(by_pair.values())
+    found.findings += [*_unreadable(everything), *_sizes(everything), *_ids(everything, len(vocabulary), first), *_leaks(looked), *_labelled(found, unseen)]
+    found.findings.sort(key=lambda finding: finding.level != "error")
+    return found
+
+
+def _unreadable(looked: list[Looked]) -> list[Finding]:
+    kinds = {
+        "picture": ("pictures that cannot be read", "replace them, or leave them out"),
+        "labels": ("label maps that cannot be read", "make them again"),
+        "lossy": ("label maps saved as JPEG or WebP, which blur ids into their neighbours", "make them again as PNGs, from the ids; what is blurred is lost"),
+        "colours": ("label maps that hold colours instead of ids", "replace every colour by its class's id, and save a grey or palette PNG with 8 bits"),
+    }
+    found = []
+    for kind, (what, remedy) in kinds.items():
+        names = tuple(str(each.pair.image if kind == "picture" else each.pair.labels) for each in looked if kind in each.trouble)
+        found += [Finding("error", what, remedy, names)] if names else []
+    return found
+
+
+def _sizes(looked: list[Looked]) -> list[Finding]:
+    other = [each for each in looked if each.digest and each.label_size != (0, 0) and each.size != each.label_size]
+    names = tuple(f"{each.pair.labels} ({_by(each.label_size)}, its picture {_by(each.size)})" for each in other)
+    remedy = "make them again at the picture's size, with nearest-neighbour resizing"
+    return [Finding("error", "label maps of another size than their picture", remedy, names)] if names else []
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _ids(looked: list[Looked], count: int, first: int) -> list[Finding]:
+    """Ids that are not on the list; one above it, with a 0 below, is a background that nobody spoke of."""
+    allowed = range(count + first)
+    strange = {value for each in looked for value in each.areas if value not in allowed}
+    if not strange:
+        return []
+    names = tuple(str(each.pair.labels) for each in looked if strange & each.areas.keys())
+    zeros = sum(each.areas.get(0, 0) for each in looked)
+    if strange == {count} and first == 0 and zeros:
+        what = f"ids run from 0 to {count}, but only {count} classes are listed: 0 seems to be a background, and every id would be taken for the next class"
+        return [Finding("error", what, "write 'background # ignore' (void) or 'background' (a class) as the first line of classes.txt", names)]
+    if strange == {count} and first == 0:
+        what = f"ids run from 1 to {count}, but the first of {count} classes has the id 0: every id would be taken for the next class"
+        return [Finding("error", what, "write 'background # ignore' as the first line of classes.txt, or subtract 1 from every id", names)]
+    listed = ", ".join(map(str, sorted(strange)[:5])) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
+    what = f"ids that are not on the list of classes ({listed}; known are {first} to {count + first - 1})"
+    return [Finding("error", what, "add the classes, or make those pixels void (255; 65535 with 16 bits)", names)]
+
+
+def _leaks(looked: dict[str, list[Looked]]) -> list[Finding]:
+    train, val = looked.get("train", []), looked.get("val", [])
+    files = {each.pair.image for each in train}
+    both = tuple(str(each.pair.image) for each in val if each.pair.image in files)
+    remedy = "take them out of one of the two"
+    found = [Finding("error", "pictures that are in training and in validation", remedy, both)] if both else []
+    stems = {each.pair.image.stem: each for each in train}
+    named = [each for each in val if each.pair.image not in files and each.pair.image.stem in stems]
+    content: dict[str, Looked] = {}
+    for each in train:
+        content.setdefault(each.digest, each)
+    same = [(each, content[each.digest]) for each in val if each.digest and each.digest in content and each.pair.image not in files]
+    if same:
+        names = tuple(f"{each.pair.image} = {other.pair.image}" for each, other in same)
+        found.append(Finding("error", "pictures of validation that are in training under another name", remedy, names))
+    known = {each.pair.image for each, _ in same}
+    alike = tuple(str(each.pair.image) for each in named if each.pair.image not in known)
+    if alike:
+        found.append(Finding("warning", "pictures of validation whose name is that of a training picture with other content", "rename them", alike))
+    for split, ones in looked.items():
+        seen: dict[str, Looked] = {}
+        twice = [one for one in ones if one.digest and seen.setdefault(one.digest, one) is not one]
+        if twice:
+            names = tuple(f"{one.pair.image} = {seen[one.digest].pair.image}" for one in twice)
+            found.append(Finding("warning", f"pictures that are in {split} more than once", "keep one of each", names))
+    return found
+
+
+def _labelled(found: Survey, unseen: Sequence[str]) -> list[Finding]:
+    """Classes without pixels, pictures without labelled ones."""
+    findings = []
+    for split, each in found.looked.items():
+        if not each:
+            continue
+        pixels = found.pixels(split)
+        wanted = [name for name in found.vocabulary if split == "val" or name not in unseen]
+        never = tuple(name for name in wanted if not pixels[name])
+        if len(never) == len(wanted):
+            what = f"no pixel of {split} is labelled with {'a class to train on' if split == 'train' else 'a class'}"
+            findings.append(Finding("error", what, "check label maps, classes.txt and splits"))
+        elif never:
+            what = "seen classes that no training picture shows" if split == "train" else "classes that no validation picture shows, which get no score"
+            findings.append(Finding("warning", what, "check their ids and spelling, or label some", never))
+        empty = tuple(str(one.pair.labels) for one in each if one.label_size != (0, 0) and not any(v >= found.first for v in one.areas))
+        if empty:
+            findings.append(Finding("warning", f"label maps of {split} without a labelled pixel", "label them or leave them out", empty))
+    return findings

@@ -1,0 +1,184 @@
+"""`unseen check`: every kind of broken folder is named, with its files and a remedy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from test_flow import said
+from tiny import write_own, write_voc
+from unseen.__main__ import main
+from unseen.check import check
+from unseen.data.benchmarks import get_benchmark
+from unseen.errors import DataError
+
+
+def classes(folder: Path, text: str) -> None:
+    (folder / "classes.txt").write_text(text)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_own(tmp_path / "zoo")
+
+
+def mask(folder: Path, i: int) -> NDArray[np.uint8]:
+    return np.array(Image.open(folder / "labels" / f"p {i}.png"))
+
+
+def keep(folder: Path, i: int, ids: NDArray[Any]) -> None:
+    Image.fromarray(ids).save(folder / "labels" / f"p {i}.png")
+
+
+def found(folder: Path, level: str = "error") -> list[str]:
+    return [finding.line() for finding in check(str(folder), progress=False).survey.findings if finding.level == level]
+
+
+def test_a_sound_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", str(folder), "--out", str(tmp_path / "out")])
+    about = json.loads((tmp_path / "out" / "check.json").read_text())
+    assert about["findings"] == []
+    assert (about["train"]["pictures"], about["val"]["pictures"]) == (7, 3)
+    assert sum(about["val"]["pixels"].values()) == 3 * (20 * 30 - 30)
+    assert Image.open(tmp_path / "out" / "sheet.png").width > 400
+    out = capsys.readouterr().out
+    assert "nothing to mend" in out
+    assert "3 seen, 1 unseen" in out
+
+
+def test_ids_that_are_not_listed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(5):
+        ids = mask(folder, i)
+        ids[3, :2] = 9, 77
+        keep(folder, i, ids)
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", str(folder), "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 2
+    [line] = found(folder)
+    assert line.startswith("ids that are not on the list of classes (9, 77; known are 0 to 3): ")
+    assert line.endswith("p 2.png and 2 more; add the classes, or make those pixels void (255; 65535 with 16 bits)")
+    assert (tmp_path / "out" / "sheet.png").exists()
+    assert "error" in capsys.readouterr().out
+
+
+def test_a_background_nobody_spoke_of(folder: Path) -> None:
+    classes(folder, "cat\ndog\ntree # unseen\n")
+    [line] = found(folder)
+    assert "ids run from 0 to 3, but only 3 classes are listed: 0 seems to be a background" in line
+    assert "write 'background # ignore' (void) or 'background' (a class) as the first line" in line
+    for i in range(10):
+        ids = mask(folder, i)
+        keep(folder, i, np.where(ids == 0, 255, ids).astype(np.uint8))
+    [line] = found(folder)
+    assert "ids run from 1 to 3, but the first of 3 classes has the id 0" in line
+    classes(folder, "background # ignore\ncat\ndog\ntree # unseen\n")
+    assert found(folder) == []
+
+
+def test_classes_nobody_labelled(folder: Path) -> None:
+    classes(folder, "ground\ncat\ndog\ntree # unseen\nyeti\nghost # unseen\n")
+    assert found(folder) == []
+    first, second = found(folder, "warning")
+    assert first.startswith("seen classes that no training picture shows: yeti; check")
+    assert second.startswith("classes that no validation picture shows, which get no score: yeti, ghost; check")
+    for i in range(7):
+        keep(folder, i, np.full((20, 30), 255, dtype=np.uint8))
+    assert "no pixel of train is labelled with a class to train on; check label maps, classes.txt and splits" in found(folder)
+    assert any(line.startswith("label maps of train without a labelled pixel") and line.count("p ") == 3 for line in found(folder, "warning"))
+
+
+def test_sizes(folder: Path) -> None:
+    keep(folder, 8, np.zeros((21, 30), dtype=np.uint8))
+    [line] = found(folder)
+    assert "p 8.png (30x21, its picture 30x20); make them again at the picture's size, with nearest-neighbour resizing" in line
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_label_maps_saved_with_a_loss(folder: Path, suffix: str) -> None:
+    ids = mask(folder, 2)
+    (folder / "labels" / "p 2.png").unlink()
+    with (folder / "labels" / f"p 2.{suffix}").open("wb") as file:
+        Image.fromarray(ids).save(file, format="JPEG")
+    [line] = found(folder)
+    assert f"p 2.{suffix}; make them again as PNGs, from the ids" in line
+    with pytest.raises(DataError, match="from the ids" if suffix == "png" else "is no PNG or TIFF"):
+        get_benchmark(str(folder)).data("train", None)[2]
+
+
+def test_colours(folder: Path) -> None:
+    Image.fromarray(np.repeat(mask(folder, 2)[..., None] * 60, 3, axis=2)).save(folder / "labels" / "p 2.png")
+    [line] = found(folder)
+    assert line.startswith("label maps that hold colours instead of ids: ")
+    assert "p 2.png; replace every colour by its class's id" in line
+    Image.fromarray(mask(folder, 3)).convert("P").save(folder / "labels" / "p 2.png")
+    assert found(folder) == [], "palettes hold ids"
+
+
+def test_leaks(folder: Path) -> None:
+    with (folder / "val.txt").open("a") as file:
+        file.write("p 0\n")
+    shutil.copy(folder / "images" / "p 1.png", folder / "images" / "p 9.png")
+    both, same = found(folder)
+    assert both.startswith("pictures that are in training and in validation: ")
+    assert both.endswith("p 0.png; take them out of one of the two")
+    assert "in training under another name" in same
+    assert same.count("p 9.png") == same.count("p 1.png") == 1
+    shutil.copy(folder / "images" / "p 1.png", folder / "images" / "p 2.png")
+    assert any("are in train more than once" in line for line in found(folder, "warning"))
+
+
+def test_partners_and_lists(folder: Path) -> None:
+    (folder / "labels" / "p 1.png").unlink()
+    (folder / "images" / "p 2.png").unlink()
+    missing, unknown = sorted(found(folder), reverse=True)
+    assert missing.startswith("pictures without a label map: ")
+    assert "p 1.png; save it in labels/ under the picture's name" in missing
+    assert unknown.startswith("names on lists without a picture in images/: p 2 (train.txt); ")
+    [line] = found(folder, "warning")
+    assert line.startswith("label maps without a picture, which are not used: ")
+    with pytest.raises(DataError, match="pictures without a label map"):
+        get_benchmark(str(folder)).data("train", None)
+
+
+def test_unreadable_files(folder: Path) -> None:
+    picture, labels = folder / "images" / "p 1.png", folder / "labels" / "p 2.png"
+    picture.write_bytes(picture.read_bytes()[:200])
+    labels.write_bytes(b"nothing")
+    first, second = found(folder)
+    assert "pictures that cannot be read" in first
+    assert "p 1.png; replace them" in first
+    assert "label maps that cannot be read" in second
+    assert "p 2.png; make them again" in second
+
+
+def test_an_empty_split(folder: Path) -> None:
+    (folder / "val.txt").write_text("")
+    [line] = found(folder)
+    assert line.startswith("there are no labelled pictures for validation (train.txt and val.txt)")
+
+
+def test_named_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_voc(tmp_path / "VOC2012", count=20)
+    main(["check", "voc", "--root", str(root), "--out", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert "15 seen, 5 unseen" in out
+    assert json.loads((tmp_path / "out" / "check.json").read_text())["train"]["pictures"] == 15
+    assert "has no files to check" in said(capsys, "check", "doodles")
+    assert "--root" in said(capsys, "check", "voc")
+    (root / "ImageSets" / "Segmentation" / "val.txt").unlink()
+    [line] = [finding.line() for finding in check("voc", root=root, progress=False).errors]
+    assert line.startswith("val: ")
+    assert "val.txt is missing; restore PASCAL VOC's lists" in line
+
+
+def test_the_check_needs_no_tower(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.Module, "__init__", lambda self: pytest.fail("a network was made"))
+    assert found(folder) == []
