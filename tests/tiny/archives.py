@@ -124,7 +124,11 @@ def write_context_archives(folder: Path) -> dict[str, np.ndarray]:
         mask = np.zeros((H, W), dtype=np.uint8)
         left, ring = blocks(1, 0, 0) == 1, (np.indices((H, W)).sum(axis=0) % 7) < 3
         stuff = CONTEXT_IDS[(10 * i + 4) % 59]
-        for value, category, area, form in ((1, 2, left, "packed"), (CONTEXT_IDS.index(stuff) + 1, stuff, ring, "plain"), (255, 7, blocks(0, 0, 0, 1) == 1, "plain")):
+        for value, category, area, form in (
+            (1, 2, left, "packed"),
+            (CONTEXT_IDS.index(stuff) + 1, stuff, ring, "plain"),
+            (255, 7, blocks(0, 0, 0, 1) == 1, "plain"),
+        ):
             counts: object = compressed(runs(area)) if form == "packed" else runs(area)
             segments.append({"image_id": number, "category_id": category, "segmentation": {"size": [H, W], "counts": counts}})
             mask[area] = value
@@ -217,7 +221,13 @@ def publish(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str | None = Non
         path = folder / archive.file
         content = path.read_bytes() if path.exists() else b""
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        made = Archive(archive.file, archive.page, (f"{url}/{archive.file}",) if url and archive.urls else (), len(content), digest)
+        made = Archive(
+            archive.file,
+            archive.page,
+            (f"{url}/{archive.file}",) if url and key not in ("ade-full", "cityscapes-images", "cityscapes-masks") else (),
+            len(content),
+            digest,
+        )
         monkeypatch.setitem(ARCHIVES, key, made)
     for key, known in TINY_KNOWN.items():
         monkeypatch.setitem(KNOWN, key, known)

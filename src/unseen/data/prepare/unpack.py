@@ -180,7 +180,7 @@ def unpack(path: Path, parts: Sequence[Part], work: Work) -> None:
                 if not _kept(target, size, path):
                     _write(target, size, content, f"{name} in {path}")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path} is damaged or cut short ({error}); delete it and fetch it anew, what was unpacked is kept") from error
+        raise DataError(f"{path} is damaged or cut short ({_short(error)}); delete it and fetch it anew, what was unpacked is kept") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); restore it") from error
     if not wanted:
@@ -236,4 +236,9 @@ def _chunks(content: Callable[[], IO[bytes]], what: str) -> Iterator[bytes]:
             while chunk := stream.read(CHUNK):
                 yield chunk
     except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{what} is damaged or cut short ({error}); delete the archive and fetch it anew, what was unpacked is kept") from error
+        raise DataError(f"{what} is damaged or cut short ({_short(error)}); delete the archive and fetch it anew, what was unpacked is kept") from error
+
+
+def _short(error: Exception) -> str:
+    """The first line of what it says."""
+    return str(error).partition("\n")[0] or type(error).__name__

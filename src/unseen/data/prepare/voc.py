@@ -37,18 +37,19 @@ def prepare_voc(work: Work) -> None:
     train, val = (set(read_list(base / LISTS / f"{name}.txt")) for name in ("train", "val"))
     masks = base / "SegmentationClassAug"
     stems = {Path(name).stem for name in names(masks, ".png")}
-    if len(stems) < known["SegmentationClassAug"] or not train | val <= stems:
+    own = [(base / "SegmentationClass" / f"{stem}.png", masks / f"{stem}.png") for stem in sorted((train | val) - stems)]
+    work.each("VOC's own masks", copy_mask, own)
+    if len(stems - train - val) < known["aug"]:
         sbd = base.parent / "VOCaug" / "dataset"
         ensure(work, ARCHIVES["sbd"], [
             Part("benchmark_RELEASE/dataset", sbd, (".txt",), needs=frozenset({"train.txt", "val.txt"}), also=("VOCdevkit/VOCaug/dataset", "VOCaug/dataset")),
             Part("benchmark_RELEASE/dataset/cls", sbd / "cls", (".mat",), known["sbd"], also=("VOCdevkit/VOCaug/dataset/cls", "VOCaug/dataset/cls")),
         ])  # fmt: skip
         listed = {stem for name in ("train", "val") for stem in read_list(sbd / f"{name}.txt")}
-        own = [(base / "SegmentationClass" / f"{stem}.png", masks / f"{stem}.png") for stem in sorted((train | val) - stems)]
-        work.each("VOC's own masks", copy_mask, own)
         others = sorted(listed - train - val - stems)
         work.each("SBD's masks", sbd_mask, [(sbd / "cls" / f"{stem}.mat", masks / f"{stem}.png") for stem in others])
-        stems |= listed | train | val
+        stems |= listed
+    stems |= train | val
     write_list(base / LISTS / "aug.txt", sorted(stems - train - val))
     write_list(base / LISTS / "trainaug.txt", sorted(stems - val))
 
