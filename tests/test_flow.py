@@ -392,7 +392,7 @@ def test_bad_values(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[s
         ("evaluate naclip --inference.window abc", "--inference.window is 'abc'; give a whole number"),
         ("segment a.jpg --words cat --threshold high", "--threshold is 'high'; give a number"),
         ("segment a.jpg", "the following arguments are required: words; --help says more"),
-        ("", "say what to do: list, check, pretrain, train, evaluate, convert, segment, eigenvectors, demo; --help says more"),
+        ("", "say what to do: list, check, pretrain, train, evaluate, convert, segment, eigenvectors, prepare, demo; --help says more"),
     ],
 )
 def test_the_parser_answers_in_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

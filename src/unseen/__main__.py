@@ -389,6 +389,45 @@ def eigenvectors_(
     print(f"wrote the eigenvectors of {made} pictures{f', {kept} were there' if kept else ''}  ->  {out}; some are shown in {out / 'sheet.png'}")
 
 
+def prepare_(name: str, root: Path = Path("data"), source: Path | None = None, check: bool = False, jobs: int | None = None) -> None:
+    """Make a data set ready: download or take archives, verify, unpack, convert, count. Run again after a stop, it goes on where it was.
+
+    Nothing that is there is overwritten. Downloaded archives stay in ROOT/downloads; delete them when all is done.
+
+    Args:
+        name: voc (with SBD), context, coco-stuff, pascal-5i, coco-20i, ade20k-150, ade20k-847 or cityscapes.
+        root: Folder of all data sets, or the data set's own.
+        source: Folder of archives or unpacked data sets to use instead of downloading.
+        check: Only count what there is.
+        jobs: Processes for conversions; as many as there are cores by default.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from unseen.data.benchmarks import get_benchmark
+    from unseen.data.prepare import SETS, prepare
+
+    counts = prepare(name, root, source, check=check, jobs=jobs)
+    table = Table(name, "there", "published", "", box=None, header_style="bold", pad_edge=False)
+    for count in counts:
+        verdict = "" if count.known is None else "ok" if count.right else "WRONG" if count.binding else "other"
+        table.add_row(count.what, str(count.found), "" if count.known is None else str(count.known), verdict)
+    Console().print(table)
+    wrong = [f"{count.what}: {count.found} instead of {count.known}" for count in counts if count.binding and not count.right]
+    if wrong:
+        remedy = f"unseen prepare {name} --root {root} makes what is missing" if check else "complete or correct the sources and run again"
+        raise DataError(f"{name} in {SETS[name].folder(root)} is not what was published ({'; '.join(wrong)}); {remedy}")
+    lists = f" --lists {root / 'lists'}" if SETS[name].lists else ""
+    try:
+        get_benchmark(SETS[name].benchmark)
+    except SettingError:
+        print(f"{SETS[name].folder(root)} is ready")
+    else:
+        print(
+            f"ready; next: unseen evaluate naclip --clip ViT-B-16-quickgelu/openai --benchmark {SETS[name].benchmark} --root {SETS[name].folder(root)}{lists}"
+        )
+
+
 def demo(out: Path = Path("demo"), seed: int = 0, steps: int | None = None, limit: int | None = None) -> None:
     """Train ZegCLIP on 15 of the 20 doodle words, score it on all against methods without training, and draw what it sees.
 
@@ -434,7 +473,7 @@ def check(source: str, root: Path | None = None, out: Path | None = None, sample
 
 VERBS: dict[str, Callable[..., None]] = {
     "list": list_, "check": check, "pretrain": pretrain, "train": train_, "evaluate": evaluate, "convert": convert_, "segment": segment_,
-    "eigenvectors": eigenvectors_, "demo": demo,
+    "eigenvectors": eigenvectors_, "prepare": prepare_, "demo": demo,
 }  # fmt: skip
 
 
@@ -458,8 +497,13 @@ FLAGS = {
     "published": "Start from the released code's choices instead of ours.",
     "oracle": "Let the labels choose between masks and eigen-segments, as SAZS was scored: not a result, and marked in the report.",
     "released_counts": "Count void pixels of folds into unions, as the released SAZS does.",
+    "check": "Only count what there is.",
     "png": "Write the segments as NAME_k0.png, ... too: 0 and 255, as SAZS reads them.",
 }
+OPTIONS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "prepare": {"source": ("--from", {"type": Path, "help": "Folder of archives or unpacked data sets to use instead of downloading."})},
+}
+"""Options whose name is a word of Python's."""
 
 
 class _Parser(ArgumentParser):
@@ -506,6 +550,9 @@ def _parser(argv: list[str]) -> tuple[ArgumentParser, ArgumentParser | None]:
             if name in POSITIONALS:
                 word, settings = POSITIONALS[name]
                 made.add_argument(word, **settings)
+                skip.add(word)
+            for word, (flag, settings) in OPTIONS.get(name, {}).items():
+                made.add_argument(flag, dest=word, **settings)
                 skip.add(word)
             made.add_function_arguments(function, as_group=False, as_positional=name not in ("segment", "evaluate"), skip=skip)
         verbs.add_subcommand(name, made, help=(function.__doc__ or "").split("\n")[0])

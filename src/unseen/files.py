@@ -17,8 +17,12 @@ from unseen.errors import DataError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, flag: str = "--out") -> Iterator[Path]:
     """A path beside `path` to write to; it takes the name `path` when the block ends well and disappears when it does not.
+
+    Args:
+        path: The final name.
+        flag: The flag that chooses another place, for the message.
 
     Raises:
         DataError: The folder cannot be made or written to, or the disk is full.
@@ -33,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.chmod(0o666 & ~_umask())
         beside.replace(path)
     except OSError as error:
-        remedy = "free some space" if error.errno == errno.ENOSPC else "choose another place with --out"
+        remedy = "free some space" if error.errno == errno.ENOSPC else f"choose another place with {flag}"
         raise DataError(f"{path} cannot be written ({error.strerror or error}); {remedy}") from error
     finally:
         if beside is not None:

@@ -1,0 +1,672 @@
+"""Data sets from their archives: four-picture versions in the true formats, a server that breaks off and lies, and everything that can be wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tiny import archives as made
+from unseen.__main__ import main
+from unseen.data import episodes
+from unseen.data.classes import COCO, COCO_STUFF, CONTEXT
+from unseen.data.prepare import SETS, fetch, masks, prepare, published, scenes, unpack, voc, work
+from unseen.data.prepare.published import ARCHIVES, KNOWN, Archive
+from unseen.data.prepare.work import Work
+from unseen.errors import DataError, SettingError
+from unseen.files import read_labels
+
+FEW = ["--train.steps", "2", "--train.batch_size", "2", "--train.warmup", "0", "--train.workers", "0", "--clip", "doodles"]
+SMALL = ["--train.transforms.resize", "[128,64]", "--train.transforms.crop", "64", "--options.decoder_heads", "4"]
+
+
+@pytest.fixture
+def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of tiny archives, published as such, with HSNet's lists that belong to them."""
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    made.write_voc_archives(folder)
+    made.write_context_archives(folder)
+    made.write_stuff_archives(folder)
+    made.write_things_archives(folder)
+    made.write_ade_archives(folder)
+    made.write_streets_archives(folder)
+    made.publish(folder, monkeypatch)
+    a, b, c = made.VOC_NAMES[:3]
+    pascal = {
+        "trn": [[f"{a}__01", f"{b}__02"], [f"{a}__06"], [f"{a}__11"], [f"{a}__16", f"{b}__17"]],
+        "val": [[f"{c}__03"], [f"{c}__06"], [f"{c}__11"], [f"{c}__18"]],
+    }
+    hashes = {}
+    for split in ("trn", "val"):
+        for fold in range(4):
+            side = "train" if split == "trn" else "val"
+            numbers = [1, 2] if split == "trn" else [4]
+            classes = {
+                class_id: [f"{side}2014/COCO_{side}2014_{n:012d}.jpg" for n in numbers] for class_id in ((79,) if (fold == 0) == (split == "trn") else (0,))
+            }
+            for name, content in (
+                (f"pascal/{split}/fold{fold}.txt", made.lines(*pascal[split][fold])),
+                (f"coco/{split}/fold{fold}.pkl", pickle.dumps(classes)),
+            ):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(content)
+                hashes[name] = hashlib.sha256(content).hexdigest()[:16]
+    monkeypatch.setattr(episodes, "HASHES", hashes)
+    monkeypatch.setattr(fetch, "PAUSE", 0.01)
+    return folder
+
+
+def ready(name: str, root: Path, source: Path | None, *more: str) -> None:
+    main(["prepare", name, "--root", str(root), *(["--from", str(source)] if source else []), "--jobs", "1", *more])
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Call with a mistake: exit code 2 and one sentence after the lines of progress."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert stopped.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def files(root: Path) -> dict[str, tuple[int, int]]:
+    """Every file below a folder with its bytes and time."""
+    return {str(p.relative_to(root)): (p.stat().st_size, p.stat().st_mtime_ns) for p in root.rglob("*") if p.is_file()}
+
+
+# ---------------------------------------------------------------------- data sets
+
+
+def test_voc_and_its_folds(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    ready("voc", root, archives)
+    out = capsys.readouterr().out
+    assert "WRONG" not in out
+    assert "next: unseen evaluate" in out
+    base, lists = root / "VOCdevkit" / "VOC2012", root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
+    a, b, c, d = made.VOC_NAMES
+    assert {path.stem: path.read_text().split() for path in lists.iterdir()} == {
+        "train": [a, b], "val": [c], "trainval": [a, b, c], "aug": [d], "trainaug": [a, b, d],
+    }  # fmt: skip
+    for name in made.VOC_NAMES:
+        with Image.open(base / "SegmentationClassAug" / f"{name}.png") as image:
+            assert image.mode == "L"
+            assert np.array_equal(np.array(image), made.VOC_OWN.get(name, made.VOC_SBD.get(name))), "VOC's own masks lie over SBD's"
+    assert not (base / "Annotations").exists()
+    before = files(root)
+    ready("voc", root, archives)
+    assert files(root) == before, "nothing is done twice"
+    (base / "SegmentationClassAug" / f"{d}.png").unlink()
+    (base / "JPEGImages" / f"{b}.jpg").unlink()
+    ready("voc", root, archives)
+    assert files(root).keys() == before.keys(), "what is missing is made again"
+    train = ["train", "zegclip", "--benchmark", "voc", "--root", str(root), "--out", str(tmp_path / "run"), *FEW, *SMALL]
+    evaluate_two_steps(train, tmp_path / "run", "voc", root, pictures=1)
+
+    ready("pascal-5i", root, archives)
+    assert len(list((root / "lists" / "pascal").rglob("*.txt"))) == 8
+    common = ["--benchmark", "pascal-5i/0", "--root", str(root), "--lists", str(root / "lists")]
+    main(["train", "esda", *common, "--out", str(tmp_path / "fold"), *FEW, "--train.transforms.crop", "48", "--train.unseen_pixels", "void"])
+    main(["evaluate", str(tmp_path / "fold"), *common, "--inference.canvas", "48"])
+    assert sum(json.loads((tmp_path / "fold" / "eval-pascal-5i-0" / "report.json").read_text())["episodes"].values()) == 1
+
+
+def evaluate_two_steps(train: list[str], run: Path, benchmark: str, root: Path, pictures: int) -> None:
+    main(train)
+    main(["evaluate", str(run), "--root", str(root), "--inference.short_side", "64", "--inference.window", "64", "--inference.stride", "48"])
+    assert json.loads((run / f"eval-{benchmark}" / "report.json").read_text())["pictures"] == pictures
+
+
+def test_voc_with_masks_of_sbd_at_hand(archives: Path, tmp_path: Path) -> None:
+    """mmsegmentation's folder holds SBD's masks alone: VOC's are added without SBD's archive, and nothing is changed."""
+    (archives / "benchmark.tgz").unlink()
+    masks_of = tmp_path / "data" / "VOCdevkit" / "VOC2012" / "SegmentationClassAug"
+    masks_of.mkdir(parents=True)
+    for name, mask in made.VOC_SBD.items():
+        Image.fromarray(mask).save(masks_of / f"{name}.png")
+    before = files(masks_of)
+    ready("voc", tmp_path / "data", archives)
+    after = files(masks_of)
+    assert after.keys() == {f"{name}.png" for name in made.VOC_NAMES}
+    assert before.items() <= after.items()
+
+
+def test_context(archives: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    expected = made.write_context_archives(archives)
+    ready("context", root, archives)
+    base = root / "VOCdevkit" / "VOC2010"
+    assert {p.stem for p in (base / "JPEGImages").iterdir()} == {*expected, "2008_999999"}
+    assert {p.stem for p in (base / "SegmentationClassContext").iterdir()} == set(expected), "what is neither for training nor for validation has no mask"
+    for name, mask in expected.items():
+        assert np.array_equal(read_labels(base / "SegmentationClassContext" / f"{name}.png"), mask)
+    assert (base / "ImageSets" / "SegmentationContext" / "val.txt").read_text() == "2008_000002\n2008_000003\n"
+    before = files(root)
+    ready("context", root, None)
+    assert files(root) == before
+    train = ["train", "zegclip", "--benchmark", "context", "--root", str(root), "--out", str(tmp_path / "run"), *FEW, *SMALL]
+    evaluate_two_steps(train, tmp_path / "run", "context", root, pictures=2)
+
+
+def test_coco_stuff(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    ready("coco-stuff", root, archives)
+    base, train = root / "coco_stuff164k", made.STUFF_RAW["train2017"]
+    mask = read_labels(base / "annotations" / "train2017" / f"{train[0]}_labelTrainIds.png")
+    assert np.array_equal(mask, made.blocks(0, 10, 255, 11, 170, 255, 83, 24)), "values of absent things become void"
+    before = files(root)
+    (base / "annotations" / "train2017" / f"{train[1]}_labelTrainIds.png").unlink()
+    ready("coco-stuff", root, archives)
+    after = files(root)
+    assert after.keys() == before.keys()
+    assert sum(after[name] != before[name] for name in before) == 1, "the missing mask alone is made"
+    asked = ["train", "zegclip", "--benchmark", "coco-stuff", "--root", str(base), "--out", str(tmp_path / "run"), *FEW, *SMALL]
+    evaluate_two_steps(asked, tmp_path / "run", "coco-stuff", base, pictures=1)
+    raw = base / "annotations" / "val2017" / "000000000139.png"
+    (raw.parent / "000000000139_labelTrainIds.png").unlink()
+    raw.unlink()
+    Image.fromarray(made.blocks(1, 200)).save(raw)
+    (archives / "stuffthingmaps_trainval2017.zip").unlink()
+    assert "holds the id 200; raw masks of COCO-Stuff hold 0 to 181" in said(capsys, "prepare", "coco-stuff", "--root", str(root), "--jobs", "1")
+
+
+def test_coco_folds(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    ready("coco-20i", root, archives)
+    out = capsys.readouterr().out
+    assert "fold 0: pictures with a novel class of 2048 pixels" in out
+    assert "other" in out, "the published number is another, which is a remark"
+    folder = root / "COCO2014" / "annotations"
+    expected = np.zeros((made.H, made.W), dtype=np.uint8)
+    expected[4:20, 4:20], expected[10:30, 10:30], expected[:6, 40:50] = 1, 80, 80
+    assert np.array_equal(read_labels(folder / "val2014" / "COCO_val2014_000000000004.png"), expected)
+    assert {p.stem[-1] for p in (folder / "train2014").iterdir()} == {"1", "2"}, "crowds are left out, and so is a picture with nothing else"
+    before = files(root)
+    ready("coco-20i", root, archives)
+    assert files(root) == before
+    common = ["--benchmark", "coco-20i/0", "--root", str(root), "--lists", str(root / "lists")]
+    main(["train", "esda", *common, "--out", str(tmp_path / "fold"), *FEW, "--train.transforms.crop", "48", "--train.unseen_pixels", "void"])
+    main(["evaluate", str(tmp_path / "fold"), *common, "--inference.canvas", "48"])
+    assert sum(json.loads((tmp_path / "fold" / "eval-coco-20i-0" / "report.json").read_text())["episodes"].values()) == 1
+
+
+def test_ade(archives: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    ready("ade20k-150", root, archives)
+    base = root / "ADEChallengeData2016"
+    assert np.array_equal(read_labels(base / "annotations" / "validation" / "ADE_val_00000003.png"), made.blocks(0, 1, 150, 4))
+    assert len(list((base / "images" / "training").iterdir())) == 3
+
+    ready("ade20k-847", root, archives)
+    base = root / "ADE20K_2021_17_01"
+    with Image.open(base / "annotations" / "training" / "ADE_train_00000002.png") as image:
+        assert image.mode == "I;16"
+        assert np.array_equal(np.unique(np.array(image)), [0, 302, 846, 65535])
+        assert np.array(image)[0].tolist() == [0] * 13 + [846] * 13 + [65535] * 13 + [302] * 13
+    assert {p.name for p in (base / "images" / "validation").iterdir()} == {"ADE_val_00000003.jpg"}
+    before = files(root)
+    ready("ade20k-847", root, None)
+    assert files(root) == before
+    shutil.rmtree(base / "images" / "ADE")
+    ready("ade20k-847", root, None)
+
+
+def test_cityscapes(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    (root / "downloads").mkdir(parents=True)
+    assert "lies behind a login" in said(capsys, "prepare", "cityscapes", "--root", str(root))
+    for name in ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"):
+        shutil.copy(archives / name, root / "downloads")
+    ready("cityscapes", root, None)
+    mask = read_labels(root / "cityscapes" / "gtFine" / "train" / "ulm" / "ulm_000001_000019_gtFine_labelTrainIds.png")
+    assert np.array_equal(mask, made.blocks(0, 18, 255, 255, 13))
+    assert (root / "cityscapes" / "leftImg8bit" / "test" / "bonn" / "bonn_000003_000019_leftImg8bit.png").is_file()
+    ready("cityscapes", root / "cityscapes", None, "--check")
+
+
+def test_unpacked_folders_are_taken_as_links(archives: Path, tmp_path: Path) -> None:
+    """Whatever was unpacked by hand, under any of the usual names."""
+    unpacked, root = tmp_path / "unpacked", tmp_path / "data"
+    for name in ("VOCtrainval_11-May-2012.tar", "benchmark.tgz"):
+        with tarfile.open(archives / name) as archive:
+            archive.extractall(unpacked, filter="data")
+    for name in ("train2017.zip", "val2017.zip"):
+        with zipfile.ZipFile(archives / name) as zipped:
+            zipped.extractall(unpacked / "coco" / "images")
+    with zipfile.ZipFile(archives / "stuffthingmaps_trainval2017.zip") as zipped:
+        zipped.extractall(unpacked / "stuffthingmaps")
+    before = files(unpacked)
+    ready("voc", root, unpacked)
+    ready("coco-stuff", root, unpacked)
+    name = f"VOCdevkit/VOC2012/JPEGImages/{made.VOC_NAMES[0]}.jpg"
+    assert (root / name).samefile(unpacked / name)
+    assert files(unpacked) == before
+    ready("voc", unpacked / "VOCdevkit" / "VOC2012", unpacked)  # in place
+    assert len(list((unpacked / "VOCdevkit" / "VOC2012" / "SegmentationClassAug").iterdir())) == 4
+    assert not (unpacked / "VOCdevkit" / "VOC2012" / "VOCdevkit").exists()
+
+
+def test_processes_make_the_same_masks(archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "FEW", 1)
+    prepare("ade20k-847", tmp_path / "many", archives, jobs=2)
+    prepare("ade20k-847", tmp_path / "one", archives, jobs=1)
+    found = {str(p.relative_to(tmp_path / "many")): p.read_bytes() for p in (tmp_path / "many").rglob("*.png")}
+    assert len(found) == 2 * 4
+    assert all((tmp_path / "one" / name).read_bytes() == content for name, content in found.items())
+    broken = tmp_path / "many" / "ADE20K_2021_17_01"
+    shutil.rmtree(broken / "annotations")
+    next(broken.rglob("*_seg.png")).write_bytes(b"no picture")
+    with pytest.raises(DataError, match="cannot be read"):
+        Work(tmp_path, None, 2).each(
+            "masks",
+            scenes.ade_full_mask,
+            [(p.with_name(p.name.replace("_seg.png", ".jpg")), tmp_path / "i", tmp_path / "m.png") for p in broken.rglob("*_seg.png")],
+        )
+
+
+# ------------------------------------------------------------------------ masks
+
+
+def inside(x: Fraction, y: Fraction, corners: list[tuple[Fraction, Fraction]]) -> bool:
+    """The even-odd rule, in fractions: count the edges crossed left of the point."""
+    count = 0
+    for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
+        if (y0 <= y) != (y1 <= y):
+            count += x0 + (y - y0) * (x1 - x0) / (y1 - y0) <= x
+    return count % 2 == 1
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_polygons_against_brute_force(seed: int) -> None:
+    """Random corners, some on the grid of pixel centres and edges, some outside of the picture."""
+    rng = np.random.default_rng(seed)
+    h, w = rng.integers(3, 20, 2).tolist()
+    points = rng.uniform(-4, 24, (int(rng.integers(3, 9)), 2))
+    points = np.round(points * 2) / 2 if seed % 2 else np.round(points * 8) / 8
+    corners = [(Fraction(x), Fraction(y)) for x, y in points.tolist()]
+    half = Fraction(1, 2)
+    expected = np.array([[inside(x + half, y + half, corners) for x in range(w)] for y in range(h)])
+    assert np.array_equal(masks.annotation_mask([points.ravel().tolist()], h, w), expected)
+
+
+def test_polygons_join_and_cover() -> None:
+    square, across = [0, 0, 4, 0, 4, 4, 0, 4], [2, 2, 6, 2, 6, 6, 2, 6]
+    union = masks.annotation_mask([square, across, [1, 1, 5, 5]], 8, 8)
+    assert int(union.sum()) == 16 + 16 - 4
+    labels = masks.drawn([(3, [square]), (7, [across])], 8, 8)
+    assert [int((labels == value).sum()) for value in (0, 3, 7)] == [64 - 28, 12, 16]
+    for wrong in (
+        [[1, 2, 3]],
+        [["a", "b"]],
+        5,
+        [[0, 0, float("nan"), 1, 2, 2]],
+        {"size": [2, 2]},
+        {"size": [8, 8], "counts": [1, 2]},
+        {"size": [4, 4], "counts": [16]},
+    ):
+        with pytest.raises(DataError):
+            masks.annotation_mask(wrong, 8, 8)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_run_lengths_against_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    h, w = rng.integers(1, 90, 2).tolist()
+    mask = np.repeat(rng.random(h * w // 7 + 1) < (0.02, 0.5, 0.98)[seed % 3], 7)[: h * w].reshape(h, w)
+    counts = made.runs(mask)
+    assert masks.unpacked_counts(made.compressed(counts)).tolist() == counts
+    for form in (counts, made.compressed(counts), made.compressed(counts).encode()):
+        assert np.array_equal(masks.decode_rle({"size": [h, w], "counts": form}), mask)
+
+
+def test_compressed_run_lengths_by_hand() -> None:
+    assert masks.unpacked_counts("").tolist() == []
+    assert masks.unpacked_counts("1234").tolist() == [1, 2, 3, 6], "the fourth is a difference to the second"
+    assert masks.unpacked_counts("Q1").tolist() == [1 + 32], "low bits first: 1 and on, then 1 times 32"
+    assert masks.unpacked_counts("19O7").tolist() == [1, 9, -1, 16], "the highest bit of the last character is the sign"
+    for wrong in ("P", "1 2", "zz\x7f", "P" * 20 + "0"):
+        with pytest.raises(DataError, match="cut short or holds characters"):
+            masks.unpacked_counts(wrong)
+
+
+def test_tables_follow_their_rules() -> None:
+    for value in range(256):
+        absent = value in published.COCO_STUFF_ABSENT or value > 181
+        expected = 255 if absent else value - sum(a < value for a in published.COCO_STUFF_ABSENT)
+        assert masks.COCO_STUFF_TABLE[value] == expected
+        ids = published.CITYSCAPES_IDS
+        assert masks.CITYSCAPES_TABLE[value] == (ids.index(value) if value in ids else 255)
+    checked = {12: 11, 26: 24, 30: 26, 45: 40, 66: 60, 69: 61, 71: 62, 83: 73, 91: 80, 181: 170}
+    assert {raw: int(masks.COCO_STUFF_TABLE[raw]) for raw in checked} == checked
+    assert len(COCO_STUFF) == 171
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    colours[0, :, 0], colours[0, :, 1] = [code // 256 * 10 for code in published.ADE_FULL_IDS[:30]], [code % 256 for code in published.ADE_FULL_IDS[:30]]
+    labels = masks.ade_full_labels(colours)
+    for (r, g, _), label in zip(colours.reshape(-1, 3).tolist(), labels.ravel().tolist(), strict=True):
+        code = r // 10 * 256 + g
+        assert label == (published.ADE_FULL_IDS.index(code) if code in published.ADE_FULL_IDS else 65535)
+    assert (len(published.ADE_FULL_IDS), len(set(published.ADE_FULL_IDS))) == (847, 847)
+    assert list(published.CONTEXT_IDS) == sorted(published.CONTEXT_IDS)
+    assert len(published.CONTEXT_IDS) == len(CONTEXT)
+    assert (len(published.COCO_IDS), published.COCO_IDS[-1]) == (len(COCO), 90)
+
+
+def test_counts_that_are_published_agree() -> None:
+    known = KNOWN["voc"]
+    assert known["trainaug"] - known["train"] == known["aug"]
+    assert known["aug"] + known["train"] + known["val"] == known["SegmentationClassAug"]
+    assert known["train"] + known["val"] == known["SegmentationClass"]
+    assert all(archive.digest is None or len(archive.digest.split(":")[1]) in (32, 40) for archive in ARCHIVES.values())
+
+
+# --------------------------------------------------------------------- downloads
+
+
+class _Server(BaseHTTPRequestHandler):
+    """Serves a folder; breaks off after so many bytes a request, lies, or knows no ranges, as asked."""
+
+    folder: ClassVar[Path]
+    breaks: ClassVar[int | None] = None
+    wrong: ClassVar[int] = 0
+    ranges: ClassVar[bool] = True
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        path = self.folder / self.path.rpartition("/")[2]
+        self.asked.append(self.headers.get("Range", ""))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data = path.read_bytes()
+        if type(self).wrong:
+            type(self).wrong -= 1
+            data = bytes(len(data))
+        start = int(self.headers["Range"][6:-1]) if self.headers.get("Range") and self.ranges else 0
+        if start >= len(data):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        self.wfile.write(data[start : None if self.breaks is None else start + self.breaks])
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(archives: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Server]]:
+    handler = type("Handler", (_Server,), {"folder": archives, "asked": [], "breaks": None, "wrong": 0, "ranges": True})
+    served = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    made.publish(archives, monkeypatch, f"http://127.0.0.1:{served.server_address[1]}")
+    yield handler
+    served.shutdown()
+    served.server_close()
+
+
+def test_download_goes_on_after_every_break(server: type[_Server], tmp_path: Path) -> None:
+    size = (server.folder / "ADEChallengeData2016.zip").stat().st_size
+    server.breaks = size // 5
+    root = tmp_path / "data"
+    ready("ade20k-150", root, None)
+    assert server.asked[0] == ""
+    assert server.asked[1:] == [f"bytes={n * (size // 5)}-" for n in range(1, len(server.asked))]
+    assert (root / "downloads" / "ADEChallengeData2016.zip").read_bytes() == (server.folder / "ADEChallengeData2016.zip").read_bytes()
+    assert {p.name for p in (root / "downloads").iterdir()} == {"ADEChallengeData2016.zip"}
+
+
+def test_a_later_run_goes_on(server: type[_Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, root = "ADEChallengeData2016.zip", tmp_path / "data"
+    content = (server.folder / name).read_bytes()
+    (root / "downloads").mkdir(parents=True)
+    part = root / "downloads" / f"{name}.part"
+    part.write_bytes(content[:1000])
+    server.breaks = 0
+    message = said(capsys, "prepare", "ade20k-150", "--root", str(root))
+    assert "could not be downloaded" in message
+    assert "are kept, run again to go on" in message
+    assert part.read_bytes() == content[:1000]
+    server.breaks = None
+    ready("ade20k-150", root, None)
+    assert server.asked[-1] == "bytes=1000-"
+
+
+def test_a_server_without_ranges(server: type[_Server], tmp_path: Path) -> None:
+    server.ranges, root = False, tmp_path / "data"
+    (root / "downloads").mkdir(parents=True)
+    (root / "downloads" / "ADEChallengeData2016.zip.part").write_bytes(b"something else")
+    ready("ade20k-150", root, None)
+
+
+def test_wrong_bytes_are_thrown_away(server: type[_Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    (root / "downloads").mkdir(parents=True)
+    part = root / "downloads" / "ADEChallengeData2016.zip.part"
+    part.write_bytes(b"half of another file")
+    ready("ade20k-150", root, None)  # wrong with its first half, so fetched once more from the start
+    assert server.asked == ["bytes=20-", ""]
+    shutil.rmtree(root)
+    server.wrong = 1
+    message = said(capsys, "prepare", "ade20k-150", "--root", str(root))
+    assert "what it gives is not the published file (sha256" in message
+    assert list((root / "downloads").iterdir()) == []
+    whole = (server.folder / "ADEChallengeData2016.zip").read_bytes()
+    part.write_bytes(whole)
+    ready("ade20k-150", root, None)  # killed between the last byte and the check
+    part.write_bytes(whole + b"x")
+    (root / "downloads" / "ADEChallengeData2016.zip").unlink()
+    (root / "ADEChallengeData2016" / "images" / "training" / "ADE_train_00000000.jpg").unlink()
+    ready("ade20k-150", root, None)  # too long
+
+
+def test_no_network_and_no_such_file(server: type[_Server], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (server.folder / "val2017.zip").unlink()
+    message = said(capsys, "prepare", "coco-stuff", "--root", str(tmp_path / "data"))
+    assert "answer 404" in message
+    assert "give its folder with --from" in message
+    assert len(list((tmp_path / "data" / "coco_stuff164k" / "images" / "train2017").iterdir())) == 3, "what is done is kept"
+    monkeypatch.setitem(ARCHIVES, "ade", Archive("a.zip", "the page", ("http://127.0.0.1:9/a.zip",)))
+    message = said(capsys, "prepare", "ade20k-150", "--root", str(tmp_path / "data"))
+    assert "Connection refused" in message
+    assert "the page" in message
+
+
+def test_no_room(server: type[_Server], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
+    assert "free some space" in said(capsys, "prepare", "ade20k-150", "--root", str(tmp_path / "data"))
+    assert server.asked == []
+
+
+def test_a_full_disk_while_unpacking(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(content: object, what: str) -> Iterator[bytes]:
+        yield b"half"
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(unpack, "_chunks", full)
+    root = tmp_path / "data"
+    message = said(capsys, "prepare", "ade20k-150", "--root", str(root), "--from", str(archives))
+    assert "No space left on device" in message
+    assert "free some space" in message
+    assert not [p for p in root.rglob("*") if p.is_file()], "no half-written file stays"
+    monkeypatch.undo()
+
+
+# --------------------------------------------------------------------- bad input
+
+
+def test_damaged_archives(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, key, file in (
+        ("voc", "voc2012", "VOCtrainval_11-May-2012.tar"),
+        ("voc", "sbd", "benchmark.tgz"),
+        ("ade20k-150", "ade", "ADEChallengeData2016.zip"),
+    ):
+        path, root = archives / file, tmp_path / key
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        asked = ["prepare", name, "--root", str(root), "--from", str(archives), "--jobs", "1"]
+        message = said(capsys, *asked)
+        assert f"{path} is not the published file" in message
+        assert f"{len(whole) // 2} bytes instead of {len(whole)}" in message
+        monkeypatch.setitem(ARCHIVES, key, Archive(file, "page"))  # no checksum is published: its own structure must tell
+        assert "damaged or cut short" in said(capsys, *asked)
+        assert not list(root.rglob(".*"))
+        path.write_bytes(whole)
+        ready(name, root, archives)  # goes on
+    path = archives / "gtFine_trainvaltest.zip"
+    content = bytearray(path.read_bytes())
+    place = content.index(b"labelIds.png") + 40
+    content[place : place + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    monkeypatch.setitem(ARCHIVES, "cityscapes-masks", Archive(path.name, "page"))
+    assert "damaged or cut short" in said(capsys, "prepare", "cityscapes", "--root", str(tmp_path / "c"), "--from", str(archives), "--jobs", "1")
+
+
+def hostile(tmp_path: Path, members: list[tarfile.TarInfo]) -> Path:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for info in members:
+            archive.addfile(info, io.BytesIO(b"x" * info.size))
+    return path
+
+
+@pytest.mark.parametrize("name", ["../../evil.jpg", "/tmp/evil.jpg", "in/../../evil.jpg", "in\\..\\evil.jpg", "C:/evil.jpg"])
+def test_archives_that_reach_outside(name: str, tmp_path: Path) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = 3
+    parts = [unpack.Part("in", tmp_path / "out", (".jpg",), deep=True)]
+    with pytest.raises(DataError, match="outside of its folder"):
+        unpack.unpack(hostile(tmp_path, [info]), parts, Work(tmp_path))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(name, "x")
+    with pytest.raises(DataError, match="outside of its folder"):
+        unpack.unpack(tmp_path / "a.zip", parts, Work(tmp_path))
+    assert not list(tmp_path.rglob("evil*"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_archives_with_links(kind: bytes, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("in/a.jpg")
+    info.type, info.linkname = kind, "/etc/passwd"
+    with pytest.raises(DataError, match=r"holds in/a\.jpg as a link"):
+        unpack.unpack(hostile(tmp_path, [info]), [unpack.Part("in", tmp_path / "out", (".jpg",))], Work(tmp_path))
+    link = zipfile.ZipInfo("in/a.jpg")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(DataError, match=r"holds in/a\.jpg as a link"):
+        unpack.unpack(tmp_path / "a.zip", [unpack.Part("in", tmp_path / "out", (".jpg",))], Work(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_archives_that_swell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("in/a.jpg", bytes(5000))
+    part = unpack.Part("in", tmp_path / "out", (".jpg",))
+    monkeypatch.setattr(unpack, "LARGEST_FILE", 4000)
+    with pytest.raises(DataError, match="far more than belongs in it"):
+        unpack.unpack(tmp_path / "a.zip", [part], Work(tmp_path))
+    with pytest.raises(DataError, match="holds none of the files expected"):
+        unpack.unpack(tmp_path / "a.zip", [unpack.Part("elsewhere", tmp_path / "out", (".jpg",))], Work(tmp_path))
+    monkeypatch.undo()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.jpg").write_bytes(b"mine")
+    with pytest.raises(DataError, match="has 4 bytes, but 5000 in"):
+        unpack.unpack(tmp_path / "a.zip", [part], Work(tmp_path))
+    assert (tmp_path / "out" / "a.jpg").read_bytes() == b"mine"
+
+
+def test_mistakes_on_the_command_line(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(tmp_path / "data")
+    assert "no data set called 'vok' to prepare; choose one of voc, context" in said(capsys, "prepare", "vok", "--root", root)
+    assert "--jobs is 0" in said(capsys, "prepare", "voc", "--root", root, "--jobs", "0")
+    assert "given with --from does not exist" in said(capsys, "prepare", "voc", "--root", root, "--from", str(tmp_path / "no"))
+    for name in SETS:
+        assert "nothing to check; run without --check first" in said(capsys, "prepare", name, "--root", root, "--check")
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in said(capsys, "prepare", "voc", "--root", str(tmp_path / "file" / "data"), "--from", str(archives))
+    with pytest.raises(SettingError):
+        prepare("vok", tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    (root / "VOCdevkit").mkdir(parents=True)
+    (root / "VOCdevkit" / "VOC2012").write_text("a file where a folder belongs")
+    message = said(capsys, "prepare", "voc", "--root", str(root), "--from", str(archives))
+    assert "another place with --root" in message
+    if os.geteuid() != 0:  # root may write everywhere
+        fixed = tmp_path / "fixed"
+        fixed.mkdir(mode=0o555)
+        assert "cannot be written (Permission denied); choose another place with --root" in said(capsys, "prepare", "voc", "--root", str(fixed))
+
+
+def test_check_names_what_is_missing(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    ready("voc", root, archives)
+    base = root / "VOCdevkit" / "VOC2012"
+    (base / "JPEGImages" / f"{made.VOC_NAMES[2]}.jpg").unlink()
+    (base / "SegmentationClassAug" / f"{made.VOC_NAMES[3]}.png").unlink()
+    before = files(root)
+    message = said(capsys, "prepare", "voc", "--root", str(root), "--check")
+    assert "SegmentationClassAug: 3 instead of 4; listed pictures that are missing: 1 instead of 0; listed masks that are missing: 1 instead of 0" in message
+    assert f"unseen prepare voc --root {root} makes what is missing" in message
+    assert files(root) == before
+
+
+def test_other_peoples_lists_are_not_overwritten(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    lists = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "trainaug.txt").write_text("2007_000000\n")
+    message = said(capsys, "prepare", "voc", "--root", str(root), "--from", str(archives), "--jobs", "1")
+    assert "names other pictures than belong in it (1 instead of 3); move it away" in message
+    assert (lists / "trainaug.txt").read_text() == "2007_000000\n"
+
+
+def test_files_that_are_not_what_they_say(archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.mat").write_bytes(b"no matrix")
+    for path in (tmp_path / "a.mat", tmp_path / "b.mat"):
+        with pytest.raises(DataError, match="SBD's mask .* cannot be read"):
+            voc.sbd_mask((path, tmp_path / "a.png"))
+    Image.fromarray(made.blocks(0, 44)).save(tmp_path / "m.png")
+    with pytest.raises(DataError, match="holds the id 44"):
+        voc.copy_mask((tmp_path / "m.png", tmp_path / "a.png"))
+    assert not (tmp_path / "a.png").exists()
+    for key, name, file in (("detail", "context", "trainval_merged.json"), ("instances2014", "coco-20i", "annotations_trainval2014.zip")):
+        monkeypatch.setitem(ARCHIVES, key, Archive(file, "page"))
+        if file.endswith(".json"):
+            (archives / file).write_text('{"images": 3}')
+        else:
+            made.pack(archives / file, {f"annotations/instances_{split}2014.json": b"[]" for split in ("train", "val")})
+        message = said(capsys, "prepare", name, "--root", str(tmp_path / "data"), "--from", str(archives), "--jobs", "1")
+        assert "delete it and run again" in message
+    (archives / "pascal" / "val" / "fold2.txt").write_text("2007_000000__01\n")
+    message = said(capsys, "prepare", "pascal-5i", "--root", str(tmp_path / "data"), "--from", str(archives), "--jobs", "1")
+    assert "is not HSNet's published list" in message
+
+
+def test_preparing_needs_no_torch_in_its_processes() -> None:
+    code = "import sys, unseen.data.prepare; assert not {'torch', 'scipy', 'rich', 'open_clip'} & sys.modules.keys(), sorted(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
