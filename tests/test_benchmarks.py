@@ -72,6 +72,24 @@ def test_backgrounds_are_said() -> None:
     assert get_benchmark("voc").judged == VOC
 
 
+def test_benchmarks_that_ask_the_same() -> None:
+    same = {name for name in BENCHMARKS for other in ("voc",) if get_benchmark(name).asks_as(other, VOC)}
+    assert same == {"voc", "voc-21"}, "not the folds, nor ZS3's splits"
+    assert not get_benchmark("pascal-5i/3").asks_as("voc", VOC)
+    assert not get_benchmark("voc").asks_as("pascal-5i/3", VOC)
+    assert get_benchmark("context").asks_as("context-60-threshold", CONTEXT)
+    assert not get_benchmark("voc").asks_as("/a/folder", VOC)
+
+
+def test_a_run_on_the_same_words_with_another_background(tmp_path: Path) -> None:
+    root = voc(tmp_path / "data")
+    common = ["--root", str(root), *TINY]
+    main(["train", "zegclip", "--benchmark", "voc", "--root", str(root), *SMALL, "--options.decoder_heads", "2", "--out", str(tmp_path / "run")])
+    main(["evaluate", str(tmp_path / "run"), "--benchmark", "voc-21", *common, "--threshold", "0.5", "--out", str(tmp_path / "eval")])
+    protocol = report_of(tmp_path / "eval")["protocol"]
+    assert (protocol["calibrated"], protocol["trained_on"], protocol["background"]) == (True, None, "threshold")
+
+
 def test_benchmarks_in_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"voc", "pascal-5i/0..3", "voc-zs3/2..10", "ade20k-847", "cityscapes"} <= set(families())
     assert sum(map(len, families().values())) == len(BENCHMARKS)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from test_flow import said
-from tiny import write_own, write_voc
+from tiny import write_folds, write_own, write_voc
 from unseen.__main__ import main
 from unseen.check import check
 from unseen.data.benchmarks import get_benchmark
@@ -173,6 +173,9 @@ def test_named_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads((tmp_path / "out" / "check.json").read_text())["train"]["pictures"] == 15
     assert "has no files to check" in said(capsys, "check", "doodles")
     assert "--root" in said(capsys, "check", "voc")
+    folds = write_folds(tmp_path / "folds")
+    warnings = [finding.line() for finding in check("pascal-5i/0", root=folds, lists=folds.parent / "lists", progress=False).survey.findings]
+    assert warnings[1] == "classes that no validation picture shows, which get no score: boat; check their ids and spelling, or label some"
     (root / "ImageSets" / "Segmentation" / "val.txt").unlink()
     [line] = [finding.line() for finding in check("voc", root=root, progress=False).errors]
     assert line.startswith("val: ")

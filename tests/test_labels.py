@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from unseen.labels import IGNORE, PADDING, rank_of, reduce_zero_label
+from unseen.labels import IGNORE, PADDING, rank_of
 
 
 def test_void_and_padding_are_distinct() -> None:
     assert (IGNORE, PADDING) == (255, 254)
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
-def test_reduce_zero_label(dtype: torch.dtype) -> None:
-    labels = torch.tensor([[0, 1, 2], [20, 254, 255]], dtype=dtype)
-    before = labels.clone()
-    reduced = reduce_zero_label(labels)
-    assert reduced.tolist() == [[255, 0, 1], [19, 253, 255]]
-    assert reduced.dtype == dtype
-    assert torch.equal(labels, before)
 
 
 def test_rank_of_is_the_place_in_the_list() -> None:

@@ -143,7 +143,7 @@ def evaluate(
         released_counts: Count void pixels of folds into unions, as the released SAZS does.
     """
     from unseen.api import build, device_named, resolve, run_folder, sentences
-    from unseen.data.benchmarks import BENCHMARKS, folds_of, get_benchmark
+    from unseen.data.benchmarks import folds_of, get_benchmark
     from unseen.evaluation import EpisodeReport, Report, print_episodes, print_reports
     from unseen.evaluation import choose_threshold as scores_of_thresholds
     from unseen.evaluation import evaluate as run_evaluation
@@ -162,9 +162,7 @@ def evaluate(
         raise SettingError("--out is one folder, but there are several reports to write; leave it away, or evaluate one at a time")
     for model, settings, run, name in asked:
         folder, bench = Path(model), get_benchmark(name, lists)
-        # A folder of one's own may have moved since, and is known by its words.
-        moved = run is not None and bench.folder is not None and run.benchmark not in BENCHMARKS and bench.vocabulary == run.vocabulary
-        own = run is not None and (bench.name == run.benchmark or moved)
+        own = run is not None and bench.asks_as(run.benchmark, run.vocabulary)
         if bench.episodes is not None and threshold is not None:
             raise SettingError("--threshold has no meaning in folds, where a pixel is the word's or not; leave it away")
         if bench.episodes is None and episodes != "all":

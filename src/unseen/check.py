@@ -94,7 +94,8 @@ def check(source: str, *, root: Path | None = None, lists: Path | None = None, p
     def tracked(items: Iterable[Looked], count: int) -> Iterable[Looked]:
         return track(items, description=f"looking at {benchmark.title}", total=count, transient=True, disable=not progress)
 
-    found = survey(pairs, benchmark.vocabulary, benchmark.unseen, first, tracked=tracked)
+    scored = benchmark.vocabulary if benchmark.episodes is None else benchmark.unseen
+    found = survey(pairs, benchmark.vocabulary, first, taught=benchmark.seen, scored=scored, tracked=tracked)
     found.findings = sorted([*early, *found.findings], key=lambda finding: finding.level != "error")
     return Checked(benchmark, found, how)
 

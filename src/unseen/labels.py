@@ -40,11 +40,6 @@ def place_of(labels: Labels) -> Labels:
     return labels - 3 * (labels > IGNORE)
 
 
-def reduce_zero_label(labels: Tensor) -> Tensor:
-    """Remove the background of a label map stored as 0 = background, 1..C = classes: 0 and 255 become 255, v becomes v - 1."""
-    return torch.where((labels == 0) | (labels == IGNORE), torch.full_like(labels, IGNORE), labels - 1)
-
-
 def rank_of(classes: Sequence[int], *, size: int = 256) -> Tensor:
     """A table (int64) from label to the label of its word's place in `classes`; every other label maps to 255.
 

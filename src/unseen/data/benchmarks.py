@@ -5,7 +5,7 @@ Splits are given by name, never by number: the numbers follow from the vocabular
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -86,6 +86,18 @@ class Benchmark:
     def seen_ids(self) -> list[int]:
         """Places of the seen words."""
         return [i for i, name in enumerate(self.vocabulary) if name not in self.unseen]
+
+    def asks_as(self, name: str, vocabulary: Sequence[str]) -> bool:
+        """Whether it is the benchmark of that name and vocabulary, or asks the same words in the same way.
+
+        So do benchmarks that differ in what they make of the background alone (voc, voc-21), and a folder of one's own that has moved.
+        """
+        if self.name == name:
+            return True
+        if self.vocabulary != tuple(vocabulary) or self.episodes is not None:
+            return False
+        other = BENCHMARKS.get(name)
+        return self.folder is not None if other is None else self.folder is None and other.episodes is None and other.unseen == self.unseen
 
     def data(self, split: str, root: Path | None) -> SegmentationSet:
         """The pictures and label maps of a split.

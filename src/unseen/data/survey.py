@@ -126,7 +126,7 @@ def _kind(path: Path) -> str:
 
 
 def survey(
-    splits: Mapping[str, Sequence[Pair]], vocabulary: tuple[str, ...], unseen: Sequence[str], first: int, *,
+    splits: Mapping[str, Sequence[Pair]], vocabulary: tuple[str, ...], first: int, *, taught: Sequence[str], scored: Sequence[str],
     tracked: Callable[[Iterable[Looked], int], Iterable[Looked]] = lambda items, count: items,
 ) -> Survey:  # fmt: skip
     """Look at every pair of the splits, each file once.
@@ -134,8 +134,9 @@ def survey(
     Args:
         splits: "train" and "val".
         vocabulary: The words.
-        unseen: Those without masks in training.
         first: The stored id of the first word; 1 where 0 is a background.
+        taught: The words whose masks are trained on.
+        scored: The words that validation asks for.
         tracked: Wraps the results and their number, to show progress.
     """
     pairs = list(dict.fromkeys(pair for each in splits.values() for pair in each))
@@ -144,7 +145,8 @@ def survey(
     looked = {split: [by_pair[pair] for pair in each] for split, each in splits.items()}
     found = Survey(looked, [], vocabulary, first)
     everything = list(by_pair.values())
-    found.findings += [*_unreadable(everything), *_sizes(everything), *_ids(everything, len(vocabulary), first), *_leaks(looked), *_labelled(found, unseen)]
+    found.findings += [*_unreadable(everything), *_sizes(everything), *_ids(everything, len(vocabulary), first), *_leaks(looked)]
+    found.findings += _labelled(found, {"train": taught, "val": scored})
     found.findings.sort(key=lambda finding: finding.level != "error")
     return found
 
@@ -221,14 +223,13 @@ def _leaks(looked: dict[str, list[Looked]]) -> list[Finding]:
     return found
 
 
-def _labelled(found: Survey, unseen: Sequence[str]) -> list[Finding]:
+def _labelled(found: Survey, wanted_in: Mapping[str, Sequence[str]]) -> list[Finding]:
     """Classes without pixels, pictures without labelled ones."""
     findings = []
     for split, each in found.looked.items():
         if not each:
             continue
-        pixels = found.pixels(split)
-        wanted = [name for name in found.vocabulary if split == "val" or name not in unseen]
+        pixels, wanted = found.pixels(split), wanted_in[split]
         never = tuple(name for name in wanted if not pixels[name])
         if len(never) == len(wanted):
             what = f"no pixel of {split} is labelled with {'a class to train on' if split == 'train' else 'a class'}"
