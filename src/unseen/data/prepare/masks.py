@@ -74,12 +74,12 @@ def fill_polygon(points: NDArray[np.float64], height: int, width: int) -> NDArra
     first = np.clip(np.ceil(top - 0.5), 0, height).astype(np.int64)
     last = np.clip(np.ceil(bottom - 0.5), 0, height).astype(np.int64)
     crossed = last - first  # rows r with top <= r + 0.5 < bottom
-    flips = np.zeros((height, width + 1), dtype=np.int32)
     edge = np.repeat(np.arange(len(points)), crossed)
     row = np.arange(len(edge)) - np.repeat(np.cumsum(crossed) - crossed, crossed) + first[edge]
     x = x0[edge] + (row + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
-    np.add.at(flips, (row, np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)), 1)
-    return (np.cumsum(flips[:, :width], axis=1) % 2).astype(bool)
+    place = row * (width + 1) + np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    flips = np.bincount(place, minlength=height * (width + 1)).astype(np.uint8).reshape(height, width + 1)[:, :width]
+    return (np.cumsum(flips, axis=1, dtype=np.uint8) & 1).astype(bool)  # a sum that overflows keeps its parity
 
 
 def annotation_mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
