@@ -124,8 +124,8 @@ def main() -> None:
     parser.add_argument("--folds", type=int, nargs="+", default=list(FOLDS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--scale", type=float, default=10.0)
     asked = parser.parse_args()
     lists = lists_of_what_is_there(asked.lists, asked.voc, asked.out / "lists")
     found = {(fold, seed): measure(asked, lists, fold, seed) for seed in asked.seeds for fold in asked.folds}
