@@ -316,3 +316,21 @@ def test_two_runs_of_one_method_are_two_models(tmp_path: Path, capsys: pytest.Ca
 
 def _world() -> DoodleScenes:
     return DoodleScenes(5, 1, size=64, min_things=1, max_things=1, words=(5,), keep_background=True)
+
+
+def test_what_would_be_no_unseen_word_or_no_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run is not asked for words it was trained on; seeds and runs count once; only what was drawn has seeds."""
+    run = tmp_path / "run"
+    main(["train", "esda", "--benchmark", "doodles-5i/0", "--out", str(run), "--train.steps", "1", "--train.batch_size", "2", "--train.warmup", "0"])
+    capsys.readouterr()
+    assert "and 4 more of the words that doodles-5i/1 asks for" in said(capsys, "evaluate", str(run), "--benchmark", "doodles-5i/1", "--limit", "2")
+    assert "is given twice" in said(capsys, "evaluate", str(run), str(run), "--limit", "2")
+    for seeds in ("[1,1]", "[]", "[-1]"):
+        assert "give different numbers of 0 or more" in said(capsys, "evaluate", str(run), "--episodes", "hsnet", "--seeds", seeds)
+    assert "nothing is drawn" in said(capsys, "evaluate", str(run), "--seeds", "[1,2]")
+    main(["evaluate", str(run), "--episodes", "hsnet", "--seeds", "[1,2]", "--limit", "2"])
+    out = capsys.readouterr().out
+    assert "first 2" in " ".join(out.split())
+    for seed in (1, 2):
+        assert (run / "eval-doodles-5i-0-hsnet" / f"seed-{seed}" / "report.json").exists()
+    assert not (run / "eval-doodles-5i-0").exists()

@@ -153,6 +153,13 @@ def evaluate(
         raise SettingError(f"--limit is {limit}; give at least 1 picture")
     if choose_threshold < 0:
         raise SettingError(f"--choose-threshold is {choose_threshold}; give a number of training pictures, or 0")
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise SettingError(f"--seeds is {list(seeds)}; give different numbers of 0 or more, such as [0,1,2]")
+    if seeds != (0,) and episodes == "all":
+        raise SettingError("--seeds is for drawn episodes, and nothing is drawn; add --episodes hsnet, sazs or bam, or leave it away")
+    twice = next((model for i, model in enumerate(models) if model in models[:i]), None)
+    if twice is not None:
+        raise SettingError(f"{twice} is given twice; one run or method is one row, so remove one of them")
     asked, reports, episode_reports = [], list[Report](), list[EpisodeReport]()
     for model in models:
         settings, run = resolve(model, clip, published, options)
@@ -169,6 +176,12 @@ def evaluate(
             raise SettingError(f"--episodes {episodes} is for folds, and {bench.name} has none; leave it away")
         if bench.episodes is None and released_counts:
             raise SettingError(f"--released-counts is for folds, and {bench.name} has none; leave it away")
+        known = [word for word in bench.unseen if run is not None and run.train.get("regime") == "inductive" and word in run.seen]
+        if bench.episodes is not None and known:
+            raise SettingError(
+                f"{model} was trained on masks of {known[0]!r}" + (f" and {len(known) - 1} more" if len(known) > 1 else "")
+                + f" of the words that {bench.name} asks for, so they would not be unseen; evaluate it on {run.benchmark if run else ''}"
+            )  # fmt: skip
         if not own:
             settings = replace(settings, options={**settings.options, **sentences(settings.method, bench), **(options or {})})
         segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if run else None)
@@ -184,6 +197,8 @@ def evaluate(
             about["threshold_chosen"] = {"pictures": choose_threshold, "mIoU_seen": {str(each): round(score, 4) for each, score in tried.items()}}
             print(f"threshold {size.segments_threshold}, from mIoU of seen words in training: " + "  ".join(f"{each} {tried[each]:.1f}" for each in tried))
         place = out or (folder / f"eval-{bench.slug}" if run else run_folder(model, bench.name))
+        if out is None and episodes != "all":
+            place = place.with_name(f"{place.name}-{episodes}")
         title = run.model.method if run else model
         if run and sum(other is not None and (other.model.method, fold) == (title, name) for _, _, other, fold in asked) > 1:
             title = f"{title} ({folder})"
@@ -236,7 +251,8 @@ def evaluate(
         whole = plain and limit is None and options is None and inference == NO_CHANGES and threshold is None and text_embeddings is None and episodes == "all"
         if run and whole:
             _keep_scores(folder, bench.name, made[0].as_dict()["scores"])
-        print(f"wrote {place / 'report.json'} and {place / 'sheet.png'}")
+        parts = [place] if len(made) == 1 else [place / f"seed-{seed}" for seed in seeds]
+        print(f"wrote {' and '.join(str(part / 'report.json') for part in parts)}, with sheet.png beside")
     for name in dict.fromkeys(report.benchmark.name for report in reports):
         print_reports([report for report in reports if report.benchmark.name == name])
     if episode_reports:

@@ -441,10 +441,11 @@ def print_episodes(reports: Sequence[EpisodeReport]) -> None:
         folds.setdefault((report.title, report.benchmark.name), []).append(report)
     for (title, fold), runs in folds.items():
         cells = [_spread([run.scores[name] for run in runs]) for name in ("mIoU", "FB_IoU")]
-        draw = runs[0].protocol["draw"] + (f", {len(runs)} seeds" if len(runs) > 1 else "")
+        limit = runs[0].protocol["limit"]
+        draw = runs[0].protocol["draw"] + (f", {len(runs)} seeds" if len(runs) > 1 else "") + (f", first {limit} only" if limit else "")
         table.add_row(title, fold, draw, *cells, str(int(runs[0].counts.asked.sum())))
-    for title in dict.fromkeys(report.title for report in reports):
-        mine = {fold: runs for (name, fold), runs in folds.items() if name == title}
+    for title, base in dict.fromkeys((report.title, report.benchmark.base) for report in reports):
+        mine = {fold: runs for (name, fold), runs in folds.items() if name == title and runs[0].benchmark.base == base}
         if len(mine) > 1:
             means = [np.mean([np.mean([run.scores[name] for run in runs]) for runs in mine.values()]) for name in ("mIoU", "FB_IoU")]
             table.add_row(title, f"mean of {len(mine)} folds", "", *(f"{mean:.1f}" for mean in means), "", style="bold")
