@@ -110,7 +110,7 @@ def train_(
     folder = out or api.run_folder(method, benchmark)
     model = ModelSettings(method, clip, published, options or {})
     if api.train(model, train, benchmark, folder, root=root, lists=lists, text_embeddings=text_embeddings, init=init, resume=resume) is not None:
-        print(f"wrote {folder}; next: unseen evaluate {folder}" + (f" --root {root}" if root else ""))
+        print(f"wrote {folder}; next: unseen evaluate {folder}" + (f" --root {root}" if root else "") + (f" --lists {lists}" if lists else ""))
 
 
 def evaluate(
@@ -300,7 +300,7 @@ def convert_(
     print("\n".join(report.lines()))
     if report.problem:
         raise CheckpointError(f"{file} does not fit {method} ({report.problem}); nothing was written: is it one of another size or version?")
-    print(f"wrote {folder}; next: unseen evaluate {folder}")
+    print(f"wrote {folder}; next: unseen evaluate {folder} --root DATA")
 
 
 def segment_(
