@@ -208,43 +208,21 @@ def evaluate(
         if bench.episodes is not None:
             made = [
                 run_episodes(
-                    segmenter,
-                    text,
-                    bench,
-                    root,
-                    title=title,
-                    inference=size,
-                    how=episodes,
-                    seed=seed,
-                    seen=lowered,
-                    limit=limit,
-                    about=about,
-                    oracle=oracle,
-                    released_counts=released_counts,
+                    segmenter, text, bench, root, title=title, inference=size, how=episodes, seed=seed, seen=lowered, limit=limit, about=about,
+                    oracle=oracle, released_counts=released_counts,
                 )
                 for seed in (seeds if episodes != "all" else seeds[:1])
-            ]
+            ]  # fmt: skip
             episode_reports += made
             for seed, found in zip(seeds, made, strict=False):
                 found.save(place if len(made) == 1 else place / f"seed-{seed}")
         else:
             made = [
                 run_evaluation(
-                    segmenter,
-                    text,
-                    bench,
-                    root,
-                    title=title,
-                    inference=size,
-                    seen=lowered,
-                    limit=limit,
-                    threshold=threshold,
-                    workers=workers,
-                    about=about,
-                    oracle=oracle,
-                    trained=None if own else run,
+                    segmenter, text, bench, root, title=title, inference=size, seen=lowered, limit=limit, threshold=threshold, workers=workers,
+                    about=about, oracle=oracle, trained=None if own else run,
                 )
-            ]
+            ]  # fmt: skip
             made[0].save(place)
             reports += made
         plain = not (oracle or released_counts or choose_threshold)
