@@ -153,7 +153,7 @@ class CLIPText(nn.Module):
             VocabularyError: There is no text tower, or a sentence is too long for it.
         """
         if self.text is None:
-            raise VocabularyError("this model has no text tower, its words come from a file; give words of that file, or train with a tower (--model.clip)")
+            raise VocabularyError("this model has no text tower, its words come from a file; give words of that file, or train with a tower (--clip)")
         sentences = [template.format(name) for name in names for template in templates]
         ids = self.tokenize(sentences).to(self.text.positional_embedding.device)
         vectors = torch.cat([self.encode_tokens(part)[0] for part in torch.split(ids, batch_size)])
@@ -395,7 +395,7 @@ def load_text(source: str = DOODLES, embed_dim: int | None = None) -> CLIPText:
     """
     if source == NO_TOWER:
         if embed_dim is None:
-            raise SettingError("without a text tower (--model.clip none) the words' vectors must come from a file; give it with --text-embeddings")
+            raise SettingError("without a text tower (--clip none) the words' vectors must come from a file; give it with --text-embeddings")
         return CLIPText(None, embed_dim, source=source)
     found = _file_of(source)
     if found is not None:
