@@ -204,6 +204,10 @@ def test_foreground_is_where_the_words_logit_is_higher() -> None:
     found = foreground(one, images, text, 1, InferenceSettings())
     logits = torch.stack([one(image.unsqueeze(0), text.select([1])).resized((32, 40))[0] for image in images])
     assert torch.equal(found, logits[:, 1] > logits[:, 0])
+    assert torch.equal(found, foreground(one, images, text, 1, InferenceSettings(), 0.5))
+    probability = (logits[:, 1] - logits[:, 0]).sigmoid()
+    threshold = probability.quantile(0.3).item()
+    assert torch.equal(foreground(one, images, text, 1, InferenceSettings(), threshold), probability > threshold)
 
 
 # ----------------------------------------------------------------------- verbs
@@ -223,6 +227,10 @@ def test_a_pascal_fold_through_the_verbs(tmp_path: Path, capsys: pytest.CaptureF
     listed = pascal_list(tmp_path / "lists" / "val" / "fold0.txt")
     assert sum(report["episodes"].values()) == len(listed)
     assert set(report["iou"]) == set(VOC[:5])
+    main(["evaluate", str(tmp_path / "run"), *common, "--inference.canvas", "48", "--threshold", "0", "--out", str(tmp_path / "everywhere")])
+    everywhere = json.loads((tmp_path / "everywhere" / "report.json").read_text())
+    assert everywhere["protocol"]["threshold"] == 0
+    assert all(counted["background"][0] == 0 for counted in everywhere["counts"].values()), "every pixel is more confident than 0"
     assert report["protocol"]["draw"] == "all"
     assert Image.open(tmp_path / "run" / "eval-pascal-5i-0" / "sheet.png").width > 400
     main(["evaluate", str(tmp_path / "run"), *common, "--inference.canvas", "48", "--episodes", "hsnet", "--limit", "7", "--out", str(tmp_path / "h")])
@@ -271,7 +279,7 @@ def test_bad_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "asks for class 6 in 2007_000000, which does not belong" in said(capsys, "evaluate", "naclip", *common)
     lists.write_text("")
     assert "fold0.txt is empty" in said(capsys, "evaluate", "naclip", *common)
-    assert "has no meaning in folds" in said(capsys, "evaluate", "naclip", "--benchmark", "doodles-5i/0", "--threshold", "0.5")
+    assert "--threshold is 1.5; give a confidence between 0 and 1" in said(capsys, "evaluate", "naclip", "--benchmark", "doodles-5i/0", "--threshold", "1.5")
     assert "is for folds" in said(capsys, "evaluate", "naclip", "--episodes", "bam")
     assert "published nowhere stable" in said(capsys, "evaluate", "naclip", "--benchmark", "coco-20i/1", "--root", str(root), "--episodes", "bam")
     (root / "ImageSets" / "Segmentation" / "val.txt").unlink()

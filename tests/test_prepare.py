@@ -36,6 +36,8 @@ from unseen.files import read_labels
 FEW = ["--train.steps", "2", "--train.batch_size", "2", "--train.warmup", "0", "--train.workers", "0", "--clip", "doodles"]
 SMALL = ["--train.transforms.resize", "[128,64]", "--train.transforms.crop", "64", "--options.decoder_heads", "4"]
 
+ONE = ["--options.templates", "single"]
+
 
 @pytest.fixture
 def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -214,6 +216,8 @@ def test_ade(archives: Path, tmp_path: Path) -> None:
     base = root / "ADEChallengeData2016"
     assert np.array_equal(read_labels(base / "annotations" / "validation" / "ADE_val_00000003.png"), made.blocks(0, 1, 150, 4))
     assert len(list((base / "images" / "training").iterdir())) == 3
+    train = ["train", "zegclip", "--benchmark", "ade20k-150", "--root", str(root), "--out", str(tmp_path / "run"), *FEW, *SMALL, *ONE]
+    evaluate_two_steps(train, tmp_path / "run", "ade20k-150", root, pictures=1)
 
     ready("ade20k-847", root, archives)
     base = root / "ADE20K_2021_17_01"
@@ -227,6 +231,9 @@ def test_ade(archives: Path, tmp_path: Path) -> None:
     assert files(root) == before
     shutil.rmtree(base / "images" / "ADE")
     ready("ade20k-847", root, None)
+    # 847 words are for evaluation, by a run trained elsewhere
+    main(["evaluate", str(tmp_path / "run"), "--benchmark", "ade20k-847", "--root", str(root), *ONE, "--inference.short_side", "64", "--inference.window", "0"])
+    assert json.loads((tmp_path / "run" / "eval-ade20k-847" / "report.json").read_text())["pictures"] == 1
 
 
 def test_cityscapes(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,6 +247,8 @@ def test_cityscapes(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert np.array_equal(mask, made.blocks(0, 18, 255, 255, 13))
     assert (root / "cityscapes" / "leftImg8bit" / "test" / "bonn" / "bonn_000003_000019_leftImg8bit.png").is_file()
     ready("cityscapes", root / "cityscapes", None, "--check")
+    train = ["train", "zegclip", "--benchmark", "cityscapes", "--root", str(root), "--out", str(tmp_path / "run"), *FEW, *SMALL, *ONE]
+    evaluate_two_steps(train, tmp_path / "run", "cityscapes", root, pictures=1)
 
 
 def test_unpacked_folders_are_taken_as_links(archives: Path, tmp_path: Path) -> None:

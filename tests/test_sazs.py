@@ -18,7 +18,7 @@ from unseen.errors import CheckpointError, SettingError, VocabularyError
 from unseen.inference import ask, foreground
 from unseen.labels import IGNORE
 from unseen.methods import create
-from unseen.methods.sazs import SAZS, ShapeNetwork, attention_weight, balanced_edge_loss, edge_attention, load_shape_network
+from unseen.methods.sazs import SAZS, ShapeNetwork, attention_weight, balanced_edge_loss, edge_attention, load_shape_network, pixel_loss
 from unseen.modules.edges import edge_map
 from unseen.segmenter import Prediction, TextFeatures
 from unseen.settings import InferenceSettings
@@ -374,6 +374,20 @@ def test_the_backbone_is_computed_once_for_many_words() -> None:
     assert len(calls) == 1
     separate = torch.cat([ask(segmenter, images, text.select([i])).logits for i in range(3)], dim=1)
     close(together, separate, 1e-4)
+
+
+def test_balanced_pixels() -> None:
+    logits, target = torch.randn(2, 2, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64)
+    target[0, 0, :3], target[1, 0] = 1, IGNORE
+    costs = torch.nn.functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
+    both = (costs[target == 1].mean() + costs[target == 0].mean()) / 2
+    assert pixel_loss(logits, target, balanced=True).item() == pytest.approx(both.item(), rel=1e-6)
+    assert pixel_loss(logits, target, balanced=False).item() == pytest.approx(costs.sum().item() / 28, rel=1e-6)
+    nothing, one = torch.full_like(target, IGNORE), target.clamp(min=1)
+    assert pixel_loss(logits, one, balanced=True).item() == pytest.approx(pixel_loss(logits, one, balanced=False).item(), rel=1e-6)
+    assert [pixel_loss(logits, nothing, balanced=balanced).item() for balanced in (True, False)] == [0, 0]
+    losses = small(balanced=True).losses(Prediction(logits, (16, 16), {"edges": torch.zeros(2, 1, 4, 4)}), target, target)
+    assert losses["seg"].item() == pytest.approx(both.item(), rel=1e-6)
 
 
 def test_words_from_a_file_and_a_learned_background() -> None:

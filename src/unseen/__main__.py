@@ -132,7 +132,7 @@ def evaluate(
         inference: Single values of size and windows to change; a run on its own benchmark keeps its own, all else the benchmark's.
         text_embeddings: A .npy file (words, D) to use instead of the text tower.
         limit: Only the first so many pictures, or episodes.
-        threshold: Pixels whose best word is less confident (0..1) get no word: the background, where that is scored so (voc-21).
+        threshold: Pixels whose best word is less confident (0..1) get no word: the background, where that is scored so (voc-21), and in folds.
         lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
         episodes: How the pairs of a fold are drawn: "all" of HSNet's list once, or 1000 as "hsnet", "sazs" or "bam" (ESDA: seed 923) draw them.
         seeds: Of drawn episodes, one evaluation each.
@@ -170,8 +170,6 @@ def evaluate(
     for model, settings, run, name in asked:
         folder, bench = Path(model), get_benchmark(name, lists)
         own = run is not None and bench.asks_as(run.benchmark, run.vocabulary)
-        if bench.episodes is not None and threshold is not None:
-            raise SettingError("--threshold has no meaning in folds, where a pixel is the word's or not; leave it away")
         if bench.episodes is None and episodes != "all":
             raise SettingError(f"--episodes {episodes} is for folds, and {bench.name} has none; leave it away")
         if bench.episodes is None and released_counts:
@@ -208,8 +206,8 @@ def evaluate(
         if bench.episodes is not None:
             made = [
                 run_episodes(
-                    segmenter, text, bench, root, title=title, inference=size, how=episodes, seed=seed, seen=lowered, limit=limit, about=about,
-                    oracle=oracle, released_counts=released_counts,
+                    segmenter, text, bench, root, title=title, inference=size, how=episodes, seed=seed, seen=lowered, limit=limit, threshold=threshold,
+                    about=about, oracle=oracle, released_counts=released_counts,
                 )
                 for seed in (seeds if episodes != "all" else seeds[:1])
             ]  # fmt: skip

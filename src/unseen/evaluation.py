@@ -134,8 +134,7 @@ def evaluate(
     scored = benchmark.background == "threshold"
     if scored and threshold is None:
         raise SettingError(f"{benchmark.title} scores the background, which is where no word is confident; say how confident with --threshold (0 to 1)")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise SettingError(f"--threshold is {threshold}; give a confidence between 0 and 1")
+    _check_threshold(threshold)
     background = label_of(torch.tensor(len(benchmark.vocabulary)))
     batch_size = max(1, min(batch_size, MAPS_AT_ONCE // len(benchmark.vocabulary)))
     segments = _segments(segmenter, inference, oracle)
@@ -232,8 +231,8 @@ class EpisodeReport:
 
 def evaluate_episodes(
     segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, *, title: str, inference: InferenceSettings,
-    how: Draw = "all", seed: int = 0, seen: Sequence[int] | None = None, limit: int | None = None, shown: int = 8, progress: bool = True,
-    oracle: bool = False, released_counts: bool = False, about: dict[str, Any] | None = None,
+    how: Draw = "all", seed: int = 0, seen: Sequence[int] | None = None, limit: int | None = None, threshold: float | None = None, shown: int = 8,
+    progress: bool = True, oracle: bool = False, released_counts: bool = False, about: dict[str, Any] | None = None,
 ) -> EpisodeReport:  # fmt: skip
     """Ask a segmenter about the episodes of a fold: one picture, one word that is in it, foreground against background.
 
@@ -250,6 +249,7 @@ def evaluate_episodes(
         seed: Of what is drawn.
         seen: Ids trained on, for methods that lower their scores; None if none or all were.
         limit: Only the first so many episodes; the report says so.
+        threshold: The word is where its confidence is above this; a binary method's own decision, 0.5, by default, and where the word wins for any other.
         shown: Episodes kept for the sheet, spread over all.
         progress: Show a progress bar.
         oracle: Let the labels choose between the mask and the eigen-segments (`oracle_choice`), as SAZS was scored; the report says so.
@@ -260,6 +260,7 @@ def evaluate_episodes(
         DataError: A list that names what is not there, or an episode whose class is not in its picture.
     """
     assert benchmark.episodes is not None
+    _check_threshold(threshold)
     segments = _segments(segmenter, inference, oracle)
     data, episodes = benchmark.episodes(root, how, seed)
     episodes = episodes[:limit]
@@ -277,11 +278,12 @@ def evaluate_episodes(
         if last is None or last[0] != episode.index:
             parts = segments(image, [sample.name]) if segments is not None else None
             claims = agreement(parts, inference.segments_threshold) if parts is not None and not oracle else None
-            maps = None if segmenter.kind == "binary" else label_maps(segmenter, image, text, inference, seen=seen, claims=claims).labels[0].cpu()
+            binary = segmenter.kind == "binary"
+            maps = None if binary else label_maps(segmenter, image, text, inference, seen=seen, threshold=threshold, claims=claims).labels[0].cpu()
             last = episode.index, maps, parts
         _, maps, parts = last
         if maps is None:
-            mask = foreground(segmenter, image, text, episode.class_id, inference)[0]
+            mask = foreground(segmenter, image, text, episode.class_id, inference, threshold)[0]
             found = (settled_mask(mask, agreement(parts, inference.segments_threshold)) if parts is not None and not oracle else mask).cpu()
         else:
             found = maps == episode.class_id
@@ -302,6 +304,7 @@ def evaluate_episodes(
         "seed": None if how == "all" else seed,
         "calibrated": seen is not None,
         "limit": limit,
+        "threshold": threshold,
         "oracle": oracle,
         "released_counts": released_counts,
         "segments": _about_segments(segments),
@@ -403,6 +406,11 @@ def choose_threshold(
     everything = list(range(len(seen)))
     found = [count.summary(everything)["mIoU"] for count in counts] if folds else [matrix.summary(everything, [])["mIoU"] for matrix in matrices]
     return dict(zip(thresholds, found, strict=True))
+
+
+def _check_threshold(threshold: float | None) -> None:
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise SettingError(f"--threshold is {threshold}; give a confidence between 0 and 1")
 
 
 def _asked(labels: Tensor, word: int) -> Tensor:

@@ -169,10 +169,21 @@ def best_words(scores: Tensor, size: tuple[int, int], settings: InferenceSetting
 
 
 @torch.no_grad()
-def foreground(segmenter: Segmenter, images: Tensor, text: TextFeatures, word: int, settings: InferenceSettings) -> Tensor:
-    """Where a binary method says that pictures show one word, (B, H, W) bool: where its logit for the word is the higher one."""
-    scores = score_maps(segmenter, images, text.select([word]), settings)
-    return restored(scores, (images.shape[-2], images.shape[-1]), settings)[:, 0] > 0
+def foreground(
+    segmenter: Segmenter, images: Tensor, text: TextFeatures, word: int, settings: InferenceSettings, threshold: float | None = None
+) -> Tensor:  # fmt: skip
+    """Where a binary method says that pictures show one word, (B, H, W) bool: where its logit for the word is the higher one.
+
+    Args:
+        segmenter: Any binary method, in eval mode.
+        images: (B, 3, H, W) uint8, or float in 0..1; RGB.
+        text: The encoded vocabulary.
+        word: Its place there.
+        settings: Size and windows.
+        threshold: Where the word's confidence is above this instead, in 0..1; 0.5 changes nothing.
+    """
+    scores = restored(score_maps(segmenter, images, text.select([word]), settings), (images.shape[-2], images.shape[-1]), settings)[:, :1]
+    return (scores > 0 if threshold is None else segmenter.confidence(scores) > threshold)[:, 0]
 
 
 # --------------------------------------------------------------------- segments

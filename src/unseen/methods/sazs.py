@@ -48,6 +48,7 @@ class SAZS(TextSegmenter):
         scale: Factor of the dot products.
         statistics: What pictures are normalised with: the backbone's own, or Cityscapes' as released.
         dropout: On whole channels of the features; released DRN: 0.95 on PASCAL, 0.9 on COCO.
+        balanced: Whether the word's cells and those of "others" weigh the same in a batch (or a part of it computed at a time), however many there are.
         loss_weights: Of pixels and words, edges, edge attention, shape.
         edge_logit: Cells whose edge logit is above this have a part in the edge attention.
         attention_over: Whether that loss is the "mean" over pictures, or their "sum" as released, so that it grows with the batch.
@@ -86,6 +87,7 @@ class SAZS(TextSegmenter):
         scale: float = 1.0,
         statistics: Statistics = "own",
         dropout: float = 0.0,
+        balanced: bool = False,
         loss_weights: tuple[float, float, float, float] = (1.0, 0.3, 0.1, 0.3),
         edge_logit: float = 0.8,
         attention_over: Literal["mean", "sum"] = "mean",
@@ -110,7 +112,7 @@ class SAZS(TextSegmenter):
                 "the shape loss needs the weights of its network (InverseForm's distance_measures_regressor.pth); give shape_weights, or shape=off"
             )
         self.weights, self.shape, self.shape_weights, self.void, self.edge_radius = weights, shape, shape_weights, void, edge_radius
-        self.scale, self.loss_weights, self.edge_logit, self.attention_over = scale, loss_weights, edge_logit, attention_over
+        self.scale, self.balanced, self.loss_weights, self.edge_logit, self.attention_over = scale, balanced, loss_weights, edge_logit, attention_over
         self.others = nn.Parameter(torch.zeros(clip.embed_dim)) if background == "learned" else None
         self.dropout = nn.Dropout2d(dropout)
         self.edge_head = nn.Conv2d(clip.embed_dim, 1, 1)
@@ -171,7 +173,7 @@ class SAZS(TextSegmenter):
         of_pictures = edge_attention(logits, target, edge_logits > self.edge_logit)
         pixel, edge, attention, shape = self.loss_weights
         losses = {
-            "seg": pixel * F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum") / (target != IGNORE).sum().clamp(min=1),
+            "seg": pixel * pixel_loss(logits, target, balanced=self.balanced),
             "edge": edge * balanced_edge_loss(edge_logits, edges),
             "attention": attention * (of_pictures.sum() if self.attention_over == "sum" else of_pictures.mean()),
         }
@@ -187,6 +189,22 @@ class SAZS(TextSegmenter):
         found = edge_logits.unsqueeze(1).log_softmax(dim=1)[:, 0] if self.shape == "released" else edge_logits.sigmoid()
         lengths: Tensor = self.shape_network(found * known, edges * known).norm(dim=1)
         return lengths.mean()
+
+
+def pixel_loss(logits: Tensor, target: Tensor, *, balanced: bool) -> Tensor:
+    """Cross-entropy of the word against "others": the mean over known cells, or, balanced, the mean of the word's mean and the others' mean.
+
+    Args:
+        logits: (B, 2, h, w).
+        target: (B, h, w) of 1, 0 and 255, which weighs nothing.
+        balanced: Weigh both alike, however many cells they have; where there are none of one, the other's mean is all.
+    """
+    costs = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
+    if not balanced:
+        return costs.sum() / (target != IGNORE).sum().clamp(min=1)
+    cells = [target == value for value in (0, 1)]
+    means = torch.stack([costs[mine].sum() / mine.sum().clamp(min=1) for mine in cells])
+    return means.sum() / torch.stack([mine.any() for mine in cells]).sum().clamp(min=1)
 
 
 def balanced_edge_loss(logits: Tensor, edges: Tensor) -> Tensor:
