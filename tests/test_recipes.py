@@ -66,8 +66,21 @@ def test_published_settings_of_sazs() -> None:
         model, train = settings("sazs", benchmark)
         assert model.clip == "ViT-B-32-quickgelu/openai"
         assert (train.steps, train.lr, train.batch_size, train.optimizer, train.weight_decay, train.warmup) == (steps, lr, 6, "sgd", 1e-4, 0)
-        assert (train.decay_norms, train.schedule, train.power, train.transforms.pillow, train.transforms.crop) == (True, "poly", 0.9, True, 512)
+        assert (train.decay_norms, train.schedule, train.power, train.min_lr, train.precision) == (True, "poly", 0.9, 0.0, "32-true")
+        assert (train.transforms.pillow, train.transforms.crop, train.transforms.rotate, train.transforms.zoom) == (True, 512, 10.0, [0.5, 2.0])
+        assert model.options == {"weights": "timm:vit_large_patch16_384.augreg_in21k_ft_in1k", "templates": "name", "attention_over": "sum"}
     assert settings("sazs", "doodles-5i/0")[0].options["backbone"] == "small"
+
+
+def test_settings_of_ssp_for_edgeclip() -> None:
+    for benchmark, radius in (("pascal-5i/1", 13), ("coco-20i/3", None)):
+        model, train = settings("edgeclip", benchmark)
+        assert model.clip == "RN50/openai"
+        options = {"weights": "timm:resnet50s.gluon_in1k", "norm": "frozen", **({"edge_radius": radius} if radius else {})}
+        assert model.options == options
+        assert (train.steps, train.batch_size, train.optimizer, train.lr, train.weight_decay) == (6000, 4, "sgd", 1e-3, 5e-4)
+        assert (train.decay_norms, train.schedule, train.warmup, train.precision) == (True, "step", 0, "32-true")
+        assert (train.transforms.crop, train.transforms.max_class_share, train.transforms.photometric) == (473, None, False)
 
 
 def test_folds_share_a_recipe() -> None:

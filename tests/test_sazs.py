@@ -369,10 +369,10 @@ def test_the_backbone_is_computed_once_for_many_words() -> None:
     segmenter, images = small(), torch.rand(1, 3, 24, 32)
     calls: list[int] = []
     segmenter.backbone.register_forward_hook(lambda *_: calls.append(1))
-    text = segmenter.encode_text(["tree", "car", "fish"])
+    text = segmenter.encode_text([f"tree {i}" for i in range(20)])
     together = ask(segmenter, images, text).logits
     assert len(calls) == 1
-    separate = torch.cat([ask(segmenter, images, text.select([i])).logits for i in range(3)], dim=1)
+    separate = torch.cat([ask(segmenter, images, text.select([i])).logits for i in range(20)], dim=1)
     close(together, separate, 1e-4)
 
 
@@ -408,6 +408,18 @@ def test_drn_is_not_trained_on_one_picture() -> None:
     segmenter = create("sazs", tiny_clip(), backbone="drn_d_105", drn_layers=(1,) * 8, drn_channels=(4,) * 8).train()
     with pytest.raises(SettingError, match="two or more"):
         segmenter(torch.rand(1, 3, 16, 16), segmenter.encode_text(["tree"]))
+
+
+def test_the_released_choices() -> None:
+    segmenter = create("sazs", tiny_clip(), published=True, backbone="small")
+    assert isinstance(segmenter, SAZS)
+    assert segmenter.backbone.mean.flatten().tolist() == pytest.approx([0.29010095, 0.32808144, 0.28696394])
+    assert segmenter.backbone.std.flatten().tolist() == pytest.approx([0.18295405, 0.18656561, 0.18447509])
+    text = segmenter.encode_text(["tree"])
+    raw = segmenter.clip.encode_tokens(segmenter.clip.tokenize(["tree", "others"]))[0]
+    assert text.background is not None
+    close(torch.cat([text.pooled, text.background[None]]), raw, 1e-6)
+    assert (segmenter.scale, segmenter.void, segmenter.attention_over, segmenter.balanced) == (1.0, "others", "sum", False)
 
 
 def test_the_released_statistics() -> None:

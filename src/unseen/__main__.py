@@ -181,7 +181,7 @@ def evaluate(
                 + f" of the words that {bench.name} asks for, so they would not be unseen; evaluate it on {run.benchmark if run else ''}"
             )  # fmt: skip
         if not own:
-            settings = replace(settings, options={**settings.options, **sentences(settings.method, bench), **(options or {})})
+            settings = replace(settings, options={**settings.options, **sentences(settings, bench), **(options or {})})
         segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if run else None)
         text = text.to(segmenter.to(device_named(device)).device)
         size = inference.on(run.inference if run and own else bench.inference)
@@ -190,6 +190,8 @@ def evaluate(
         if choose_threshold:
             if size.segments == "none":
                 raise SettingError("--choose-threshold is for --inference.segments agreement; give both, or none of them")
+            if threshold is not None:
+                raise SettingError("--choose-threshold looks at masks as they are without --threshold; choose first, then give --inference.segments_threshold")
             tried = scores_of_thresholds(segmenter, text, bench, root, inference=size, pictures=choose_threshold)
             size = replace(size, segments_threshold=max(tried, key=lambda each: (tried[each], each)))
             about["threshold_chosen"] = {"pictures": choose_threshold, "mIoU_seen": {str(each): round(score, 4) for each, score in tried.items()}}

@@ -231,7 +231,7 @@ def train(
     """
     bench = get_benchmark(benchmark, lists)
     folder, root = Path(out) if out else run_folder(model.method, bench.name), Path(root) if root else None
-    model = replace(model, options={**sentences(model.method, bench), **model.options})
+    model = replace(model, options={**sentences(model, bench), **model.options})
     if os.environ.get("LOCAL_RANK", "0") == "0":  # further processes of one run find what the first has begun
         _check_folder(folder, resume)
     if settings.regime == "transductive" and init is None and not resume:
@@ -399,10 +399,11 @@ def eigenvectors(
     return fresh, count - fresh
 
 
-def sentences(method: str, benchmark: Benchmark) -> dict[str, Any]:
-    """The option that puts words into the benchmark's sentences; none for methods that read the tokens of one sentence of their own."""
-    known = METHODS.get(method)
-    return {} if known is None or known.cls.reads_tokens else {"templates": benchmark.templates}
+def sentences(model: ModelSettings, benchmark: Benchmark) -> dict[str, Any]:
+    """The option that puts words into the benchmark's sentences; none for methods with a sentence of their own: they read its tokens, or it is published."""
+    known = METHODS.get(model.method)
+    own = known is None or known.cls.reads_tokens or (model.published and "templates" in known.cls.PUBLISHED)
+    return {} if own else {"templates": benchmark.templates}
 
 
 def run_folder(model: str, benchmark: str) -> Path:

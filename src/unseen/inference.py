@@ -71,7 +71,7 @@ def restored(maps: Tensor, size: tuple[int, int], settings: InferenceSettings) -
     return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
-def ask(segmenter: Segmenter, images: Tensor, text: TextFeatures, *, words_at_once: int = 16) -> Prediction:
+def ask(segmenter: Segmenter, images: Tensor, text: TextFeatures) -> Prediction:
     """One map a word of pictures (B, 3, H, W), whatever the method's kind: logits (B, K, h, w).
 
     A binary method is asked word by word, each picture by itself; a word's map is the difference of its two logits.
@@ -81,8 +81,8 @@ def ask(segmenter: Segmenter, images: Tensor, text: TextFeatures, *, words_at_on
         return prediction
     pictures = []
     for image in images:
-        starts = range(0, len(text), words_at_once)
-        parts = [segmenter(image.unsqueeze(0), text.select(range(start, min(start + words_at_once, len(text))))) for start in starts]
+        step = segmenter.words_at_once
+        parts = [segmenter(image.unsqueeze(0), text.select(range(start, min(start + step, len(text))))) for start in range(0, len(text), step)]
         pictures.append(torch.cat([part.logits[:, 1] - part.logits[:, 0] for part in parts]))
     return Prediction(torch.stack(pictures), parts[0].covers, align_corners=parts[0].align_corners)
 
@@ -102,7 +102,8 @@ def score_maps(segmenter: Segmenter, images: Tensor, text: TextFeatures, setting
     size = (images.shape[-2], images.shape[-1])
     if settings.window is None:
         prediction = ask(segmenter, images, text)
-        whole = settings.plain and prediction.covers == size  # a filled-up rim would have to be cut off at the larger size
+        # a filled-up rim would have to be cut off at the larger size, and `restored` aligns no corners
+        whole = settings.plain and prediction.covers == size and not prediction.align_corners
         return segmenter.scores(prediction.logits.float() if whole else prediction.resized(size), seen)
     window, stride = settings.window, settings.stride or settings.window
     if not 0 < stride <= window:

@@ -83,19 +83,23 @@ class Segmenter(nn.Module, ABC):
     """Base of every method.
 
     Attributes:
+        PUBLISHED: Options with which the released code behaves otherwise than ours.
         kind: "multiclass" (one vocabulary a batch) or "binary" (one word a picture).
         trainable: Whether the method has anything to train.
         frozen: Names of the submodules that stay in eval mode when the segmenter is trained.
         reads_tokens: Whether it needs `TextFeatures.tokens`.
         reads_things: Binary methods: whether the labels of their loss tell the things of a picture apart: above 1, every value is another thing
             that is not the word.
+        words_at_once: Binary methods: how many words a single picture is asked at a time, which bounds what is held.
     """
 
+    PUBLISHED: ClassVar[dict[str, Any]] = {}
     kind: ClassVar[Kind] = "multiclass"
     trainable: ClassVar[bool] = True
     frozen: ClassVar[tuple[str, ...]] = ("clip",)
     reads_tokens: ClassVar[bool] = False
     reads_things: ClassVar[bool] = False
+    words_at_once: ClassVar[int] = 16
 
     @property
     def device(self) -> torch.device:

@@ -31,7 +31,7 @@ from unseen.errors import DataError, SettingError
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.floating[Any]]
 DENSE_BELOW = 400
-"""Fewer patches than this are solved densely, in double precision."""
+"""Fewer patches than this, or than four a vector, are solved densely, on CPUs in double precision."""
 RESIDUAL = 1e-5
 """The most ‖A u - θ u‖ may be for unit u; what is above goes to the dense solver."""
 TIE = 2e-6
@@ -156,7 +156,7 @@ def eigenpairs(joints: Floats, count: int, *, lapnorm: bool = True) -> tuple[Flo
         return _finished(values, vectors, count, TIE * max(1.0, float(degrees.max())))
     scale: Floats = (np.where(degrees < NO_JOINTS, 1, degrees) ** -0.5).astype(np.float32)
     constant = _unit(np.sqrt(degrees))  # A has it with θ = 1; patches without joints are no part of it
-    found = _lanczos(joints, scale, constant, count) if n >= DENSE_BELOW else None
+    found = _lanczos(joints, scale, constant, count) if n >= max(DENSE_BELOW, 4 * count) else None
     values, vectors = found or _dense(joints.astype(np.float64) * scale * scale[:, None] - 2 * np.outer(constant, constant), count)
     return _finished(np.r_[0, 1 - values], np.column_stack([constant, vectors]).astype(np.float32) * scale[:, None], count, TIE)
 
@@ -207,7 +207,7 @@ def batched_eigenpairs(features: Tensor, count: int) -> tuple[Floats, Floats]:
     wanted = min(count, n)
     values, vectors = features.new_zeros(len(features), wanted), features.new_zeros(len(features), n, wanted)
     left = torch.ones(len(features), dtype=torch.bool, device=features.device)
-    if n >= DENSE_BELOW:
+    if n >= max(DENSE_BELOW, 4 * count):
         start = torch.randn(n, wanted, generator=torch.Generator().manual_seed(0)).to(features)
         try:
             values, vectors = torch.lobpcg(matrix, k=wanted, X=start.expand(len(features), -1, -1).contiguous(), largest=True, niter=100, tol=RESIDUAL / 10)

@@ -73,7 +73,7 @@ def create(name: str, clip: CLIPText, *, published: bool = False, **options: Any
     kinds = get_type_hints(method.cls.__init__)
     for key, value in options.items():
         _check(name, key, value, kinds[key])
-    released = getattr(method.cls, "PUBLISHED", {}) if published else {}
+    released = method.cls.PUBLISHED if published else {}
     return method.cls(clip, **{**method.options, **released, **options})
 
 

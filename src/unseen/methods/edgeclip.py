@@ -65,12 +65,12 @@ class EdgeCLIP(TextSegmenter):
         triplet_weight: Of the loss on contours.
         margin: Of that loss.
         edge_radius: Width in pixels of the bands on both sides of a contour; by default one step of the feature grid (8 pixels for strides of 2), so
-            that sampling the bands at that grid keeps them.
+            that sampling the bands at that grid keeps them; masks with a void contour need more by its width.
         templates: The sentence a word is put in; the figure's is "no_article".
         normalization: Statistics of the pictures: ImageNet's, which the weights were made with, or "none" as released.
     """
 
-    PUBLISHED: ClassVar[dict[str, Any]] = {"background_text": "frozen", "normalization": "none"}
+    PUBLISHED: ClassVar[dict[str, Any]] = {"background_text": "frozen", "normalization": "none", "templates": "no_article"}
     kind: ClassVar[Kind] = "binary"
     mean: Tensor
     std: Tensor
@@ -117,15 +117,15 @@ class EdgeCLIP(TextSegmenter):
         """Load the ResNet's weights.
 
         Raises:
-            SettingError: There are none, although two stages of the ResNet cannot learn.
+            SettingError: There are none, although not all of the ResNet learns.
             CheckpointError: A file that does not hold this ResNet.
         """
         if self.weights is not None:
             self.backbone.load_weights(self.weights)
-        elif self.train_backbone == "layer3":
+        elif self.train_backbone == "layer3" or self.backbone.norm != "batch":
             raise SettingError(
-                "edgeclip trains the third stage of a ResNet that was trained before; give its weights (--options.weights timm:resnet50s.gluon_in1k, "
-                "or a file), or train all of it (--options.train_backbone all --options.norm batch)"
+                "edgeclip starts from a ResNet that was trained before; give its weights (--options.weights timm:resnet50s.gluon_in1k, or a file), "
+                "or train all of it, batch norms too (--options.train_backbone all --options.norm batch)"
             )
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
@@ -231,15 +231,16 @@ def bands(labels: Tensor, radius: int) -> tuple[Tensor, Tensor]:
     """Pixels (B, H, W) bool of the thing and of what is not it, that lie within a square of `radius` pixels of each other; void is neither.
 
     The thing less its erosion, and its dilation less it, both with a square of (2·radius + 1)² pixels. A thing's contour is also where it meets
-    void; the border of the picture is none.
+    void; the border of the picture is none, nor is that of what a picture was filled up with: rows and columns of nothing but void.
     """
-    thing = labels == 1
+    thing, known = labels == 1, labels != IGNORE
+    picture = known.any(dim=2, keepdim=True) & known.any(dim=1, keepdim=True)
 
     def dilated(mask: Tensor) -> Tensor:
         rows = F.max_pool2d(mask.float(), (2 * radius + 1, 1), stride=1, padding=(radius, 0))
         return F.max_pool2d(rows, (1, 2 * radius + 1), stride=1, padding=(0, radius)) > 0
 
-    return thing & dilated(~thing), dilated(thing) & ~thing & (labels != IGNORE)
+    return thing & dilated(~thing & picture), dilated(thing) & ~thing & known
 
 
 def sampled(mask: Tensor, size: tuple[int, int]) -> Tensor:

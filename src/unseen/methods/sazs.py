@@ -74,6 +74,7 @@ class SAZS(TextSegmenter):
     kind: ClassVar[Kind] = "binary"
     frozen: ClassVar[tuple[str, ...]] = ("clip", "shape_network")
     reads_things: ClassVar[bool] = True
+    words_at_once: ClassVar[int] = 1024  # a word is one more pair of products with features that are there
 
     def __init__(
         self,
@@ -247,11 +248,14 @@ def attention_weight(cells: Tensor, of: Tensor) -> Tensor:
 # -------------------------------------------------------------------- parts
 
 
-def _backbone(name: str, embed_dim: int, vit: tuple[int, ...], layers: tuple[int, ...], channels: tuple[int, ...], small_width: int) -> DenseBackbone:
+def _backbone(
+    name: str, embed_dim: int, vit_sizes: tuple[int, ...], drn_layers: tuple[int, ...], drn_channels: tuple[int, ...], small_width: int
+) -> DenseBackbone:  # fmt: skip
     if name == "vit_large":
-        return ReassembledViT(embed_dim, width=vit[0], num_layers=vit[1], num_heads=vit[2], hidden_dim=vit[3], grid=vit[4])
+        width, layers, heads, hidden, grid = vit_sizes
+        return ReassembledViT(embed_dim, width=width, num_layers=layers, num_heads=heads, hidden_dim=hidden, grid=grid)
     if name == "drn_d_105":
-        return DRN(embed_dim, layers=layers, channels=channels)
+        return DRN(embed_dim, layers=drn_layers, channels=drn_channels)
     return DilatedMobileNet(embed_dim) if name == "mobilenet_v2" else SmallBackbone(embed_dim, width=small_width)
 
 
@@ -295,4 +299,6 @@ def load_shape_network(file: str) -> ShapeNetwork:
         network.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{file} does not hold InverseForm's shape network (fc.0, fc.2, fc.4); give distance_measures_regressor.pth") from error
+    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+        raise CheckpointError(f"{file} holds values that are not finite; download it again")
     return network
