@@ -173,12 +173,12 @@ def test_masks_that_are_missing(tmp_path: Path) -> None:
     assert len(get_benchmark("cityscapes").data("val", tmp_path)) == 2, "the folder above"
     for mask in root.glob("gtFine/val/*/*_labelTrainIds.png"):
         mask.unlink()
-    with pytest.raises(DataError, match=r"_gtFine_labelTrainIds\.png is missing; make the masks with training ids"):
+    with pytest.raises(DataError, match=r"_gtFine_labelTrainIds\.png is missing; make it whole with `unseen prepare cityscapes`"):
         get_benchmark("cityscapes").data("val", root)
     ade = write_ade(tmp_path / "ADEChallengeData2016")
     assert get_benchmark("ade20k-150").data("val", tmp_path)[0].labels.unique().tolist() == [0, 149, IGNORE]
     (ade / "annotations" / "validation" / "ADE_00000002.png").unlink()
-    with pytest.raises(DataError, match=r"ADE_00000002\.png is missing; complete the download"):
+    with pytest.raises(DataError, match=r"ADE_00000002\.png is missing; make it whole with `unseen prepare ade20k-150`"):
         get_benchmark("ade20k-150").data("val", ade)
     with pytest.raises(DataError, match=r"is not ADE20K's folder .*; give the ADE20K_2021_17_01 folder with --root"):
         get_benchmark("ade20k-847").data("val", tmp_path)

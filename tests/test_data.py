@@ -269,7 +269,7 @@ def test_trainaug_where_there_are_no_two_lists(tmp_path: Path, missing: str) -> 
     (lists / f"{missing}.txt").unlink()
     assert places(voc_pairs(tmp_path, "train")) == [("SegmentationClassAug", digit) for digit in "012"]
     (lists / "trainaug.txt").unlink()
-    with pytest.raises(DataError, match=r"trainaug\.txt is missing; restore PASCAL VOC's lists"):
+    with pytest.raises(DataError, match=r"trainaug\.txt is missing; `unseen prepare voc` makes PASCAL VOC's lists"):
         voc_pairs(tmp_path, "train")
 
 
@@ -334,7 +334,7 @@ def test_coco_stuff_reads_training_ids(tmp_path: Path) -> None:
         assert len(data) == 1
         assert data[0].labels[0].tolist() == [0, 170, 255, 5]
     (tmp_path / "annotations" / "val2017" / "000000000009_labelTrainIds.png").unlink()
-    with pytest.raises(DataError, match="000000000009_labelTrainIds.png is missing; make the masks with training ids"):
+    with pytest.raises(DataError, match="000000000009_labelTrainIds.png is missing; make it whole with `unseen prepare coco-stuff`"):
         get_benchmark("coco-stuff").data("val", tmp_path)
     with pytest.raises(DataError, match="not COCO-Stuff's folder"):
         get_benchmark("coco-stuff").data("val", tmp_path / "images")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from fractions import Fraction
@@ -26,12 +30,13 @@ from PIL import Image
 from tiny import archives as made
 from unseen.__main__ import main
 from unseen.data import episodes
+from unseen.data.benchmarks import get_benchmark
 from unseen.data.classes import COCO, COCO_STUFF, CONTEXT
 from unseen.data.prepare import SETS, fetch, masks, prepare, published, scenes, unpack, voc, work
 from unseen.data.prepare.published import ARCHIVES, KNOWN, Archive
 from unseen.data.prepare.work import Work
 from unseen.errors import DataError, SettingError
-from unseen.files import read_labels
+from unseen.files import read_labels, replacing
 
 FEW = ["--train.steps", "2", "--train.batch_size", "2", "--train.warmup", "0", "--train.workers", "0", "--clip", "doodles"]
 SMALL = ["--train.transforms.resize", "[128,64]", "--train.transforms.crop", "64", "--options.decoder_heads", "4"]
@@ -213,7 +218,7 @@ def test_coco_folds(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_ade(archives: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
     ready("ade20k-150", root, archives)
-    base = root / "ADEChallengeData2016"
+    base = root / "ade" / "ADEChallengeData2016"
     assert np.array_equal(read_labels(base / "annotations" / "validation" / "ADE_val_00000003.png"), made.blocks(0, 1, 150, 4))
     assert len(list((base / "images" / "training").iterdir())) == 3
     train = ["train", "zegclip", "--benchmark", "ade20k-150", "--root", str(root), "--out", str(tmp_path / "run"), *FEW, *SMALL, *ONE]
@@ -239,7 +244,7 @@ def test_ade(archives: Path, tmp_path: Path) -> None:
 def test_cityscapes(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "data"
     (root / "downloads").mkdir(parents=True)
-    assert "lies behind a login" in said(capsys, "prepare", "cityscapes", "--root", str(root))
+    assert "gtFine_trainvaltest.zip lie behind a login" in said(capsys, "prepare", "cityscapes", "--root", str(root))
     for name in ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"):
         shutil.copy(archives / name, root / "downloads")
     ready("cityscapes", root, None)
@@ -249,6 +254,148 @@ def test_cityscapes(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     ready("cityscapes", root / "cityscapes", None, "--check")
     train = ["train", "zegclip", "--benchmark", "cityscapes", "--root", str(root), "--out", str(tmp_path / "run"), *FEW, *SMALL, *ONE]
     evaluate_two_steps(train, tmp_path / "run", "cityscapes", root, pictures=1)
+
+
+def test_cityscapes_without_its_test_pictures(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As mmsegmentation keeps it; and with masks of training ids alone."""
+    root = tmp_path / "data"
+    ready("cityscapes", root, archives)
+    base = root / "cityscapes"
+    shutil.rmtree(base / "leftImg8bit" / "test")
+    shutil.rmtree(base / "gtFine" / "test")
+    for raw in base.rglob("*_labelIds.png"):
+        raw.unlink()
+    before = files(base)
+    ready("cityscapes", root, None)
+    ready("cityscapes", root, None, "--check")
+    assert files(base) == before
+    (base / "gtFine" / "train" / "ulm" / "ulm_000001_000019_gtFine_labelTrainIds.png").unlink()
+    assert "gtFine_trainvaltest.zip lies behind a login" in said(capsys, "prepare", "cityscapes", "--root", str(root))
+
+
+def test_masks_that_are_ready_need_no_archives(archives: Path, tmp_path: Path) -> None:
+    """What another made ready is taken over with --from, without SBD's .mat files or COCO's annotations."""
+    done, root = tmp_path / "done", tmp_path / "data"
+    for name in ("voc", "context", "coco-20i"):
+        ready(name, done, archives)
+    shutil.rmtree(done / "VOCdevkit" / "VOCaug")
+    (done / "VOCdevkit" / "VOC2010" / "trainval_merged.json").unlink()
+    for path in (done / "COCO2014" / "annotations").glob("*.json"):
+        path.unlink()
+    for path in archives.glob("*.*"):
+        path.unlink()
+    for name in ("voc", "context", "coco-20i"):
+        ready(name, root, done)
+    for folder in ("VOC2012/SegmentationClassAug", "VOC2010/SegmentationClassContext"):
+        assert files(root / "VOCdevkit" / folder).keys() == files(done / "VOCdevkit" / folder).keys()
+
+
+def test_roots_by_other_names(archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the data set under any name, the folder itself as '.', and the folder above."""
+    root = tmp_path / "data"
+    for name in ("voc", "context"):
+        ready(name, root, archives)
+    before = files(root)
+    monkeypatch.chdir(root / "VOCdevkit" / "VOC2012")
+    ready("voc", Path(), None, "--check")
+    ready("context", root / "VOCdevkit", None, "--check")
+    assert voc.context_folder(tmp_path / "new" / "VOCdevkit") == tmp_path / "new" / "VOCdevkit" / "VOC2010"
+    monkeypatch.chdir(tmp_path)
+    (root / "VOCdevkit" / "VOC2012").rename(tmp_path / "pascal")
+    ready("voc", tmp_path / "pascal", None, "--check")
+    assert len(files(root)) + len(files(tmp_path / "pascal")) == len(before)
+
+
+def test_annotations_where_mmsegmentation_keeps_them(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "mmseg"
+    (source / "VOCdevkit" / "VOC2010").mkdir(parents=True)
+    shutil.move(archives / "trainval_merged.json", source / "VOCdevkit" / "VOC2010")
+    shutil.move(archives / "VOCtrainval_03-May-2010.tar", source)
+    ready("context", tmp_path / "data", source)
+    base = tmp_path / "data" / "VOCdevkit" / "VOC2010"
+    shutil.rmtree(base / "SegmentationClassContext")
+    annotations = base / "trainval_merged.json"
+    content = annotations.read_bytes()
+    annotations.unlink()
+    annotations.write_bytes(content + b" ")
+    message = said(capsys, "prepare", "context", "--root", str(tmp_path / "data"), "--from", str(source), "--jobs", "1")
+    assert f"{annotations} is not the published file" in message
+
+
+def test_what_a_killed_preparation_leaves(archives: Path, tmp_path: Path) -> None:
+    """Killed outright it can leave a file that was being written: no benchmark takes it for a picture, and the next preparation removes it."""
+    root = tmp_path / "data"
+    ready("ade20k-150", root, archives)
+    images = root / "ade" / "ADEChallengeData2016" / "images" / "training"
+    left, other = images / ".ADE_train_00000000-unfinished-lbpuh01o.jpg", images / ".mine-12345678.jpg"
+    for path in (left, other):
+        path.write_bytes(b"half")
+    assert len(get_benchmark("ade20k-150").data("train", root)) == 3
+    ready("ade20k-150", root, None)
+    assert not left.exists()
+    assert other.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+def test_a_terminated_preparation_takes_its_file_away(archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminated(path: Path, labels: np.ndarray) -> None:
+        with replacing(path) as beside:
+            beside.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    monkeypatch.setattr(voc, "save_mask", terminated)
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        ready("voc", tmp_path / "data", archives)
+    assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert list((tmp_path / "data" / "VOCdevkit" / "VOC2012" / "SegmentationClassAug").iterdir()) == []
+
+
+def test_lists_in_place_are_looked_at(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    ready("pascal-5i", root, archives)
+    (root / "lists" / "pascal" / "val" / "fold0.txt").write_text("2007_000000__01\n")
+    assert "published lists in lists/pascal: 7 instead of 8" in said(capsys, "prepare", "pascal-5i", "--root", str(root), "--check")
+    message = said(capsys, "prepare", "pascal-5i", "--root", str(root), "--from", str(archives), "--jobs", "1")
+    assert "fold0.txt is not HSNet's published list; move it away" in message
+
+
+def test_fold_counts_follow_bams_rule(archives: Path, tmp_path: Path) -> None:
+    """Of one mask: class 1 on 2048 pixels, class 6 (the same fold) on 2047, class 2 on 3000."""
+    ready("coco-20i", tmp_path, archives)
+    mask = np.zeros((100, 100), dtype=np.uint8)
+    mask.reshape(-1)[:2048] = 1
+    mask.reshape(-1)[2048:4095] = 5
+    mask.reshape(-1)[5000:8000] = 2
+    Image.fromarray(mask).save(tmp_path / "COCO2014" / "annotations" / "val2014" / "COCO_val2014_000000000004.png")
+    counts = {count.what: count.found for count in prepare("coco-20i", tmp_path, check=True)}
+    expected = [1, 1, 0, 0]
+    assert [counts[f"fold {fold}: pictures with a novel class of 2048 pixels"] for fold in range(4)] == expected
+    assert [counts[f"fold {fold}: (picture, class) pairs of 2048 pixels"] for fold in range(4)] == expected
+
+
+def test_polygons_against_cocos_tools() -> None:
+    """Run lengths are decoded alike; polygons differ in single pixels along their rims alone."""
+    coco = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        h, w = (int(n) for n in rng.integers(30, 90, 2))
+        angles, radii = np.sort(rng.uniform(0, 2 * np.pi, 9)), rng.uniform(0.2, 0.48, 9)
+        points = np.stack([w * (0.5 + radii * np.cos(angles)), h * (0.5 + radii * np.sin(angles))], axis=1)
+        flat = [points.ravel().tolist()]
+        stored = coco.merge(coco.frPyObjects(flat, h, w))
+        theirs = coco.decode(stored).astype(bool)
+        assert np.array_equal(masks.decode_rle(stored), theirs)
+        differ = masks.annotation_mask(flat, h, w) != theirs
+        edges = np.roll(points, -1, axis=0) - points
+        y, x = np.nonzero(differ)
+        centres = np.stack([x + 0.5, y + 0.5], axis=1)[:, None] - points
+        along = ((centres * edges).sum(axis=2) / (edges**2).sum(axis=1)).clip(0, 1)
+        away = np.linalg.norm(centres - along[..., None] * edges, axis=2).min(axis=1)
+        assert away.max(initial=0) < 1.0
+        assert differ.sum() < 0.5 * np.abs(edges).sum()
 
 
 def test_unpacked_folders_are_taken_as_links(archives: Path, tmp_path: Path) -> None:
@@ -397,6 +544,7 @@ class _Server(BaseHTTPRequestHandler):
     breaks: ClassVar[int | None] = None
     wrong: ClassVar[int] = 0
     ranges: ClassVar[bool] = True
+    page: ClassVar[bool] = False
     asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
@@ -406,6 +554,12 @@ class _Server(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         data = path.read_bytes()
+        if type(self).page:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<html>come back later</html>")
+            return
         if type(self).wrong:
             type(self).wrong -= 1
             data = bytes(len(data))
@@ -426,7 +580,7 @@ class _Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(archives: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Server]]:
-    handler = type("Handler", (_Server,), {"folder": archives, "asked": [], "breaks": None, "wrong": 0, "ranges": True})
+    handler = type("Handler", (_Server,), {"folder": archives, "asked": [], "breaks": None, "wrong": 0, "ranges": True, "page": False})
     served = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=served.serve_forever, daemon=True).start()
     made.publish(archives, monkeypatch, f"http://127.0.0.1:{served.server_address[1]}")
@@ -462,6 +616,19 @@ def test_a_later_run_goes_on(server: type[_Server], tmp_path: Path, capsys: pyte
     assert server.asked[-1] == "bytes=1000-"
 
 
+def test_a_web_page_does_not_cost_what_is_there(server: type[_Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, root = "ADEChallengeData2016.zip", tmp_path / "data"
+    (root / "downloads").mkdir(parents=True)
+    part, start = root / "downloads" / f"{name}.part", (server.folder / name).read_bytes()[:1000]
+    part.write_bytes(start)
+    server.page = True
+    message = said(capsys, "prepare", "ade20k-150", "--root", str(root))
+    assert "a web page instead of the file" in message
+    assert part.read_bytes() == start
+    server.page, server.ranges = False, False
+    ready("ade20k-150", root, None)
+
+
 def test_a_server_without_ranges(server: type[_Server], tmp_path: Path) -> None:
     server.ranges, root = False, tmp_path / "data"
     (root / "downloads").mkdir(parents=True)
@@ -486,7 +653,7 @@ def test_wrong_bytes_are_thrown_away(server: type[_Server], tmp_path: Path, caps
     ready("ade20k-150", root, None)  # killed between the last byte and the check
     part.write_bytes(whole + b"x")
     (root / "downloads" / "ADEChallengeData2016.zip").unlink()
-    (root / "ADEChallengeData2016" / "images" / "training" / "ADE_train_00000000.jpg").unlink()
+    (root / "ade" / "ADEChallengeData2016" / "images" / "training" / "ADE_train_00000000.jpg").unlink()
     ready("ade20k-150", root, None)  # too long
 
 
@@ -619,16 +786,19 @@ def test_mistakes_on_the_command_line(archives: Path, tmp_path: Path, capsys: py
         prepare("vok", tmp_path)
 
 
-def test_a_folder_that_cannot_be_written(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "data"
     (root / "VOCdevkit").mkdir(parents=True)
     (root / "VOCdevkit" / "VOC2012").write_text("a file where a folder belongs")
     message = said(capsys, "prepare", "voc", "--root", str(root), "--from", str(archives))
     assert "another place with --root" in message
-    if os.geteuid() != 0:  # root may write everywhere
-        fixed = tmp_path / "fixed"
-        fixed.mkdir(mode=0o555)
-        assert "cannot be written (Permission denied); choose another place with --root" in said(capsys, "prepare", "voc", "--root", str(fixed))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    message = said(capsys, "prepare", "voc", "--root", str(tmp_path / "fixed"), "--from", str(archives), "--jobs", "1")
+    assert "cannot be written (Read-only file system); choose another place with --root" in message
 
 
 def test_check_names_what_is_missing(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

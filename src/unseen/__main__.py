@@ -10,6 +10,7 @@ import difflib
 import inspect
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
@@ -396,10 +397,13 @@ def prepare_(name: str, root: Path = Path("data"), source: Path | None = None, c
     from rich.console import Console
     from rich.table import Table
 
-    from unseen.data.benchmarks import get_benchmark
     from unseen.data.prepare import SETS, prepare
 
-    counts = prepare(name, root, source, check=check, jobs=jobs)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a file that is being written is taken away
+    try:
+        counts = prepare(name, root, source, check=check, jobs=jobs)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     table = Table(name, "there", "published", "", box=None, header_style="bold", pad_edge=False)
     for count in counts:
         verdict = "" if count.known is None else "ok" if count.right else "WRONG" if count.binding else "other"
@@ -410,14 +414,7 @@ def prepare_(name: str, root: Path = Path("data"), source: Path | None = None, c
         remedy = f"unseen prepare {name} --root {root} makes what is missing" if check else "complete or correct the sources and run again"
         raise DataError(f"{name} in {SETS[name].folder(root)} is not what was published ({'; '.join(wrong)}); {remedy}")
     lists = f" --lists {root / 'lists'}" if SETS[name].lists else ""
-    try:
-        get_benchmark(SETS[name].benchmark)
-    except SettingError:
-        print(f"{SETS[name].folder(root)} is ready")
-    else:
-        print(
-            f"ready; next: unseen evaluate naclip --clip ViT-B-16-quickgelu/openai --benchmark {SETS[name].benchmark} --root {SETS[name].folder(root)}{lists}"
-        )
+    print(f"ready; next: unseen evaluate naclip --clip ViT-B-16-quickgelu/openai --benchmark {SETS[name].benchmark} --root {SETS[name].folder(root)}{lists}")
 
 
 def demo(out: Path = Path("demo"), seed: int = 0, steps: int | None = None, limit: int | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from unseen.errors import DataError
+
+UNFINISHED = re.compile(r"\..+-unfinished-[a-z0-9_]{8}(\.\w+)?")
+"""Names of files that are being written."""
 
 
 @contextmanager
@@ -30,7 +34,7 @@ def replacing(path: Path, flag: str = "--out") -> Iterator[Path]:
     beside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-unfinished-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         beside = Path(name)
         yield beside

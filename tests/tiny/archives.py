@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from tiny import voc_palette
-from unseen.data.prepare.published import ADE_FULL_IDS, ARCHIVES, CONTEXT_IDS, KNOWN, Archive
+from unseen.data.prepare.published import ADE_FULL_IDS, ARCHIVES, CONTEXT_COUNTS, CONTEXT_IDS, KNOWN, Archive
 
 H, W = 40, 52
 
@@ -206,7 +206,6 @@ def write_streets_archives(folder: Path) -> None:
 
 TINY_KNOWN = {
     "voc": {"JPEGImages": 4, "SegmentationClass": 3, "train": 2, "val": 1, "aug": 1, "trainaug": 3, "SegmentationClassAug": 4, "sbd": 3},
-    "context": {"train": 2, "val": 2},
     "coco-stuff": {"train2017": 3, "val2017": 1},
     "coco-20i": {"train2014": 3, "val2014": 1, "masks train2014": 2, "masks val2014": 1},
     "ade20k-150": {"training": 3, "validation": 1},
@@ -227,7 +226,10 @@ def publish(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str | None = Non
             (f"{url}/{archive.file}",) if url and key not in ("ade-full", "cityscapes-images", "cityscapes-masks") else (),
             len(content),
             digest,
+            archive.also,
         )
         monkeypatch.setitem(ARCHIVES, key, made)
     for key, known in TINY_KNOWN.items():
         monkeypatch.setitem(KNOWN, key, known)
+    for phase in CONTEXT_COUNTS:
+        monkeypatch.setitem(CONTEXT_COUNTS, phase, (2, 3))

@@ -164,7 +164,7 @@ def voc_pairs(root: Path, split: str) -> list[Pair]:
     for name, first in sources:
         file = lists / f"{name}.txt"
         if not file.exists():
-            raise DataError(f"{file} is missing; restore PASCAL VOC's lists (for training: train.txt and aug.txt, or trainaug.txt)")
+            raise DataError(f"{file} is missing; `unseen prepare voc` makes PASCAL VOC's lists (for training: train.txt and aug.txt, or trainaug.txt)")
         for stem in file.read_text().split():
             found = next((p for p in (base / folder / f"{stem}.png" for folder in (first, *masks)) if p.exists()), None)
             if found is None:
@@ -184,8 +184,8 @@ def coco_stuff_pairs(root: Path, split: str) -> list[Pair]:
     for place in (images, masks):
         if not place.is_dir():
             raise DataError(f"{root} is not COCO-Stuff's folder (no {place.relative_to(root)} in it); give the folder of images and annotations with --root")
-    hint = "make the masks with training ids (*_labelTrainIds.png) from stuffthingmaps, or complete the download"
-    return _complete([Pair(image, masks / f"{image.stem}_labelTrainIds.png") for image in sorted(images.glob("*.jpg"))], images, hint)
+    hint = "make it whole with `unseen prepare coco-stuff`, which makes the masks with training ids (*_labelTrainIds.png) too"
+    return _complete([Pair(image, masks / f"{image.stem}_labelTrainIds.png") for image in _finished(images, "*.jpg")], images, hint)
 
 
 def ade_pairs(root: Path, split: str, *, full: bool = False) -> list[Pair]:
@@ -207,8 +207,8 @@ def ade_pairs(root: Path, split: str, *, full: bool = False) -> list[Pair]:
         raise DataError(f"{root} is not ADE20K's folder (no images/{part} and annotations/{part} in it); give the {set_} folder with --root")
     images, masks = found
     suffix = ".tif" if full and next(masks.glob("*.tif"), None) else ".png"
-    hint = "make 16-bit label maps of the 847 classes" if full else "complete the download"
-    return _complete([Pair(image, masks / f"{image.stem}{suffix}") for image in sorted(images.glob("*.jpg"))], images, hint)
+    hint = f"make it whole with `unseen prepare ade20k-{847 if full else 150}`"
+    return _complete([Pair(image, masks / f"{image.stem}{suffix}") for image in _finished(images, "*.jpg")], images, hint)
 
 
 def cityscapes_pairs(root: Path, split: str) -> list[Pair]:
@@ -223,9 +223,14 @@ def cityscapes_pairs(root: Path, split: str) -> list[Pair]:
         if not place.is_dir():
             raise DataError(f"{root} is not Cityscapes' folder (no {place.relative_to(base)} in it); give the folder of leftImg8bit and gtFine with --root")
     ending, mask = "_leftImg8bit.png", "_gtFine_labelTrainIds.png"
-    found = sorted(images.glob(f"*/*{ending}"))
+    found = _finished(images, f"*/*{ending}")
     pairs = [Pair(image, masks / image.parent.name / f"{image.name.removesuffix(ending)}{mask}") for image in found]
-    return _complete(pairs, images, "make the masks with training ids (*_labelTrainIds.png) by cityscapesscripts' createTrainIdLabelImgs")
+    return _complete(pairs, images, "make it whole with `unseen prepare cityscapes`, which makes the masks with training ids (*_labelTrainIds.png) too")
+
+
+def _finished(folder: Path, pattern: str) -> list[Path]:
+    """The files that fit, in order; names that begin with a dot are files being written, or what is left of them."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def _complete(pairs: list[Pair], images: Path, hint: str) -> list[Pair]:
@@ -247,7 +252,7 @@ def context_pairs(root: Path, split: str) -> list[Pair]:
         raise DataError(f"{root} is not PASCAL Context's folder (no SegmentationClassContext in it); give the VOC2010 folder with --root")
     file = base / "ImageSets" / "SegmentationContext" / f"{'train' if split == 'train' else 'val'}.txt"
     if not file.is_file():
-        raise DataError(f"{file} is missing; restore PASCAL Context's lists")
+        raise DataError(f"{file} is missing; `unseen prepare context` makes PASCAL Context's lists")
     pairs = [Pair(base / "JPEGImages" / f"{stem}.jpg", base / "SegmentationClassContext" / f"{stem}.png") for stem in file.read_text().split()]
     missing = next((pair.labels for pair in pairs if not pair.labels.is_file()), None)
     if missing is not None:

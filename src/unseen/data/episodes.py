@@ -93,6 +93,11 @@ def draw(episodes: Sequence[Episode], how: Draw, *, uniform_classes: bool, seed:
 # ----------------------------------------------------------------------- lists
 
 
+def is_published(data: bytes, name: str) -> bool:
+    """Whether these bytes are HSNet's published list `name`."""
+    return hashlib.sha256(data).hexdigest()[:16] == HASHES[name]
+
+
 def find_list(lists: Path | None, name: str) -> Path:
     """HSNet's list `name` ("pascal/val/fold0.txt") in the folder `lists`, or downloaded once from HSNet's public repository and kept.
 
@@ -113,7 +118,7 @@ def find_list(lists: Path | None, name: str) -> Path:
                 data = answer.read()
         except (URLError, OSError, HTTPException) as error:
             raise DataError(f"HSNet's list {name} could not be fetched from {SOURCE}; check the network, or give a folder that has it with --lists") from error
-        if hashlib.sha256(data).hexdigest()[:16] != HASHES[name]:
+        if not is_published(data, name):
             raise DataError(f"what {SOURCE}/{name} gives is not the list that was published; give the folder of HSNet's lists with --lists")
         with replacing(path) as beside:
             beside.write_bytes(data)

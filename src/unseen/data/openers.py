@@ -38,7 +38,7 @@ def needed(root: Path | None, name: str) -> Path:
         DataError: It has none.
     """
     if root is None:
-        raise DataError(f"the benchmark {name} needs its pictures; say where they lie with --root FOLDER")
+        raise DataError(f"the benchmark {name} needs its pictures; say where they lie with --root FOLDER (`unseen prepare` puts them there)")
     return root
 
 

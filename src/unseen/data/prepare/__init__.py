@@ -14,6 +14,7 @@ from pathlib import Path
 from unseen.data.prepare import coco, scenes, voc
 from unseen.data.prepare.work import Count, Work
 from unseen.errors import DataError, SettingError
+from unseen.files import UNFINISHED
 
 
 @dataclass(frozen=True)
@@ -78,5 +79,14 @@ def prepare(name: str, root: Path, source: Path | None = None, *, check: bool = 
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"{root} cannot be written ({error.strerror}); choose another place with --root") from error
+        _sweep(SETS[name].folder(root))
         SETS[name].make(Work(root, source, jobs or os.cpu_count() or 1))
     return SETS[name].count(root)
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what a killed preparation was writing (`unseen.files.replacing`)."""
+    for at, _, files in os.walk(folder):
+        for name in files:
+            if UNFINISHED.fullmatch(name):
+                (Path(at) / name).unlink(missing_ok=True)

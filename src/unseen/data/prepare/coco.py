@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unseen.data.classes import COCO
 from unseen.data.prepare.masks import COCO_STUFF_TABLE, VOID, drawn
-from unseen.data.prepare.published import ARCHIVES, COCO_20I_VAL, COCO_IDS, COCO_STUFF_ABSENT, KNOWN
-from unseen.data.prepare.unpack import Part, ensure
+from unseen.data.prepare.published import ARCHIVES, COCO_20I_VAL, COCO_IDS, KNOWN
+from unseen.data.prepare.unpack import Part, adopt, ensure
 from unseen.data.prepare.voc import Segments, count_lists, prepare_lists
 from unseen.data.prepare.work import Count, Work, names, place, save_mask
 from unseen.errors import DataError
@@ -19,13 +21,11 @@ from unseen.files import read_labels
 
 MASK = "_labelTrainIds.png"
 STUFF, THINGS = ("train2017", "val2017"), ("train2014", "val2014")
-AREA = 2 * 32 * 32
-"""Pixels from which on a class counts in a picture of a fold's validation list."""
 
 
 def stuff_folder(root: Path) -> Path:
     """Where COCO-Stuff lies or will lie."""
-    return place(root, "coco_stuff164k", "images")
+    return place(root, "coco_stuff164k", "images", "annotations/train2017")
 
 
 def prepare_coco_stuff(work: Work) -> None:
@@ -77,7 +77,7 @@ def count_coco_stuff(root: Path) -> list[Count]:
 
 def folds_folder(root: Path) -> Path:
     """Where COCO 2014 lies or will lie."""
-    return place(root, "COCO2014", "val2014")
+    return place(root, "COCO2014", "val2014", "train2014")
 
 
 def prepare_coco_folds(work: Work) -> None:
@@ -85,6 +85,12 @@ def prepare_coco_folds(work: Work) -> None:
     base, known = folds_folder(work.root), KNOWN["coco-20i"]
     for split in THINGS:
         ensure(work, ARCHIVES[split], [Part(split, base / split, (".jpg",), known[split], also=(f"COCO2014/{split}", f"coco/{split}", f"coco/images/{split}"))])
+    if any(len(names(base / "annotations" / split, ".png")) < known[f"masks {split}"] for split in THINGS):
+        ready = [
+            Part(f"COCO2014/annotations/{split}", base / "annotations" / split, (".png",), known[f"masks {split}"], also=(f"annotations/{split}",))
+            for split in THINGS
+        ]
+        adopt(work, ready)
     if any(len(names(base / "annotations" / split, ".png")) < known[f"masks {split}"] for split in THINGS):
         files = frozenset(f"instances_{split}.json" for split in THINGS)
         part = Part("annotations", base / "annotations", tuple(sorted(files)), needs=files, also=("COCO2014/annotations", "coco/annotations"))
@@ -134,23 +140,25 @@ def count_coco_folds(root: Path) -> list[Count]:
 
     The last are remarks: nobody documents how the masks of the published lists were drawn.
     """
+    from unseen.data.episodes import AREA
+
     base, known, found = folds_folder(root), KNOWN["coco-20i"], []
     for split in THINGS:
         found.append(Count(split, len(names(base / split, ".jpg")), known[split]))
         found.append(Count(f"annotations/{split}", len(names(base / "annotations" / split, ".png")), known[f"masks {split}"]))
     found.append(count_lists(root, "coco"))
     if all(count.right for count in found):
-        pictures, pairs = np.zeros(4, dtype=int), np.zeros(4, dtype=int)
-        for name in sorted(names(base / "annotations" / "val2014", ".png")):
-            areas = np.bincount(read_labels(base / "annotations" / "val2014" / name).ravel(), minlength=VOID + 1)[1 : len(COCO) + 1]
-            counted = [int((areas[fold::4] >= AREA).sum()) for fold in range(4)]
-            pictures += np.sign(counted)
-            pairs += counted
+        folder = base / "annotations" / "val2014"
+        with ThreadPoolExecutor() as pool:
+            large = np.array(list(pool.map(areas_of, sorted(folder / name for name in names(folder, ".png"))))) >= AREA  # (pictures, 80)
         for fold, (images, both) in enumerate(COCO_20I_VAL):
-            found.append(Count(f"fold {fold}: pictures with a novel class of {AREA} pixels", int(pictures[fold]), images, binding=False))
-            found.append(Count(f"fold {fold}: (picture, class) pairs of {AREA} pixels", int(pairs[fold]), both, binding=False))
+            mine = large[:, fold::4]
+            found.append(Count(f"fold {fold}: pictures with a novel class of {AREA} pixels", int(mine.any(axis=1).sum()), images, binding=False))
+            found.append(Count(f"fold {fold}: (picture, class) pairs of {AREA} pixels", int(mine.sum()), both, binding=False))
     return found
 
 
-assert len(COCO_IDS) == len(COCO)
-assert len(COCO_STUFF_ABSENT) == 182 - 171
+def areas_of(mask: Path) -> NDArray[np.int64]:
+    """Pixels of each of the 80 classes."""
+    areas: NDArray[np.int64] = np.bincount(read_labels(mask).ravel(), minlength=VOID + 1)[1 : len(COCO) + 1]
+    return areas

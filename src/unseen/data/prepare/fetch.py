@@ -27,10 +27,9 @@ PAUSE = 1.0
 
 def known_archive(archive: Archive, work: Work) -> Path | None:
     """Where the archive lies already, if it does: in the folder given with --from, or among earlier downloads."""
-    for place in (work.source, work.source and work.source / "downloads", work.downloads, work.root):
-        if place is not None and (place / archive.file).is_file():
-            return place / archive.file
-    return None
+    below = ("", "downloads", *archive.also)
+    places = [folder / end for folder in (work.source, work.root) if folder is not None for end in below]
+    return next((place / archive.file for place in places if (place / archive.file).is_file()), None)
 
 
 def obtain(archive: Archive, work: Work) -> Path:
@@ -41,17 +40,24 @@ def obtain(archive: Archive, work: Work) -> Path:
     """
     path = known_archive(archive, work)
     if path is not None:
-        problem = _problem(archive, path, work)
-        if problem:
-            raise DataError(
-                f"{path} is not the published file ({problem}): cut short or changed; delete it and run again, or fetch it anew from {archive.page}"
-            )
-        return path
+        return verified(archive, path, work)
     if not archive.urls:
         raise DataError(
             f"{archive.file} lies behind a login or a form: get it from {archive.page}, then put it into {work.downloads}, or give its folder with --from"
         )
     return _download(archive, work)
+
+
+def verified(archive: Archive, path: Path, work: Work) -> Path:
+    """The path of an archive that is at hand.
+
+    Raises:
+        DataError: It is not the published file.
+    """
+    problem = _problem(archive, path, work)
+    if problem:
+        raise DataError(f"{path} is not the published file ({problem}): cut short or changed; delete it and run again, or fetch it anew from {archive.page}")
+    return path
 
 
 def _download(archive: Archive, work: Work) -> Path:
@@ -95,7 +101,7 @@ def _fetch(url: str, part: Path, archive: Archive, work: Work) -> str | None:
         while fruitless < TRIES:
             before = part.stat().st_size if part.exists() else 0
             try:
-                if _append(url, part, before, advance):
+                if _append(url, part, before, archive, advance):
                     return None
                 reason = "the server broke off"
             except HTTPError as error:
@@ -120,13 +126,17 @@ def _fetch(url: str, part: Path, archive: Archive, work: Work) -> str | None:
     return reason
 
 
-def _append(url: str, part: Path, before: int, advance: Callable[[int], None]) -> bool:
-    """One request; whether the file is whole now."""
+def _append(url: str, part: Path, before: int, archive: Archive, advance: Callable[[int], None]) -> bool:
+    """One request; whether the file is whole now. What is there is given up only for an answer that can be the file."""
     request = Request(url, headers={"User-Agent": "unseen", **({"Range": f"bytes={before}-"} if before else {})})
     with urlopen(request, timeout=30) as answer:
         goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {before}-")
         length = answer.headers.get("Content-Length")
         total = None if length is None else int(length) + (before if goes_on else 0)
+        if answer.headers.get_content_type() == "text/html":
+            raise URLError("a web page instead of the file")
+        if total is not None and archive.size not in (None, total):
+            raise URLError(f"{total} bytes instead of {archive.size}")
         try:
             with part.open("ab" if goes_on else "wb") as file:
                 advance(before if goes_on else 0)

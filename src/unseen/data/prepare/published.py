@@ -15,6 +15,7 @@ class Archive:
         urls: Where it is downloaded from, tried in order; none for what lies behind a login or a form.
         size: Bytes, where known.
         digest: "md5:...", "sha1:..." or "sha256:..." (or the first digits of it), where one is published.
+        also: Folders below a root in which people keep it.
     """
 
     file: str
@@ -22,6 +23,7 @@ class Archive:
     urls: tuple[str, ...] = ()
     size: int | None = None
     digest: str | None = None
+    also: tuple[str, ...] = ()
 
 
 _VOC, _COCO = "http://host.robots.ox.ac.uk/pascal/VOC", "https://cocodataset.org/#download"
@@ -46,7 +48,7 @@ ARCHIVES = {
         ("https://thor.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar", f"{_VOC}/voc2010/VOCtrainval_03-May-2010.tar"),
         None, "md5:da459979d0c395079b5c75ee67908abb",
     ),
-    "detail": Archive("trainval_merged.json", _DETAIL, (_DETAIL,), None, "sha1:169325d9f7e9047537fedca7b04de4dddf10b881"),
+    "detail": Archive("trainval_merged.json", _DETAIL, (_DETAIL,), None, "sha1:169325d9f7e9047537fedca7b04de4dddf10b881", ("VOCdevkit/VOC2010", "VOC2010")),
     "train2017": _coco("train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
     "val2017": _coco("val2017.zip", 815_585_330, "442b8da7639aecaf257c1dceb8ba8c80"),
     "stuff": Archive("stuffthingmaps_trainval2017.zip", "https://github.com/nightrome/cocostuff", (_STUFF,)),
@@ -72,7 +74,6 @@ KNOWN = {
         "JPEGImages": 17_125, "SegmentationClass": 2_913, "train": 1_464, "val": 1_449, "aug": 9_118, "trainaug": 10_582, "SegmentationClassAug": 12_031,
         "sbd": 11_355,
     },
-    "context": {"train": 4_996, "val": 5_104},
     "coco-stuff": {"train2017": 118_287, "val2017": 5_000},
     "coco-20i": {"train2014": 82_783, "val2014": 40_504, "masks train2014": 82_081, "masks val2014": 40_137},
     "ade20k-150": {"training": 20_210, "validation": 2_000},
@@ -80,6 +81,8 @@ KNOWN = {
     "cityscapes": {"train": 2_975, "val": 500, "test": 1_525},
 }  # fmt: skip
 """Pictures or masks of each data set when it is whole."""
+CONTEXT_COUNTS = {"train": (4_996, 4_998), "val": (5_104, 5_105)}
+"""Pictures of Context's lists: as the Detail package gives them by its maintainer's figures, and as the lists that came before it."""
 COCO_20I_VAL = ((26_052, 35_783), (15_305, 17_912), (13_138, 14_563), (12_640, 14_315))
 """COCO-20i: (pictures, (picture, class) pairs) of the four folds in which a novel class covers 2048 pixels, in the masks that the lists were made from."""
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from unseen.data.prepare.masks import CITYSCAPES_TABLE, ade_full_labels
 from unseen.data.prepare.published import ARCHIVES, KNOWN
-from unseen.data.prepare.unpack import Part, ensure, link_or_copy
+from unseen.data.prepare.unpack import Part, demand, ensure, link_or_copy
 from unseen.data.prepare.work import Count, Work, deep_names, names, place, save_mask
 from unseen.errors import DataError
 from unseen.files import read_labels
@@ -19,7 +19,7 @@ SPLITS = ("training", "validation")
 
 def ade_folder(root: Path) -> Path:
     """Where the 150-class ADE20K lies or will lie; also where mmsegmentation keeps it."""
-    return root / "ade" / "ADEChallengeData2016" if (root / "ade" / "ADEChallengeData2016").is_dir() else place(root, "ADEChallengeData2016", "images")
+    return place(root, "ade/ADEChallengeData2016", "images", "images/training")
 
 
 def prepare_ade(work: Work) -> None:
@@ -102,21 +102,28 @@ def count_ade_full(root: Path) -> list[Count]:
 # ------------------------------------------------------------------- cityscapes
 
 
-STREETS = ("train", "val", "test")
+STREETS = {"train": True, "val": True, "test": False}
+"""Splits of Cityscapes, and whether anything reads them."""
 
 
 def cityscapes_folder(root: Path) -> Path:
     """Where Cityscapes lies or will lie."""
-    return place(root, "cityscapes", "leftImg8bit")
+    return place(root, "cityscapes", "leftImg8bit", "gtFine")
 
 
 def prepare_cityscapes(work: Work) -> None:
     """Pictures, masks of label ids, and masks of training ids beside them."""
     base, known = cityscapes_folder(work.root), KNOWN["cityscapes"]
-    for key, folder, suffix in (("cityscapes-images", "leftImg8bit", "_leftImg8bit.png"), ("cityscapes-masks", "gtFine", "_gtFine_labelIds.png")):
-        ensure(work, ARCHIVES[key], [
-            Part(f"{folder}/{split}", base / folder / split, (suffix,), known[split], also=(f"cityscapes/{folder}/{split}",), deep=True) for split in STREETS
-        ])  # fmt: skip
+    wanted = [
+        (ARCHIVES[key], [
+            Part(f"{folder}/{split}", base / folder / split, (suffix,), known[split], also=(f"cityscapes/{folder}/{split}",), deep=True, optional=not read)
+            for split, read in STREETS.items() if not (key == "cityscapes-masks" and read and _training_ids(base, split) >= known[split])
+        ])
+        for key, folder, suffix in (("cityscapes-images", "leftImg8bit", "_leftImg8bit.png"), ("cityscapes-masks", "gtFine", "_gtFine_labelIds.png"))
+    ]  # fmt: skip
+    demand(work, wanted)
+    for archive, parts in wanted:
+        ensure(work, archive, parts)
     items = [(path, path.with_name(path.name.replace("labelIds", "labelTrainIds"))) for path in deep_names(base / "gtFine", "_gtFine_labelIds.png")]
     work.each("Cityscapes' training ids", cityscapes_mask, [item for item in items if not item[1].exists()])
 
@@ -126,10 +133,14 @@ def cityscapes_mask(paths: tuple[Path, Path]) -> None:
     save_mask(paths[1], CITYSCAPES_TABLE[read_labels(paths[0])])
 
 
+def _training_ids(base: Path, split: str) -> int:
+    return len(deep_names(base / "gtFine" / split, "_gtFine_labelTrainIds.png"))
+
+
 def count_cityscapes(root: Path) -> list[Count]:
     """Pictures and masks of Cityscapes."""
     base, known, found = cityscapes_folder(root), KNOWN["cityscapes"], []
-    for split in STREETS:
-        found.append(Count(f"leftImg8bit/{split}", len(deep_names(base / "leftImg8bit" / split, "_leftImg8bit.png")), known[split]))
-        found.append(Count(f"gtFine/{split}/*_labelTrainIds.png", len(deep_names(base / "gtFine" / split, "_gtFine_labelTrainIds.png")), known[split]))
+    for split, read in STREETS.items():
+        found.append(Count(f"leftImg8bit/{split}", len(deep_names(base / "leftImg8bit" / split, "_leftImg8bit.png")), known[split], binding=read))
+        found.append(Count(f"gtFine/{split}/*_labelTrainIds.png", _training_ids(base, split), known[split], binding=read))
     return found

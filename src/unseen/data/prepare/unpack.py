@@ -38,6 +38,7 @@ class Part:
         needs: Names that must be there for the part to be complete; with neither these nor `count`, nothing says that it is.
         also: Other places, below the folder given with --from, where people keep the same files unpacked.
         deep: Whether files lie in folders below.
+        optional: Taken along, but not missed: nothing reads it.
     """
 
     inside: str
@@ -47,6 +48,7 @@ class Part:
     needs: frozenset[str] = frozenset()
     also: tuple[str, ...] = ()
     deep: bool = False
+    optional: bool = False
 
     @property
     def complete(self) -> bool:
@@ -77,14 +79,8 @@ def ensure(work: Work, archive: Archive, parts: Sequence[Part]) -> None:
     Raises:
         DataError: Not to be had, damaged, unsafe, or in conflict with what is there.
     """
-    open_ = [part for part in parts if not part.complete]
-    for part in list(open_):
-        found = _unpacked(part, work)
-        if found is not None:
-            _adopt(found, part, work)
-            if part.complete or not (part.count or part.needs):
-                open_.remove(part)
-    if not open_:
+    open_ = adopt(work, parts)
+    if all(part.optional for part in open_):
         work.say(f"{archive.file}: its files are in place")
         return
     if known_archive(archive, work) is None and all(part.count is None and not part.needs and part.present() for part in open_):
@@ -93,6 +89,37 @@ def ensure(work: Work, archive: Archive, parts: Sequence[Part]) -> None:
     path = obtain(archive, work)
     work.say(f"unpacking {path}")
     unpack(path, open_, work)
+
+
+def adopt(work: Work, parts: Sequence[Part]) -> list[Part]:
+    """Take what lies unpacked below --from into its places; the parts that are still to be had."""
+    open_ = [part for part in parts if not part.complete]
+    for part in list(open_):
+        found = _unpacked(part, work)
+        if found is not None:
+            _adopt(found, part, work)
+            if part.complete or not (part.count or part.needs):
+                open_.remove(part)
+    return open_
+
+
+def demand(work: Work, wanted: Sequence[tuple[Archive, Sequence[Part]]]) -> None:
+    """See that archives which cannot be downloaded are at hand where they are needed, all of them before any is opened.
+
+    Raises:
+        DataError: Some are not.
+    """
+    missing = [
+        archive for archive, parts in wanted
+        if not archive.urls and known_archive(archive, work) is None
+        and any(not (part.optional or part.complete or _unpacked(part, work)) for part in parts)
+    ]  # fmt: skip
+    if missing:
+        raise DataError(
+            f"{' and '.join(archive.file for archive in missing)} {'lies' if len(missing) == 1 else 'lie'} behind a login or a form: get "
+            f"{'it' if len(missing) == 1 else 'them'} from {missing[0].page}, then put {'it' if len(missing) == 1 else 'them'} into {work.downloads}, "
+            "or give the folder with --from"
+        )
 
 
 def _unpacked(part: Part, work: Work) -> Path | None:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unseen.data.classes import CONTEXT, VOC
-from unseen.data.prepare.fetch import obtain
+from unseen.data.classes import VOC
+from unseen.data.prepare.fetch import obtain, verified
 from unseen.data.prepare.masks import CONTEXT_VALUES, VOID, drawn
-from unseen.data.prepare.published import ARCHIVES, KNOWN
-from unseen.data.prepare.unpack import Part, ensure, link_or_copy
+from unseen.data.prepare.published import ARCHIVES, CONTEXT_COUNTS, KNOWN, Archive
+from unseen.data.prepare.unpack import Part, adopt, ensure, link_or_copy
 from unseen.data.prepare.work import Count, Work, names, place, read_list, save_mask, write_list
 from unseen.errors import DataError
 from unseen.files import read_labels
@@ -23,7 +23,7 @@ LISTS = "ImageSets/Segmentation"
 
 def voc_folder(root: Path) -> Path:
     """Where VOC 2012 lies or will lie."""
-    return place(root, "VOCdevkit/VOC2012", "JPEGImages")
+    return place(root, "VOCdevkit/VOC2012", "JPEGImages", "SegmentationClass")
 
 
 def prepare_voc(work: Work) -> None:
@@ -36,7 +36,10 @@ def prepare_voc(work: Work) -> None:
     ])  # fmt: skip
     train, val = (set(read_list(base / LISTS / f"{name}.txt")) for name in ("train", "val"))
     masks = base / "SegmentationClassAug"
+    adopt(work, [Part(f"{inside}/SegmentationClassAug", masks, (".png",), known["SegmentationClassAug"])])
     stems = {Path(name).stem for name in names(masks, ".png")}
+    if not (base / LISTS / "aug.txt").exists() and stems & (train | val):
+        work.say(f"{masks} holds masks of VOC's own pictures already, which are kept; the benchmarks read those of SegmentationClass first")
     own = [(base / "SegmentationClass" / f"{stem}.png", masks / f"{stem}.png") for stem in sorted((train | val) - stems)]
     work.each("VOC's own masks", copy_mask, own)
     if len(stems - train - val) < known["aug"]:
@@ -115,28 +118,31 @@ def count_pascal_folds(root: Path) -> list[Count]:
 
 def prepare_lists(work: Work, which: str) -> None:
     """HSNet's lists of one data set into `lists`, each checked against what was published."""
-    from unseen.data.episodes import HASHES, SOURCE
-    from unseen.data.prepare.published import Archive
+    from unseen.data.episodes import HASHES, SOURCE, is_published
 
     for name, digest in HASHES.items():
         target = work.root / "lists" / name
-        if not name.startswith(f"{which}/") or target.is_file():
+        if not name.startswith(f"{which}/"):
+            continue
+        if target.is_file():
+            if not is_published(target.read_bytes(), name):
+                raise DataError(f"{target} is not HSNet's published list; move it away and run again")
             continue
         places = [] if work.source is None else [work.source / name, work.source / "lists" / name, work.source / name.partition("/")[2]]
         path = next((place for place in places if place.is_file()), None)
         if path is None:
             path = obtain(Archive(name.replace("/", "-"), "https://github.com/juhongm999/hsnet", (f"{SOURCE}/{name}",), None, f"sha256:{digest}"), work)
-        else:
-            from hashlib import sha256
-
-            if not sha256(path.read_bytes()).hexdigest().startswith(digest):
-                raise DataError(f"{path} is not HSNet's published list; take it away, or restore it from https://github.com/juhongm999/hsnet (data/splits)")
+        elif not is_published(path.read_bytes(), name):
+            raise DataError(f"{path} is not HSNet's published list; take it away, or restore it from https://github.com/juhongm999/hsnet (data/splits)")
         link_or_copy(path, target)
 
 
 def count_lists(root: Path, which: str) -> Count:
-    """HSNet's lists."""
-    return Count(f"lists/{which}", sum(len(names(root / "lists" / which / split)) for split in ("trn", "val")), 8)
+    """HSNet's lists, as far as they are the published ones."""
+    from unseen.data.episodes import HASHES, is_published
+
+    mine = [(root / "lists" / name, name) for name in HASHES if name.startswith(f"{which}/")]
+    return Count(f"published lists in lists/{which}", sum(path.is_file() and is_published(path.read_bytes(), name) for path, name in mine), len(mine))
 
 
 # ---------------------------------------------------------------------- context
@@ -147,15 +153,16 @@ CONTEXT_LISTS = "ImageSets/SegmentationContext"
 
 def context_folder(root: Path) -> Path:
     """Where VOC 2010 lies or will lie."""
-    return place(root, "VOCdevkit/VOC2010", "JPEGImages")
+    return place(root, "VOCdevkit/VOC2010", "JPEGImages", "SegmentationClassContext")
 
 
 def prepare_context(work: Work) -> None:
     """Pictures of VOC 2010; masks of 59 classes and lists from PASCAL in Detail's annotations."""
     base = context_folder(work.root)
+    adopt(work, [Part(f"VOCdevkit/VOC2010/{folder}", base / folder, (suffix,), least) for folder, suffix, least in _CONTEXT_READY])
     if not _context_done(base):
         path = base / "trainval_merged.json"
-        found = path if path.is_file() else obtain(ARCHIVES["detail"], work)
+        found = verified(ARCHIVES["detail"], path, work) if path.is_file() else obtain(ARCHIVES["detail"], work)
         work.say(f"reading {found}")
         phases, annotations = _detail(found)
         if found != path:
@@ -179,6 +186,7 @@ def _context_done(base: Path) -> bool:
 
 
 _CONTEXT_FOLDERS = (("JPEGImages", ".jpg"), ("SegmentationClassContext", ".png"))
+_CONTEXT_READY = (("JPEGImages", ".jpg", None), ("SegmentationClassContext", ".png", None), (CONTEXT_LISTS, ".txt", 2))
 Segments = list[tuple[int, Any]]
 
 
@@ -232,10 +240,8 @@ def count_context(root: Path) -> list[Count]:
         file = base / CONTEXT_LISTS / f"{phase}.txt"
         stems = set(read_list(file)) if file.is_file() else set()
         listed |= stems
-        found.append(Count(f"{CONTEXT_LISTS}/{phase}.txt", len(stems), KNOWN["context"][phase]))
+        known = CONTEXT_COUNTS[phase]
+        found.append(Count(f"{CONTEXT_LISTS}/{phase}.txt", len(stems), len(stems) if len(stems) in known else known[0]))
     for folder, suffix in _CONTEXT_FOLDERS:
         found.append(Count(f"listed names missing in {folder}", len({f"{stem}{suffix}" for stem in listed} - names(base / folder, suffix)), 0))
     return found
-
-
-assert len(CONTEXT_VALUES) == len(CONTEXT)

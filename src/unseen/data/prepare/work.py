@@ -110,13 +110,21 @@ def deep_names(folder: Path, suffix: str) -> list[Path]:
     return sorted(Path(at) / name for at, _, files in os.walk(folder, followlinks=True) for name in files if name.endswith(suffix) and not name.startswith("."))
 
 
-def place(root: Path, path: str, marker: str) -> Path:
-    """Where a data set lies, or will: `root`/`path`, or the end of that path below `root`, or `root` itself if it has that name and holds `marker`."""
-    parts = Path(path).parts
-    shorter = [root.joinpath(*parts[i:]) for i in range(len(parts))]
-    if root.name == parts[-1]:
-        shorter.append(root)
-    return next((folder for folder in shorter if (folder / marker).exists()), root if root.name == parts[-1] else shorter[0])
+def place(root: Path, path: str, marker: str, *more: str) -> Path:
+    """Where a data set lies, or will: `root`/`path`, or the end of that path below `root`, or `root` itself, if it has that name or holds all that tells it.
+
+    Args:
+        root: Folder of all data sets, or the data set's own.
+        path: Where below that it belongs.
+        marker: What it holds, at least.
+        more: What it holds besides, and no other data set.
+    """
+    parts, name = Path(path).parts, root.resolve().name
+    below = [root.joinpath(*parts[i:]) for i in range(len(parts))]
+    found = next((folder for folder in below if (folder / marker).exists()), None)
+    if found is None and (name == parts[-1] or (more and all((root / each).exists() for each in (marker, *more)))):
+        found = root
+    return found or below[1 if name == parts[0] and len(parts) > 1 else 0]
 
 
 def save_mask(path: Path, labels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
