@@ -69,6 +69,30 @@ def test_ids_that_are_not_listed(folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert "error" in capsys.readouterr().out
 
 
+def test_a_slip_of_the_pen_is_no_background(folder: Path) -> None:
+    """A pixel of the id above the last one, in a folder whose ids start at 0."""
+    classes(folder, "cat\ndog\ntree # unseen\nsky\n")
+    ids = mask(folder, 3)
+    ids[0, 0] = 4
+    keep(folder, 3, ids)
+    [line] = found(folder)
+    assert line.startswith("ids that are not on the list of classes (4; known are 0 to 3): ")
+
+
+def test_classes_stored_one_too_low(folder: Path) -> None:
+    classes(folder, "background # ignore\ncat\ndog\ntree\nsky # unseen\n")
+    assert any("no label map holds the id 4, the last class's, but 0 is there" in line for line in found(folder, "warning"))
+
+
+def test_palettes_of_their_own(folder: Path) -> None:
+    """Pictures of colours saved with a palette each: the ids are places in palettes that were chosen one by one."""
+    for i, colours in ((1, [0, 0, 0, 128, 0, 0, 0, 128, 0]), (2, [0, 0, 0, 0, 128, 0, 128, 0, 0])):
+        image = Image.fromarray(np.minimum(mask(folder, i), 2).astype(np.uint8), mode="P")
+        image.putpalette(colours)
+        image.save(folder / "labels" / f"p {i}.png")
+    assert any("palettes give an id another colour" in line for line in found(folder, "warning"))
+
+
 def test_a_background_nobody_spoke_of(folder: Path) -> None:
     classes(folder, "cat\ndog\ntree # unseen\n")
     [line] = found(folder)
@@ -175,11 +199,11 @@ def test_named_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "--root" in said(capsys, "check", "voc")
     folds = write_folds(tmp_path / "folds")
     warnings = [finding.line() for finding in check("pascal-5i/0", root=folds, lists=folds.parent / "lists", progress=False).survey.findings]
-    assert warnings[1] == "classes that no validation picture shows, which get no score: boat; check their ids and spelling, or label some"
+    assert "classes that no validation picture shows, which get no score: boat; check their ids and spelling, or label some" in warnings
     (root / "ImageSets" / "Segmentation" / "val.txt").unlink()
     [line] = [finding.line() for finding in check("voc", root=root, progress=False).errors]
     assert line.startswith("val: ")
-    assert "val.txt is missing; restore PASCAL VOC's lists" in line
+    assert "val.txt is missing; `unseen prepare voc` makes PASCAL VOC's lists" in line
 
 
 def test_the_check_needs_no_tower(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

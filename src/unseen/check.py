@@ -20,7 +20,7 @@ from unseen.data.own import CLASSES, LABEL_SUFFIXES, SPLITS, contents, read_clas
 from unseen.data.survey import Finding, Looked, Survey, survey
 from unseen.errors import DataError, SettingError
 from unseen.files import replacing, write_text
-from unseen.labels import BACKGROUND, IGNORE
+from unseen.labels import BACKGROUND, IGNORE, ORDINARY
 from unseen.visualize import Row, sheet
 
 
@@ -95,7 +95,7 @@ def check(source: str, *, root: Path | None = None, lists: Path | None = None, p
         return track(items, description=f"looking at {benchmark.title}", total=count, transient=True, disable=not progress)
 
     scored = benchmark.vocabulary if benchmark.episodes is None else benchmark.unseen
-    found = survey(pairs, benchmark.vocabulary, first, taught=benchmark.seen, scored=scored, tracked=tracked)
+    found = survey(pairs, benchmark.vocabulary, first, taught=benchmark.seen, scored=scored, tracked=tracked, own=benchmark.folder is not None)
     found.findings = sorted([*early, *found.findings], key=lambda finding: finding.level != "error")
     return Checked(benchmark, found, how)
 
@@ -126,7 +126,8 @@ def _named(benchmark: Benchmark, root: Path | None) -> tuple[list[Finding], dict
             if benchmark.needs_root and root is None:
                 raise
             what, _, remedy = str(error).rpartition("; ")
-            findings.append(Finding("error", f"{split}: {what}", remedy))
+            unused = split == "train" and len(benchmark.vocabulary) > ORDINARY
+            findings.append(Finding("warning" if unused else "error", f"{split}: {what}", remedy))
             continue
         if not isinstance(data, LabelledImages):
             raise SettingError(f"{benchmark.name} is drawn when it is asked for and has no files to check; give a folder, or a benchmark with --root")

@@ -58,6 +58,7 @@ class Looked:
         void: Void pixels.
         trouble: Kinds of trouble, by file: "picture", "labels", "lossy", "colours".
         why: What the reader said of it.
+        colours: RGB of the ids, where the label map has a palette.
     """
 
     pair: Pair
@@ -68,6 +69,7 @@ class Looked:
     void: int = 0
     trouble: tuple[str, ...] = ()
     why: str = ""
+    colours: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -113,7 +115,14 @@ def look(pair: Pair) -> Looked:
     counts = np.bincount(stored.ravel())
     areas = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
     void = areas.pop(void_of(stored), 0)
-    return Looked(pair, digest, size, (stored.shape[1], stored.shape[0]), areas, void, tuple(trouble), why)
+    return Looked(pair, digest, size, (stored.shape[1], stored.shape[0]), areas, void, tuple(trouble), why, _colours(pair.labels, areas))
+
+
+def _colours(path: Path, ids: Iterable[int]) -> dict[int, tuple[int, int, int]]:
+    """What a palette paints ids with; empty without one."""
+    with Image.open(path) as image:
+        palette = (image.getpalette() or []) if image.mode == "P" else []
+    return {value: (palette[3 * value], palette[3 * value + 1], palette[3 * value + 2]) for value in ids if 3 * value + 2 < len(palette)}
 
 
 def _kind(path: Path) -> str:
@@ -126,7 +135,7 @@ def _kind(path: Path) -> str:
 
 
 def survey(
-    splits: Mapping[str, Sequence[Pair]], vocabulary: tuple[str, ...], first: int, *, taught: Sequence[str], scored: Sequence[str],
+    splits: Mapping[str, Sequence[Pair]], vocabulary: tuple[str, ...], first: int, *, taught: Sequence[str], scored: Sequence[str], own: bool = True,
     tracked: Callable[[Iterable[Looked], int], Iterable[Looked]] = lambda items, count: items,
 ) -> Survey:  # fmt: skip
     """Look at every pair of the splits, each file once.
@@ -137,6 +146,7 @@ def survey(
         first: The stored id of the first word; 1 where 0 is a background.
         taught: The words whose masks are trained on.
         scored: The words that validation asks for.
+        own: Whether the list of classes is the user's to mend.
         tracked: Wraps the results and their number, to show progress.
     """
     pairs = list(dict.fromkeys(pair for each in splits.values() for pair in each))
@@ -145,7 +155,7 @@ def survey(
     looked = {split: [by_pair[pair] for pair in each] for split, each in splits.items()}
     found = Survey(looked, [], vocabulary, first)
     everything = list(by_pair.values())
-    found.findings += [*_unreadable(everything), *_sizes(everything), *_ids(everything, len(vocabulary), first), *_leaks(looked)]
+    found.findings += [*_unreadable(everything), *_sizes(everything), *_ids(everything, len(vocabulary), first, own), *_palettes(everything), *_leaks(looked)]
     found.findings += _labelled(found, {"train": taught, "val": scored})
     found.findings.sort(key=lambda finding: finding.level != "error")
     return found
@@ -176,23 +186,47 @@ def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _ids(looked: list[Looked], count: int, first: int) -> list[Finding]:
-    """Ids that are not on the list; one above it, with a 0 below, is a background that nobody spoke of."""
+STRAY = 0.01
+"""An id above the list that covers less than this share of every label map it is in is a slip of the pen, not a sign that all ids are shifted."""
+
+
+def _ids(looked: list[Looked], count: int, first: int, own: bool) -> list[Finding]:
+    """Ids that are not on the list. One above it, with a 0 below, is a background that nobody spoke of; the last one missing may be a shift the other way."""
     allowed = range(count + first)
-    strange = {value for each in looked for value in each.areas if value not in allowed}
+    shown = {value for each in looked for value in each.areas}
+    strange = shown - set(allowed)
     if not strange:
+        last, one_less = count + first - 1, count + first - 2
+        if first and count > 1 and {0, one_less} <= shown and last not in shown:
+            what = f"no label map holds the id {last}, the last class's, but 0 is there: stored from 0 on, every class would be taken for the one before"
+            return [Finding("warning", what, "look at the sheet; if words and things do not fit, add 1 to every id, or make the label maps again")]
         return []
     names = tuple(str(each.pair.labels) for each in looked if strange & each.areas.keys())
-    zeros = sum(each.areas.get(0, 0) for each in looked)
-    if strange == {count} and first == 0 and zeros:
-        what = f"ids run from 0 to {count}, but only {count} classes are listed: 0 seems to be a background, and every id would be taken for the next class"
-        return [Finding("error", what, "write 'background # ignore' (void) or 'background' (a class) as the first line of classes.txt", names)]
-    if strange == {count} and first == 0:
-        what = f"ids run from 1 to {count}, but the first of {count} classes has the id 0: every id would be taken for the next class"
-        return [Finding("error", what, "write 'background # ignore' as the first line of classes.txt, or subtract 1 from every id", names)]
     listed = ", ".join(map(str, sorted(strange)[:5])) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
     what = f"ids that are not on the list of classes ({listed}; known are {first} to {count + first - 1})"
+    if not own:
+        return [Finding("error", what, "the label maps are not in this benchmark's ids: make them with `unseen prepare`, or restore them", names)]
+    share = max(each.areas.get(count, 0) / (each.label_size[0] * each.label_size[1]) for each in looked if each.label_size != (0, 0))
+    if strange == {count} and first == 0 and share >= STRAY:
+        remedy = "write 'background # ignore' (void) or 'background' (a class) as the first line of classes.txt"
+        if 0 in shown:
+            shifted = (
+                f"ids run from 0 to {count}, but only {count} classes are listed: 0 seems to be a background, and every id would be taken for the next class"
+            )
+        else:
+            shifted = f"ids run from 1 to {count}, but the first of {count} classes has the id 0: every id would be taken for the next class"
+            remedy = "write 'background # ignore' as the first line of classes.txt, or subtract 1 from every id"
+        return [Finding("error", shifted, remedy, names)]
     return [Finding("error", what, "add the classes, or make those pixels void (255; 65535 with 16 bits)", names)]
+
+
+def _palettes(looked: list[Looked]) -> list[Finding]:
+    """Label maps that paint one id in two colours: pictures of colours, whose palettes were chosen one by one."""
+    usual: dict[int, tuple[int, int, int]] = {}
+    odd = [each for each in looked if any(usual.setdefault(value, colour) != colour for value, colour in each.colours.items())]
+    names = tuple(str(each.pair.labels) for each in odd)
+    what = "label maps whose palettes give an id another colour than the others do, as pictures of colours have that were saved with palettes of their own"
+    return [Finding("warning", what, "look at the sheet; if words and things do not fit, replace colours by ids and save those", names)] if names else []
 
 
 def _leaks(looked: dict[str, list[Looked]]) -> list[Finding]:
