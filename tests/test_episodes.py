@@ -257,7 +257,7 @@ def test_binary_runs_give_one_label_map(tmp_path: Path) -> None:
     main(["segment", str(tmp_path / "photo.png"), "--words", "tree,kite,sun", "--model", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
     assert set(np.unique(np.array(Image.open(tmp_path / "out" / "photo.png")))) <= {0, 1, 2}
     main(["evaluate", str(tmp_path / "run"), "--limit", "2"])
-    report = json.loads((tmp_path / "run" / "eval-doodles" / "report.json").read_text())
+    report = json.loads((tmp_path / "run" / "eval-doodles-first-2" / "report.json").read_text())
     assert sum(map(sum, report["confusion"]["pixels"])) == report["pixels"]
 
 
@@ -279,6 +279,7 @@ def test_bad_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "asks for class 6 in 2007_000000, which does not belong" in said(capsys, "evaluate", "naclip", *common)
     lists.write_text("")
     assert "fold0.txt is empty" in said(capsys, "evaluate", "naclip", *common)
+    assert "BAM's draw is made for photographs" in said(capsys, "evaluate", "naclip", "--benchmark", "doodles-5i/0", "--episodes", "bam")
     assert "--threshold is 1.5; give a confidence between 0 and 1" in said(capsys, "evaluate", "naclip", "--benchmark", "doodles-5i/0", "--threshold", "1.5")
     assert "is for folds" in said(capsys, "evaluate", "naclip", "--episodes", "bam")
     assert "published nowhere stable" in said(capsys, "evaluate", "naclip", "--benchmark", "coco-20i/1", "--root", str(root), "--episodes", "bam")
@@ -340,5 +341,5 @@ def test_what_would_be_no_unseen_word_or_no_spread(tmp_path: Path, capsys: pytes
     out = capsys.readouterr().out
     assert "first 2" in " ".join(out.split())
     for seed in (1, 2):
-        assert (run / "eval-doodles-5i-0-hsnet" / f"seed-{seed}" / "report.json").exists()
+        assert (run / "eval-doodles-5i-0-hsnet-first-2" / f"seed-{seed}" / "report.json").exists()
     assert not (run / "eval-doodles-5i-0").exists()

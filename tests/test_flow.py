@@ -242,7 +242,7 @@ def test_text_embeddings_from_a_file(tmp_path: Path) -> None:
     vectors = torch.from_numpy(np.load(tmp_path / "words.npy")).float()
     (tmp_path / "words.npy").unlink()
     main(["evaluate", str(tmp_path / "run"), "--limit", "2"])
-    report = json.loads((tmp_path / "run" / "eval-doodles" / "report.json").read_text())
+    report = json.loads((tmp_path / "run" / "eval-doodles-first-2" / "report.json").read_text())
     assert report["protocol"]["text_embeddings"] == "words.npy"
     assert len(report["protocol"]["tower"]["fingerprint"]) == 16
     model = unseen.load(str(tmp_path / "run"))
@@ -378,6 +378,8 @@ def test_bad_values(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[s
     assert "--train.steps is 0" in said(capsys, "train", "zegclip", *new, "--train.steps", "0")
     assert "--inference.window is -3; give 0 or more" in said(capsys, "evaluate", "naclip", "--inference.window", "-3")
     assert "starts from an inductive run" in said(capsys, "train", "zegclip", *new, "--train.regime", "transductive")
+    assert "there is no --limi" in said(capsys, "evaluate", "naclip", "--limi", "2")
+    assert "did you mean doodles-5i/0?" in said(capsys, "evaluate", "naclip", "--benchmark", "doodels-5i/0")
     assert "--limit is 0" in said(capsys, "evaluate", "naclip", "--limit", "0")
     assert "not to be had here" in said(capsys, "segment", str(photo), "--words", "tree", "--device", "tpu9")
     assert not (tmp_path / "x").exists()

@@ -200,6 +200,8 @@ def evaluate(
         place = out or (folder / f"eval-{bench.slug}" if run else run_folder(model, bench.name))
         if out is None and episodes != "all":
             place = place.with_name(f"{place.name}-{episodes}")
+        if out is None and limit is not None:
+            place = place.with_name(f"{place.name}-first-{limit}")  # beside the whole report
         title = run.model.method if run else model
         if run and sum(other is not None and (other.model.method, fold) == (title, name) for _, _, other, fold in asked) > 1:
             title = f"{title} ({folder})"
@@ -525,12 +527,12 @@ KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", 
 
 def _parser(argv: list[str]) -> tuple[ArgumentParser, ArgumentParser | None]:
     """The parser, and the one of the verb that is called; other verbs' options are not built, to answer fast."""
-    parser = _Parser(prog="unseen", description="Zero-shot semantic segmentation: a picture and a list of words in, one label map out.")
+    parser = _Parser(prog="unseen", allow_abbrev=False, description="Zero-shot semantic segmentation: a picture and a list of words in, one label map out.")
     parser.add_argument("--version", action="version", version=f"unseen {__version__}")
     verbs = parser.add_subcommands(required=True, dest="verb", title="verbs", metavar="VERB")
     called = None
     for name, function in VERBS.items():
-        made = _Parser(description=(function.__doc__ or "").split("\n\n    Args:")[0].strip())
+        made = _Parser(allow_abbrev=False, description=(function.__doc__ or "").split("\n\n    Args:")[0].strip())
         if argv[:1] == [name]:
             called = made
             skip: set[str | int] = {flag for flag in FLAGS if flag in inspect.signature(function).parameters}

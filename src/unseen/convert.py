@@ -30,6 +30,7 @@ class Report:
         unknown: Tensors the method has no place for.
         misshaped: Tensors of another shape than their place, with both.
         not_finite: Tensors that hold NaN or infinity.
+        heads: Of the towers, which no shape tells, by tower.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -38,6 +39,7 @@ class Report:
     unknown: list[str] = field(default_factory=list)
     misshaped: list[str] = field(default_factory=list)
     not_finite: list[str] = field(default_factory=list)
+    heads: dict[str, int] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """What a reader wants to see: the number of each kind, and the names with layers' numbers as `*`."""
@@ -47,6 +49,10 @@ class Report:
             found.append(f"{kind.replace('_', ' ')}: {len(names)}")
             groups = Counter(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names)
             found += [f"    {name}" + (f"  x {count}" if count > 1 else "") for name, count in groups.items()]
+        if self.heads:
+            found.append(
+                f"heads, which shapes do not tell: {', '.join(f'{tower} {count}' for tower, count in self.heads.items())} (--vision_heads, --text_heads)"
+            )
         return found
 
     @property
@@ -263,7 +269,11 @@ def translate(method: str, state: dict[str, Tensor], **sizes: Any) -> tuple[Text
     released = RELEASED[method]
     clip = _tower(method, state, sizes)
     segmenter = create(method, clip, published=True, **{**read, **sizes})
-    report, own, ours = Report(), segmenter.state_dict(), {}
+    config = clip.config if released.towers is not None and clip.config else {}
+    heads = {"text": config["text_cfg"]["heads"]} if config else {}
+    if "vision_cfg" in config:
+        heads["image"] = config["vision_cfg"]["width"] // config["vision_cfg"]["head_width"]
+    report, own, ours = Report(heads=heads), segmenter.state_dict(), {}
     last = str(read.get("decoder_layers", 0) - 1)
     dead = released.dead.replace("LAST", last).replace("USED", "|".join(map(str, range(read.get("vit_sizes", (0, 0))[1]))))
     for name, tensor in state.items():

@@ -97,7 +97,14 @@ class Report:
             scores = self.scores
             line = "   ".join(f"{word} {scores[name]:.1f}" for name, word in self.shown.items() if not math.isnan(scores[name]))
             line += "   (grey: not labelled, not scored)"
-            picture = sheet(self.rows, self.benchmark.judged, self.benchmark.unseen, title=f"{self.title} on {self.benchmark.title}", subtitle=line, across=2)
+            picture = sheet(
+                self.rows,
+                self.benchmark.judged,
+                self.benchmark.unseen,
+                title=f"{self.title} on {self.benchmark.title}",
+                subtitle=line,
+                across=min(2, len(self.rows)),
+            )
             with replacing(folder / "sheet.png") as beside:
                 picture.save(beside)
 
@@ -222,8 +229,8 @@ class EpisodeReport:
         if self.rows:
             line = f"mIoU {self.scores['mIoU']:.1f}   FB-IoU {self.scores['FB_IoU']:.1f}   (one word a picture; grey: not the word)"
             picture = sheet(
-                self.rows, self.benchmark.vocabulary, self.benchmark.unseen, title=f"{self.title} on {self.benchmark.name}", subtitle=line, across=2,
-                everywhere=True,
+                self.rows, self.benchmark.vocabulary, self.benchmark.unseen, title=f"{self.title} on {self.benchmark.name}", subtitle=line,
+                across=min(2, len(self.rows)), everywhere=True,
             )  # fmt: skip
             with replacing(folder / "sheet.png") as beside:
                 picture.save(beside)
@@ -293,7 +300,7 @@ def evaluate_episodes(
         counts.update(found, truth, episode.class_id)
         if done in wanted:
             true, guess = (torch.where(here, episode.class_id, IGNORE).numpy().astype(np.uint8) for here in (truth == 1, found))
-            rows.append(Row(sample.image.permute(1, 2, 0).numpy(), true, {"prediction": guess}))
+            rows.append(Row(sample.image.permute(1, 2, 0).numpy(), true, {"prediction": guess}, benchmark.vocabulary[episode.class_id]))
     protocol = {
         **benchmark.protocol,
         "vocabulary": list(text.names),

@@ -92,7 +92,7 @@ def legend(entries: Sequence[Entry], width: int, *, scale: float = 1.0) -> Image
     x, y, line = gap, gap, round(24 * scale)
     places = []
     for entry in entries:
-        note = " ".join(part for part in (entry.note, "unseen" if entry.unseen else "") if part)
+        note = " ".join(part for part in (entry.note, "(unseen)" if entry.unseen and entry.note else "unseen" if entry.unseen else "") if part)
         beside = chip + 6 + (5 + small.getlength(note) if note else 0)
         word, font = _written(entry.word, size, width - 2 * gap - beside)
         length = beside + font.getlength(word) + 1.6 * gap
@@ -130,11 +130,12 @@ def overlay(image: NDArray[np.uint8], labels: NDArray[Any], names: Sequence[str]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a sheet: the picture, its true label map, and predictions by title."""
+    """One line of a sheet: the picture, its true label map, predictions by title, and perhaps a note on the picture (the word that was asked for)."""
 
     image: NDArray[np.uint8]
     truth: NDArray[Any]
     predictions: dict[str, NDArray[Any]]
+    note: str = ""
 
 
 def sheet(
@@ -173,6 +174,10 @@ def sheet(
         shown += [paint(row.image, np.where(scored, p, IGNORE), len(names)) for p in row.predictions.values()]
         for place, pixels in enumerate(shown):
             body.paste(_fit(pixels, cell), (left + place * (cell + gap), top))
+        if row.note:
+            word, font = _written(row.note, 14, cell - 16)
+            pen.rectangle((left, top + cell - 22, left + font.getlength(word) + 12, top + cell), fill=PAPER)
+            pen.text((left + 6, top + cell - 11), word, fill=INK, font=font, anchor="lm")
     table = colours(len(names))
     entries = [Entry(names[i], table[i], names[i] in unseen) for i in sorted(present, key=lambda i: (names[i] in unseen, i))]
     return _stack([_title(title, subtitle, width), body, legend(entries, width)])

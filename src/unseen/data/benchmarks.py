@@ -5,6 +5,7 @@ Splits are given by name, never by number: the numbers follow from the vocabular
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -284,7 +285,11 @@ def get_benchmark(name: str, lists: Path | None = None) -> Benchmark:
         return _folds(lists)[name] if BENCHMARKS[name].episodes is not None else BENCHMARKS[name]
     if is_own(name) or Path(name).is_dir():
         return own_benchmark(Path(name))
-    raise SettingError(f"there is no benchmark called {name!r}; choose one of {', '.join(families())}, or give a folder with images/, labels/ and {CLASSES}")
+    near = difflib.get_close_matches(name, BENCHMARKS, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    raise SettingError(
+        f"there is no benchmark called {name!r}{meant}; choose one of {', '.join(families())}, or give a folder with images/, labels/ and {CLASSES}"
+    )
 
 
 def own_benchmark(folder: Path) -> Benchmark:

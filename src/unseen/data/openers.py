@@ -175,6 +175,8 @@ def doodles_fold(fold: int, root: Path | None, split: str) -> SegmentationSet:
 
 def doodles_episodes(fold: int, root: Path | None, how: Draw, seed: int) -> tuple[SegmentationSet, list[Episode]]:
     """The fold's validation scenes and pairs."""
+    if how == "bam":
+        raise SettingError("BAM's draw is made for photographs, whose objects may be small, and PASCAL-5i's list; choose --episodes all, hsnet or sazs")
     scenes = doodles_fold(fold, root, "val")
     novel = [i for i, name in enumerate(DOODLES) if name in DOODLES_FOLDS[fold]]
     shown = [set(scenes[i].labels.flatten().tolist()) for i in range(len(scenes))]  # each scene drawn once
