@@ -59,6 +59,8 @@ def test_a_checkpoint_becomes_a_run(name: str, tmp_path: Path, capsys: pytest.Ca
     assert f"loaded: {len(whole['state_dict'])}" not in out
     assert dead <= int(out.split("dead: ")[1].split("\n")[0])
     assert "missing: 0" in out
+    config = about["config"]
+    assert f"heads, which shapes do not tell: text {config.get('text', {}).get('heads', 2)}, image {config['vit_heads']}" in out
     segmenter, run = load_run(tmp_path / "run")
     assert run.inference == InferenceSettings(short_side=512, window=512, stride=426)
     segmenter.clip.mean.zero_()

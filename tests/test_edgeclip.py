@@ -24,7 +24,7 @@ from unseen.backbones.clip import TEMPLATES, CLIPText, build_text
 from unseen.backbones.resnet import SAME_IN_TIMM, DilatedResNet
 from unseen.checkpoints import load_run
 from unseen.convert import RELEASED, from_state_dict, renamed, translate
-from unseen.errors import CheckpointError, SettingError
+from unseen.errors import CheckpointError, SettingError, VocabularyError
 from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.methods.edgeclip import EdgeCLIP, bands, sampled, surest, triplet_loss
@@ -295,6 +295,14 @@ def test_dropout_takes_whole_channels_and_losses_their_weights() -> None:
         found.append(segmenter.loss(segmenter(torch.rand(2, 3, 40, 40), segmenter.encode_text(["tree", "car"])), labels)["edge"].item())
     assert found[1] == pytest.approx(2 * found[0], rel=1e-5)
     assert found[2] < found[0]
+
+
+def test_what_does_not_fit() -> None:
+    for options in ({"thresholds": (2.0, 0.6)}, {"thresholds": (0.7, float("nan"))}, {"top": 0}, {"margin": -1.0}):
+        with pytest.raises(SettingError, match="do not fit"):
+            small(**options)
+    with pytest.raises(VocabularyError, match="'background'"):
+        small()(torch.rand(1, 3, 16, 16), TextFeatures(("a",), torch.rand(1, 64)))
 
 
 def test_confidence_is_a_probability() -> None:

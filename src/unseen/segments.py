@@ -125,6 +125,8 @@ def load_spectrum(path: Path) -> tuple[Spectrum, dict[str, Any]]:
         grid, covers, size = ((int(about[key][0]), int(about[key][1])) for key in ("grid", "covers", "size"))
         if vectors.shape != (len(values), grid[0] * grid[1]) or not (np.isfinite(vectors).all() and np.isfinite(values).all()):
             raise ValueError("its vectors do not fit its grid")
+        if not all(0 < inside <= whole for inside, whole in zip(covers, size, strict=True)):
+            raise ValueError("its grid does not fit its picture")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} does not hold the eigenvectors of a picture ({error}); remove it and run `unseen eigenvectors` again") from error
     return Spectrum(values, vectors, grid, covers, size), about

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from unseen.backbones.clip import IMAGENET_MEAN, IMAGENET_STD, CLIPText
 from unseen.backbones.resnet import DilatedResNet, Norm, Trained
-from unseen.errors import SettingError
+from unseen.errors import SettingError, VocabularyError
 from unseen.labels import IGNORE
 from unseen.modules.losses import cross_entropy
 from unseen.segmenter import Kind, Prediction, TextFeatures, TextSegmenter
@@ -99,6 +99,8 @@ class EdgeCLIP(TextSegmenter):
         normalization: Literal["imagenet", "none"] = "imagenet",
     ) -> None:
         super().__init__(clip, templates=templates, background_word="background", unit_text=False)
+        if not all(0 < threshold < 1 for threshold in thresholds) or top < 1 or not margin >= 0:
+            raise SettingError(f"thresholds {tuple(thresholds)}, top {top} and margin {margin} do not fit; give probabilities, at least 1 pixel, and 0 or more")
         self.weights, self.train_backbone = weights, train_backbone
         self.thresholds, self.top, self.background_text = tuple(thresholds), top, background_text
         self.triplet_weight, self.margin = triplet_weight, margin
@@ -133,7 +135,8 @@ class EdgeCLIP(TextSegmenter):
 
         Extras: `initial` and `seeds`, the scores (B, 2, h, w) of the rounds before; `feature` (B, D, h, w); `word` (B, D, 1, 1).
         """
-        assert text.background is not None
+        if text.background is None:
+            raise VocabularyError("EdgeCLIP compares words with 'background', whose vector is not among the text features; encode the words by its own tower")
         feature = self.project(self.backbone((images - self.mean) / self.std))
         count = len(text)
         word = self.project_word(text.pooled.view(count, -1, 1, 1))
