@@ -74,7 +74,7 @@ def test_unseen_ids() -> None:
 
 
 def test_benchmarks_that_cannot_be_had() -> None:
-    with pytest.raises(SettingError, match="no benchmark called 'vok'; choose one of voc, coco-stuff, context, context-60, doodles, pascal-5i/0..3, coco"):
+    with pytest.raises(SettingError, match=r"no benchmark called 'vok' \(did you mean voc\?\); choose one of voc, coco-stuff, context, context-60, doodles, pascal-5i/0..3, coco"):
         get_benchmark("vok")
     with pytest.raises(DataError, match="the benchmark voc needs its pictures; say where they lie with --root"):
         get_benchmark("voc").data("val", None)
@@ -355,4 +355,6 @@ def test_context_with_and_without_background(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2008_000009.png, listed in .* is missing"):
         get_benchmark("context").data("val", tmp_path)
     with pytest.raises(DataError, match="not PASCAL Context's folder"):
+        get_benchmark("context").data("val", tmp_path / "VOC2010" / "ImageSets")
+    with pytest.raises(DataError, match="x given with --root does not exist"):
         get_benchmark("context").data("val", tmp_path / "x")

@@ -175,6 +175,7 @@ def evaluate(
             raise SettingError(f"--episodes {episodes} is for folds, and {bench.name} has none; leave it away")
         if bench.episodes is None and released_counts:
             raise SettingError(f"--released-counts is for folds, and {bench.name} has none; leave it away")
+        bench.check_root(root)
         known = [word for word in bench.unseen if run is not None and run.train.get("regime") == "inductive" and word in run.seen]
         if bench.episodes is not None and known:
             raise SettingError(

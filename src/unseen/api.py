@@ -236,6 +236,7 @@ def train(
         _check_folder(folder, resume)
     if settings.regime == "transductive" and init is None and not resume:
         raise SettingError("transductive training starts from an inductive run: give it with --init RUN, or RUN/step-N of a run with --train.snapshots [N]")
+    bench.check_root(root)
     torch.manual_seed(settings.seed)
     segmenter, text = build(model, bench.vocabulary, text_embeddings)
     run = Run(

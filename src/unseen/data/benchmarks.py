@@ -106,7 +106,17 @@ class Benchmark:
         Raises:
             DataError: No root where one is needed, or not the layout that belongs there.
         """
-        return self.open(openers.needed(root, self.name) if self.needs_root else root, split)
+        self.check_root(root)
+        return self.open(root, split)
+
+    def check_root(self, root: Path | None) -> None:
+        """Refuse a root that is not there, before anything costly is done.
+
+        Raises:
+            DataError: None where one is needed, or a folder that does not exist.
+        """
+        if self.needs_root:
+            openers.needed(root, self.name)
 
 
 COCO_STUFF_UNSEEN = (

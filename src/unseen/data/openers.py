@@ -35,10 +35,12 @@ def needed(root: Path | None, name: str) -> Path:
     """The root, where a benchmark has to have one.
 
     Raises:
-        DataError: It has none.
+        DataError: It has none, or one that is not there.
     """
     if root is None:
         raise DataError(f"the benchmark {name} needs its pictures; say where they lie with --root FOLDER (`unseen prepare` puts them there)")
+    if not root.is_dir():
+        raise DataError(f"the folder {root} given with --root does not exist; check the path (`unseen prepare` puts pictures there)")
     return root
 
 
