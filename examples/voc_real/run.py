@@ -58,7 +58,7 @@ def lists_of_what_is_there(lists: Path, voc: Path, out: Path) -> Path:
 
 def settings(asked: argparse.Namespace, seed: int) -> tuple[ModelSettings, TrainSettings]:
     """One run's."""
-    options = {"backbone": "mobilenet_v2", "weights": str(asked.weights), "background": "learned", "scale": 10.0, "balanced": True}
+    options = {"backbone": "mobilenet_v2", "weights": str(asked.weights), "background": "learned", "scale": 10.0, "balanced": asked.balanced}
     transforms = TransformSettings(resize=None, zoom=(0.5, 1.25), rotate=10.0, crop=192, min_positives=0.5, photometric=True)
     train = TrainSettings(
         steps=asked.steps,
@@ -194,6 +194,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--balanced", action=argparse.BooleanOptionalAction, default=True, help="the word's pixels and the others' weigh alike in the loss")
     asked = parser.parse_args()
     lists = lists_of_what_is_there(asked.lists, asked.voc, asked.out / "lists")
     runs = {(fold, seed): measure(asked, lists, fold, seed) for seed in asked.seeds for fold in asked.folds}
