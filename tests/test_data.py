@@ -74,7 +74,9 @@ def test_unseen_ids() -> None:
 
 
 def test_benchmarks_that_cannot_be_had() -> None:
-    with pytest.raises(SettingError, match=r"called 'vok' \(did you mean voc\?\); choose one of voc, coco-stuff, context, context-60, doodles, pascal-5i/0..3, coco"):
+    with pytest.raises(
+        SettingError, match=r"called 'vok' \(did you mean voc\?\); choose one of voc, coco-stuff, context, context-60, doodles, pascal-5i/0..3, coco"
+    ):
         get_benchmark("vok")
     with pytest.raises(DataError, match="the benchmark voc needs its pictures; say where they lie with --root"):
         get_benchmark("voc").data("val", None)
