@@ -29,7 +29,7 @@ from unseen.data.benchmarks import get_benchmark
 from unseen.evaluation import evaluate, evaluate_episodes
 from unseen.methods import METHODS
 from unseen.recipes import settings
-from unseen.segmenter import ClipSegmenter, TextFeatures
+from unseen.segmenter import Segmenter, TextFeatures
 from unseen.settings import InferenceChanges
 
 WHOLE = "scored.inference.window=0"
@@ -48,20 +48,23 @@ CHOICES = {
         "ours", "published", "token_order=released", "head_input=released", "word_start=random", "prior_logit_order=released", "adapters=false",
         "last_block=released", "text_blocks=[]",
     ],
+    "sazs": ["ours", "balanced=true", "background=learned", "void=others", "loss_weights=[1.0,0.0,0.0,0.0]", "scale=4.0", "dropout=0.5", "unit_text=false"],
+    "edgeclip": ["ours", "published", "background_text=frozen", "normalization=none", "templates=no_article", "dropout=0.3", "triplet_weight=0.0"],
     **{name: ["ours", WHOLE] for name, method in METHODS.items() if not method.cls.trainable},
 }  # fmt: skip
 NUMBERS, OF_FOLDS = ("pAcc", "mIoU_S", "mIoU_U", "hIoU"), ("mIoU", "FB_IoU")
 
 
 @lru_cache(maxsize=1)
-def trained(method: str, choice: str, seed: int, steps: int | None, benchmark: str) -> tuple[ClipSegmenter, TextFeatures, str]:
+def trained(method: str, choice: str, seed: int, steps: int | None, benchmark: str) -> tuple[Segmenter, TextFeatures, str]:
     """The segmenter of one run, its words, and its regime."""
     name, _, value = choice.partition("=")
     changes = {name.removeprefix("train."): yaml.safe_load(value)} if name.startswith("train.") else {}
     model, train = settings(method, benchmark, seed=seed, **changes)
     train = replace(train, steps=steps) if steps else train
     if choice == "published":
-        model = replace(model, published=True, options={**model.options, "train_grid": None})  # the grid of 512-pixel crops has no meaning here
+        grid = {"train_grid": None} if "train_grid" in METHODS[method].cls.PUBLISHED else {}  # that of 512-pixel crops has no meaning here
+        model = replace(model, published=True, options={**model.options, **grid})
     elif choice != "ours" and not changes:
         model = replace(model, options={**model.options, name: yaml.safe_load(value)})
     if not METHODS[method].cls.trainable:

@@ -129,6 +129,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], dict[str, int]]] = {
     "voc-21": (voc, voc_pixels(background=True)),
     "voc-zs3/2": (voc, voc_pixels(background=True)),
     "context": (write_context, {"wall": 2 * 20 * 7, "motorbike": 20 * 7, "tree": 20 * 7}),
+    "context-60": (write_context, {"wall": 2 * 20 * 7, "motorbike": 20 * 7, "tree": 20 * 7, "background": 2 * 20 * 8}),
     "context-60-threshold": (write_context, {"wall": 2 * 20 * 7, "motorbike": 20 * 7, "tree": 20 * 7, "background": 2 * 20 * 8}),
     "context-zs3/4": (write_context, {"wall": 2 * 20 * 7, "motorbike": 20 * 7, "tree": 20 * 7, "background": 2 * 20 * 8}),
     "coco-stuff": (write_coco_stuff, {"person": 2 * 20 * 8, "cow": 2 * 20 * 7, "wood": 2 * 20 * 8}),
@@ -197,7 +198,7 @@ def stuff_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.mark.parametrize("name", ["voc", "context", "ade20k-150", "cityscapes"])
+@pytest.mark.parametrize("name", ["voc", "context", "context-60", "ade20k-150", "cityscapes"])
 def test_a_run_on_another_data_set(stuff_run: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write, pixels = CASES[name]
     options = ["--options.templates", "single"]
