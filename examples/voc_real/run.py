@@ -166,8 +166,9 @@ def chart(found: list[list[dict[str, Any]]]) -> str:
         '<rect width="100%" height="100%" fill="#fff"/>',
         '<text x="10" y="20" font-weight="bold">IoU of VOC\'s classes while they were unseen, one word at a time</text>',
     ]
-    for i, (name, colour) in enumerate(COLOURS.items()):
-        parts.append(f'<rect x="{10 + 160 * i}" y="31" width="10" height="10" fill="{colour}"/><text x="{25 + 160 * i}" y="40">{name}</text>')
+    for x, (name, colour) in zip((10, 75, 265), COLOURS.items(), strict=True):
+        parts.append(f'<rect x="{x}" y="31" width="10" height="10" fill="{colour}"/><text x="{x + 15}" y="40">{name}</text>')
+    parts.append('<text x="430" y="40" fill="#5c676d">lines: lowest to highest seed</text>')
     for row, (word, seeds) in enumerate(words):
         top = 56 + high * row + 6 * (row // 5) // 2
         parts.append(f'<text x="{left - 8}" y="{top + 15}" text-anchor="end">{word}</text>')
