@@ -48,7 +48,7 @@ CHOICES = {
         "ours", "published", "token_order=released", "head_input=released", "word_start=random", "prior_logit_order=released", "adapters=false",
         "last_block=released", "text_blocks=[]",
     ],
-    "sazs": ["ours", "balanced=true", "background=learned", "void=others", "loss_weights=[1.0,0.0,0.0,0.0]", "scale=4.0", "dropout=0.5", "unit_text=false"],
+    "sazs": ["ours", "balanced=false", "background=learned", "void=others", "loss_weights=[1.0,0.0,0.0,0.0]", "scale=4.0", "dropout=0.5", "unit_text=false"],
     "edgeclip": ["ours", "published", "background_text=frozen", "normalization=none", "templates=no_article", "dropout=0.3", "triplet_weight=0.0"],
     **{name: ["ours", WHOLE] for name, method in METHODS.items() if not method.cls.trainable},
 }  # fmt: skip

@@ -68,7 +68,7 @@ def test_published_settings_of_sazs() -> None:
         assert (train.steps, train.lr, train.batch_size, train.optimizer, train.weight_decay, train.warmup) == (steps, lr, 6, "sgd", 1e-4, 0)
         assert (train.decay_norms, train.schedule, train.power, train.min_lr, train.precision) == (True, "poly", 0.9, 0.0, "32-true")
         assert (train.transforms.pillow, train.transforms.crop, train.transforms.rotate, train.transforms.zoom) == (True, 512, 10.0, [0.5, 2.0])
-        assert model.options == {"weights": "timm:vit_large_patch16_384.augreg_in21k_ft_in1k", "templates": "name", "attention_over": "sum"}
+        assert model.options == {"weights": "timm:vit_large_patch16_384.augreg_in21k_ft_in1k", "templates": "name", "attention_over": "sum", "balanced": False}
     assert settings("sazs", "doodles-5i/0")[0].options["backbone"] == "small"
 
 
