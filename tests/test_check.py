@@ -93,6 +93,59 @@ def test_palettes_of_their_own(folder: Path) -> None:
     assert any("palettes give an id another colour" in line for line in found(folder, "warning"))
 
 
+def test_half_a_layout(folder: Path) -> None:
+    """Loose pictures beside images/train and images/val, and one of the two alone: nothing is left out without a word."""
+    for split in ("train", "val"):
+        (folder / f"{split}.txt").unlink()
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir()
+            (folder / kind / f"p {3 if split == 'train' else 4}.png").rename(folder / kind / split / "a.png")
+    [line] = found(folder)
+    assert line.startswith("pictures that are not read")
+    assert "and 5 more; put all of them into images/train and images/val, or all into images/" in line
+    with pytest.raises(DataError, match="pictures that are not read"):
+        get_benchmark(str(folder)).data("train", None)
+    shutil.rmtree(folder / "images" / "val")
+    assert any("pictures that are not read" in line and "train" in line for line in found(folder))
+
+
+def test_marks_that_are_nearly_one(folder: Path) -> None:
+    for line in ("cat # Unseen", "cat # unseeen", "cat #Ignore"):
+        classes(folder, f"dog\n{line}\ntree\nsky\n")
+        with pytest.raises(DataError, match="line 2 of .* which is no mark but like one"):
+            found(folder)
+    classes(folder, "dog\nC # sharp\ntree\ncat # Unseen # seen\n")
+    assert get_benchmark(str(folder)).vocabulary == ("dog", "C # sharp", "tree", "cat # Unseen")
+
+
+def test_ids_one_too_high(folder: Path) -> None:
+    classes(folder, "background # ignore\ncat\ndog\ntree\n")
+    for i in range(10):
+        ids = mask(folder, i)
+        keep(folder, i, np.where(ids == 255, 255, ids + 1).astype(np.uint8))
+    [line] = found(folder)
+    assert line.startswith("ids run from 1 to 4 and 0, the background, is nowhere: every id seems to be one too high: ")
+    assert "subtract 1 from every id" in line
+
+
+def test_ids_that_were_blurred(folder: Path) -> None:
+    ids = mask(folder, 2)
+    ids[:4, :10] = np.arange(40, 80, dtype=np.uint8).reshape(4, 10)
+    keep(folder, 2, ids)
+    [line] = found(folder)
+    assert "went through JPEG" in line
+
+
+def test_pictures_that_ask_to_be_turned(folder: Path) -> None:
+    path = folder / "images" / "p 2.png"
+    with Image.open(path) as image:
+        image.load()
+        tags = image.getexif()
+        tags[0x0112] = 3
+        image.save(path, exif=tags)
+    assert any(line.startswith("pictures that ask to be turned") and "p 2.png" in line for line in found(folder, "warning"))
+
+
 def test_a_background_nobody_spoke_of(folder: Path) -> None:
     classes(folder, "cat\ndog\ntree # unseen\n")
     [line] = found(folder)

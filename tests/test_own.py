@@ -136,6 +136,8 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="leave --root away"):
         get_benchmark(str(tmp_path)).data("val", tmp_path / "images")
     with pytest.raises(SettingError, match="or give a folder with images/, labels/ and classes.txt"):
+        get_benchmark("nowhere")
+    with pytest.raises(DataError, match="nowhere is not there; where it has moved, name it with --benchmark"):
         get_benchmark(str(tmp_path / "nowhere"))
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unseen.labels import IGNORE
-from unseen.visualize import PAPER, Entry, Row, _font, _written, colours, legend, overlay, paint, palette, sheet
+from unseen.visualize import PAPER, Entry, Row, _font, _written, colours, legend, overlay, paint, palette, sheet, spread
 
 
 def scene(h: int = 30, w: int = 40) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -230,3 +230,10 @@ def test_predictions_are_shown_where_the_truth_is_known_or_everywhere() -> None:
     assert plain.shape[0] <= whole.shape[0]
     cells = [sheet_[80:280, 480:680].std(axis=2).mean() for sheet_ in (plain, whole)]
     assert cells[1] > 2 * cells[0], "grey where nothing is known, coloured where all is shown"
+
+
+def test_pictures_are_spread_over_all() -> None:
+    assert spread(20, 8) == [0, 3, 5, 8, 11, 14, 16, 19]
+    assert spread(3, 8) == [0, 1, 2]
+    assert spread(7, 20) == list(range(7))
+    assert (spread(5, 1), spread(5, 0), spread(0, 4)) == ([0], [], [])

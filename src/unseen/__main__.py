@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -107,9 +107,14 @@ def train_(
         resume: Go on from the state in the run folder.
     """
     from unseen import api
+    from unseen.data.benchmarks import get_benchmark
 
     folder = out or api.run_folder(method, benchmark)
     model = ModelSettings(method, clip, published, options or {})
+    if clip == "doodles":
+        _warn_of_doodles(get_benchmark(benchmark, lists).vocabulary, "give --clip")
+    if train.warmup >= train.steps > 0:
+        print(f"unseen: the warm-up of {train.warmup} steps is longer than the training of {train.steps}; see --train.warmup", file=sys.stderr)
     if api.train(model, train, benchmark, folder, root=root, lists=lists, text_embeddings=text_embeddings, init=init, resume=resume) is not None:
         print(f"wrote {folder}; next: unseen evaluate {folder}" + (f" --root {root}" if root else "") + (f" --lists {lists}" if lists else ""))
 
@@ -185,10 +190,14 @@ def evaluate(
         if not own:
             settings = replace(settings, options={**settings.options, **sentences(settings, bench), **(options or {})})
         segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if run else None)
+        if segmenter.clip.source == "doodles" and run is None:
+            _warn_of_doodles(bench.vocabulary, "give --clip")
         text = text.to(segmenter.to(device_named(device)).device)
         size = inference.on(run.inference if run and own else bench.inference)
         vectors = str(text_embeddings) if text_embeddings else run.text_embeddings if run else None
         about = {"model": asdict(settings), "train": run.train if run else None, "text_embeddings": vectors}
+        if size.segments == "none" and not oracle and (inference.segments_dir or inference.segments_features):
+            raise SettingError("segments are named and not used; add --inference.segments agreement, or leave --inference.segments_dir and _features away")
         if choose_threshold:
             if size.segments == "none":
                 raise SettingError("--choose-threshold is for --inference.segments agreement; give both, or none of them")
@@ -311,7 +320,6 @@ def segment_(
 
     from unseen.api import Segmentation, load, save_segmentation
     from unseen.checkpoints import CONFIG
-    from unseen.data.classes import DOODLES
     from unseen.files import find_images
 
     try:
@@ -324,12 +332,8 @@ def segment_(
         raise SettingError(f"--threshold is {threshold}; give a confidence between 0 and 1")
     loaded = load(model, clip=clip or "doodles", options=options, inference=inference, device=device)
     text = loaded.encode(names)
-    strange = [name for name in text.names if not any(known in name.lower() for known in DOODLES)]
-    if strange and loaded.segmenter.clip.source == "doodles":
-        print(
-            f"unseen: the doodle tower knows drawings of twenty things and cannot tell what {strange[0]!r} is;"
-            f" for photographs {'train a run on' if loaded.run else 'give --clip'} ViT-B-16-quickgelu/openai", file=sys.stderr,
-        )  # fmt: skip
+    if loaded.segmenter.clip.source == "doodles":
+        _warn_of_doodles(text.names, "train a run on" if loaded.run else "give --clip")
     failed = 0
     sources = find_images(images)
     inside = next((source for source in sources if source.resolve().parent == out.resolve()), None)
@@ -461,6 +465,18 @@ def check(source: str, root: Path | None = None, out: Path | None = None, sample
     print(f"wrote {folder / 'check.json'}" + (f" and {folder / 'sheet.png'}: look whether colours and words fit" if drawn else ""))
     if checked.errors:
         raise SystemExit(2)
+
+
+def _warn_of_doodles(words: Sequence[str], remedy: str) -> None:
+    """Say so where the doodle tower is asked for what it has never seen."""
+    from unseen.data.classes import DOODLES
+
+    strange = [name for name in words if not any(known in name.lower() for known in DOODLES)]
+    if strange:
+        print(
+            f"unseen: the doodle tower knows drawings of twenty things and cannot tell what {strange[0]!r} is;"
+            f" for photographs {remedy} ViT-B-16-quickgelu/openai", file=sys.stderr,
+        )  # fmt: skip
 
 
 VERBS: dict[str, Callable[..., None]] = {

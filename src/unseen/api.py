@@ -53,7 +53,7 @@ from unseen.segments import extract
 from unseen.settings import InferenceChanges, InferenceSettings, ModelSettings, Regime, TrainSettings, is_own
 from unseen.spectral import SpectralSettings
 from unseen.training import STATE, fit
-from unseen.visualize import overlay, palette, segments_sheet
+from unseen.visualize import overlay, palette, segments_sheet, spread
 
 PUBLISHED_TOWER = "ViT-B-32-quickgelu/openai"
 """Whose words SAZS was trained with."""
@@ -237,6 +237,8 @@ def train(
     if settings.regime == "transductive" and init is None and not resume:
         raise SettingError("transductive training starts from an inductive run: give it with --init RUN, or RUN/step-N of a run with --train.snapshots [N]")
     bench.check_root(root)
+    if settings.regime != "supervised" and not bench.seen:
+        raise SettingError(f"every class of {bench.title} is marked unseen, so there is none to train on; mark some as seen")
     torch.manual_seed(settings.seed)
     segmenter, text = build(model, bench.vocabulary, text_embeddings)
     run = Run(
@@ -385,7 +387,7 @@ def eigenvectors(
         count = len(data)
     keys = load_keys(features).to(device_named(device))
     count = count if limit is None else min(limit, count)
-    wanted = {round(i * (count - 1) / max(1, shown - 1)) for i in range(min(shown, count))} if shown else set()
+    wanted = set(spread(count, shown))
     fresh, rows = 0, []
     pictures = (read(i) for i in range(count))
     for i, found in enumerate(track(extract(pictures, keys, how, out, png=png), description="eigenvectors", total=count, transient=True, disable=not progress)):

@@ -16,12 +16,12 @@ from rich.table import Table
 
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.data.datasets import LabelledImages, Pair, SegmentationSet
-from unseen.data.own import CLASSES, LABEL_SUFFIXES, SPLITS, contents, read_classes
+from unseen.data.own import CLASSES, LABEL_SUFFIXES, SPLITS, UNREAD, contents, read_classes
 from unseen.data.survey import Finding, Looked, Survey, survey
 from unseen.errors import DataError, SettingError
 from unseen.files import replacing, write_text
 from unseen.labels import BACKGROUND, IGNORE, ORDINARY
-from unseen.visualize import Row, sheet
+from unseen.visualize import Row, sheet, spread
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class Checked:
         count, first, rows = len(self.benchmark.vocabulary), self.survey.first, []
         for each in self.survey.looked.values():
             good = [one for one in each if not one.trouble and one.size == one.label_size and one.areas]
-            share = (samples + 1) // 2
-            for place in sorted({round(i * (len(good) - 1) / max(1, share - 1)) for i in range(min(share, len(good)))}):
+            for place in spread(len(good), (samples + 1) // 2):
                 one = good[place]
                 highest = max(one.areas) + 1 - first
                 data = LabelledImages([one.pair], max(count, highest), background=0 if first else None, keep_background=True)
@@ -105,8 +104,15 @@ def _own(benchmark: Benchmark) -> tuple[list[Finding], dict[str, list[Pair]], st
     assert benchmark.folder is not None
     found, findings = contents(benchmark.folder), list[Finding]()
     add = partial(_add, findings)
-    add("error", "pictures without a label map", f"save it in labels/ under the picture's name ({LABEL_SUFFIXES[0]}), or remove the picture", found.unlabelled)
-    add("error", "label maps that are no PNG or TIFF", "make them again as PNGs, from the ids", found.misfits)
+    where = "labels/train or labels/val, as the picture lies," if found.nested else "labels/"
+    add("error", UNREAD, "put all of them into images/train and images/val, or all into images/; their label maps likewise", found.unread)
+    add("error", "pictures without a label map", f"save it in {where} under the picture's name ({LABEL_SUFFIXES[0]}), or remove the picture", found.unlabelled)
+    add(
+        "error",
+        "label maps that are no PNG or TIFF",
+        "make them again as PNGs, from the ids; a JPEG has blurred them, and converting it does not help",
+        found.misfits,
+    )
     add("error", "names on lists without a picture in images/", "correct the lists: one name a line, without suffix", found.unknown)
     add("warning", "label maps without a picture, which are not used", "restore the picture, or remove them", found.pictureless)
     for split in SPLITS:

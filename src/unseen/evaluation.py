@@ -30,7 +30,7 @@ from unseen.metrics import ConfusionMatrix, EpisodeCounts, episode_counts
 from unseen.segmenter import Segmenter, TextFeatures, TextSegmenter
 from unseen.segments import Segments
 from unseen.settings import InferenceSettings
-from unseen.visualize import Row, sheet
+from unseen.visualize import Row, sheet, spread
 
 MAPS_AT_ONCE = 16 * 171
 """Score maps held at a time: of a batch of COCO-Stuff's pictures."""
@@ -147,7 +147,7 @@ def evaluate(
     segments = _segments(segmenter, inference, oracle)
     data = benchmark.data("val", root)
     count = len(data) if limit is None else min(limit, len(data))
-    wanted = {round(i * (count - 1) / max(1, shown - 1)) for i in range(min(shown, count))} if shown else set()
+    wanted = set(spread(count, shown))
     matrix, pixels, rows, done = ConfusionMatrix(len(benchmark.judged)), 0, [], 0
     loader = DataLoader(Subset(data, range(count)), batch_size=None, num_workers=workers, collate_fn=cast(Any, _as_it_is))
     samples = track(loader, description=title, total=count, transient=True, disable=not progress)
@@ -184,7 +184,7 @@ def evaluate(
         **(about or {}),
         "versions": versions(),
     }
-    return Report(_marked(title, oracle), benchmark, matrix, pixels, count, protocol, rows, met)
+    return Report(_marked(title, oracle, threshold, inference), benchmark, matrix, pixels, count, protocol, rows, met)
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def evaluate_episodes(
     data, episodes = benchmark.episodes(root, how, seed)
     episodes = episodes[:limit]
     count = len(episodes)
-    wanted = {round(i * (count - 1) / max(1, shown - 1)) for i in range(min(shown, count))} if shown else set()
+    wanted = set(spread(count, shown))
     counts, rows = EpisodeCounts(len(benchmark.vocabulary), released=released_counts), []
     last: tuple[int, Tensor | None, Tensor | None] | None = None  # neighbouring episodes often share their picture
     for done, episode in enumerate(track(episodes, description=title, total=count, transient=True, disable=not progress)):
@@ -319,7 +319,7 @@ def evaluate_episodes(
         **(about or {}),
         "versions": versions(),
     }
-    return EpisodeReport(_marked(title, oracle), benchmark, counts, protocol, rows)
+    return EpisodeReport(_marked(title, oracle, threshold, inference), benchmark, counts, protocol, rows)
 
 
 def oracle_choice(mask: Tensor, segments: Tensor, truth: Tensor, *, released: bool = False) -> Tensor:
@@ -439,8 +439,10 @@ def _about_segments(segments: Segments | None) -> dict[str, Any] | None:
     return {"folder": str(segments.folder)} if keys is None else {"features": keys.source, "fingerprint": keys.fingerprint, **asdict(segments.settings)}
 
 
-def _marked(title: str, oracle: bool) -> str:
-    return f"{title} + oracle" if oracle else title
+def _marked(title: str, oracle: bool, threshold: float | None, inference: InferenceSettings) -> str:
+    """The title with what was done to the method's own masks."""
+    agreed = f" + agreement {inference.segments_threshold:g}" if inference.segments == "agreement" else ""
+    return f"{title}{' + oracle' if oracle else agreed}" + (f", threshold {threshold:g}" if threshold is not None else "")
 
 
 def _tower(segmenter: Segmenter) -> dict[str, str] | None:

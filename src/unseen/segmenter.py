@@ -197,7 +197,10 @@ def stored_text(path: Path, names: Sequence[str], embed_dim: int, background: st
     rows, needed = _stored_rows(path), len(names) + (background is not None)
     if rows.shape != (needed, embed_dim):
         also = f" and {background!r}, the last," if background is not None else ""
-        raise DataError(f"{path} holds an array of shape {rows.shape}, but {len(names)} words{also} of width {embed_dim} are needed; take that file")
+        learned = "; or, with SAZS, compare with a learned vector (--options.background learned)" if background is not None else ""
+        raise DataError(
+            f"{path} holds an array of shape {rows.shape}, but {len(names)} words{also} of width {embed_dim} are needed; give a file of these rows{learned}"
+        )
     vectors = torch.from_numpy(rows.astype(np.float32))
     return TextFeatures(tuple(names), vectors[: len(names)], None, None if background is None else vectors[-1])
 

@@ -67,6 +67,8 @@ class InferenceSettings:
             raise SettingError(f"--inference.segments_threshold is {self.segments_threshold}; give an IoU above 0 and at most 1")
         if self.segments_count < 1:
             raise SettingError(f"--inference.segments_count is {self.segments_count}; give at least 1")
+        if self.segments == "agreement" and self.segments_count < 2:
+            raise SettingError("--inference.segments_count is 1, the constant segment alone, which nothing agrees with; give at least 2")
         if self.segments_features and self.segments_dir:
             raise SettingError("--inference.segments_dir and --inference.segments_features exclude each other; set one of them to ''")
         given = [name for name in ("short_side", "square", "canvas") if getattr(self, name) is not None]

@@ -128,6 +128,11 @@ def overlay(image: NDArray[np.uint8], labels: NDArray[Any], names: Sequence[str]
     return _stack([painted, legend(entries, max(480, painted.width), scale=max(1.0, painted.width / 900))])
 
 
+def spread(count: int, shown: int) -> list[int]:
+    """So many places of `count`, evenly spread from the first to the last; all of them where there are fewer."""
+    return sorted({round(place) for place in np.linspace(0, max(0, count - 1), min(shown, count)).tolist()})
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of a sheet: the picture, its true label map, predictions by title, and perhaps a note on the picture (the word that was asked for)."""

@@ -370,6 +370,8 @@ def load_clip(source: str = DOODLES) -> CLIP:
         SettingError: No such file and no such tag, or a tower that is not a plain ViT.
         CheckpointError: A file that cannot be read or does not hold a CLIP.
     """
+    if source == NO_TOWER:
+        raise SettingError("this method looks at pictures with CLIP's image tower, so --clip none is not enough; give a tower")
     found = _file_of(source)
     if found is not None:
         with found[0] as path:

@@ -295,6 +295,8 @@ def get_benchmark(name: str, lists: Path | None = None) -> Benchmark:
         return _folds(lists)[name] if BENCHMARKS[name].episodes is not None else BENCHMARKS[name]
     if is_own(name) or Path(name).is_dir():
         return own_benchmark(Path(name))
+    if Path(name).is_absolute():  # as a run on a folder of one's own remembers it
+        raise DataError(f"the folder {name} is not there; where it has moved, name it with --benchmark")
     near = difflib.get_close_matches(name, BENCHMARKS, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     raise SettingError(

@@ -7,13 +7,14 @@ DIR/train.txt, val.txt     names of pictures, one a line, without suffix; with o
 DIR/images/train, val      instead of lists; label maps then lie in labels/train, labels/val
 Without any of these, every fifth picture is for validation, by the hash of its name: the same on every machine.
 
-A line of `classes.txt` is a name, or a name and a mark, set off by blanks: `zebra # unseen`. What stands before the last mark is the name, so names may
+A line of `classes.txt` is a name, or a name and a mark, set off by a blank: `zebra # unseen`. What stands before the last mark is the name, so names may
 hold `#`; one that ends like a mark is followed by `# seen`. Marks: "unseen" (no masks in training), "seen" (the default), and for the first line,
 whose pixels are then no class: "ignore" (a background that is void) and "threshold" (a background that is scored; `Background`).
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 from dataclasses import dataclass, field
@@ -25,7 +26,9 @@ from unseen.files import SUFFIXES
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 CLASSES = "classes.txt"
+MARKS = ("unseen", "seen", "ignore", "threshold")
 MARK = re.compile(r"^(?P<name>.*\S)\s+#\s*(?P<mark>unseen|seen|ignore|threshold)$")
+LIKE_A_MARK = re.compile(r"\s#\s*(\w+)$")
 SPLITS = ("train", "val")
 
 
@@ -58,6 +61,12 @@ def read_classes(path: Path) -> Classes:
     for number, line in enumerate(lines, start=1):
         found = MARK.match(line)
         name, mark = (found["name"], found["mark"]) if found else (line, "seen")
+        alike = None if found else LIKE_A_MARK.search(line)
+        if alike and difflib.get_close_matches(alike[1].lower(), MARKS, n=1, cutoff=0.8):
+            raise DataError(
+                f"line {number} of {path} ends in '# {alike[1]}', which is no mark but like one; marks are # {', # '.join(MARKS)}: correct it, or put "
+                "'# seen' behind a name that ends so"
+            )
         if not name or name == "#":
             raise DataError(f"line {number} of {path} holds no class; ids follow from the lines, so fill it in or remove it")
         if mark in ("ignore", "threshold") and number > 1:
@@ -84,6 +93,8 @@ class Contents:
         pictureless: Label maps without a picture.
         misfits: Label maps under another suffix than those read, by the picture they belong to.
         unknown: Lines of lists that name no picture.
+        unread: Pictures in folders that are not looked into: beside images/train and images/val, or in one of them without the other.
+        nested: Whether pictures and label maps lie in train/ and val/.
     """
 
     splits: dict[str, list[Pair]]
@@ -92,6 +103,8 @@ class Contents:
     pictureless: list[Path] = field(default_factory=list)
     misfits: list[Path] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    unread: list[Path] = field(default_factory=list)
+    nested: bool = False
 
 
 def contents(folder: Path) -> Contents:
@@ -121,7 +134,12 @@ def contents(folder: Path) -> Contents:
         [path for name, path in maps.items() if name not in pictures],
         [path for name, path in others.items() if name in wanted],
         unknown,
+        [path for place in ([""] if nested else SPLITS) for path in _files(images / place, "", SUFFIXES).values()],
+        nested,
     )
+
+
+UNREAD = "pictures that are not read, because images/ holds train/ or val/ without the other, or pictures beside them"
 
 
 def own_pairs(folder: Path, split: str) -> list[Pair]:
@@ -131,7 +149,11 @@ def own_pairs(folder: Path, split: str) -> list[Pair]:
         DataError: Also: pictures without label map, names in lists without picture, or an empty split.
     """
     found = contents(folder)
-    for files, what in ((found.unlabelled, "pictures without a label map in labels/"), (found.unknown, "names on lists without a picture in images/")):
+    for files, what in (
+        (found.unlabelled, "pictures without a label map in labels/"),
+        (found.unknown, "names on lists without a picture in images/"),
+        (found.unread, UNREAD),
+    ):
         if files:
             raise DataError(f"{folder} has {what}: {files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}; `unseen check {folder}` names them")
     if found.misfits:

@@ -21,6 +21,8 @@ from unseen.errors import DataError
 from unseen.files import LOSSY, read_image, read_labels
 
 Level = Literal["error", "warning"]
+ORIENTATION = 0x0112
+"""EXIF's tag."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Looked:
         trouble: Kinds of trouble, by file: "picture", "labels", "lossy", "colours".
         why: What the reader said of it.
         colours: RGB of the ids, where the label map has a palette.
+        turned: Whether the picture asks to be turned for display (EXIF).
     """
 
     pair: Pair
@@ -70,6 +73,7 @@ class Looked:
     trouble: tuple[str, ...] = ()
     why: str = ""
     colours: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    turned: bool = False
 
 
 @dataclass
@@ -100,10 +104,12 @@ class Survey:
 
 def look(pair: Pair) -> Looked:
     """Read a pair whole."""
-    trouble, why, digest, size = [], "", "", (0, 0)
+    trouble, why, digest, size, turned = [], "", "", (0, 0), False
     try:
         pixels = read_image(pair.image)
         size, digest = (pixels.shape[1], pixels.shape[0]), hashlib.blake2b(pixels.tobytes(), digest_size=16, key=str(pixels.shape).encode()).hexdigest()
+        with Image.open(pair.image) as image:
+            turned = image.getexif().get(ORIENTATION, 1) != 1
     except DataError as error:
         trouble.append("picture")
         why = str(error)
@@ -111,11 +117,11 @@ def look(pair: Pair) -> Looked:
         stored = read_labels(pair.labels)
     except DataError as error:
         trouble.append(_kind(pair.labels))
-        return Looked(pair, digest, size, trouble=tuple(trouble), why=why or str(error))
+        return Looked(pair, digest, size, trouble=tuple(trouble), why=why or str(error), turned=turned)
     counts = np.bincount(stored.ravel())
     areas = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
     void = areas.pop(void_of(stored), 0)
-    return Looked(pair, digest, size, (stored.shape[1], stored.shape[0]), areas, void, tuple(trouble), why, _colours(pair.labels, areas))
+    return Looked(pair, digest, size, (stored.shape[1], stored.shape[0]), areas, void, tuple(trouble), why, _colours(pair.labels, areas), turned)
 
 
 def _colours(path: Path, ids: Iterable[int]) -> dict[int, tuple[int, int, int]]:
@@ -155,7 +161,14 @@ def survey(
     looked = {split: [by_pair[pair] for pair in each] for split, each in splits.items()}
     found = Survey(looked, [], vocabulary, first)
     everything = list(by_pair.values())
-    found.findings += [*_unreadable(everything), *_sizes(everything), *_ids(everything, len(vocabulary), first, own), *_palettes(everything), *_leaks(looked)]
+    found.findings += [
+        *_unreadable(everything),
+        *_sizes(everything),
+        *_turned(everything),
+        *_ids(everything, len(vocabulary), first, own),
+        *_palettes(everything),
+        *_leaks(looked),
+    ]
     found.findings += _labelled(found, {"train": taught, "val": scored})
     found.findings.sort(key=lambda finding: finding.level != "error")
     return found
@@ -182,10 +195,18 @@ def _sizes(looked: list[Looked]) -> list[Finding]:
     return [Finding("error", "label maps of another size than their picture", remedy, names)] if names else []
 
 
+def _turned(looked: list[Looked]) -> list[Finding]:
+    names = tuple(str(each.pair.image) for each in looked if each.turned)
+    what = "pictures that ask to be turned for display (EXIF), which training and scoring do not, as masks belong to the stored pixels"
+    return [Finding("warning", what, "if masks were drawn on the turned pictures, save those turned and without the tag", names)] if names else []
+
+
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
+MANY = 10
+"""So many ids that are not listed are no forgotten classes."""
 STRAY = 0.01
 """An id above the list that covers less than this share of every label map it is in is a slip of the pen, not a sign that all ids are shifted."""
 
@@ -206,6 +227,12 @@ def _ids(looked: list[Looked], count: int, first: int, own: bool) -> list[Findin
     what = f"ids that are not on the list of classes ({listed}; known are {first} to {count + first - 1})"
     if not own:
         return [Finding("error", what, "the label maps are not in this benchmark's ids: make them with `unseen prepare`, or restore them", names)]
+    if first and strange == {count + 1} and 0 not in shown:
+        shifted = f"ids run from {min(shown)} to {count + 1} and 0, the background, is nowhere: every id seems to be one too high"
+        return [Finding("error", shifted, "subtract 1 from every id, or leave the background off the list of classes", names)]
+    if len(strange) >= MANY:
+        remedy = "so many look like masks that went through JPEG or were resized smoothly: make them again from the ids"
+        return [Finding("error", what, remedy, names)]
     share = max(each.areas.get(count, 0) / (each.label_size[0] * each.label_size[1]) for each in looked if each.label_size != (0, 0))
     if strange == {count} and first == 0 and share >= STRAY:
         remedy = "write 'background # ignore' (void) or 'background' (a class) as the first line of classes.txt"

@@ -108,7 +108,9 @@ class SAZS(TextSegmenter):
             for buffer, values in ((self.backbone.mean, CITYSCAPES_MEAN), (self.backbone.std, CITYSCAPES_STD)):
                 buffer.copy_(torch.tensor(values).view(3, 1, 1))
         if weights is not None and not self.backbone.has_weights:
-            raise SettingError(f"the backbone {backbone!r} starts from scratch; leave weights away, or choose another backbone")
+            raise SettingError(
+                f"the backbone {backbone!r} starts from scratch; leave weights away (null, where the recipe names some), or choose another backbone"
+            )
         if shape != "off" and shape_weights is None:
             raise SettingError(
                 "the shape loss needs the weights of its network (InverseForm's distance_measures_regressor.pth); give shape_weights, or shape=off"

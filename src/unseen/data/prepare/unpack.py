@@ -100,6 +100,8 @@ def adopt(work: Work, parts: Sequence[Part]) -> list[Part]:
             _adopt(found, part, work)
             if part.complete or not (part.count or part.needs):
                 open_.remove(part)
+            elif part.count:
+                work.say(f"{len(part.present())} of {part.count} files are in {part.to} now; the rest is still to be had")
     return open_
 
 
