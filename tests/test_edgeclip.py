@@ -298,7 +298,7 @@ def test_dropout_takes_whole_channels_and_losses_their_weights() -> None:
 
 
 def test_what_does_not_fit() -> None:
-    for options in ({"thresholds": (2.0, 0.6)}, {"thresholds": (0.7, float("nan"))}, {"top": 0}, {"margin": -1.0}):
+    for options in ({"thresholds": (2.0, 0.6)}, {"thresholds": (0.7, float("nan"))}, {"margin": -1.0}):
         with pytest.raises(SettingError, match="do not fit"):
             small(**options)
     with pytest.raises(VocabularyError, match="'background'"):

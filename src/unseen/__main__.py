@@ -111,10 +111,11 @@ def train_(
 
     folder = out or api.run_folder(method, benchmark)
     model = ModelSettings(method, clip, published, options or {})
-    if clip == "doodles":
-        _warn_of_doodles(get_benchmark(benchmark, lists).vocabulary, "give --clip")
-    if train.warmup >= train.steps > 0:
-        print(f"unseen: the warm-up of {train.warmup} steps is longer than the training of {train.steps}; see --train.warmup", file=sys.stderr)
+    notice = _beyond_doodles(clip, get_benchmark(benchmark, lists).vocabulary, "give --clip")
+    if notice:
+        print(notice)
+    if train.warmup >= train.steps:
+        print(f"unseen: the warm-up of {train.warmup} steps is longer than the training of {train.steps}; see --train.warmup")
     if api.train(model, train, benchmark, folder, root=root, lists=lists, text_embeddings=text_embeddings, init=init, resume=resume) is not None:
         print(f"wrote {folder}; next: unseen evaluate {folder}" + (f" --root {root}" if root else "") + (f" --lists {lists}" if lists else ""))
 
@@ -190,8 +191,6 @@ def evaluate(
         if not own:
             settings = replace(settings, options={**settings.options, **sentences(settings, bench), **(options or {})})
         segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if run else None)
-        if segmenter.clip.source == "doodles" and run is None:
-            _warn_of_doodles(bench.vocabulary, "give --clip")
         text = text.to(segmenter.to(device_named(device)).device)
         size = inference.on(run.inference if run and own else bench.inference)
         vectors = str(text_embeddings) if text_embeddings else run.text_embeddings if run else None
@@ -242,6 +241,9 @@ def evaluate(
         whole = plain and limit is None and options is None and inference == NO_CHANGES and threshold is None and text_embeddings is None and episodes == "all"
         if run and whole:
             _keep_scores(folder, bench.name, made[0].as_dict()["scores"])
+        notice = _beyond_doodles(segmenter.clip.source, bench.vocabulary, "give --clip") if run is None else ""
+        if notice:
+            print(notice, file=sys.stderr)
         parts = [place] if len(made) == 1 else [place / f"seed-{seed}" for seed in seeds]
         print(f"wrote {' and '.join(str(part / 'report.json') for part in parts)}, with sheet.png beside")
     for name in dict.fromkeys(report.benchmark.name for report in reports):
@@ -332,8 +334,9 @@ def segment_(
         raise SettingError(f"--threshold is {threshold}; give a confidence between 0 and 1")
     loaded = load(model, clip=clip or "doodles", options=options, inference=inference, device=device)
     text = loaded.encode(names)
-    if loaded.segmenter.clip.source == "doodles":
-        _warn_of_doodles(text.names, "train a run on" if loaded.run else "give --clip")
+    notice = _beyond_doodles(loaded.segmenter.clip.source, text.names, "train a run on" if loaded.run else "give --clip")
+    if notice:
+        print(notice, file=sys.stderr)
     failed = 0
     sources = find_images(images)
     inside = next((source for source in sources if source.resolve().parent == out.resolve()), None)
@@ -467,16 +470,13 @@ def check(source: str, root: Path | None = None, out: Path | None = None, sample
         raise SystemExit(2)
 
 
-def _warn_of_doodles(words: Sequence[str], remedy: str) -> None:
-    """Say so where the doodle tower is asked for what it has never seen."""
+def _beyond_doodles(source: str | None, words: Sequence[str], remedy: str) -> str:
+    """What to say where the doodle tower is asked for what it has never seen; "" where there is nothing to say."""
     from unseen.data.classes import DOODLES
 
-    strange = [name for name in words if not any(known in name.lower() for known in DOODLES)]
-    if strange:
-        print(
-            f"unseen: the doodle tower knows drawings of twenty things and cannot tell what {strange[0]!r} is;"
-            f" for photographs {remedy} ViT-B-16-quickgelu/openai", file=sys.stderr,
-        )  # fmt: skip
+    strange = [name for name in words if not any(known in name.lower() for known in DOODLES)] if source == "doodles" else []
+    what = f"unseen: the doodle tower knows drawings of twenty things and cannot tell what {strange[0]!r} is;" if strange else ""
+    return what and f"{what} for photographs {remedy} ViT-B-16-quickgelu/openai"
 
 
 VERBS: dict[str, Callable[..., None]] = {

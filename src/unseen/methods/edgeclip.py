@@ -99,8 +99,8 @@ class EdgeCLIP(TextSegmenter):
         normalization: Literal["imagenet", "none"] = "imagenet",
     ) -> None:
         super().__init__(clip, templates=templates, background_word="background", unit_text=False)
-        if not all(0 < threshold < 1 for threshold in thresholds) or top < 1 or not margin >= 0:
-            raise SettingError(f"thresholds {tuple(thresholds)}, top {top} and margin {margin} do not fit; give probabilities, at least 1 pixel, and 0 or more")
+        if not all(0 < threshold < 1 for threshold in thresholds) or not margin >= 0:
+            raise SettingError(f"thresholds {tuple(thresholds)} and margin {margin} do not fit; give probabilities, and 0 or more")
         self.weights, self.train_backbone = weights, train_backbone
         self.thresholds, self.top, self.background_text = tuple(thresholds), top, background_text
         self.triplet_weight, self.margin = triplet_weight, margin
