@@ -367,6 +367,8 @@ def eigenvectors(
     if split not in ("train", "val"):
         raise SettingError(f"there is no split called {split!r}; choose train or val")
     how = settings or SpectralSettings()
+    if Path(source).is_file():
+        raise DataError(f"{source} is a file; give the folder of pictures it lies in, or a benchmark")
     if Path(source).is_dir() and not is_own(source):
         files = find_images([Path(source)])
         if out.resolve() == Path(source).resolve():
@@ -394,7 +396,7 @@ def eigenvectors(
         fresh += found.fresh
         if i in wanted:
             values = found.spectrum.eigenvalues.tolist()
-            rows.append((found.image.permute(1, 2, 0).numpy(), found.spectrum.segments.numpy(), values))
+            rows.append((found.name, found.image.permute(1, 2, 0).numpy(), found.spectrum.segments.numpy(), values))
     if rows:
         line = f"{how.count} eigenvectors of the keys of {features}; segment 0 is the constant one; a segment and its complement are one cut"
         with replacing(out / "sheet.png") as beside:

@@ -50,7 +50,7 @@ class Checked:
         write_text(folder / "check.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         rows = self._rows(samples)
         if rows:
-            line = "look whether colours and words fit   (grey: not labelled)"
+            line = f"look whether colours and words fit   (grey: {'background, or ' if self.benchmark.background == 'threshold' else ''}not labelled)"
             picture = sheet(rows, self.benchmark.judged, self.benchmark.unseen, title=f"Labels of {self.benchmark.title}", subtitle=line, across=2)
             with replacing(folder / "sheet.png") as beside:
                 picture.save(beside)
@@ -59,7 +59,7 @@ class Checked:
     def _rows(self, samples: int) -> list[Row]:
         """Pictures with their labels, spread over the splits; ids that are not on the list are shown as void."""
         count, first, rows = len(self.benchmark.vocabulary), self.survey.first, []
-        for each in self.survey.looked.values():
+        for split, each in self.survey.looked.items():
             good = [one for one in each if not one.trouble and one.size == one.label_size and one.areas]
             for place in spread(len(good), (samples + 1) // 2):
                 one = good[place]
@@ -68,9 +68,8 @@ class Checked:
                 sample = data[0]
                 labels = sample.labels.numpy()
                 past = labels >= count + 3 * (labels > IGNORE)
-                background = count + 3 * (count >= BACKGROUND) if self.benchmark.background == "threshold" else IGNORE
-                shown = np.where(labels == BACKGROUND, background, np.where(past, IGNORE, labels))
-                rows.append(Row(sample.image.permute(1, 2, 0).numpy(), shown, {}))
+                shown = np.where((labels == BACKGROUND) | past, IGNORE, labels)
+                rows.append(Row(sample.image.permute(1, 2, 0).numpy(), shown, {}, f"{split}: {one.pair.image.stem}"))
         return rows
 
 

@@ -206,6 +206,8 @@ def stored_text(path: Path, names: Sequence[str], embed_dim: int, background: st
 
 
 def _stored_rows(path: Path) -> NDArray[Any]:
+    if not path.is_file():
+        raise DataError(f"the file of text embeddings {path} does not exist; check the path")
     try:
         rows = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

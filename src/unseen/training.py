@@ -360,7 +360,8 @@ def fit(
         max_steps=settings.steps, max_epochs=-1, accumulate_grad_batches=settings.accumulate, gradient_clip_val=settings.clip_norm,
         precision=_precision(settings.precision), devices=settings.devices if settings.devices == "auto" else int(settings.devices),
         num_nodes=settings.nodes, strategy=settings.strategy, use_distributed_sampler=False, enable_progress_bar=progress,
-        logger=[CSVLogger(out, name="logs", version=""), TensorBoardLogger(out, name="logs", version="")], log_every_n_steps=settings.log_every,
+        logger=[CSVLogger(out, name="logs", version=""), TensorBoardLogger(out, name="logs", version="")],
+        log_every_n_steps=min(settings.log_every, settings.steps),
         callbacks=_callbacks(out, settings, progress, _Events(begin, settings.snapshots, snapshot)), enable_model_summary=False, enable_checkpointing=True,
     )  # fmt: skip
     state = out / STATE if resume and (out / STATE).exists() else None

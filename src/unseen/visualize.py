@@ -189,25 +189,27 @@ def sheet(
 
 
 def segments_sheet(
-    rows: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_], Sequence[float]]], *, title: str, subtitle: str = "", cell: int = 220
+    rows: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.bool_], Sequence[float]]], *, title: str, subtitle: str = "", cell: int = 220
 ) -> Image.Image:
     """Rows of a picture (H, W, 3) and its eigen-segments (K, H, W), each laid over the picture, with its eigenvalue.
 
     Args:
-        rows: Picture, segments and eigenvalues.
+        rows: Name, picture, segments and eigenvalues.
         title: Head line.
         subtitle: Smaller line under it.
         cell: Side of a picture in pixels.
     """
     gap, head, foot = 8, 30, 20
-    count = max(len(segments) for _, segments, _ in rows)
+    count = max(len(segments) for _, _, segments, _ in rows)
     body = Image.new("RGB", (gap + (1 + count) * (cell + gap), head + len(rows) * (cell + foot + gap)), PAPER)
     pen = ImageDraw.Draw(body)
     for place, text in enumerate(["picture", *(f"segment {k}" for k in range(count))]):
         pen.text((gap + place * (cell + gap) + cell / 2, head / 2), text, fill=ACCENT if place else INK, font=_font(16), anchor="mm")
-    for line, (image, segments, values) in enumerate(rows):
+    for line, (name, image, segments, values) in enumerate(rows):
         top = head + line * (cell + foot + gap)
         body.paste(_fit(image, cell), (gap, top))
+        word, font = _written(name, 12, cell)
+        pen.text((gap + cell / 2, top + cell + foot / 2), word, fill=FAINT, font=font, anchor="mm")
         for k, segment in enumerate(segments):
             left = gap + (1 + k) * (cell + gap)
             body.paste(_fit(paint(image, np.where(segment, k, IGNORE), count, strength=0.55), cell), (left, top))

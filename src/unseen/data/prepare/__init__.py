@@ -70,7 +70,8 @@ def prepare(name: str, root: Path, source: Path | None = None, *, check: bool = 
     if jobs is not None and jobs < 1:
         raise SettingError(f"--jobs is {jobs}; give at least 1 process")
     if source is not None and not source.is_dir():
-        raise DataError(f"the folder {source} given with --from does not exist; check the path")
+        what = "is no folder; give the folder it lies in" if source.exists() else "does not exist; check the path"
+        raise DataError(f"{source}, given with --from, {what}")
     if check:
         if not SETS[name].folder(root).is_dir():
             raise DataError(f"{SETS[name].folder(root)} does not exist, so there is nothing to check; run without --check first, or correct --root")

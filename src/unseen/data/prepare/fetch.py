@@ -56,7 +56,7 @@ def verified(archive: Archive, path: Path, work: Work) -> Path:
     """
     problem = _problem(archive, path, work)
     if problem:
-        raise DataError(f"{path} is not the published file ({problem}): cut short or changed; delete it and run again, or fetch it anew from {archive.page}")
+        raise DataError(f"{path} is not the published file ({problem}): cut short or changed; take it away and run again, or fetch it anew from {archive.page}")
     return path
 
 
@@ -88,9 +88,11 @@ def _download(archive: Archive, work: Work) -> Path:
                 reason = f"what it gives is not the published file ({reason})"
             break
         reasons.append(f"{url}: {reason}")
-    kept = f"; {_mb(part.stat().st_size)} are kept, run again to go on" if part.exists() else ""
+    kept = f"{_mb(part.stat().st_size)} are kept, run again to go on, or " if part.exists() else ""
+    if not any(work.downloads.iterdir()):
+        work.downloads.rmdir()
     raise DataError(
-        f"{archive.file} could not be downloaded ({'; '.join(reasons)}){kept}; or fetch it by other means from {archive.page} and give its folder with --from"
+        f"{archive.file} could not be downloaded ({'; '.join(reasons)}); {kept}fetch it by other means from {archive.page} and give its folder with --from"
     )
 
 
