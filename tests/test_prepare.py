@@ -330,6 +330,7 @@ def test_what_a_killed_preparation_leaves(archives: Path, tmp_path: Path) -> Non
     left, other = images / ".ADE_train_00000000-unfinished-lbpuh01o.jpg", images / ".mine-12345678.jpg"
     for path in (left, other):
         path.write_bytes(b"half")
+        os.utime(path, (0, 0))
     assert len(get_benchmark("ade20k-150").data("train", root)) == 3
     ready("ade20k-150", root, None)
     assert not left.exists()

@@ -549,7 +549,7 @@ def test_reports_say_whether_there_was_an_oracle(method: str) -> None:
             how = replace(bench.inference, segments=inference, segments_threshold=0.2, window=None, stride=None)
             report = run(segmenter, text, bench, None, title="x", inference=how, limit=3, oracle=oracle, progress=False)
             assert report.protocol["oracle"] is oracle
-            assert report.title == {"none": "x", "agreement": "x + agreement 0.2", "oracle": "x + oracle"}[kind]
+            assert report.title == {"none": "x", "agreement": "x + agreement", "oracle": "x + oracle"}[kind]
             assert (report.protocol["segments"] is None) == (kind == "none")
             assert report.protocol["inference"]["segments"] == inference
             scores[name, kind] = report.scores["pAcc" if name == "doodles" else "mIoU"]

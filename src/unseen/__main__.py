@@ -112,10 +112,11 @@ def train_(
     folder = out or api.run_folder(method, benchmark)
     model = ModelSettings(method, clip, published, options or {})
     notice = _beyond_doodles(clip, get_benchmark(benchmark, lists).vocabulary, "give --clip")
-    if notice:
-        print(notice)
+    notices = [notice] if notice else []
     if train.warmup >= train.steps:
-        print(f"unseen: the warm-up of {train.warmup} steps is longer than the training of {train.steps}; see --train.warmup")
+        notices.append(f"unseen: the warm-up of {train.warmup} steps is no shorter than the training of {train.steps}; see --train.warmup")
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(*notices, sep="\n", end="\n" if notices else "")
     if api.train(model, train, benchmark, folder, root=root, lists=lists, text_embeddings=text_embeddings, init=init, resume=resume) is not None:
         print(f"wrote {folder}; next: unseen evaluate {folder}" + (f" --root {root}" if root else "") + (f" --lists {lists}" if lists else ""))
 
@@ -138,7 +139,7 @@ def evaluate(
         options: Options of the method: --options.NAME VALUE; a run's own are kept unless given.
         inference: Single values of size and windows to change; a run on its own benchmark keeps its own, all else the benchmark's.
         text_embeddings: A .npy file (words, D) to use instead of the text tower.
-        limit: Only the first so many pictures, or episodes.
+        limit: Only the first so many pictures, or episodes; the report then lies in a folder ...-first-N of its own.
         threshold: Pixels whose best word is less confident (0..1) get no word: the background, where that is scored so (voc-21), and in folds.
         lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
         episodes: How the pairs of a fold are drawn: "all" of HSNet's list once, or 1000 as "hsnet", "sazs" or "bam" (ESDA: seed 923) draw them.

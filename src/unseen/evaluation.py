@@ -441,7 +441,7 @@ def _about_segments(segments: Segments | None) -> dict[str, Any] | None:
 
 def _marked(title: str, oracle: bool, threshold: float | None, inference: InferenceSettings) -> str:
     """The title with what was done to the method's own masks."""
-    agreed = f" + agreement {inference.segments_threshold:g}" if inference.segments == "agreement" else ""
+    agreed = " + agreement" if inference.segments == "agreement" else ""  # whose threshold may be chosen fold by fold
     return f"{title}{' + oracle' if oracle else agreed}" + (f", threshold {threshold:g}" if threshold is not None else "")
 
 

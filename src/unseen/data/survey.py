@@ -206,7 +206,7 @@ def _by(size: tuple[int, int]) -> str:
 
 
 MANY = 10
-"""So many ids that are not listed are no forgotten classes."""
+"""So many ids that are not listed, with gaps between them, are no forgotten classes."""
 STRAY = 0.01
 """An id above the list that covers less than this share of every label map it is in is a slip of the pen, not a sign that all ids are shifted."""
 
@@ -227,13 +227,13 @@ def _ids(looked: list[Looked], count: int, first: int, own: bool) -> list[Findin
     what = f"ids that are not on the list of classes ({listed}; known are {first} to {count + first - 1})"
     if not own:
         return [Finding("error", what, "the label maps are not in this benchmark's ids: make them with `unseen prepare`, or restore them", names)]
-    if first and strange == {count + 1} and 0 not in shown:
+    share = max(each.areas.get(count + first, 0) / (each.label_size[0] * each.label_size[1]) for each in looked if each.label_size != (0, 0))
+    if first and strange == {count + 1} and 0 not in shown and share >= STRAY:
         shifted = f"ids run from {min(shown)} to {count + 1} and 0, the background, is nowhere: every id seems to be one too high"
         return [Finding("error", shifted, "subtract 1 from every id, or leave the background off the list of classes", names)]
-    if len(strange) >= MANY:
+    if len(strange) >= MANY and strange != set(range(count + first, count + first + len(strange))):
         remedy = "so many look like masks that went through JPEG or were resized smoothly: make them again from the ids"
         return [Finding("error", what, remedy, names)]
-    share = max(each.areas.get(count, 0) / (each.label_size[0] * each.label_size[1]) for each in looked if each.label_size != (0, 0))
     if strange == {count} and first == 0 and share >= STRAY:
         remedy = "write 'background # ignore' (void) or 'background' (a class) as the first line of classes.txt"
         if 0 in shown:

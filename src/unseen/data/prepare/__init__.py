@@ -7,7 +7,9 @@ when they are whole, and nothing that is there is overwritten.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,14 +82,16 @@ def prepare(name: str, root: Path, source: Path | None = None, *, check: bool = 
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"{root} cannot be written ({error.strerror}); choose another place with --root") from error
-        _sweep(SETS[name].folder(root))
+        for place in (SETS[name].folder(root), SETS[name].folder(root).parent / "VOCaug", root / "lists"):
+            _sweep(place)
         SETS[name].make(Work(root, source, jobs or os.cpu_count() or 1))
     return SETS[name].count(root)
 
 
 def _sweep(folder: Path) -> None:
-    """Take away what a killed preparation was writing (`unseen.files.replacing`)."""
+    """Take away what a killed preparation was writing (`unseen.files.replacing`), but for files so young that another may be writing them."""
     for at, _, files in os.walk(folder):
-        for name in files:
-            if UNFINISHED.fullmatch(name):
-                (Path(at) / name).unlink(missing_ok=True)
+        for path in (Path(at) / name for name in files if UNFINISHED.fullmatch(name)):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > 60:
+                    path.unlink()

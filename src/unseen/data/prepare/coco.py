@@ -87,7 +87,7 @@ def prepare_coco_folds(work: Work) -> None:
         ensure(work, ARCHIVES[split], [Part(split, base / split, (".jpg",), known[split], also=(f"COCO2014/{split}", f"coco/{split}", f"coco/images/{split}"))])
     if any(len(names(base / "annotations" / split, ".png")) < known[f"masks {split}"] for split in THINGS):
         ready = [
-            Part(f"COCO2014/annotations/{split}", base / "annotations" / split, (".png",), known[f"masks {split}"], also=(f"annotations/{split}",))
+            Part(f"COCO2014/annotations/{split}", base / "annotations" / split, (".png",), known[f"masks {split}"], also=(f"annotations/{split}",), made=True)
             for split in THINGS
         ]
         adopt(work, ready)

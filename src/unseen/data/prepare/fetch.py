@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,7 +90,7 @@ def _download(archive: Archive, work: Work) -> Path:
             break
         reasons.append(f"{url}: {reason}")
     kept = f"{_mb(part.stat().st_size)} are kept, run again to go on, or " if part.exists() else ""
-    if not any(work.downloads.iterdir()):
+    with suppress(OSError):  # where something is kept
         work.downloads.rmdir()
     raise DataError(
         f"{archive.file} could not be downloaded ({'; '.join(reasons)}); {kept}fetch it by other means from {archive.page} and give its folder with --from"

@@ -39,6 +39,7 @@ class Part:
         also: Other places, below the folder given with --from, where people keep the same files unpacked.
         deep: Whether files lie in folders below.
         optional: Taken along, but not missed: nothing reads it.
+        made: Made by a tool, of which there are several: what is in place is kept, however many bytes it has.
     """
 
     inside: str
@@ -49,6 +50,7 @@ class Part:
     also: tuple[str, ...] = ()
     deep: bool = False
     optional: bool = False
+    made: bool = False
 
     @property
     def complete(self) -> bool:
@@ -95,7 +97,7 @@ def adopt(work: Work, parts: Sequence[Part]) -> list[Part]:
     """Take what lies unpacked below --from into its places; the parts that are still to be had."""
     open_ = [part for part in parts if not part.complete]
     for part in list(open_):
-        found = _unpacked(part, work)
+        found = unpacked(part, work)
         if found is not None:
             _adopt(found, part, work)
             if part.complete or not (part.count or part.needs):
@@ -114,7 +116,7 @@ def demand(work: Work, wanted: Sequence[tuple[Archive, Sequence[Part]]]) -> None
     missing = [
         archive for archive, parts in wanted
         if not archive.urls and known_archive(archive, work) is None
-        and any(not (part.optional or part.complete or _unpacked(part, work)) for part in parts)
+        and any(not (part.optional or part.complete or unpacked(part, work)) for part in parts)
     ]  # fmt: skip
     if missing:
         raise DataError(
@@ -124,7 +126,7 @@ def demand(work: Work, wanted: Sequence[tuple[Archive, Sequence[Part]]]) -> None
         )
 
 
-def _unpacked(part: Part, work: Work) -> Path | None:
+def unpacked(part: Part, work: Work) -> Path | None:
     """The folder below --from that holds the part unpacked: the path it has in the archive, or an end of it."""
     if work.source is None:
         return None
@@ -153,7 +155,7 @@ def _adopt(folder: Path, part: Part, work: Work) -> None:
                 size = path.stat().st_size
             except OSError as error:
                 raise DataError(f"{path} cannot be read ({error.strerror}); restore it") from error
-            if not _kept(target, size, folder):
+            if not (part.made and target.exists()) and not _kept(target, size, folder):
                 link_or_copy(path, target)
             advance(done)
 

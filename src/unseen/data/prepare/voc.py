@@ -13,7 +13,7 @@ from unseen.data.classes import VOC
 from unseen.data.prepare.fetch import obtain, verified
 from unseen.data.prepare.masks import CONTEXT_VALUES, VOID, drawn
 from unseen.data.prepare.published import ARCHIVES, CONTEXT_COUNTS, KNOWN, Archive
-from unseen.data.prepare.unpack import Part, adopt, ensure, link_or_copy
+from unseen.data.prepare.unpack import Part, adopt, ensure, link_or_copy, unpacked
 from unseen.data.prepare.work import Count, Work, names, place, read_list, save_mask, write_list
 from unseen.errors import DataError
 from unseen.files import read_labels
@@ -36,7 +36,7 @@ def prepare_voc(work: Work) -> None:
     ])  # fmt: skip
     train, val = (set(read_list(base / LISTS / f"{name}.txt")) for name in ("train", "val"))
     masks = base / "SegmentationClassAug"
-    adopt(work, [Part(f"{inside}/SegmentationClassAug", masks, (".png",), known["SegmentationClassAug"])])
+    adopt(work, [Part(f"{inside}/SegmentationClassAug", masks, (".png",), known["SegmentationClassAug"], made=True)])
     stems = {Path(name).stem for name in names(masks, ".png")}
     if not (base / LISTS / "aug.txt").exists() and stems & (train | val):
         work.say(f"{masks} holds masks of VOC's own pictures already, which are kept; the benchmarks read those of SegmentationClass first")
@@ -159,7 +159,12 @@ def context_folder(root: Path) -> Path:
 def prepare_context(work: Work) -> None:
     """Pictures of VOC 2010; masks of 59 classes and lists from PASCAL in Detail's annotations."""
     base = context_folder(work.root)
-    adopt(work, [Part(f"VOCdevkit/VOC2010/{folder}", base / folder, (suffix,), least) for folder, suffix, least in _CONTEXT_READY])
+    if not _context_done(base):
+        adopt(work, [Part(f"VOCdevkit/VOC2010/{folder}", base / folder, (suffix,), made=suffix == ".png") for folder, suffix in _CONTEXT_FOLDERS])
+        ready = Part(f"VOCdevkit/VOC2010/{CONTEXT_LISTS}", base / CONTEXT_LISTS, (".txt",), 2)
+        lists = unpacked(ready, work)
+        if lists is not None and _context_whole(base, lists):
+            adopt(work, [ready])
     if not _context_done(base):
         path = base / "trainval_merged.json"
         found = verified(ARCHIVES["detail"], path, work) if path.is_file() else obtain(ARCHIVES["detail"], work)
@@ -178,7 +183,12 @@ def prepare_context(work: Work) -> None:
 
 
 def _context_done(base: Path) -> bool:
-    lists = [base / CONTEXT_LISTS / f"{phase}.txt" for phase in ("train", "val")]
+    return _context_whole(base, base / CONTEXT_LISTS)
+
+
+def _context_whole(base: Path, folder: Path) -> bool:
+    """Whether pictures and masks of all names on the lists in `folder` are in place."""
+    lists = [folder / f"{phase}.txt" for phase in ("train", "val")]
     if not all(path.is_file() for path in lists):
         return False
     stems = {stem for path in lists for stem in read_list(path)}
@@ -186,7 +196,6 @@ def _context_done(base: Path) -> bool:
 
 
 _CONTEXT_FOLDERS = (("JPEGImages", ".jpg"), ("SegmentationClassContext", ".png"))
-_CONTEXT_READY = (("JPEGImages", ".jpg", None), ("SegmentationClassContext", ".png", None), (CONTEXT_LISTS, ".txt", 2))
 Segments = list[tuple[int, Any]]
 
 

@@ -119,12 +119,12 @@ def place(root: Path, path: str, marker: str, *more: str) -> Path:
         marker: What it holds, at least.
         more: What it holds besides, and no other data set.
     """
-    parts, name = Path(path).parts, root.resolve().name
+    parts, called = Path(path).parts, {root.name, root.resolve().name}
     below = [root.joinpath(*parts[i:]) for i in range(len(parts))]
     found = next((folder for folder in below if (folder / marker).exists()), None)
-    if found is None and (name == parts[-1] or (more and all((root / each).exists() for each in (marker, *more)))):
+    if found is None and (parts[-1] in called or (more and all((root / each).exists() for each in (marker, *more)))):
         found = root
-    return found or below[1 if name == parts[0] and len(parts) > 1 else 0]
+    return found or below[1 if parts[0] in called and len(parts) > 1 else 0]
 
 
 def save_mask(path: Path, labels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
