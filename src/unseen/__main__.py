@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from unseen import __version__
 from unseen.errors import CheckpointError, DataError, SettingError, UnseenError
-from unseen.settings import InferenceChanges, ModelSettings, Regime, TrainSettings, flat
+from unseen.settings import InferenceChanges, ModelSettings, Regime, TrainSettings, check_threshold, flat
 
 Draw = Literal["all", "hsnet", "sazs", "bam"]  # of unseen.data.episodes, which is heavy to import
 DEFAULT_TRAINING, NO_CHANGES = TrainSettings(), InferenceChanges()
@@ -112,11 +112,11 @@ def train_(
     folder = out or api.run_folder(method, benchmark)
     model = ModelSettings(method, clip, published, options or {})
     notice = _beyond_doodles(clip, get_benchmark(benchmark, lists).vocabulary, "give --clip")
-    notices = [notice] if notice else []
-    if train.warmup >= train.steps:
-        notices.append(f"unseen: the warm-up of {train.warmup} steps is no shorter than the training of {train.steps}; see --train.warmup")
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(*notices, sep="\n", end="\n" if notices else "")
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of a distributed run
+    if first and notice:
+        print(notice)
+    if first and train.warmup >= train.steps:
+        print(f"unseen: the warm-up of {train.warmup} steps is no shorter than the training of {train.steps}; see --train.warmup")
     if api.train(model, train, benchmark, folder, root=root, lists=lists, text_embeddings=text_embeddings, init=init, resume=resume) is not None:
         print(f"wrote {folder}; next: unseen evaluate {folder}" + (f" --root {root}" if root else "") + (f" --lists {lists}" if lists else ""))
 
@@ -191,18 +191,18 @@ def evaluate(
             )  # fmt: skip
         if not own:
             settings = replace(settings, options={**settings.options, **sentences(settings, bench), **(options or {})})
-        segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if run else None)
-        text = text.to(segmenter.to(device_named(device)).device)
         size = inference.on(run.inference if run and own else bench.inference)
-        vectors = str(text_embeddings) if text_embeddings else run.text_embeddings if run else None
-        about = {"model": asdict(settings), "train": run.train if run else None, "text_embeddings": vectors}
         if size.segments == "none" and not oracle and (inference.segments_dir or inference.segments_features):
             raise SettingError("segments are named and not used; add --inference.segments agreement, or leave --inference.segments_dir and _features away")
+        if choose_threshold and size.segments == "none":
+            raise SettingError("--choose-threshold is for --inference.segments agreement; give both, or none of them")
+        if choose_threshold and threshold is not None:
+            raise SettingError("--choose-threshold looks at masks as they are without --threshold; choose first, then give --inference.segments_threshold")
+        segmenter, text = build(settings, bench.vocabulary, text_embeddings, folder if run else None)
+        text = text.to(segmenter.to(device_named(device)).device)
+        vectors = str(text_embeddings) if text_embeddings else run.text_embeddings if run else None
+        about = {"model": asdict(settings), "train": run.train if run else None, "text_embeddings": vectors}
         if choose_threshold:
-            if size.segments == "none":
-                raise SettingError("--choose-threshold is for --inference.segments agreement; give both, or none of them")
-            if threshold is not None:
-                raise SettingError("--choose-threshold looks at masks as they are without --threshold; choose first, then give --inference.segments_threshold")
             tried = scores_of_thresholds(segmenter, text, bench, root, inference=size, pictures=choose_threshold)
             size = replace(size, segments_threshold=max(tried, key=lambda each: (tried[each], each)))
             about["threshold_chosen"] = {"pictures": choose_threshold, "mIoU_seen": {str(each): round(score, 4) for each, score in tried.items()}}
@@ -331,8 +331,7 @@ def segment_(
         raise SettingError(f"the double quotes in --words are not closed ({words}); close them, or leave them away") from error
     if clip is not None and (Path(model) / CONFIG).exists():
         raise SettingError(f"the run {model} has a tower of its own; leave --clip away")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise SettingError(f"--threshold is {threshold}; give a confidence between 0 and 1")
+    check_threshold(threshold)
     loaded = load(model, clip=clip or "doodles", options=options, inference=inference, device=device)
     text = loaded.encode(names)
     notice = _beyond_doodles(loaded.segmenter.clip.source, text.names, "train a run on" if loaded.run else "give --clip")

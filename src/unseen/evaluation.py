@@ -29,7 +29,7 @@ from unseen.labels import BACKGROUND, IGNORE, label_of, rank_of
 from unseen.metrics import ConfusionMatrix, EpisodeCounts, episode_counts
 from unseen.segmenter import Segmenter, TextFeatures, TextSegmenter
 from unseen.segments import Segments
-from unseen.settings import InferenceSettings
+from unseen.settings import InferenceSettings, check_threshold
 from unseen.visualize import Row, sheet, spread
 
 MAPS_AT_ONCE = 16 * 171
@@ -141,7 +141,7 @@ def evaluate(
     scored = benchmark.background == "threshold"
     if scored and threshold is None:
         raise SettingError(f"{benchmark.title} scores the background, which is where no word is confident; say how confident with --threshold (0 to 1)")
-    _check_threshold(threshold)
+    check_threshold(threshold)
     background = label_of(torch.tensor(len(benchmark.vocabulary)))
     batch_size = max(1, min(batch_size, MAPS_AT_ONCE // len(benchmark.vocabulary)))
     segments = _segments(segmenter, inference, oracle)
@@ -267,7 +267,7 @@ def evaluate_episodes(
         DataError: A list that names what is not there, or an episode whose class is not in its picture.
     """
     assert benchmark.episodes is not None
-    _check_threshold(threshold)
+    check_threshold(threshold)
     segments = _segments(segmenter, inference, oracle)
     data, episodes = benchmark.episodes(root, how, seed)
     episodes = episodes[:limit]
@@ -413,11 +413,6 @@ def choose_threshold(
     everything = list(range(len(seen)))
     found = [count.summary(everything)["mIoU"] for count in counts] if folds else [matrix.summary(everything, [])["mIoU"] for matrix in matrices]
     return dict(zip(thresholds, found, strict=True))
-
-
-def _check_threshold(threshold: float | None) -> None:
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise SettingError(f"--threshold is {threshold}; give a confidence between 0 and 1")
 
 
 def _asked(labels: Tensor, word: int) -> Tensor:

@@ -78,6 +78,16 @@ class InferenceSettings:
             raise SettingError("--inference.plain is a way to take whole pictures as squares; give --inference.square, and set --inference.window to 0")
 
 
+def check_threshold(threshold: float | None) -> None:
+    """Refuse a `--threshold` that is no confidence.
+
+    Raises:
+        SettingError: Below 0 or above 1.
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise SettingError(f"--threshold is {threshold}; give a confidence between 0 and 1")
+
+
 @dataclass(frozen=True)
 class InferenceChanges:
     """Single values to use instead of the benchmark's, the run's or the method's own.

@@ -27,9 +27,10 @@ from unseen.files import SUFFIXES
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 CLASSES = "classes.txt"
 MARKS = ("unseen", "seen", "ignore", "threshold")
-MARK = re.compile(r"^(?P<name>.*\S)\s+#\s*(?P<mark>unseen|seen|ignore|threshold)$")
+MARK = re.compile(rf"^(?P<name>.*\S)\s+#\s*(?P<mark>{'|'.join(MARKS)})$")
 LIKE_A_MARK = re.compile(r"\s#\s*(\w+)$")
 SPLITS = ("train", "val")
+UNREAD = "pictures that are not read, because images/ holds train/ or val/ without the other, or pictures beside them"
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,6 @@ def contents(folder: Path) -> Contents:
         [path for place in ([""] if nested else SPLITS) for path in _files(images / place, "", SUFFIXES).values()],
         nested,
     )
-
-
-UNREAD = "pictures that are not read, because images/ holds train/ or val/ without the other, or pictures beside them"
 
 
 def own_pairs(folder: Path, split: str) -> list[Pair]:

@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -108,7 +109,7 @@ def look(pair: Pair) -> Looked:
     try:
         pixels = read_image(pair.image)
         size, digest = (pixels.shape[1], pixels.shape[0]), hashlib.blake2b(pixels.tobytes(), digest_size=16, key=str(pixels.shape).encode()).hexdigest()
-        with Image.open(pair.image) as image:
+        with suppress(OSError, SyntaxError, ValueError), Image.open(pair.image) as image:  # damaged EXIF data turns nothing
             turned = image.getexif().get(ORIENTATION, 1) != 1
     except DataError as error:
         trouble.append("picture")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -43,10 +43,17 @@ def obtain(archive: Archive, work: Work) -> Path:
     if path is not None:
         return verified(archive, path, work)
     if not archive.urls:
-        raise DataError(
-            f"{archive.file} lies behind a login or a form: get it from {archive.page}, then put it into {work.downloads}, or give its folder with --from"
-        )
+        raise by_hand([archive], work)
     return _download(archive, work)
+
+
+def by_hand(archives: Sequence[Archive], work: Work) -> DataError:
+    """What to say of archives of one page that a person has to fetch."""
+    names, one = " and ".join(archive.file for archive in archives), len(archives) == 1
+    return DataError(
+        f"{names} {'lies' if one else 'lie'} behind a login or a form: get {'it' if one else 'them'} from {archives[0].page}, "
+        f"then put {'it' if one else 'them'} into {work.downloads}, or give the folder with --from"
+    )
 
 
 def verified(archive: Archive, path: Path, work: Work) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
-from unseen.data.prepare.fetch import CHUNK, known_archive, obtain
+from unseen.data.prepare.fetch import CHUNK, by_hand, known_archive, obtain
 from unseen.data.prepare.work import deep_names, names
 from unseen.errors import DataError
 from unseen.files import replacing
@@ -119,11 +119,7 @@ def demand(work: Work, wanted: Sequence[tuple[Archive, Sequence[Part]]]) -> None
         and any(not (part.optional or part.complete or unpacked(part, work)) for part in parts)
     ]  # fmt: skip
     if missing:
-        raise DataError(
-            f"{' and '.join(archive.file for archive in missing)} {'lies' if len(missing) == 1 else 'lie'} behind a login or a form: get "
-            f"{'it' if len(missing) == 1 else 'them'} from {missing[0].page}, then put {'it' if len(missing) == 1 else 'them'} into {work.downloads}, "
-            "or give the folder with --from"
-        )
+        raise by_hand(missing, work)
 
 
 def unpacked(part: Part, work: Work) -> Path | None:
