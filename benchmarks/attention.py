@@ -1,4 +1,5 @@
-"""Training step of a small ViT on the CPU: attention in plain matrix products against the fused kernel, side by side.
+"""Training step of a small ViT on the CPU: attention in plain matrix products against the fused
+kernel, side by side.
 
 Run: python benchmarks/attention.py [--rounds 9]
 Prints the median time of both and their ratio. `unseen.training.run` uses the faster one on CPUs.
@@ -40,4 +41,7 @@ if __name__ == "__main__":
                 if turn > 0:  # the first round warms up
                     seconds.append(taken)
         plain, fused = (statistics.median(seconds) for seconds in times.values())
-        print(f"{dtype}: plain {1000 * plain:.0f} ms, fused {1000 * fused:.0f} ms, ratio {fused / plain:.2f}")
+        print(
+            f"{dtype}: plain {1000 * plain:.0f} ms, fused {1000 * fused:.0f} ms, ratio"
+            f" {fused / plain:.2f}"
+        )

@@ -1,8 +1,10 @@
-"""Peak memory and time of the mask losses on a COCO-Stuff vocabulary: words in parts (as trained) against all at once; prints ratios.
+"""Peak memory and time of the mask losses on a COCO-Stuff vocabulary: words in parts (as trained)
+against all at once; prints ratios.
 
 Run: python benchmarks/loss_memory.py
 
-Each side runs in a process of its own, forward and backward on one picture of 512 pixels and 156 words.
+Each side runs in a process of its own, forward and backward on one picture of 512 pixels and 156
+words.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ WORDS, SIDE, GRID = 156, 512, 32
 
 
 def measure(words_at_once: int) -> None:
-    """Print the process's peak memory over what it held before, in MB, and the seconds a step takes."""
+    """Print the process's peak memory over what it held before, in MB, and the seconds a step
+    takes."""
     import torch
     from torch.nn import functional as F
 
@@ -29,7 +32,12 @@ def measure(words_at_once: int) -> None:
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        focal, dice = focal_and_dice(logits, labels, lambda maps: F.interpolate(maps, (SIDE, SIDE), mode="bilinear"), words_at_once=words_at_once)
+        focal, dice = focal_and_dice(
+            logits,
+            labels,
+            lambda maps: F.interpolate(maps, (SIDE, SIDE), mode="bilinear"),
+            words_at_once=words_at_once,
+        )
         (focal + dice).backward()
         times.append(time.perf_counter() - start)
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, min(times))
@@ -42,11 +50,22 @@ def main() -> None:
         return
     found = {}
     for words_at_once in (32, WORDS):
-        out = subprocess.run([sys.executable, __file__, str(words_at_once)], capture_output=True, text=True, check=True).stdout.split()
+        out = subprocess.run(
+            [sys.executable, __file__, str(words_at_once)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
         found[words_at_once] = tuple(map(float, out))
-        print(f"{words_at_once} words at a time: {found[words_at_once][0]:.0f} MB, {found[words_at_once][1]:.2f} s")
+        print(
+            f"{words_at_once} words at a time: {found[words_at_once][0]:.0f} MB,"
+            f" {found[words_at_once][1]:.2f} s"
+        )
     (memory, seconds), (all_memory, all_seconds) = found[32], found[WORDS]
-    print(f"in parts: {memory / all_memory:.2f} times the memory, {seconds / all_seconds:.2f} times the time")
+    print(
+        f"in parts: {memory / all_memory:.2f} times the memory, {seconds / all_seconds:.2f} times"
+        " the time"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""Eigen-segments of one picture, a grid of 60 by 60 patches and five vectors: ours against the plain ways, side by side, on one thread.
+"""Eigen-segments of one picture, a grid of 60 by 60 patches and five vectors: ours against the
+plain ways, side by side, on one thread.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/spectral.py [--rounds 7] [--side 60]
-Features: the doodle tower's keys on a drawn scene that large (C = 128), and three made up ones as wide as DINO ViT-S/16's (C = 384): smooth fields with
-more and more noise, and noise alone, whose eigenvalues lie so close together that every iteration is slow.
-Prints median milliseconds of the processor's time, which neighbours on the machine disturb less, and the ratio to ours; `off` is the largest difference of
-an eigenvector from the dense solver's in double precision, over its largest entry.
+Features: the doodle tower's keys on a drawn scene that large (C = 128), and three made up ones as
+wide as DINO ViT-S/16's (C = 384): smooth fields with more and more noise, and noise alone, whose
+eigenvalues lie so close together that every iteration is slow. Prints median milliseconds of the
+processor's time, which neighbours on the machine disturb less, and the ratio to ours; `off` is the
+largest difference of an eigenvector from the dense solver's in double precision, over its largest
+entry.
 """
 
 from __future__ import annotations
@@ -35,11 +38,22 @@ K = 5
 def features(side: int) -> dict[str, np.ndarray]:
     """Unit rows by name."""
     generator = torch.Generator().manual_seed(0)
-    scene = torch.from_numpy(draw(3, 0, size=8 * side, min_things=4, max_things=4).image).permute(2, 0, 1)[None]
+    scene = torch.from_numpy(draw(3, 0, size=8 * side, min_things=4, max_things=4).image).permute(
+        2, 0, 1
+    )[None]
     found = {"doodle keys": load_keys("doodles")(scene)[0]}
     for noise in (0.5, 1.0, 2.0):
-        field = F.interpolate(torch.randn(1, 384, 5, 5, generator=generator), (side, side), mode="bicubic")[0].flatten(1).T
-        found[f"field + {noise} noise"] = F.normalize(field, dim=1) + noise * torch.randn(side**2, 384, generator=generator) / 384**0.5
+        field = (
+            F.interpolate(
+                torch.randn(1, 384, 5, 5, generator=generator), (side, side), mode="bicubic"
+            )[0]
+            .flatten(1)
+            .T
+        )
+        found[f"field + {noise} noise"] = (
+            F.normalize(field, dim=1)
+            + noise * torch.randn(side**2, 384, generator=generator) / 384**0.5
+        )
     found["noise alone"] = torch.randn(side**2, 384, generator=generator)
     return {name: rows_of(rows).numpy() for name, rows in found.items()}
 
@@ -56,7 +70,12 @@ def dense(rows: np.ndarray) -> np.ndarray:
     """LAPACK on the normalised matrix, five eigenpairs, in the precision of the features."""
     joints, degrees = plain(rows)
     scale = degrees**-0.5
-    return eigh(joints * scale * scale[:, None], subset_by_index=(len(rows) - K, len(rows) - 1))[1][:, ::-1].T * scale
+    return (
+        eigh(joints * scale * scale[:, None], subset_by_index=(len(rows) - K, len(rows) - 1))[1][
+            :, ::-1
+        ].T
+        * scale
+    )
 
 
 def inverted(rows: np.ndarray) -> np.ndarray:
@@ -93,7 +112,10 @@ def seconds(task: Callable[[], object]) -> float:
 
 def off(found: np.ndarray, exact: np.ndarray) -> float:
     found = found * (np.linalg.norm(exact, axis=1) / np.linalg.norm(found, axis=1))[:, None]
-    return max(min(np.abs(a - b).max(), np.abs(a + b).max()) / np.abs(b).max() for a, b in zip(found, exact, strict=True))
+    return max(
+        min(np.abs(a - b).max(), np.abs(a + b).max()) / np.abs(b).max()
+        for a, b in zip(found, exact, strict=True)
+    )
 
 
 if __name__ == "__main__":
@@ -105,7 +127,11 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")  # LOBPCG's, where it stops short
     for name, rows in features(given.side).items():
         joints = affinity(rows)
-        tasks = {"affinity": lambda r=rows: affinity(r), "eigenpairs": lambda j=joints: eigenpairs(j, K), "ours": lambda r=rows: ours(r)}
+        tasks = {
+            "affinity": lambda r=rows: affinity(r),
+            "eigenpairs": lambda j=joints: eigenpairs(j, K),
+            "ours": lambda r=rows: ours(r),
+        }
         others = {"LOBPCG": blocks, "dense": dense, "shift-invert": inverted}
         times: dict[str, list[float]] = {key: [] for key in (*tasks, *others)}
         for turn in range(given.rounds + 1):
@@ -118,7 +144,16 @@ if __name__ == "__main__":
                     times[key] += [taken] if turn else []
         middle = {key: 1000 * statistics.median(found) for key, found in times.items()}
         exact = dense(rows.astype(np.float64))
-        print(f"{name}, {rows.shape[0]} patches of {rows.shape[1]} channels: affinity {middle['affinity']:.0f} ms, eigenpairs {middle['eigenpairs']:.0f} ms")
-        print(f"  {'ours, together':16s} {middle['ours']:7.0f} ms          off {off(ours(rows), exact):.0e}")
+        print(
+            f"{name}, {rows.shape[0]} patches of {rows.shape[1]} channels: affinity"
+            f" {middle['affinity']:.0f} ms, eigenpairs {middle['eigenpairs']:.0f} ms"
+        )
+        print(
+            f"  {'ours, together':16s} {middle['ours']:7.0f} ms          off"
+            f" {off(ours(rows), exact):.0e}"
+        )
         for key, way in others.items():
-            print(f"  {key:16s} {middle[key]:7.0f} ms  x {middle[key] / middle['ours']:5.1f}  off {off(way(rows), exact):.0e}")
+            print(
+                f"  {key:16s} {middle[key]:7.0f} ms  x {middle[key] / middle['ours']:5.1f}  off"
+                f" {off(way(rows), exact):.0e}"
+            )

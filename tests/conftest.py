@@ -1,4 +1,5 @@
-"""Where the fixtures of the released codes are looked for: the full set where it lies beside the project, else `tests/golden`."""
+"""Where the fixtures of the released codes are looked for: the full set where it lies beside the
+project, else `tests/golden`."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and description of a fixture."""
     for folder in FIXTURES:
         if (folder / f"{name}.safetensors").exists():
-            return load_file(folder / f"{name}.safetensors"), json.loads((folder / f"{name}.json").read_text())
+            return load_file(folder / f"{name}.safetensors"), json.loads(
+                (folder / f"{name}.json").read_text()
+            )
     pytest.skip(f"fixture {name} is neither in tests/golden nor in ../shared/fixtures")
 
 
@@ -33,33 +36,45 @@ class Released:
     Args:
         name: Of the fixture.
         method: Of the table.
-        weight: A weight of the loss to read from the fixture's configuration besides those of the masks.
+        weight: A weight of the loss to read from the fixture's configuration besides those of the
+            masks.
     """
 
     def __init__(self, name: str, method: str, weight: str | None = None) -> None:
         self.tensors, self.about = golden(name)
         self.config, self.method = self.about["config"], method
-        self.state = {key[3:]: value for key, value in self.tensors.items() if key.startswith("sd.")}
+        self.state = {
+            key[3:]: value for key, value in self.tensors.items() if key.startswith("sd.")
+        }
         text_heads = self.config["text"]["heads"] if "text" in self.config else 2
         self.segmenter, self.report = translate(
-            method, self.state, vision_heads=self.config["vit_heads"], text_heads=text_heads, decoder_heads=self.config["dec_heads"], dropout=0.0,
-            mask_weight=self.config["mask_weight"], dice_weight=self.config["dice_weight"],
+            method,
+            self.state,
+            vision_heads=self.config["vit_heads"],
+            text_heads=text_heads,
+            decoder_heads=self.config["dec_heads"],
+            dropout=0.0,
+            mask_weight=self.config["mask_weight"],
+            dice_weight=self.config["dice_weight"],
             **({"recovery_weight": self.config[weight]} if weight else {}),
-        )  # fmt: skip
+        )
         self.segmenter.clip.mean.zero_()  # the fixtures' pictures are normalised already
         self.segmenter.clip.std.fill_(1)
         self.text = TextFeatures(tuple("abcdefg"), self.tensors["in.text_embedding"].float())
         self.seen = None if self.config["self_training"] else self.config["base_class"]
 
     def check_gradients(self, tolerance: float) -> None:
-        """The norm of every parameter's gradient, and some gradients whole, after a backward pass; nothing else has a gradient."""
+        """The norm of every parameter's gradient, and some gradients whole, after a backward pass;
+        nothing else has a gradient."""
         own = dict(self.segmenter.named_parameters())
         last = str(self.config["dec_layers"] - 1)
         largest = max(self.about["grad_norm"].values())
         for theirs, norm in self.about["grad_norm"].items():
             grad = own[renamed(theirs, RELEASED[self.method].names, last)].grad
             assert grad is not None
-            assert grad.norm().item() == pytest.approx(norm, rel=tolerance, abs=1e-5 * largest), theirs
+            assert grad.norm().item() == pytest.approx(norm, rel=tolerance, abs=1e-5 * largest), (
+                theirs
+            )
             if f"grad.{theirs}" in self.tensors:
                 full = self.tensors[f"grad.{theirs}"]
                 close(grad, full, tolerance * full.abs().max().item())

@@ -1,4 +1,5 @@
-"""Cross-attention and mean scores against torch's own attention and plain loops; where visual prompts stand."""
+"""Cross-attention and mean scores against torch's own attention and plain loops; where visual
+prompts stand."""
 
 from __future__ import annotations
 
@@ -16,10 +17,14 @@ def twin(ours: CrossAttention) -> nn.MultiheadAttention:
     """torch's attention with the same weights."""
     theirs = nn.MultiheadAttention(D, ours.num_heads, batch_first=True)
     parts = (ours.q, ours.k, ours.v)
-    theirs.load_state_dict({
-        "in_proj_weight": torch.cat([part.weight for part in parts]), "in_proj_bias": torch.cat([part.bias for part in parts]),
-        "out_proj.weight": ours.proj.weight, "out_proj.bias": ours.proj.bias,
-    })  # fmt: skip
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": torch.cat([part.weight for part in parts]),
+            "in_proj_bias": torch.cat([part.bias for part in parts]),
+            "out_proj.weight": ours.proj.weight,
+            "out_proj.bias": ours.proj.bias,
+        }
+    )
     return theirs.eval()
 
 
@@ -46,7 +51,12 @@ def test_dropout_only_in_training() -> None:
 def test_mean_scores_head_by_head() -> None:
     q, k = torch.randn(B, K, D), torch.randn(B, N, D)
     scores = [
-        torch.einsum("bkd,bnd->bkn", q[..., h * D // HEADS : (h + 1) * D // HEADS], k[..., h * D // HEADS : (h + 1) * D // HEADS]) / (D / HEADS) ** 0.5
+        torch.einsum(
+            "bkd,bnd->bkn",
+            q[..., h * D // HEADS : (h + 1) * D // HEADS],
+            k[..., h * D // HEADS : (h + 1) * D // HEADS],
+        )
+        / (D / HEADS) ** 0.5
         for h in range(HEADS)
     ]
     assert close(mean_scores(q, k, HEADS), torch.stack(scores).mean(dim=0))
@@ -57,7 +67,11 @@ def test_decoder_layer_is_post_norm_without_self_attention() -> None:
     queries, memory = torch.randn(B, K, D), torch.randn(B, N, D)
     x = queries + twin(layer.multihead_attn)(queries, memory, memory)[0]
     x = nn.functional.layer_norm(x, (D,), layer.norm2.weight, layer.norm2.bias)
-    x = x + (x @ layer.linear1.weight.T + layer.linear1.bias).clamp(min=0) @ layer.linear2.weight.T + layer.linear2.bias
+    x = (
+        x
+        + (x @ layer.linear1.weight.T + layer.linear1.bias).clamp(min=0) @ layer.linear2.weight.T
+        + layer.linear2.bias
+    )
     out = layer(queries, memory)
     assert close(out, nn.functional.layer_norm(x, (D,), layer.norm3.weight, layer.norm3.bias))
     assert close(layer(queries[:, 1:2], memory), out[:, 1:2])
@@ -102,7 +116,9 @@ def test_deep_prompts_are_replaced_in_every_block() -> None:
         assert y.shape == x.shape
         assert torch.equal(y[:, 0], x[:, 0])
         assert torch.equal(y[:, 1 + PROMPTS :], x[:, 1 + PROMPTS :])
-        assert close(y[:, 1 : 1 + PROMPTS], projected(module, module.deep_prompt_embeddings[layer - 1]))
+        assert close(
+            y[:, 1 : 1 + PROMPTS], projected(module, module.deep_prompt_embeddings[layer - 1])
+        )
 
 
 def test_partial_prompts_leave_after_their_last_block() -> None:

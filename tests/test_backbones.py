@@ -1,4 +1,5 @@
-"""Backbones that are trained: weights of others load exactly or not at all, and dilation keeps what was learned."""
+"""Backbones that are trained: weights of others load exactly or not at all, and dilation keeps what
+was learned."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def stored(state: dict[str, Tensor], path: Path) -> str:
 
 
 def tiny_vit() -> VisionTransformer:
-    vit = VisionTransformer(img_size=48, patch_size=16, embed_dim=16, depth=4, num_heads=2, mlp_ratio=2.0, num_classes=5).eval()
+    vit = VisionTransformer(
+        img_size=48, patch_size=16, embed_dim=16, depth=4, num_heads=2, mlp_ratio=2.0, num_classes=5
+    ).eval()
     for parameter in vit.parameters():
         nn.init.normal_(parameter, std=0.3)
     return vit
@@ -47,7 +50,9 @@ def test_a_timm_vit_up_to_the_middle(tmp_path: Path) -> None:
     images, kept = torch.rand(2, 3, 48, 48), []
     ours.blocks.register_forward_hook(lambda *found: kept.append(found[2]))
     assert ours(images).shape == (2, 8, 6, 6)
-    patches, first = vit.get_intermediate_layers(2 * images - 1, n=[1], return_prefix_tokens=True)[0]
+    patches, first = vit.get_intermediate_layers(2 * images - 1, n=[1], return_prefix_tokens=True)[
+        0
+    ]
     close(kept[0], torch.cat([first, patches], dim=1), 1e-5)
 
 
@@ -112,7 +117,9 @@ def test_folded_norms_change_nothing(tmp_path: Path) -> None:
 def test_the_dilated_network_holds_the_whole_one(stride: int, every: int) -> None:
     whole, dilated = MobileNetV2(32), MobileNetV2(stride)
     for parameter in whole.parameters():
-        nn.init.normal_(parameter, std=0.1 if parameter.ndim == 1 else (2 / parameter[0].numel()) ** 0.5)
+        nn.init.normal_(
+            parameter, std=0.1 if parameter.ndim == 1 else (2 / parameter[0].numel()) ** 0.5
+        )
     dilated.load_state_dict(whole.state_dict())
     images = torch.rand(1, 3, 128, 96) * 2 - 1
     with torch.no_grad():
@@ -123,7 +130,8 @@ def test_the_dilated_network_holds_the_whole_one(stride: int, every: int) -> Non
 
 
 def test_real_photographs_are_recognised(voc_small: Path) -> None:
-    """ImageNet's classes of VOC's photographs, by the published weights; row 0 of the classifier is the background."""
+    """ImageNet's classes of VOC's photographs, by the published weights; row 0 of the classifier is
+    the background."""
     path = SHARED / "data" / "weights" / "mobilenet_v2_imagenet_tv.safetensors"
     if not path.exists():
         pytest.skip("the weights of ../shared/data are not here")
@@ -133,13 +141,25 @@ def test_real_photographs_are_recognised(voc_small: Path) -> None:
     ours.load(str(path))
     whole = MobileNetV2(32)
     whole.load_state_dict(ours.body.state_dict())
-    expected = {"2007_000033": 404, "2007_000042": 547, "2007_000061": 472, "2007_000129": 444}  # airliner, locomotive, canoe, tandem
+    expected = {
+        "2007_000033": 404,
+        "2007_000042": 547,
+        "2007_000061": 472,
+        "2007_000129": 444,
+    }  # airliner, locomotive, canoe, tandem
     for stem, best in expected.items():
-        image = torch.from_numpy(read_image(voc_small / "JPEGImages" / f"{stem}.jpg")).permute(2, 0, 1).unsqueeze(0) / 255
+        image = (
+            torch.from_numpy(read_image(voc_small / "JPEGImages" / f"{stem}.jpg"))
+            .permute(2, 0, 1)
+            .unsqueeze(0)
+            / 255
+        )
         image = nn.functional.interpolate(image, (224, 224), mode="bilinear", antialias=True)
         with torch.no_grad():
             pooled = whole(ours.normalize(image)).mean(dim=(2, 3))
-        assert (pooled @ state["classifier.1.weight"].T + state["classifier.1.bias"]).argmax().item() == 1 + best, stem
+        assert (
+            pooled @ state["classifier.1.weight"].T + state["classifier.1.bias"]
+        ).argmax().item() == 1 + best, stem
 
 
 # ---------------------------------------------------------------- wrong weights
@@ -152,12 +172,22 @@ def test_wrong_weights(tmp_path: Path) -> None:
         mobile.load(stored(torchvision.models.mobilenet_v2().state_dict(), path))
     state = torchvision.models.mobilenet_v2(num_classes=1001).state_dict()
     with pytest.raises(CheckpointError, match="lacks 'features.0.1.bias', the batch norm behind"):
-        mobile.load(stored({name: tensor for name, tensor in state.items() if name != "features.0.1.bias"}, path))
+        mobile.load(
+            stored(
+                {name: tensor for name, tensor in state.items() if name != "features.0.1.bias"},
+                path,
+            )
+        )
     with pytest.raises(CheckpointError, match="first tensor out of place: body"):
         mobile.load(stored(tiny_vit().state_dict(), path))
-    with pytest.raises(CheckpointError, match=r"not hold the weights of this ReassembledViT \(first tensor out of place: "):
+    with pytest.raises(
+        CheckpointError,
+        match=r"not hold the weights of this ReassembledViT \(first tensor out of place: ",
+    ):
         vit.load(stored(state, path))
-    with pytest.raises(CheckpointError, match=r"pos_embed is \[1, 10, 16\] instead of \[1, 17, 16\]"):
+    with pytest.raises(
+        CheckpointError, match=r"pos_embed is \[1, 10, 16\] instead of \[1, 17, 16\]"
+    ):
         ReassembledViT(8, **{**TINY, "grid": 4}).load(stored(tiny_vit().state_dict(), path))
     broken = tiny_vit().state_dict()
     broken["cls_token"][0, 0, 0] = torch.nan
@@ -176,9 +206,22 @@ def test_drn_starts_from_a_classifiers_file(tmp_path: Path) -> None:
     sizes = {"layers": (1, 1, 1, 2, 1, 1, 1, 1), "channels": (4,) * 8}
     trained, ours = DRN(8, **sizes), DRN(8, **sizes)
     head = ours.fc1.weight.clone()
-    state = {name.replace("base.", "layer"): tensor for name, tensor in trained.state_dict().items() if name.startswith("base.")}
-    ours.load(stored({**state, "fc.weight": torch.zeros(5, 4, 1, 1), "fc.bias": torch.zeros(5)}, tmp_path / "drn.safetensors"))
-    assert all(torch.equal(ours.state_dict()[name], tensor) for name, tensor in trained.state_dict().items() if name.startswith("base."))
+    state = {
+        name.replace("base.", "layer"): tensor
+        for name, tensor in trained.state_dict().items()
+        if name.startswith("base.")
+    }
+    ours.load(
+        stored(
+            {**state, "fc.weight": torch.zeros(5, 4, 1, 1), "fc.bias": torch.zeros(5)},
+            tmp_path / "drn.safetensors",
+        )
+    )
+    assert all(
+        torch.equal(ours.state_dict()[name], tensor)
+        for name, tensor in trained.state_dict().items()
+        if name.startswith("base.")
+    )
     assert torch.equal(ours.fc1.weight, head)
     with pytest.raises(SettingError, match="eight levels, but 2 numbers"):
         DRN(8, layers=(1, 1))

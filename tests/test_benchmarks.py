@@ -1,4 +1,5 @@
-"""Every generalised benchmark on four pictures in its true layout, through the command line; runs across data sets; vocabularies above 253 words."""
+"""Every generalised benchmark on four pictures in its true layout, through the command line; runs
+across data sets; vocabularies above 253 words."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ from PIL import Image
 
 from test_flow import FEW, said
 from tiny import write_voc
-from tiny.sets import FULL, write_ade, write_ade_full, write_cityscapes, write_coco_stuff, write_context
+from tiny.sets import (
+    FULL,
+    write_ade,
+    write_ade_full,
+    write_cityscapes,
+    write_coco_stuff,
+    write_context,
+)
 from unseen.__main__ import main
 from unseen.data.ade import ADE150, ADE847
 from unseen.data.benchmarks import BENCHMARKS, families, folds_of, get_benchmark
@@ -28,7 +36,17 @@ from unseen.metrics import ConfusionMatrix
 from unseen.settings import InferenceSettings
 from unseen.visualize import colours, paint, palette
 
-SMALL = ["--clip", "doodles", *FEW, "--train.transforms.resize", "[128,32]", "--train.transforms.crop", "32", "--train.workers", "0"]
+SMALL = [
+    "--clip",
+    "doodles",
+    *FEW,
+    "--train.transforms.resize",
+    "[128,32]",
+    "--train.transforms.crop",
+    "32",
+    "--train.workers",
+    "0",
+]
 TINY = ["--inference.short_side", "32", "--inference.window", "0"]
 
 # --------------------------------------------------------------------- classes
@@ -42,14 +60,19 @@ TINY = ["--inference.short_side", "32", "--inference.window", "0"]
         (CITYSCAPES, 19, "road", "bicycle", "5995d02d6c574d51"),
     ],
 )
-def test_lists_of_classes(names: tuple[str, ...], count: int, first: str, last: str, digest: str) -> None:
+def test_lists_of_classes(
+    names: tuple[str, ...], count: int, first: str, last: str, digest: str
+) -> None:
     assert (len(names), len(set(names)), names[0], names[-1]) == (count, count, first, last)
     assert all(name == name.strip() for name in names)
     assert hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] == digest
 
 
 def test_nested_splits() -> None:
-    for base, hidden, vocabulary in (("voc-zs3", VOC_ZS3, VOC), ("context-zs3", CONTEXT_ZS3, CONTEXT)):
+    for base, hidden, vocabulary in (
+        ("voc-zs3", VOC_ZS3, VOC),
+        ("context-zs3", CONTEXT_ZS3, CONTEXT),
+    ):
         assert folds_of(base) == [f"{base}/{count}" for count in (2, 4, 6, 8, 10)]
         assert set(hidden) <= set(vocabulary)
         for count in (2, 4, 6, 8, 10):
@@ -59,21 +82,36 @@ def test_nested_splits() -> None:
             assert "background" in bench.seen
     assert VOC_ZS3[:6] == ("cow", "motorbike", "aeroplane", "sofa", "cat", "tvmonitor")
     assert set(CONTEXT_ZS3) == set(get_benchmark("context").unseen)
-    with pytest.raises(SettingError, match="voc-zs3 has 5 splits; choose one of voc-zs3/2, voc-zs3/4"):
+    with pytest.raises(
+        SettingError, match="voc-zs3 has 5 splits; choose one of voc-zs3/2, voc-zs3/4"
+    ):
         get_benchmark("voc-zs3")
 
 
 def test_backgrounds_are_said() -> None:
     kinds = {bench.base: bench.background for bench in BENCHMARKS.values()}
-    assert {name for name, kind in kinds.items() if kind == "word"} == {"context-60", "voc-zs3", "context-zs3"}
-    assert {name for name, kind in kinds.items() if kind == "threshold"} == {"voc-21", "context-60-threshold"}
-    assert {name for name, kind in kinds.items() if kind == "rest"} == {"pascal-5i", "coco-20i", "doodles-5i"}
+    assert {name for name, kind in kinds.items() if kind == "word"} == {
+        "context-60",
+        "voc-zs3",
+        "context-zs3",
+    }
+    assert {name for name, kind in kinds.items() if kind == "threshold"} == {
+        "voc-21",
+        "context-60-threshold",
+    }
+    assert {name for name, kind in kinds.items() if kind == "rest"} == {
+        "pascal-5i",
+        "coco-20i",
+        "doodles-5i",
+    }
     assert get_benchmark("voc-21").judged == (*VOC, "background")
     assert get_benchmark("voc").judged == VOC
 
 
 def test_benchmarks_that_ask_the_same() -> None:
-    same = {name for name in BENCHMARKS for other in ("voc",) if get_benchmark(name).asks_as(other, VOC)}
+    same = {
+        name for name in BENCHMARKS for other in ("voc",) if get_benchmark(name).asks_as(other, VOC)
+    }
     assert same == {"voc", "voc-21"}, "not the folds, nor ZS3's splits"
     assert not get_benchmark("pascal-5i/3").asks_as("voc", VOC)
     assert not get_benchmark("voc").asks_as("pascal-5i/3", VOC)
@@ -84,10 +122,40 @@ def test_benchmarks_that_ask_the_same() -> None:
 def test_a_run_on_the_same_words_with_another_background(tmp_path: Path) -> None:
     root = voc(tmp_path / "data")
     common = ["--root", str(root), *TINY]
-    main(["train", "zegclip", "--benchmark", "voc", "--root", str(root), *SMALL, "--options.decoder_heads", "2", "--out", str(tmp_path / "run")])
-    main(["evaluate", str(tmp_path / "run"), "--benchmark", "voc-21", *common, "--threshold", "0.5", "--out", str(tmp_path / "eval")])
+    main(
+        [
+            "train",
+            "zegclip",
+            "--benchmark",
+            "voc",
+            "--root",
+            str(root),
+            *SMALL,
+            "--options.decoder_heads",
+            "2",
+            "--out",
+            str(tmp_path / "run"),
+        ]
+    )
+    main(
+        [
+            "evaluate",
+            str(tmp_path / "run"),
+            "--benchmark",
+            "voc-21",
+            *common,
+            "--threshold",
+            "0.5",
+            "--out",
+            str(tmp_path / "eval"),
+        ]
+    )
     protocol = report_of(tmp_path / "eval")["protocol"]
-    assert (protocol["calibrated"], protocol["trained_on"], protocol["background"]) == (True, None, "threshold")
+    assert (protocol["calibrated"], protocol["trained_on"], protocol["background"]) == (
+        True,
+        None,
+        "threshold",
+    )
 
 
 def test_benchmarks_in_lists(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +179,11 @@ def counted(report: dict[str, Any]) -> dict[str, int]:
     """Labelled pixels of the classes that have any."""
     rows = report["confusion"]["pixels"]
     assert sum(map(sum, rows)) == report["pixels"]
-    return {name: sum(row) for name, row in zip(report["confusion"]["rows"], rows, strict=True) if sum(row)}
+    return {
+        name: sum(row)
+        for name, row in zip(report["confusion"]["rows"], rows, strict=True)
+        if sum(row)
+    }
 
 
 def voc(root: Path) -> Path:
@@ -120,7 +192,9 @@ def voc(root: Path) -> Path:
 
 def voc_pixels(*, background: bool) -> dict[str, int]:
     """Of pictures 9, 10, 11 of `write_voc`: 8 of 24 columns a class, 19 of 20 rows."""
-    found = {VOC[i % 15]: 19 * 8 for i in (9, 10, 11)} | {VOC[15 + i % 5]: 19 * 8 for i in (9, 10, 11)}
+    found = {VOC[i % 15]: 19 * 8 for i in (9, 10, 11)} | {
+        VOC[15 + i % 5]: 19 * 8 for i in (9, 10, 11)
+    }
     return {**found, "background": 3 * 19 * 8} if background else found
 
 
@@ -129,9 +203,18 @@ CASES: dict[str, tuple[Callable[[Path], Path], dict[str, int]]] = {
     "voc-21": (voc, voc_pixels(background=True)),
     "voc-zs3/2": (voc, voc_pixels(background=True)),
     "context": (write_context, {"wall": 2 * 20 * 7, "motorbike": 20 * 7, "tree": 20 * 7}),
-    "context-60": (write_context, {"wall": 2 * 20 * 7, "motorbike": 20 * 7, "tree": 20 * 7, "background": 2 * 20 * 8}),
-    "context-60-threshold": (write_context, {"wall": 2 * 20 * 7, "motorbike": 20 * 7, "tree": 20 * 7, "background": 2 * 20 * 8}),
-    "context-zs3/4": (write_context, {"wall": 2 * 20 * 7, "motorbike": 20 * 7, "tree": 20 * 7, "background": 2 * 20 * 8}),
+    "context-60": (
+        write_context,
+        {"wall": 2 * 20 * 7, "motorbike": 20 * 7, "tree": 20 * 7, "background": 2 * 20 * 8},
+    ),
+    "context-60-threshold": (
+        write_context,
+        {"wall": 2 * 20 * 7, "motorbike": 20 * 7, "tree": 20 * 7, "background": 2 * 20 * 8},
+    ),
+    "context-zs3/4": (
+        write_context,
+        {"wall": 2 * 20 * 7, "motorbike": 20 * 7, "tree": 20 * 7, "background": 2 * 20 * 8},
+    ),
     "coco-stuff": (write_coco_stuff, {"person": 2 * 20 * 8, "cow": 2 * 20 * 7, "wood": 2 * 20 * 8}),
     "ade20k-150": (write_ade, {"wall": 2 * 20 * 10, "flag": 2 * 20 * 10}),
     "cityscapes": (write_cityscapes, {"road": 2 * 16 * 8, "bicycle": 2 * 16 * 8}),
@@ -143,9 +226,32 @@ def test_train_and_evaluate(name: str, tmp_path: Path, capsys: pytest.CaptureFix
     write, pixels = CASES[name]
     root, bench = write(tmp_path / "data"), get_benchmark(name)
     common = ["--benchmark", name, "--root", str(root)]
-    main(["train", "zegclip", *common, *SMALL, "--options.decoder_heads", "2", "--options.templates", "single", "--out", str(tmp_path / "run")])
+    main(
+        [
+            "train",
+            "zegclip",
+            *common,
+            *SMALL,
+            "--options.decoder_heads",
+            "2",
+            "--options.templates",
+            "single",
+            "--out",
+            str(tmp_path / "run"),
+        ]
+    )
     threshold = ["--threshold", "0.5"] if bench.background == "threshold" else []
-    main(["evaluate", str(tmp_path / "run"), *common, *TINY, *threshold, "--out", str(tmp_path / "eval")])
+    main(
+        [
+            "evaluate",
+            str(tmp_path / "run"),
+            *common,
+            *TINY,
+            *threshold,
+            "--out",
+            str(tmp_path / "eval"),
+        ]
+    )
     report = report_of(tmp_path / "eval")
     assert counted(report) == pixels
     assert report["protocol"]["background"] == bench.background
@@ -165,7 +271,9 @@ def test_pictures_with_unseen_pixels_are_left_out(tmp_path: Path) -> None:
     assert [pair.image.stem for pair in data.pairs] == ["2008_000001"], "0 shows a cow"
     assert len(get_benchmark("context-zs3/2").data("val", root)) == 2, "validation is whole"
     (root / "ImageSets" / "SegmentationContext" / "train.txt").write_text("2008_000000\n")
-    with pytest.raises(DataError, match="every one of the 1 training pictures shows an unseen class"):
+    with pytest.raises(
+        DataError, match="every one of the 1 training pictures shows an unseen class"
+    ):
         get_benchmark("context-zs3/2").data("train", root)
 
 
@@ -174,14 +282,28 @@ def test_masks_that_are_missing(tmp_path: Path) -> None:
     assert len(get_benchmark("cityscapes").data("val", tmp_path)) == 2, "the folder above"
     for mask in root.glob("gtFine/val/*/*_labelTrainIds.png"):
         mask.unlink()
-    with pytest.raises(DataError, match=r"_gtFine_labelTrainIds\.png is missing; make it whole with `unseen prepare cityscapes`"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"_gtFine_labelTrainIds\.png is missing; make it whole with `unseen prepare cityscapes`"
+        ),
+    ):
         get_benchmark("cityscapes").data("val", root)
     ade = write_ade(tmp_path / "ADEChallengeData2016")
-    assert get_benchmark("ade20k-150").data("val", tmp_path)[0].labels.unique().tolist() == [0, 149, IGNORE]
+    assert get_benchmark("ade20k-150").data("val", tmp_path)[0].labels.unique().tolist() == [
+        0,
+        149,
+        IGNORE,
+    ]
     (ade / "annotations" / "validation" / "ADE_00000002.png").unlink()
-    with pytest.raises(DataError, match=r"ADE_00000002\.png is missing; make it whole with `unseen prepare ade20k-150`"):
+    with pytest.raises(
+        DataError,
+        match=r"ADE_00000002\.png is missing; make it whole with `unseen prepare ade20k-150`",
+    ):
         get_benchmark("ade20k-150").data("val", ade)
-    with pytest.raises(DataError, match=r"is not ADE20K's folder .*; give the ADE20K_2021_17_01 folder with --root"):
+    with pytest.raises(
+        DataError, match=r"is not ADE20K's folder .*; give the ADE20K_2021_17_01 folder with --root"
+    ):
         get_benchmark("ade20k-847").data("val", tmp_path)
 
 
@@ -193,38 +315,97 @@ def stuff_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps on COCO-Stuff."""
     folder = tmp_path_factory.mktemp("stuff")
     root = write_coco_stuff(folder / "data")
-    options = ["--options.decoder_heads", "2", "--options.templates", "single", "--options.num_prompts", "2"]
-    main(["train", "zegclip", "--benchmark", "coco-stuff", "--root", str(root), *SMALL, *options, "--out", str(folder / "run")])
+    options = [
+        "--options.decoder_heads",
+        "2",
+        "--options.templates",
+        "single",
+        "--options.num_prompts",
+        "2",
+    ]
+    main(
+        [
+            "train",
+            "zegclip",
+            "--benchmark",
+            "coco-stuff",
+            "--root",
+            str(root),
+            *SMALL,
+            *options,
+            "--out",
+            str(folder / "run"),
+        ]
+    )
     return folder / "run"
 
 
 @pytest.mark.parametrize("name", ["voc", "context", "context-60", "ade20k-150", "cityscapes"])
-def test_a_run_on_another_data_set(stuff_run: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_on_another_data_set(
+    stuff_run: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write, pixels = CASES[name]
     options = ["--options.templates", "single"]
-    main(["evaluate", str(stuff_run), "--benchmark", name, "--root", str(write(tmp_path / "data")), *TINY, *options, "--out", str(tmp_path / "eval")])
+    main(
+        [
+            "evaluate",
+            str(stuff_run),
+            "--benchmark",
+            name,
+            "--root",
+            str(write(tmp_path / "data")),
+            *TINY,
+            *options,
+            "--out",
+            str(tmp_path / "eval"),
+        ]
+    )
     report, bench = report_of(tmp_path / "eval"), get_benchmark(name)
     assert counted(report) == pixels, "all words are scored"
     protocol = report["protocol"]
     assert protocol["calibrated"] is False, "no word is lowered"
-    assert (protocol["trained_on"]["benchmark"], protocol["trained_on"]["words"]) == ("coco-stuff", 156)
+    assert (protocol["trained_on"]["benchmark"], protocol["trained_on"]["words"]) == (
+        "coco-stuff",
+        156,
+    )
     met = protocol["trained_on"]["met"]
     assert met == met_in(get_benchmark("coco-stuff").seen, bench.vocabulary)
     known = [report["iou"][word] for word in met if report["iou"][word] is not None]
-    new = [report["iou"][word] for word in bench.vocabulary if word not in met and report["iou"][word] is not None]
+    new = [
+        report["iou"][word]
+        for word in bench.vocabulary
+        if word not in met and report["iou"][word] is not None
+    ]
     for score, values in (("mIoU_met", known), ("mIoU_new", new), ("mIoU", known + new)):
-        assert report["scores"][score] == (pytest.approx(np.mean(values), abs=1e-3) if values else None)
-    assert f"{len(met)} of the {len(bench.vocabulary)} words were met with masks in training on coco-stuff" in " ".join(capsys.readouterr().out.split())
+        assert report["scores"][score] == (
+            pytest.approx(np.mean(values), abs=1e-3) if values else None
+        )
+    assert (
+        f"{len(met)} of the {len(bench.vocabulary)} words were met with masks in training on"
+        " coco-stuff" in " ".join(capsys.readouterr().out.split())
+    )
 
 
 def test_which_words_were_met() -> None:
     training = get_benchmark("coco-stuff").seen
-    assert met_in(training, ["pottedplant", "Dining-Table", "sky", "wall", "cow", "building, edifice", "sofa", "desk"]) == [
-        "pottedplant", "Dining-Table", "sky", "wall", "building, edifice", "desk",
-    ]  # fmt: skip
+    assert met_in(
+        training,
+        ["pottedplant", "Dining-Table", "sky", "wall", "cow", "building, edifice", "sofa", "desk"],
+    ) == ["pottedplant", "Dining-Table", "sky", "wall", "building, edifice", "desk"]
     assert met_in(training, CITYSCAPES) == [
-        "building", "wall", "fence", "traffic light", "sky", "person", "car", "truck", "bus", "train", "motorcycle", "bicycle",
-    ]  # fmt: skip
+        "building",
+        "wall",
+        "fence",
+        "traffic light",
+        "sky",
+        "person",
+        "car",
+        "truck",
+        "bus",
+        "train",
+        "motorcycle",
+        "bicycle",
+    ]
     assert met_in(COCO_STUFF, COCO_STUFF) == list(COCO_STUFF)
     assert met_in((), VOC) == []
 
@@ -239,7 +420,14 @@ def test_labels_skip_the_special_values() -> None:
     assert torch.equal(place_of(labels), torch.arange(847))
     assert place_of(labels.numpy()).tolist() == list(range(847))
     table = rank_of([846, 0, 253])
-    assert table[torch.tensor([849, 0, 256, 1, 255, 848])].tolist() == [0, 1, 2, IGNORE, IGNORE, IGNORE]
+    assert table[torch.tensor([849, 0, 256, 1, 255, 848])].tolist() == [
+        0,
+        1,
+        2,
+        IGNORE,
+        IGNORE,
+        IGNORE,
+    ]
 
 
 def test_metric_and_best_words_above_253() -> None:
@@ -249,8 +437,15 @@ def test_metric_and_best_words_above_253() -> None:
     best = best_words(scores, (1, 4), InferenceSettings())
     assert best.tolist() == [[[1, 252, 256, 302]]]
     matrix = ConfusionMatrix(300)
-    matrix.update(torch.tensor([[1, 256, 256, IGNORE, 0]]), torch.tensor([[1, 252, 256, 302, IGNORE]]))
-    assert [tuple(entry) for entry in matrix.counts.nonzero().tolist()] == [(1, 1), (252, 253), (253, 253), (299, 300)]
+    matrix.update(
+        torch.tensor([[1, 256, 256, IGNORE, 0]]), torch.tensor([[1, 252, 256, 302, IGNORE]])
+    )
+    assert [tuple(entry) for entry in matrix.counts.nonzero().tolist()] == [
+        (1, 1),
+        (252, 253),
+        (253, 253),
+        (299, 300),
+    ]
     with pytest.raises(ValueError, match=r"outside 0\.\.299"):
         matrix.update(torch.tensor([303]), torch.tensor([0]))
 
@@ -261,12 +456,16 @@ def test_colours_above_253() -> None:
     assert table[253] == table[255] == (0, 0, 0)
     assert palette(20)[20:] == [(0, 0, 0)] * 236
     assert len(palette(253)) == 256
-    painted = paint(np.zeros((1, 3, 3), dtype=np.uint8), np.array([[302, 302, 302]]), 300, strength=1.0)
+    painted = paint(
+        np.zeros((1, 3, 3), dtype=np.uint8), np.array([[302, 302, 302]]), 300, strength=1.0
+    )
     assert painted[0, 0].tolist() == list(colours(300)[299])
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_the_full_ade20k(tmp_path: Path, suffix: str, stuff_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_full_ade20k(
+    tmp_path: Path, suffix: str, stuff_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = write_ade_full(tmp_path / "ADE20K_2021_17_01", suffix=suffix)
     labels = get_benchmark("ade20k-847").data("val", tmp_path)[0].labels
     assert labels[0, ::4].tolist() == [0, 252, 256, 257, 258, 259, 849, IGNORE]
@@ -275,7 +474,9 @@ def test_the_full_ade20k(tmp_path: Path, suffix: str, stuff_run: Path, capsys: p
         ids = np.array(Image.open(next(root.glob("annotations/validation/*.tif"))))
         ids[0, 0] = 847
         Image.fromarray(ids).save(root / "annotations" / "validation" / "ADE_00000001.tif")
-        assert "holds the id 847; known are 0 to 846 and 65535 for void" in said(capsys, "evaluate", "naclip", *common, *TINY)
+        assert "holds the id 847; known are 0 to 846 and 65535 for void" in said(
+            capsys, "evaluate", "naclip", *common, *TINY
+        )
         return
     main(["evaluate", str(stuff_run), *common, *TINY, "--out", str(tmp_path / "eval")])
     report = report_of(tmp_path / "eval")
@@ -283,16 +484,40 @@ def test_the_full_ade20k(tmp_path: Path, suffix: str, stuff_run: Path, capsys: p
     assert len(report["iou"]) == 847
     assert "building, edifice" in report["protocol"]["trained_on"]["met"]
     assert (tmp_path / "eval" / "sheet.png").exists()
-    assert "847 words, and a method can be trained on 253" in said(capsys, "train", "zegclip", *common, *SMALL, "--options.decoder_heads", "2")
+    assert "847 words, and a method can be trained on 253" in said(
+        capsys, "train", "zegclip", *common, *SMALL, "--options.decoder_heads", "2"
+    )
 
 
-def test_large_vocabularies_take_smaller_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_vocabularies_take_smaller_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import unseen.evaluation as module
 
     sizes = []
     inner = module.label_maps
     monkeypatch.setattr(module, "MAPS_AT_ONCE", 150)
-    monkeypatch.setattr(module, "label_maps", lambda segmenter, images, *rest, **more: sizes.append(len(images)) or inner(segmenter, images, *rest, **more))
+    monkeypatch.setattr(
+        module,
+        "label_maps",
+        lambda segmenter, images, *rest, **more: (
+            sizes.append(len(images)) or inner(segmenter, images, *rest, **more)
+        ),
+    )
     root = write_ade(tmp_path / "data")
-    main(["evaluate", "naclip", "--benchmark", "ade20k-150", "--root", str(root), *TINY, "--options.templates", "single", "--out", str(tmp_path)])
+    main(
+        [
+            "evaluate",
+            "naclip",
+            "--benchmark",
+            "ade20k-150",
+            "--root",
+            str(root),
+            *TINY,
+            "--options.templates",
+            "single",
+            "--out",
+            str(tmp_path),
+        ]
+    )
     assert sizes == [1, 1]

@@ -39,7 +39,11 @@ def keep(folder: Path, i: int, ids: NDArray[Any]) -> None:
 
 
 def found(folder: Path, level: str = "error") -> list[str]:
-    return [finding.line() for finding in check(str(folder), progress=False).survey.findings if finding.level == level]
+    return [
+        finding.line()
+        for finding in check(str(folder), progress=False).survey.findings
+        if finding.level == level
+    ]
 
 
 def test_a_sound_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +58,9 @@ def test_a_sound_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "3 seen, 1 unseen" in out
 
 
-def test_ids_that_are_not_listed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ids_that_are_not_listed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for i in range(5):
         ids = mask(folder, i)
         ids[3, :2] = 9, 77
@@ -64,7 +70,9 @@ def test_ids_that_are_not_listed(folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert stopped.value.code == 2
     [line] = found(folder)
     assert line.startswith("ids that are not on the list of classes (9, 77; known are 0 to 3): ")
-    assert line.endswith("p 2.png and 2 more; add the classes, or make those pixels void (255; 65535 with 16 bits)")
+    assert line.endswith(
+        "p 2.png and 2 more; add the classes, or make those pixels void (255; 65535 with 16 bits)"
+    )
     assert (tmp_path / "out" / "sheet.png").exists()
     assert "error" in capsys.readouterr().out
 
@@ -81,11 +89,15 @@ def test_a_slip_of_the_pen_is_no_background(folder: Path) -> None:
 
 def test_classes_stored_one_too_low(folder: Path) -> None:
     classes(folder, "background # ignore\ncat\ndog\ntree\nsky # unseen\n")
-    assert any("no label map holds the id 4, the last class's, but 0 is there" in line for line in found(folder, "warning"))
+    assert any(
+        "no label map holds the id 4, the last class's, but 0 is there" in line
+        for line in found(folder, "warning")
+    )
 
 
 def test_palettes_of_their_own(folder: Path) -> None:
-    """Pictures of colours saved with a palette each: the ids are places in palettes that were chosen one by one."""
+    """Pictures of colours saved with a palette each: the ids are places in palettes that were
+    chosen one by one."""
     for i, colours in ((1, [0, 0, 0, 128, 0, 0, 0, 128, 0]), (2, [0, 0, 0, 0, 128, 0, 128, 0, 0])):
         image = Image.fromarray(np.minimum(mask(folder, i), 2).astype(np.uint8), mode="P")
         image.putpalette(colours)
@@ -94,15 +106,20 @@ def test_palettes_of_their_own(folder: Path) -> None:
 
 
 def test_half_a_layout(folder: Path) -> None:
-    """Loose pictures beside images/train and images/val, and one of the two alone: nothing is left out without a word."""
+    """Loose pictures beside images/train and images/val, and one of the two alone: nothing is left
+    out without a word."""
     for split in ("train", "val"):
         (folder / f"{split}.txt").unlink()
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir()
-            (folder / kind / f"p {3 if split == 'train' else 4}.png").rename(folder / kind / split / "a.png")
+            (folder / kind / f"p {3 if split == 'train' else 4}.png").rename(
+                folder / kind / split / "a.png"
+            )
     [line] = found(folder)
     assert line.startswith("pictures that are not read")
-    assert "and 5 more; put all of them into images/train and images/val, or all into images/" in line
+    assert (
+        "and 5 more; put all of them into images/train and images/val, or all into images/" in line
+    )
     with pytest.raises(DataError, match="pictures that are not read"):
         get_benchmark(str(folder)).data("train", None)
     shutil.rmtree(folder / "images" / "val")
@@ -124,7 +141,9 @@ def test_ids_one_too_high(folder: Path) -> None:
         ids = mask(folder, i)
         keep(folder, i, np.where(ids == 255, 255, ids + 1).astype(np.uint8))
     [line] = found(folder)
-    assert line.startswith("ids run from 1 to 4 and 0, the background, is nowhere: every id seems to be one too high: ")
+    assert line.startswith(
+        "ids run from 1 to 4 and 0, the background, is nowhere: every id seems to be one too high: "
+    )
     assert "subtract 1 from every id" in line
 
 
@@ -143,7 +162,10 @@ def test_pictures_that_ask_to_be_turned(folder: Path) -> None:
         tags = image.getexif()
         tags[0x0112] = 3
         image.save(path, exif=tags)
-    assert any(line.startswith("pictures that ask to be turned") and "p 2.png" in line for line in found(folder, "warning"))
+    assert any(
+        line.startswith("pictures that ask to be turned") and "p 2.png" in line
+        for line in found(folder, "warning")
+    )
 
 
 def test_a_background_nobody_spoke_of(folder: Path) -> None:
@@ -165,17 +187,28 @@ def test_classes_nobody_labelled(folder: Path) -> None:
     assert found(folder) == []
     first, second = found(folder, "warning")
     assert first.startswith("seen classes that no training picture shows: yeti; check")
-    assert second.startswith("classes that no validation picture shows, which get no score: yeti, ghost; check")
+    assert second.startswith(
+        "classes that no validation picture shows, which get no score: yeti, ghost; check"
+    )
     for i in range(7):
         keep(folder, i, np.full((20, 30), 255, dtype=np.uint8))
-    assert "no pixel of train is labelled with a class to train on; check label maps, classes.txt and splits" in found(folder)
-    assert any(line.startswith("label maps of train without a labelled pixel") and line.count("p ") == 3 for line in found(folder, "warning"))
+    assert (
+        "no pixel of train is labelled with a class to train on; check label maps, classes.txt and"
+        " splits" in found(folder)
+    )
+    assert any(
+        line.startswith("label maps of train without a labelled pixel") and line.count("p ") == 3
+        for line in found(folder, "warning")
+    )
 
 
 def test_sizes(folder: Path) -> None:
     keep(folder, 8, np.zeros((21, 30), dtype=np.uint8))
     [line] = found(folder)
-    assert "p 8.png (30x21, its picture 30x20); make them again at the picture's size, with nearest-neighbour resizing" in line
+    assert (
+        "p 8.png (30x21, its picture 30x20); make them again at the picture's size, with"
+        " nearest-neighbour resizing" in line
+    )
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -191,7 +224,9 @@ def test_label_maps_saved_with_a_loss(folder: Path, suffix: str) -> None:
 
 
 def test_colours(folder: Path) -> None:
-    Image.fromarray(np.repeat(mask(folder, 2)[..., None] * 60, 3, axis=2)).save(folder / "labels" / "p 2.png")
+    Image.fromarray(np.repeat(mask(folder, 2)[..., None] * 60, 3, axis=2)).save(
+        folder / "labels" / "p 2.png"
+    )
     [line] = found(folder)
     assert line.startswith("label maps that hold colours instead of ids: ")
     assert "p 2.png; replace every colour by its class's id" in line
@@ -251,8 +286,16 @@ def test_named_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "has no files to check" in said(capsys, "check", "doodles")
     assert "--root" in said(capsys, "check", "voc")
     folds = write_folds(tmp_path / "folds")
-    warnings = [finding.line() for finding in check("pascal-5i/0", root=folds, lists=folds.parent / "lists", progress=False).survey.findings]
-    assert "classes that no validation picture shows, which get no score: boat; check their ids and spelling, or label some" in warnings
+    warnings = [
+        finding.line()
+        for finding in check(
+            "pascal-5i/0", root=folds, lists=folds.parent / "lists", progress=False
+        ).survey.findings
+    ]
+    assert (
+        "classes that no validation picture shows, which get no score: boat; check their ids and"
+        " spelling, or label some" in warnings
+    )
     (root / "ImageSets" / "Segmentation" / "val.txt").unlink()
     [line] = [finding.line() for finding in check("voc", root=root, progress=False).errors]
     assert line.startswith("val: ")

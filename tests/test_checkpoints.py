@@ -27,7 +27,16 @@ def run(tmp_path: Path) -> tuple[Path, ClipSegmenter]:
     save_run(
         tmp_path / "run",
         segmenter,
-        Run(model, "doodles", WORDS, WORDS[:2], InferenceSettings(window=64), {"regime": "inductive"}, versions(), fingerprint(segmenter.clip)),
+        Run(
+            model,
+            "doodles",
+            WORDS,
+            WORDS[:2],
+            InferenceSettings(window=64),
+            {"regime": "inductive"},
+            versions(),
+            fingerprint(segmenter.clip),
+        ),
     )
     return tmp_path / "run", segmenter
 
@@ -36,15 +45,24 @@ def test_round_trip(run: tuple[Path, ClipSegmenter]) -> None:
     folder, segmenter = run
     loaded, about = load_run(folder)
     images, text = torch.rand(1, 3, 64, 64), segmenter.encode_text(WORDS)
-    assert torch.equal(segmenter(images, text).logits, loaded(images, loaded.encode_text(WORDS)).logits)
+    assert torch.equal(
+        segmenter(images, text).logits, loaded(images, loaded.encode_text(WORDS)).logits
+    )
     assert not loaded.training
-    assert (about.vocabulary, about.seen, about.inference.window, about.model.options["calibration"]) == (WORDS, WORDS[:2], 64, 0.3)
+    assert (
+        about.vocabulary,
+        about.seen,
+        about.inference.window,
+        about.model.options["calibration"],
+    ) == (WORDS, WORDS[:2], 64, 0.3)
     assert torch.__version__.startswith(about.versions["torch"])
 
 
 def test_only_the_trained_part_is_stored(run: tuple[Path, ClipSegmenter]) -> None:
     folder, segmenter = run
-    assert set(load_file(folder / "weights.safetensors")) == {name for name, p in segmenter.named_parameters() if p.requires_grad}
+    assert set(load_file(folder / "weights.safetensors")) == {
+        name for name, p in segmenter.named_parameters() if p.requires_grad
+    }
 
 
 def test_options_can_be_replaced(run: tuple[Path, ClipSegmenter]) -> None:
@@ -65,12 +83,20 @@ def test_refused(run: tuple[Path, ClipSegmenter], tmp_path: Path) -> None:
             load_run(folder)
         assert str(folder) in str(caught.value)
 
-    state = {name: tensor.clone() for name, tensor in load_file(folder / "weights.safetensors").items()}
+    state = {
+        name: tensor.clone() for name, tensor in load_file(folder / "weights.safetensors").items()
+    }
     (folder / "weights.safetensors").write_bytes(good[: len(good) // 2])
     refused("not a complete safetensors file")
-    save_file({name: tensor for name, tensor in state.items() if name != "decoder.q.bias"}, folder / "weights.safetensors")
+    save_file(
+        {name: tensor for name, tensor in state.items() if name != "decoder.q.bias"},
+        folder / "weights.safetensors",
+    )
     refused("decoder.q.bias")
-    save_file({**state, "decoder.q.bias": torch.full_like(state["decoder.q.bias"], torch.nan)}, folder / "weights.safetensors")
+    save_file(
+        {**state, "decoder.q.bias": torch.full_like(state["decoder.q.bias"], torch.nan)},
+        folder / "weights.safetensors",
+    )
     refused("not finite")
     (folder / "weights.safetensors").unlink()
     refused("resume it with")
@@ -88,8 +114,13 @@ def test_refused(run: tuple[Path, ClipSegmenter], tmp_path: Path) -> None:
         read_config(tmp_path)
 
 
-def test_nothing_in_the_configuration_is_executed(run: tuple[Path, ClipSegmenter], tmp_path: Path) -> None:
-    (run[0] / "config.yaml").write_text(f"!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{tmp_path}/harmed']]")
+def test_nothing_in_the_configuration_is_executed(
+    run: tuple[Path, ClipSegmenter], tmp_path: Path
+) -> None:
+    (run[0] / "config.yaml").write_text(
+        "!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path"
+        f" ['{tmp_path}/harmed']]"
+    )
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_run(run[0])
     assert not (tmp_path / "harmed").exists()

@@ -1,4 +1,5 @@
-"""The opened-up tower against open_clip and against OpenAI's code (fixtures clip_vit_tiny, clip_tokens)."""
+"""The opened-up tower against open_clip and against OpenAI's code (fixtures clip_vit_tiny,
+clip_tokens)."""
 
 from __future__ import annotations
 
@@ -16,7 +17,15 @@ from safetensors.torch import save_file
 
 from conftest import FIXTURES, golden
 from tiny import tiny_clip
-from unseen.backbones.clip import CLIP, KEPT, TEMPLATES, build_clip, known_sources, load_clip, load_text
+from unseen.backbones.clip import (
+    CLIP,
+    KEPT,
+    TEMPLATES,
+    build_clip,
+    known_sources,
+    load_clip,
+    load_text,
+)
 from unseen.errors import CheckpointError, SettingError, VocabularyError
 
 CONFIG = {
@@ -35,7 +44,8 @@ def archive() -> Path:
 
 @pytest.fixture
 def reference_attention() -> Iterator[None]:
-    """PyTorch's attention module as open_clip trains with it; its inference-only kernel rounds otherwise than the same module in training."""
+    """PyTorch's attention module as open_clip trains with it; its inference-only kernel rounds
+    otherwise than the same module in training."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     yield
@@ -44,14 +54,19 @@ def reference_attention() -> Iterator[None]:
 
 @pytest.mark.parametrize("quick_gelu", [False, True])
 @pytest.mark.parametrize("layer_scale", [None, 0.5])
-def test_walking_the_tower_equals_open_clip_bit_for_bit(reference_attention: None, quick_gelu: bool, layer_scale: float | None) -> None:
+def test_walking_the_tower_equals_open_clip_bit_for_bit(
+    reference_attention: None, quick_gelu: bool, layer_scale: float | None
+) -> None:
     config = {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "ls_init_value": layer_scale}}  # type: ignore[dict-item]
     model = open_clip.CLIP(**config, quick_gelu=quick_gelu).eval()
     clip = CLIP(model, mean=(0, 0, 0), std=(1, 1, 1)).requires_grad_(True)
     images = torch.rand(3, 3, 64, 64)
     assert torch.equal(clip.encode_image(images), model.encode_image(images))
     ids = clip.tokenize(["a cat", "a dog on the roof of a small red house"])
-    assert torch.equal(ids, open_clip.get_tokenizer("ViT-B-32")(["a cat", "a dog on the roof of a small red house"]))
+    assert torch.equal(
+        ids,
+        open_clip.get_tokenizer("ViT-B-32")(["a cat", "a dog on the roof of a small red house"]),
+    )
     assert torch.equal(clip.encode_tokens(ids)[0], model.encode_text(ids))
 
 
@@ -82,15 +97,27 @@ def test_openai_archive_is_read_as_data_and_matches_openai() -> None:
 
 
 def test_other_forms_of_the_same_weights(tmp_path: Path) -> None:
-    """A safetensors file, a plain state dict and a wrapped one with `module.` prefixes load like the archive."""
+    """A safetensors file, a plain state dict and a wrapped one with `module.` prefixes load like
+    the archive."""
     clip = load_clip(str(archive()))
-    state = {**{f"visual.{name}": tensor for name, tensor in clip.visual.state_dict().items()}, **clip.text.state_dict()}
+    state = {
+        **{f"visual.{name}": tensor for name, tensor in clip.visual.state_dict().items()},
+        **clip.text.state_dict(),
+    }
     save_file(state, tmp_path / "a.safetensors")
     torch.save(state, tmp_path / "b.pt")
-    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 3}, tmp_path / "c.pt")
+    torch.save(
+        {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 3},
+        tmp_path / "c.pt",
+    )
     for name in ("a.safetensors", "b.pt", "c.pt"):
         other = load_clip(str(tmp_path / name))
-        assert all(torch.equal(mine, theirs) for mine, theirs in zip(clip.state_dict().values(), other.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(mine, theirs)
+            for mine, theirs in zip(
+                clip.state_dict().values(), other.state_dict().values(), strict=True
+            )
+        )
 
 
 def test_tokens() -> None:
@@ -104,7 +131,9 @@ def test_tokens() -> None:
             with pytest.raises(VocabularyError, match="102 tokens long and CLIP reads at most 77"):
                 clip.tokenize([row["text"]])
         else:
-            assert clip.tokenize([row["text"]])[0].tolist() == row["tokenize_77_truncate"], row["text"]
+            assert clip.tokenize([row["text"]])[0].tolist() == row["tokenize_77_truncate"], row[
+                "text"
+            ]
         checked += 1
     assert checked == 38
 
@@ -113,17 +142,26 @@ def test_names_are_averaged_over_templates() -> None:
     clip = tiny_clip()
     vectors = []
     for name in ("cat", "tree"):
-        each = [clip.encode_tokens(clip.tokenize([template.format(name)]))[0][0] for template in TEMPLATES["multi"]]
+        each = [
+            clip.encode_tokens(clip.tokenize([template.format(name)]))[0][0]
+            for template in TEMPLATES["multi"]
+        ]
         mean = torch.stack([v / v.norm() for v in each]).mean(dim=0)
         vectors.append(mean / mean.norm())
-    assert torch.allclose(clip.encode_names(["cat", "tree"], TEMPLATES["multi"], batch_size=7), torch.stack(vectors), atol=1e-6)
+    assert torch.allclose(
+        clip.encode_names(["cat", "tree"], TEMPLATES["multi"], batch_size=7),
+        torch.stack(vectors),
+        atol=1e-6,
+    )
 
 
 def test_template_sets() -> None:
     assert [len(TEMPLATES[name]) for name in ("single", "multi", "imagenet")] == [1, 15, 80]
     assert TEMPLATES["single"] == ("a photo of a {}",)
     assert TEMPLATES["imagenet"][0] == "a bad photo of a {}."
-    assert all(template.count("{}") == 1 for templates in TEMPLATES.values() for template in templates)
+    assert all(
+        template.count("{}") == 1 for templates in TEMPLATES.values() for template in templates
+    )
 
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 72), (33, 50), (7, 90)])
@@ -149,7 +187,11 @@ def test_positions() -> None:
         left, share = int(at), at - int(at)
         expected = (1 - share) * patches[:, left] + share * patches[:, min(left + 1, 3)]
         assert torch.allclose(wide[1:].view(4, 7, -1)[:, column], expected, atol=1e-6)
-    assert not torch.allclose(clip.positions((6, 6), "bilinear", via=(3, 3)), clip.positions((6, 6), "bilinear"), atol=1e-4)
+    assert not torch.allclose(
+        clip.positions((6, 6), "bilinear", via=(3, 3)),
+        clip.positions((6, 6), "bilinear"),
+        atol=1e-4,
+    )
 
 
 def test_changed_weights_make_a_new_table() -> None:
@@ -165,7 +207,9 @@ def test_class_embedding_can_be_added_twice() -> None:
     images = torch.rand(1, 3, 32, 32)
     once, twice = clip.embed(images), clip.embed(images, twice=True)
     assert torch.equal(once[:, 1:], twice[:, 1:])
-    expected = clip.visual.ln_pre(2 * clip.visual.class_embedding + clip.visual.positional_embedding[0])
+    expected = clip.visual.ln_pre(
+        2 * clip.visual.class_embedding + clip.visual.positional_embedding[0]
+    )
     assert torch.allclose(twice[0, 0], expected, atol=1e-6)
 
 
@@ -188,14 +232,20 @@ def test_openai_tags_get_quick_gelu_under_either_name(monkeypatch: pytest.Monkey
     def create(architecture: str, *, pretrained: str, force_quick_gelu: bool) -> open_clip.CLIP:
         asked[f"{architecture}/{pretrained}"] = force_quick_gelu
         model = open_clip.CLIP(**CONFIG, quick_gelu=force_quick_gelu)
-        open_clip.factory.set_model_preprocess_cfg(model, {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2), "size": 64})
+        open_clip.factory.set_model_preprocess_cfg(
+            model, {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2), "size": 64}
+        )
         return model
 
     monkeypatch.setattr(open_clip, "create_model", create)
     for tag in ("ViT-B-16/openai", "ViT-B-16-quickgelu/openai", "ViT-B-16/laion2b_s34b_b88k"):
         clip = load_clip(tag)
         assert clip.mean.flatten().tolist() == [0.5, 0.5, 0.5]
-    assert asked == {"ViT-B-16/openai": True, "ViT-B-16-quickgelu/openai": True, "ViT-B-16/laion2b_s34b_b88k": False}
+    assert asked == {
+        "ViT-B-16/openai": True,
+        "ViT-B-16-quickgelu/openai": True,
+        "ViT-B-16/laion2b_s34b_b88k": False,
+    }
     assert "ViT-B-16-quickgelu/openai" in known_sources()
 
 
@@ -228,11 +278,20 @@ def test_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     save_file(state, "cut.safetensors")
     Path("cut.safetensors").write_bytes(Path("cut.safetensors").read_bytes()[:-100])
     refused("cut.safetensors", "not a complete safetensors file")
-    torch.save({name: tensor for name, tensor in state.items() if name != "visual.ln_post.bias"}, "short.pt")
+    torch.save(
+        {name: tensor for name, tensor in state.items() if name != "visual.ln_post.bias"},
+        "short.pt",
+    )
     refused("short.pt", "visual.ln_post.bias")
     torch.save({"other": torch.zeros(2)}, "other.pt")
     refused("other.pt", "does not hold a ViT CLIP")
-    torch.save({**state, "visual.ln_post.bias": torch.full_like(state["visual.ln_post.bias"], float("nan"))}, "nan.pt")
+    torch.save(
+        {
+            **state,
+            "visual.ln_post.bias": torch.full_like(state["visual.ln_post.bias"], float("nan")),
+        },
+        "nan.pt",
+    )
     refused("nan.pt", "not finite")
     Path("text.pt").write_text("hello")
     refused("text.pt", "not a file of weights|not a readable weight file|may run code")
@@ -263,17 +322,28 @@ def test_tables_are_kept_for_the_last_sizes_only() -> None:
     assert len(clip._tables) == KEPT
 
 
-def test_a_file_with_the_architecture_it_belongs_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_the_architecture_it_belongs_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Heads and activation of files that do not say them."""
-    config = {**CONFIG, "quick_gelu": False, "vision_cfg": {**CONFIG["vision_cfg"], "head_width": 8}}
+    config = {
+        **CONFIG,
+        "quick_gelu": False,
+        "vision_cfg": {**CONFIG["vision_cfg"], "head_width": 8},
+    }
     clip = build_clip(config)
     torch.save(clip.state_to_save(), tmp_path / "weights.pt")
-    monkeypatch.setattr(open_clip, "get_model_config", lambda name: config if name == "Tiny" else None)
+    monkeypatch.setattr(
+        open_clip, "get_model_config", lambda name: config if name == "Tiny" else None
+    )
     images = torch.rand(1, 3, 32, 32)
     for parameter in clip.parameters():
         parameter.data = parameter.half().float()
     expected = clip.embed(images)
-    named, plain = load_clip(f"Tiny@{tmp_path / 'weights.pt'}"), load_clip(str(tmp_path / "weights.pt"))
+    named, plain = (
+        load_clip(f"Tiny@{tmp_path / 'weights.pt'}"),
+        load_clip(str(tmp_path / "weights.pt")),
+    )
     assert torch.equal(named.embed(images), expected)
     assert torch.equal(named.blocks(named.embed(images)), clip.blocks(expected))
     assert not torch.allclose(plain.blocks(plain.embed(images)), clip.blocks(expected), atol=1e-4)
@@ -282,18 +352,30 @@ def test_a_file_with_the_architecture_it_belongs_to(tmp_path: Path, monkeypatch:
 
 
 def test_the_text_half_alone(tmp_path: Path) -> None:
-    """Vectors and fingerprint's weights are those of the whole; files with other image towers, and files without any, do."""
+    """Vectors and fingerprint's weights are those of the whole; files with other image towers, and
+    files without any, do."""
     whole, half = load_clip("doodles"), load_text("doodles")
-    assert torch.equal(half.encode_names(["tree", "key"], TEMPLATES["single"]), whole.encode_names(["tree", "key"], TEMPLATES["single"]))
+    assert torch.equal(
+        half.encode_names(["tree", "key"], TEMPLATES["single"]),
+        whole.encode_names(["tree", "key"], TEMPLATES["single"]),
+    )
     assert not any(name.startswith("visual") for name in half.state_dict())
     bare = half.encode_names(["tree"], TEMPLATES["name"], unit=False)
     assert torch.allclose(bare, half.encode_tokens(half.tokenize(["tree"]))[0])
-    resnet = {"visual.layer1.0.conv1.weight": torch.zeros(2, 2, 1, 1), **half.state_to_save(lossless=True)}
+    resnet = {
+        "visual.layer1.0.conv1.weight": torch.zeros(2, 2, 1, 1),
+        **half.state_to_save(lossless=True),
+    }
     save_file(resnet, tmp_path / "resnet.safetensors", metadata={"config": json.dumps(half.config)})
     again = load_text(str(tmp_path / "resnet.safetensors"))
-    assert torch.equal(again.encode_tokens(again.tokenize(["tree"]))[1], half.encode_tokens(half.tokenize(["tree"]))[1])
+    assert torch.equal(
+        again.encode_tokens(again.tokenize(["tree"]))[1],
+        half.encode_tokens(half.tokenize(["tree"]))[1],
+    )
     torch.save(resnet, tmp_path / "resnet.pt")
-    assert load_text(str(tmp_path / "resnet.pt")).text_width == half.text_width, "sizes from the shapes, heads of 64 channels"
+    assert load_text(str(tmp_path / "resnet.pt")).text_width == half.text_width, (
+        "sizes from the shapes, heads of 64 channels"
+    )
     with pytest.raises(CheckpointError, match="ViT CLIP"):
         load_clip(str(tmp_path / "resnet.pt"))
 

@@ -17,7 +17,12 @@ from unseen.modules.regions import region_mask, regions_of
 from unseen.settings import InferenceSettings
 from unseen.training import targets_of
 
-FEATURES, LOGITS, LOSSES, GRADIENTS = 1e-5, 1e-4, 1e-5, 1e-3  # tolerances suggested with the fixtures
+FEATURES, LOGITS, LOSSES, GRADIENTS = (
+    1e-5,
+    1e-4,
+    1e-5,
+    1e-3,
+)  # tolerances suggested with the fixtures
 
 
 @pytest.fixture(scope="module", params=["clip_rc_a", "clip_rc_b"])
@@ -28,12 +33,19 @@ def released(request: pytest.FixtureRequest) -> Released:
 def test_every_tensor_of_the_checkpoint_is_accounted_for(released: Released) -> None:
     assert len(released.report.loaded) + len(released.report.dead) == len(released.state)
     assert released.report.problem is None
-    assert set(released.about["trainable_without_grad"]) == {name for name in released.report.dead if "loss_decode" not in name}
+    assert set(released.about["trainable_without_grad"]) == {
+        name for name in released.report.dead if "loss_decode" not in name
+    }
 
 
 def test_mask(released: Released) -> None:
-    side, regions = released.tensors["out.backbone.patch"].shape[-1], released.tensors["out.backbone.region"].shape[-1]
-    allowed = region_mask(1 + released.config["num_tokens"], regions_of((side, side), (regions, regions)), regions**2)
+    side, regions = (
+        released.tensors["out.backbone.patch"].shape[-1],
+        released.tensors["out.backbone.region"].shape[-1],
+    )
+    allowed = region_mask(
+        1 + released.config["num_tokens"], regions_of((side, side), (regions, regions)), regions**2
+    )
     assert torch.equal(~allowed, released.tensors["out.attn_mask"].bool())
 
 
@@ -44,18 +56,38 @@ def test_features(released: Released) -> None:
     close(patches.transpose(1, 2).unflatten(2, theirs.shape[-2:]), theirs, FEATURES)
     lattice = released.tensors["out.backbone.region"]
     close(regions.transpose(1, 2).unflatten(2, lattice.shape[-2:]), lattice, FEATURES)
-    close(relationship(regions + picture.unsqueeze(1), released.text.pooled), released.tensors["out.region_text"], FEATURES)
+    close(
+        relationship(regions + picture.unsqueeze(1), released.text.pooled),
+        released.tensors["out.region_text"],
+        FEATURES,
+    )
 
 
 def test_scores(released: Released) -> None:
-    scores = score_maps(released.segmenter, released.tensors["in.image"], released.text, InferenceSettings(), released.seen)
+    scores = score_maps(
+        released.segmenter,
+        released.tensors["in.image"],
+        released.text,
+        InferenceSettings(),
+        released.seen,
+    )
     close(scores, released.tensors["out.head_eval"], FEATURES)
 
 
 def test_inference_at_another_size(released: Released) -> None:
-    settings = InferenceSettings(window=released.config["img_size"], stride=released.config["stride"])
-    scores = score_maps(released.segmenter, released.tensors["in.image_infer"], released.text, settings, released.seen)
-    resized = torch.nn.functional.interpolate(scores, tuple(released.config["ori_shape"]), mode="bilinear", align_corners=False)
+    settings = InferenceSettings(
+        window=released.config["img_size"], stride=released.config["stride"]
+    )
+    scores = score_maps(
+        released.segmenter,
+        released.tensors["in.image_infer"],
+        released.text,
+        settings,
+        released.seen,
+    )
+    resized = torch.nn.functional.interpolate(
+        scores, tuple(released.config["ori_shape"]), mode="bilinear", align_corners=False
+    )
     close(resized, released.tensors["out.infer_scores"], FEATURES)
     assert torch.equal(resized.argmax(dim=1)[0], released.tensors["out.infer_pred"].long())
 
@@ -68,16 +100,30 @@ def test_training_step(released: Released) -> None:
     segmenter.zero_grad()
     prediction = segmenter(released.tensors["in.image"], text)
     for ours, theirs in (
-        ("recovered_descriptors", "rec_q"), ("recovered_patches", "rec_lateral"), ("descriptors", "ori_q"), ("patches", "ori_lateral"),
-    ):  # fmt: skip
+        ("recovered_descriptors", "rec_q"),
+        ("recovered_patches", "rec_lateral"),
+        ("descriptors", "ori_q"),
+        ("patches", "ori_lateral"),
+    ):
         close(prediction.extras[ours], released.tensors[f"out.train.{theirs}"], LOGITS)
     labels = released.tensors["in.label"][:, 0].long()
     regime = "transductive" if transductive else "inductive"
-    targets = targets_of(labels, prediction, regime=regime, seen=config["base_class"], unseen=config["novel_class"])
-    close(prediction.resized((labels.shape[-2], labels.shape[-1])), released.tensors["out.train.pred_masks"], LOGITS)
+    targets = targets_of(
+        labels, prediction, regime=regime, seen=config["base_class"], unseen=config["novel_class"]
+    )
+    close(
+        prediction.resized((labels.shape[-2], labels.shape[-1])),
+        released.tensors["out.train.pred_masks"],
+        LOGITS,
+    )
     assert torch.equal(targets, released.tensors["out.train.target"].long())
     losses = segmenter.loss(prediction, targets)
-    for ours, theirs in (("mask", "loss_mask"), ("dice", "loss_dice"), ("recovery_q", "recovery_loss_q"), ("recovery_k", "recovery_loss_k")):
+    for ours, theirs in (
+        ("mask", "loss_mask"),
+        ("dice", "loss_dice"),
+        ("recovery_q", "recovery_loss_q"),
+        ("recovery_k", "recovery_loss_k"),
+    ):
         assert losses[ours].item() == pytest.approx(about["losses"][f"decode.{theirs}"], rel=LOSSES)
     assert losses["total"].item() == pytest.approx(about["total_loss"], rel=LOSSES)
     losses["total"].backward()
@@ -90,7 +136,8 @@ def test_training_step(released: Released) -> None:
 
 @pytest.mark.parametrize(("num_prompts", "published"), [(10, 36_941_568), (100, 37_771_008)])
 def test_published_sizes(num_prompts: int, published: int) -> None:
-    """36.9 M on VOC, 37.8 M on COCO-Stuff; 8 413 184 of them dead (self-attention and its norm in eight layers), which ours leaves out."""
+    """36.9 M on VOC, 37.8 M on COCO-Stuff; 8 413 184 of them dead (self-attention and its norm in
+    eight layers), which ours leaves out."""
     segmenter = CLIPRC(load_clip("ViT-B-16-quickgelu/random"), num_prompts=num_prompts)
     ours = sum(p.numel() for p in segmenter.parameters() if p.requires_grad)
     dead = 8 * (4 * 512 * 513 + 2 * 512)
@@ -99,10 +146,26 @@ def test_published_sizes(num_prompts: int, published: int) -> None:
 
 
 def test_regions_cover_any_grid() -> None:
-    assert regions_of((4, 4), (2, 2)).view(4, 4).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
-    assert regions_of((3, 5), (2, 2)).view(3, 5).tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [2, 2, 2, 3, 3]]
-    assert regions_of((3, 5), (2, 2), whole_cells=True).view(3, 5).tolist() == [[0, 0, 1, 1, -1], [2, 2, 3, 3, -1], [-1] * 5]
-    assert regions_of((1, 2), (2, 4)).tolist() == [0, 2], "a lattice finer than the grid leaves regions without patches"
+    assert regions_of((4, 4), (2, 2)).view(4, 4).tolist() == [
+        [0, 0, 1, 1],
+        [0, 0, 1, 1],
+        [2, 2, 3, 3],
+        [2, 2, 3, 3],
+    ]
+    assert regions_of((3, 5), (2, 2)).view(3, 5).tolist() == [
+        [0, 0, 0, 1, 1],
+        [0, 0, 0, 1, 1],
+        [2, 2, 2, 3, 3],
+    ]
+    assert regions_of((3, 5), (2, 2), whole_cells=True).view(3, 5).tolist() == [
+        [0, 0, 1, 1, -1],
+        [2, 2, 3, 3, -1],
+        [-1] * 5,
+    ]
+    assert regions_of((1, 2), (2, 4)).tolist() == [
+        0,
+        2,
+    ], "a lattice finer than the grid leaves regions without patches"
     for grid, lattice in (((7, 9), (4, 4)), ((32, 32), (3, 5))):
         for whole in (False, True):
             owner = regions_of(grid, lattice, whole_cells=whole)
@@ -124,7 +187,11 @@ def test_who_looks_at_whom() -> None:
 
 def small(**options: object) -> CLIPRC:
     torch.manual_seed(0)
-    segmenter = create("clip_rc", tiny_clip(), **{"num_prompts": 2, "decoder_heads": 2, "lattice": (2, 2), **options})
+    segmenter = create(
+        "clip_rc",
+        tiny_clip(),
+        **{"num_prompts": 2, "decoder_heads": 2, "lattice": (2, 2), **options},
+    )
     assert isinstance(segmenter, CLIPRC)
     return segmenter.eval()
 
@@ -133,7 +200,8 @@ def test_a_region_sees_its_own_part_alone() -> None:
     segmenter, images = small(), torch.rand(1, 3, 32, 32)
     changed = images.clone()
     changed[..., 16:, 16:] = 1 - changed[..., 16:, 16:]
-    # Patches attend to each other, so after the first block a region hears of all; with one block left it does not.
+    # Patches attend to each other, so after the first block a region hears of all; with one block
+    # left it does not.
     segmenter.clip.num_layers = 1
     before, after = segmenter.encode_image(images)[2], segmenter.encode_image(changed)[2]
     assert torch.equal(before[:, :3], after[:, :3])
@@ -149,7 +217,9 @@ def test_region_tokens_start_as_the_class_token_and_learn_only_when_asked() -> N
         assert segmenter.bridge.tokens.requires_grad is learns
         segmenter.train()
         labels = torch.zeros(1, 32, 32, dtype=torch.int64)
-        segmenter.loss(segmenter(torch.rand(1, 3, 32, 32), segmenter.encode_text(["tree", "car"])), labels)["total"].backward()
+        segmenter.loss(
+            segmenter(torch.rand(1, 3, 32, 32), segmenter.encode_text(["tree", "car"])), labels
+        )["total"].backward()
         assert (segmenter.bridge.tokens.grad is not None) is learns
         assert "bridge.tokens" in segmenter.trainable_state()
 
@@ -165,20 +235,31 @@ def test_norm_for_regions_too() -> None:
 
 
 def test_no_recovery_without_its_weight_or_outside_training() -> None:
-    without, text, images = small(recovery_weight=0.0), small().encode_text(["tree", "car"]), torch.rand(1, 3, 32, 32)
+    without, text, images = (
+        small(recovery_weight=0.0),
+        small().encode_text(["tree", "car"]),
+        torch.rand(1, 3, 32, 32),
+    )
     assert without.recovery is None
     assert not any(name.startswith("recovery") for name, _ in without.named_parameters())
     labels = torch.zeros(1, 32, 32, dtype=torch.int64)
     assert set(without.train().loss(without(images, text), labels)) == {"mask", "dice", "total"}
     assert small()(images, text).extras == {}
-    assert set(small().train()(images, text).extras) == {"descriptors", "patches", "recovered_descriptors", "recovered_patches"}
+    assert set(small().train()(images, text).extras) == {
+        "descriptors",
+        "patches",
+        "recovered_descriptors",
+        "recovered_patches",
+    }
 
 
 def test_prompts_in_some_blocks_only() -> None:
     """The released code's mask has one length; ours follows the tokens."""
     for depth in (1, 2, 3):
         segmenter = small(prompt_depth=depth)
-        assert segmenter(torch.rand(1, 3, 40, 24), segmenter.encode_text(["tree"])).logits.shape == (1, 1, 5, 3)
+        assert segmenter(
+            torch.rand(1, 3, 40, 24), segmenter.encode_text(["tree"])
+        ).logits.shape == (1, 1, 5, 3)
 
 
 def test_impossible_options() -> None:
@@ -193,4 +274,9 @@ def test_impossible_options() -> None:
 def test_published_is_one_word() -> None:
     segmenter = create("clip_rc", tiny_clip(), published=True, decoder_heads=2)
     assert isinstance(segmenter, CLIPRC)
-    assert (segmenter.class_embedding_twice, segmenter.mask_loss.void, segmenter.resize, segmenter.bridge.whole_cells) == (True, "negative", "bilinear", True)
+    assert (
+        segmenter.class_embedding_twice,
+        segmenter.mask_loss.void,
+        segmenter.resize,
+        segmenter.bridge.whole_cells,
+    ) == (True, "negative", "bilinear", True)

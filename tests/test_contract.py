@@ -18,9 +18,15 @@ OPTIONS = {
     "esda": {"text_blocks": (1,)},
     "sazs": {"backbone": "small"},
     "edgeclip": {
-        "stem": (8, 8, 16), "planes": (8, 8, 16), "blocks": (1, 1, 2), "strides": (2, 1, 2), "match_dim": 32, "train_backbone": "all", "norm": "batch",
+        "stem": (8, 8, 16),
+        "planes": (8, 8, 16),
+        "blocks": (1, 1, 2),
+        "strides": (2, 1, 2),
+        "match_dim": 32,
+        "train_backbone": "all",
+        "norm": "batch",
     },
-}  # fmt: skip
+}
 TRAINABLE = [name for name, method in METHODS.items() if method.cls.trainable]
 
 
@@ -60,10 +66,16 @@ def test_permuting_words_permutes_maps(name: str) -> None:
 def test_an_image_alone_scores_as_in_a_batch(name: str) -> None:
     segmenter = make(name).eval()
     images, text = torch.rand(3, 3, 40, 32), segmenter.encode_text(WORDS)
-    assert torch.allclose(ask(segmenter, images, text).logits[1:2], ask(segmenter, images[1:2], text).logits, atol=1e-5)
+    assert torch.allclose(
+        ask(segmenter, images, text).logits[1:2],
+        ask(segmenter, images[1:2], text).logits,
+        atol=1e-5,
+    )
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.cls.kind == "binary"])
+@pytest.mark.parametrize(
+    "name", [name for name, method in METHODS.items() if method.cls.kind == "binary"]
+)
 def test_binary_methods_take_one_word_a_picture(name: str) -> None:
     """A batch with a word for each picture, and a map of background and word for each."""
     segmenter = make(name).eval()
@@ -72,13 +84,20 @@ def test_binary_methods_take_one_word_a_picture(name: str) -> None:
     assert logits.shape[:2] == (2, 2)
     alone = segmenter(images[1:], text.select([1])).logits
     assert torch.allclose(logits[1:], alone, atol=1e-5)
-    assert torch.allclose(ask(segmenter, images[1:], text.select([1])).logits, alone[:, 1:] - alone[:, :1], atol=1e-5)
+    assert torch.allclose(
+        ask(segmenter, images[1:], text.select([1])).logits, alone[:, 1:] - alone[:, :1], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_words_are_checked(name: str) -> None:
     segmenter = make(name)
-    for words, message in (([], "empty"), (["cat", "cat "], "'cat' is in the list twice"), (["cat", " "], "word 2"), (["word " * 100], "at most 77")):
+    for words, message in (
+        ([], "empty"),
+        (["cat", "cat "], "'cat' is in the list twice"),
+        (["cat", " "], "word 2"),
+        (["word " * 100], "at most 77"),
+    ):
         with pytest.raises(VocabularyError, match=message):
             segmenter.encode_text(words)
 
@@ -100,7 +119,9 @@ def test_the_frozen_part_stays_in_eval_mode(name: str) -> None:
     assert segmenter.training
     assert not any(module.training for module in segmenter.clip.modules())
     assert not any(key.startswith("clip.") for key in segmenter.trainable_state())
-    assert {n for n, p in segmenter.named_parameters() if p.requires_grad} <= segmenter.trainable_state().keys()
+    assert {
+        n for n, p in segmenter.named_parameters() if p.requires_grad
+    } <= segmenter.trainable_state().keys()
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
@@ -110,7 +131,9 @@ def test_losses_add_up_and_leave_labels_alone(name: str) -> None:
     labels[:, :5] = 255
     before = labels.clone()
     losses = segmenter.loss(segmenter(torch.rand(2, 3, 32, 32), text), labels)
-    assert losses["total"].item() == pytest.approx(sum(v.item() for k, v in losses.items() if k != "total"), rel=1e-6)
+    assert losses["total"].item() == pytest.approx(
+        sum(v.item() for k, v in losses.items() if k != "total"), rel=1e-6
+    )
     assert torch.equal(labels, before)
 
 
@@ -121,13 +144,19 @@ def test_a_few_steps_on_one_picture_learn_it(name: str) -> None:
     images[:, :, :, 16:] *= 0.1
     labels[:, :, 16:] = 1 if segmenter.kind == "binary" else 2
     text = segmenter.encode_text(WORDS)
-    text = text.select([2]) if segmenter.kind == "binary" else TextFeatures(WORDS, torch.eye(16)[: len(WORDS)])
+    text = (
+        text.select([2])
+        if segmenter.kind == "binary"
+        else TextFeatures(WORDS, torch.eye(16)[: len(WORDS)])
+    )
     optimizer = torch.optim.AdamW([p for p in segmenter.parameters() if p.requires_grad], lr=3e-3)
     for _ in range(150):
         optimizer.zero_grad()
         segmenter.loss(segmenter(images, text), labels)["total"].backward()
         optimizer.step()
-    right = (segmenter.eval()(images, text).resized((32, 32)).argmax(dim=1) == labels).float().mean()
+    right = (
+        (segmenter.eval()(images, text).resized((32, 32)).argmax(dim=1) == labels).float().mean()
+    )
     assert right > 0.9
 
 

@@ -1,4 +1,5 @@
-"""Published checkpoints: files in mmcv's format made from the fixtures become runs that predict as the released codes do."""
+"""Published checkpoints: files in mmcv's format made from the fixtures become runs that predict as
+the released codes do."""
 
 from __future__ import annotations
 
@@ -26,28 +27,63 @@ from unseen.settings import InferenceSettings
 
 
 def checkpoint(name: str) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """What mmcv stores: weights beside notes and the optimiser's state; the fixture's description; flags for what shapes do not tell."""
+    """What mmcv stores: weights beside notes and the optimiser's state; the fixture's description;
+    flags for what shapes do not tell."""
     tensors, about = golden(name)
     prefix = "param." if name.startswith("esda") else "sd."
-    state = OrderedDict((key.removeprefix(prefix), value) for key, value in tensors.items() if key.startswith(prefix))
+    state = OrderedDict(
+        (key.removeprefix(prefix), value)
+        for key, value in tensors.items()
+        if key.startswith(prefix)
+    )
     whole = {
-        "meta": {"epoch": 1, "iter": 20000, "mmcv_version": "1.3.14", "CLASSES": ("a", "b"), "PALETTE": [[0, 0, 0]]}, "state_dict": state,
+        "meta": {
+            "epoch": 1,
+            "iter": 20000,
+            "mmcv_version": "1.3.14",
+            "CLASSES": ("a", "b"),
+            "PALETTE": [[0, 0, 0]],
+        },
+        "state_dict": state,
         "optimizer": {"state": {0: {"step": 3}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
-    }  # fmt: skip
+    }
     config = about.get("config", about)
-    heads = [str(config.get("vit_heads", config.get("heads"))), str(config["text"]["heads"] if "text" in config else config.get("theads", 2))]
-    flags = ["--vision_heads", heads[0], "--text_heads", heads[1], "--options.decoder_heads", str(config.get("dec_heads", config.get("heads")))]
+    heads = [
+        str(config.get("vit_heads", config.get("heads"))),
+        str(config["text"]["heads"] if "text" in config else config.get("theads", 2)),
+    ]
+    flags = [
+        "--vision_heads",
+        heads[0],
+        "--text_heads",
+        heads[1],
+        "--options.decoder_heads",
+        str(config.get("dec_heads", config.get("heads"))),
+    ]
     if name.startswith("esda"):
         flags += ["--options.text_blocks", str(config["replace_indices"])]
     return whole, about, flags
 
 
 @pytest.mark.parametrize("name", ["zegclip_a", "clip_rc_a"])
-def test_a_checkpoint_becomes_a_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_becomes_a_run(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, about, flags = checkpoint(name)
     method = name[:-2]
     torch.save(whole, tmp_path / "iter_20000.pth")
-    main(["convert", method, str(tmp_path / "iter_20000.pth"), "--out", str(tmp_path / "run"), "--benchmark", "voc", *flags])
+    main(
+        [
+            "convert",
+            method,
+            str(tmp_path / "iter_20000.pth"),
+            "--out",
+            str(tmp_path / "run"),
+            "--benchmark",
+            "voc",
+            *flags,
+        ]
+    )
     out = capsys.readouterr().out
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["model"]["published"] is True
@@ -60,36 +96,73 @@ def test_a_checkpoint_becomes_a_run(name: str, tmp_path: Path, capsys: pytest.Ca
     assert dead <= int(out.split("dead: ")[1].split("\n")[0])
     assert "missing: 0" in out
     config = about["config"]
-    assert f"heads, which shapes do not tell: text {config.get('text', {}).get('heads', 2)}, image {config['vit_heads']}" in out
+    assert (
+        f"heads, which shapes do not tell: text {config.get('text', {}).get('heads', 2)}, image"
+        f" {config['vit_heads']}" in out
+    )
     segmenter, run = load_run(tmp_path / "run")
     assert run.inference == InferenceSettings(short_side=512, window=512, stride=426)
     segmenter.clip.mean.zero_()
     segmenter.clip.std.fill_(1)
     tensors, _ = golden(name)
     text = TextFeatures(tuple("abcdefg"), tensors["in.text_embedding"].float())
-    scores = score_maps(segmenter, tensors["in.image"], text, InferenceSettings(), about["config"]["base_class"])
+    scores = score_maps(
+        segmenter, tensors["in.image"], text, InferenceSettings(), about["config"]["base_class"]
+    )
     close(scores, tensors["out.head_eval"], 1e-5)
 
 
 def test_an_esda_checkpoint_becomes_a_run(tmp_path: Path) -> None:
     whole, about, flags = checkpoint("esda_a")
-    wrapped = {"epoch": 3, "state_dict": {f"module.{name}": tensor for name, tensor in whole["state_dict"].items()}, "optimizer": whole["optimizer"]}
+    wrapped = {
+        "epoch": 3,
+        "state_dict": {f"module.{name}": tensor for name, tensor in whole["state_dict"].items()},
+        "optimizer": whole["optimizer"],
+    }
     torch.save(wrapped, tmp_path / "best.pth")
-    main(["convert", "esda", str(tmp_path / "best.pth"), "--out", str(tmp_path / "run"), "--benchmark", "pascal-5i/2", *flags])
+    main(
+        [
+            "convert",
+            "esda",
+            str(tmp_path / "best.pth"),
+            "--out",
+            str(tmp_path / "run"),
+            "--benchmark",
+            "pascal-5i/2",
+            *flags,
+        ]
+    )
     segmenter, run = load_run(tmp_path / "run")
     assert (run.benchmark, len(run.seen)) == ("pascal-5i/2", 15)
     tensors, _ = golden("esda_a")
     segmenter.clip.mean.zero_()
     segmenter.clip.std.fill_(1)
     text = TextFeatures(("a", "b"), *segmenter.clip.encode_tokens(tensors["in.tokens"].long()))
-    close(segmenter(tensors["in.image"], text).resized(tuple(about["img"])), tensors["eval.logits"], 5e-5)
+    close(
+        segmenter(tensors["in.image"], text).resized(tuple(about["img"])),
+        tensors["eval.logits"],
+        5e-5,
+    )
 
 
 def test_settings_come_from_the_recipe(tmp_path: Path) -> None:
     whole, _, flags = checkpoint("clip_rc_a")
     torch.save(whole, tmp_path / "a.pth")
     for regime, seen, weight in (("inductive", 15, 2.0), ("supervised", 20, 0.0)):
-        main(["convert", "clip_rc", str(tmp_path / "a.pth"), "--out", str(tmp_path / regime), "--benchmark", "voc", "--regime", regime, *flags])
+        main(
+            [
+                "convert",
+                "clip_rc",
+                str(tmp_path / "a.pth"),
+                "--out",
+                str(tmp_path / regime),
+                "--benchmark",
+                "voc",
+                "--regime",
+                regime,
+                *flags,
+            ]
+        )
         config = yaml.safe_load((tmp_path / regime / "config.yaml").read_text())
         assert len(config["seen"]) == seen
         assert config["model"]["options"]["recovery_weight"] == weight
@@ -114,24 +187,40 @@ def test_bad_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "cannot be converted; choose one of zegclip, clip_rc, esda" in told(state, "naclip")
     assert "is of none of the methods" in told({"weight": torch.zeros(3)})
     name = "backbone.transformer.resblocks.1.attn.in_proj_weight"
-    assert f"{name} ([5, 5] instead of [192, 64]) is of another shape" in told({**state, name: torch.zeros(5, 5)})
-    assert f"{name} is not finite" in told({**state, name: torch.full_like(state[name], float("nan"))})
-    assert "clip.visual.transformer.resblocks.1.attn.in_proj_weight is missing" in told({key: value for key, value in state.items() if key != name})
+    assert f"{name} ([5, 5] instead of [192, 64]) is of another shape" in told(
+        {**state, name: torch.zeros(5, 5)}
+    )
+    assert f"{name} is not finite" in told(
+        {**state, name: torch.full_like(state[name], float("nan"))}
+    )
+    assert "clip.visual.transformer.resblocks.1.attn.in_proj_weight is missing" in told(
+        {key: value for key, value in state.items() if key != name}
+    )
     assert "decode_head.extra is unknown" in told({**state, "decode_head.extra": torch.zeros(2)})
-    assert "may be a part of one" in told({key: value for key, value in state.items() if "prompt_embeddings" not in key})
-    assert "does not hold CLIP's text tower" in told({key: value for key, value in state.items() if not key.startswith("text_encoder.")})
+    assert "may be a part of one" in told(
+        {key: value for key, value in state.items() if "prompt_embeddings" not in key}
+    )
+    assert "does not hold CLIP's text tower" in told(
+        {key: value for key, value in state.items() if not key.startswith("text_encoder.")}
+    )
     assert "has no option 'promts'" in told(state, more=[*flags, "--options.promts", "3"])
     torch.save({"state_dict": state, "hook": Path("x")}, path)
     assert "may run code" in said(capsys, "convert", "zegclip", str(path), *out)
     path.write_bytes(path.read_bytes()[:5000])
     assert "not a readable weight file" in said(capsys, "convert", "zegclip", str(path), *out)
     assert "does not exist" in said(capsys, "convert", "zegclip", str(tmp_path / "no.pth"), *out)
-    assert "give --benchmark voc" in said(capsys, "convert", "zegclip", str(path), "--out", str(tmp_path / "run"))
+    assert "give --benchmark voc" in said(
+        capsys, "convert", "zegclip", str(path), "--out", str(tmp_path / "run")
+    )
     torch.save(checkpoint("esda_a")[0], path)
-    assert "was trained on folds" in said(capsys, "convert", "esda", str(path), *out, *checkpoint("esda_a")[2])
+    assert "was trained on folds" in said(
+        capsys, "convert", "esda", str(path), *out, *checkpoint("esda_a")[2]
+    )
     for heads in ("5", "999", "-1", "0"):
         assert f"vision_heads is {heads}" in told(state, more=["--vision_heads", heads])
-    assert "lattice is 4; give a list of 2" in told(checkpoint("clip_rc_a")[0]["state_dict"], "clip_rc", ["--options.lattice", "4"])
+    assert "lattice is 4; give a list of 2" in told(
+        checkpoint("clip_rc_a")[0]["state_dict"], "clip_rc", ["--options.lattice", "4"]
+    )
     torch.save({1: torch.zeros(2)}, path)
     assert "holds no tensors" in said(capsys, "convert", "zegclip", str(path), *out)
     assert list(tmp_path.iterdir()) == [path]
@@ -139,12 +228,28 @@ def test_bad_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_stripped_recovery_decoder_is_not_missed(tmp_path: Path) -> None:
     whole, _, flags = checkpoint("clip_rc_a")
-    torch.save({name: tensor for name, tensor in whole["state_dict"].items() if "recovery" not in name}, tmp_path / "a.pth")
-    main(["convert", "clip_rc", str(tmp_path / "a.pth"), "--out", str(tmp_path / "run"), "--benchmark", "voc", *flags])
+    torch.save(
+        {name: tensor for name, tensor in whole["state_dict"].items() if "recovery" not in name},
+        tmp_path / "a.pth",
+    )
+    main(
+        [
+            "convert",
+            "clip_rc",
+            str(tmp_path / "a.pth"),
+            "--out",
+            str(tmp_path / "run"),
+            "--benchmark",
+            "voc",
+            *flags,
+        ]
+    )
     assert load_run(tmp_path / "run")[0].recovery is None
 
 
-def test_a_folder_with_anything_in_it_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_anything_in_it_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, _, flags = checkpoint("zegclip_a")
     torch.save(whole, tmp_path / "a.pth")
     mine = tmp_path / "photos"
@@ -158,7 +263,9 @@ def test_a_folder_with_anything_in_it_is_left_alone(tmp_path: Path, capsys: pyte
     assert (tmp_path / "empty" / "weights.safetensors").exists()
 
 
-def test_a_full_disk_leaves_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from safetensors import SafetensorError
 
     whole, _, flags = checkpoint("clip_rc_a")
@@ -168,7 +275,17 @@ def test_a_full_disk_leaves_no_run(tmp_path: Path, capsys: pytest.CaptureFixture
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("unseen.checkpoints.save_file", full)
-    assert "No space left" in said(capsys, "convert", "clip_rc", str(tmp_path / "a.pth"), "--out", str(tmp_path / "run"), "--benchmark", "voc", *flags)
+    assert "No space left" in said(
+        capsys,
+        "convert",
+        "clip_rc",
+        str(tmp_path / "a.pth"),
+        "--out",
+        str(tmp_path / "run"),
+        "--benchmark",
+        "voc",
+        *flags,
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
 
 
@@ -177,7 +294,9 @@ def test_python_says_the_same() -> None:
     segmenter = from_state_dict("zegclip", state, vision_heads=4, text_heads=2, decoder_heads=4)
     assert not segmenter.training
     with pytest.raises(CheckpointError, match="does not fit zegclip"):
-        from_state_dict("zegclip", {**state, "x": torch.zeros(1)}, vision_heads=4, text_heads=2, decoder_heads=4)
+        from_state_dict(
+            "zegclip", {**state, "x": torch.zeros(1)}, vision_heads=4, text_heads=2, decoder_heads=4
+        )
 
 
 def test_a_tower_survives_its_file(tmp_path: Path) -> None:
@@ -186,11 +305,25 @@ def test_a_tower_survives_its_file(tmp_path: Path) -> None:
     from unseen.checkpoints import TOWER, fingerprint, save_tower
 
     config = json.loads('{"embed_dim": 16, "quick_gelu": true}')
-    config["vision_cfg"] = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
-    config["text_cfg"] = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config["vision_cfg"] = {
+        "image_size": 32,
+        "patch_size": 8,
+        "width": 32,
+        "layers": 2,
+        "head_width": 16,
+    }
+    config["text_cfg"] = {
+        "context_length": 77,
+        "vocab_size": 49408,
+        "width": 16,
+        "heads": 2,
+        "layers": 1,
+    }
     clip = build_clip(config)
     clip.visual.conv1.weight.data = clip.visual.conv1.weight.half().float()
     save_tower(tmp_path, clip)
     again = load_clip(str(tmp_path / TOWER))
     assert fingerprint(again) == fingerprint(clip)
-    assert all(torch.equal(a, b) for a, b in zip(clip.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(clip.parameters(), again.parameters(), strict=True)
+    )

@@ -39,7 +39,15 @@ def test_counts_of_classes() -> None:
 def test_voc_palette() -> None:
     palette = voc_palette()
     assert len(palette) == len(set(palette)) == 256
-    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}
+    known = {
+        0: (0, 0, 0),
+        1: (128, 0, 0),
+        2: (0, 128, 0),
+        8: (64, 0, 0),
+        15: (192, 128, 128),
+        20: (0, 64, 128),
+        255: (224, 224, 192),
+    }
     assert {i: palette[i] for i in known} == known
     assert voc_palette(21) == palette[:21]
 
@@ -50,14 +58,24 @@ def test_splits_part_the_vocabulary(name: str) -> None:
     assert benchmark.name == name
     assert set(benchmark.unseen) <= set(benchmark.vocabulary)
     sizes = {
-        "coco-stuff": (156, 15), "context": (49, 10), "context-60": (50, 10), "coco-20i": (60, 20), "context-60-threshold": (49, 10),
-        "ade20k-150": (150, 0), "ade20k-847": (847, 0), "cityscapes": (19, 0),
-    }  # fmt: skip
+        "coco-stuff": (156, 15),
+        "context": (49, 10),
+        "context-60": (50, 10),
+        "coco-20i": (60, 20),
+        "context-60-threshold": (49, 10),
+        "ade20k-150": (150, 0),
+        "ade20k-847": (847, 0),
+        "cityscapes": (19, 0),
+    }
     if benchmark.base in ("voc-zs3", "context-zs3"):
         count = int(name.partition("/")[2])
         sizes[benchmark.base] = ((21 if benchmark.base == "voc-zs3" else 60) - count, count)
-    assert (len(benchmark.seen_ids), len(benchmark.unseen_ids)) == sizes.get(benchmark.base, (15, 5))
-    assert sorted(benchmark.seen_ids + benchmark.unseen_ids) == list(range(len(benchmark.vocabulary)))
+    assert (len(benchmark.seen_ids), len(benchmark.unseen_ids)) == sizes.get(
+        benchmark.base, (15, 5)
+    )
+    assert sorted(benchmark.seen_ids + benchmark.unseen_ids) == list(
+        range(len(benchmark.vocabulary))
+    )
     assert len(set(benchmark.vocabulary)) == len(benchmark.vocabulary)
     assert {benchmark.vocabulary[i] for i in benchmark.unseen_ids} == set(benchmark.unseen)
 
@@ -65,20 +83,54 @@ def test_splits_part_the_vocabulary(name: str) -> None:
 def test_unseen_ids() -> None:
     assert get_benchmark("voc").vocabulary == VOC
     assert get_benchmark("voc").unseen_ids == [15, 16, 17, 18, 19]
-    assert [VOC[i] for i in get_benchmark("voc").unseen_ids] == ["pottedplant", "sheep", "sofa", "train", "tvmonitor"]
-    assert get_benchmark("coco-stuff").unseen_ids == [19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160]
+    assert [VOC[i] for i in get_benchmark("voc").unseen_ids] == [
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    ]
+    assert get_benchmark("coco-stuff").unseen_ids == [
+        19,
+        23,
+        28,
+        29,
+        36,
+        51,
+        76,
+        88,
+        94,
+        112,
+        133,
+        136,
+        137,
+        157,
+        160,
+    ]
     assert get_benchmark("context").unseen_ids == [0, 6, 7, 14, 19, 24, 31, 33, 48, 54]
     assert get_benchmark("context-60").unseen_ids == [1, 7, 8, 15, 20, 25, 32, 34, 49, 55]
     assert get_benchmark("doodles").unseen_ids == [3, 7, 11, 15, 19]
-    assert [DOODLES[i] for i in get_benchmark("doodles").unseen_ids] == ["boat", "flower", "key", "snowman", "kite"]
+    assert [DOODLES[i] for i in get_benchmark("doodles").unseen_ids] == [
+        "boat",
+        "flower",
+        "key",
+        "snowman",
+        "kite",
+    ]
 
 
 def test_benchmarks_that_cannot_be_had() -> None:
     with pytest.raises(
-        SettingError, match=r"called 'vok' \(did you mean voc\?\); choose one of voc, coco-stuff, context, context-60, doodles, pascal-5i/0..3, coco"
+        SettingError,
+        match=(
+            r"called 'vok' \(did you mean voc\?\); choose one of voc, coco-stuff, context,"
+            r" context-60, doodles, pascal-5i/0..3, coco"
+        ),
     ):
         get_benchmark("vok")
-    with pytest.raises(DataError, match="the benchmark voc needs its pictures; say where they lie with --root"):
+    with pytest.raises(
+        DataError, match="the benchmark voc needs its pictures; say where they lie with --root"
+    ):
         get_benchmark("voc").data("val", None)
 
 
@@ -123,8 +175,11 @@ def test_a_scene_is_its_seed_and_number() -> None:
         assert not np.array_equal(scene.labels, other.labels)
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch, index: int) -> tuple[doodles.Scene, list[NDArray[np.bool_]]]:
-    """A scene on a magenta ground, and the pixels of the picture that each of its things changed when it was painted."""
+def drawn(
+    monkeypatch: pytest.MonkeyPatch, index: int
+) -> tuple[doodles.Scene, list[NDArray[np.bool_]]]:
+    """A scene on a magenta ground, and the pixels of the picture that each of its things changed
+    when it was painted."""
     changed: list[NDArray[np.bool_]] = []
     paint = doodles._paint
 
@@ -136,13 +191,19 @@ def drawn(monkeypatch: pytest.MonkeyPatch, index: int) -> tuple[doodles.Scene, l
 
     with monkeypatch.context() as patch:
         patch.setattr(doodles, "_paint", watched)
-        patch.setattr(doodles, "_background", lambda size, variety, rng: Image.new("RGB", (size, size), (255, 0, 255)))
+        patch.setattr(
+            doodles,
+            "_background",
+            lambda size, variety, rng: Image.new("RGB", (size, size), (255, 0, 255)),
+        )
         scene = draw(11, index, size=64, min_things=2, max_things=4)
     return scene, changed[-len(scene.things) :]
 
 
 @pytest.mark.parametrize("index", range(25))
-def test_masks_are_exact_and_things_can_be_seen(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
+def test_masks_are_exact_and_things_can_be_seen(
+    monkeypatch: pytest.MonkeyPatch, index: int
+) -> None:
     scene, changed = drawn(monkeypatch, index)
     labels = np.full((64, 64), IGNORE, dtype=np.uint8)
     for thing, pixels in zip(scene.things, changed, strict=True):
@@ -174,7 +235,9 @@ def test_every_requested_word_appears() -> None:
 def test_numbers_of_things() -> None:
     scenes = [draw(2, index, min_things=2, max_things=4) for index in range(60)]
     assert {len(scene.things) for scene in scenes} == {2, 3, 4}
-    assert all(len(set(scene.things)) == len(scene.things) == len(scene.colours) for scene in scenes)
+    assert all(
+        len(set(scene.things)) == len(scene.things) == len(scene.colours) for scene in scenes
+    )
     assert set().union(*(scene.things for scene in scenes)) == set(range(20))
 
 
@@ -182,7 +245,10 @@ def test_captions() -> None:
     empty = np.zeros((1, 1, 3), dtype=np.uint8)
     scene = doodles.Scene(empty, empty[..., 0], (0, 6, 2), ("red", "blue", "pink"))
     assert scene.caption("a photo of a {}") == "a photo of a car and a fish and a tree"
-    assert scene.caption("a {} here.", with_colours=True) == "a blue fish and a pink car and a red tree here."
+    assert (
+        scene.caption("a {} here.", with_colours=True)
+        == "a blue fish and a pink car and a red tree here."
+    )
 
 
 def test_the_caption_names_what_was_drawn() -> None:
@@ -228,24 +294,40 @@ def test_labelled_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("background", "ids", "message"),
     [
-        (0, [[0, 21]], "holds the id 21; known are 1 to 20, 0 for background and 255 for void: correct the mask or the list of classes"),
+        (
+            0,
+            [[0, 21]],
+            (
+                "holds the id 21; known are 1 to 20, 0 for background and 255 for void: correct the"
+                " mask or the list of classes"
+            ),
+        ),
         (None, [[0, 20]], "holds the id 20; known are 0 to 19 and 255 for void"),
         (0, [[0, 254]], "holds the id 254"),
     ],
 )
-def test_an_unknown_id(tmp_path: Path, background: int | None, ids: list[list[int]], message: str) -> None:
+def test_an_unknown_id(
+    tmp_path: Path, background: int | None, ids: list[list[int]], message: str
+) -> None:
     with pytest.raises(DataError, match=rf"a_mask\.png {message}"):
         LabelledImages([pair(tmp_path, ids)], 20, background)[0]
 
 
 def test_a_mask_of_another_size(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a_mask\.png is 2x1 pixels, its picture 5x4; make the mask again at the picture's size"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"a_mask\.png is 2x1 pixels, its picture 5x4; make the mask again at the picture's size"
+        ),
+    ):
         LabelledImages([pair(tmp_path, [[0, 1]], (4, 5))], 2)[0]
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     one = pair(tmp_path, [[0, 1]])
-    with pytest.raises(DataError, match=r"the label map .*gone\.png does not exist; check the data set's folder"):
+    with pytest.raises(
+        DataError, match=r"the label map .*gone\.png does not exist; check the data set's folder"
+    ):
         LabelledImages([Pair(one.image, tmp_path / "gone.png")], 2)[0]
     with pytest.raises(DataError, match=r"the picture .*gone\.png does not exist; check the path"):
         LabelledImages([Pair(tmp_path / "gone.png", one.labels)], 2)[0]
@@ -255,13 +337,19 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def places(pairs: list[Pair]) -> list[tuple[str, str]]:
-    assert all(pair.image.parent.name == "JPEGImages" and pair.image.suffix == ".jpg" for pair in pairs)
+    assert all(
+        pair.image.parent.name == "JPEGImages" and pair.image.suffix == ".jpg" for pair in pairs
+    )
     assert all(pair.image.exists() and pair.image.stem == pair.labels.stem for pair in pairs)
     return [(pair.labels.parent.name, pair.labels.stem[-1]) for pair in pairs]
 
 
 def test_training_pairs_are_train_then_aug(tmp_path: Path) -> None:
-    assert places(voc_pairs(write_voc(tmp_path), "train")) == [("SegmentationClass", "0"), ("SegmentationClass", "1"), ("SegmentationClassAug", "2")]
+    assert places(voc_pairs(write_voc(tmp_path), "train")) == [
+        ("SegmentationClass", "0"),
+        ("SegmentationClass", "1"),
+        ("SegmentationClassAug", "2"),
+    ]
     assert places(voc_pairs(tmp_path, "val")) == [("SegmentationClass", "3")]
 
 
@@ -269,9 +357,13 @@ def test_training_pairs_are_train_then_aug(tmp_path: Path) -> None:
 def test_trainaug_where_there_are_no_two_lists(tmp_path: Path, missing: str) -> None:
     lists = write_voc(tmp_path) / "ImageSets" / "Segmentation"
     (lists / f"{missing}.txt").unlink()
-    assert places(voc_pairs(tmp_path, "train")) == [("SegmentationClassAug", digit) for digit in "012"]
+    assert places(voc_pairs(tmp_path, "train")) == [
+        ("SegmentationClassAug", digit) for digit in "012"
+    ]
     (lists / "trainaug.txt").unlink()
-    with pytest.raises(DataError, match=r"trainaug\.txt is missing; `unseen prepare voc` makes PASCAL VOC's lists"):
+    with pytest.raises(
+        DataError, match=r"trainaug\.txt is missing; `unseen prepare voc` makes PASCAL VOC's lists"
+    ):
         voc_pairs(tmp_path, "train")
 
 
@@ -280,7 +372,13 @@ def test_the_root_may_be_a_folder_above(tmp_path: Path) -> None:
     pairs = voc_pairs(base, "val")
     assert voc_pairs(tmp_path / "VOCdevkit", "val") == pairs
     assert voc_pairs(tmp_path, "val") == pairs
-    with pytest.raises(DataError, match=r"is not PASCAL VOC's folder \(no JPEGImages in it\); give the VOC2012 folder with --root"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"is not PASCAL VOC's folder \(no JPEGImages in it\); give the VOC2012 folder with"
+            r" --root"
+        ),
+    ):
         voc_pairs(tmp_path / "elsewhere", "val")
 
 
@@ -289,7 +387,13 @@ def test_a_mask_is_looked_for_in_the_other_folder(tmp_path: Path) -> None:
     mask.unlink()
     assert places(voc_pairs(tmp_path, "train"))[0] == ("SegmentationClassAug", "0")
     (tmp_path / "SegmentationClassAug" / mask.name).unlink()
-    with pytest.raises(DataError, match=r"2007_000000, listed in .*train\.txt, has no mask in SegmentationClass or SegmentationClassAug; restore it"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"2007_000000, listed in .*train\.txt, has no mask in SegmentationClass or"
+            r" SegmentationClassAug; restore it"
+        ),
+    ):
         voc_pairs(tmp_path, "train")
 
 
@@ -301,7 +405,8 @@ def test_a_missing_list(tmp_path: Path) -> None:
 
 def test_palette_and_grey_masks_say_the_same(tmp_path: Path) -> None:
     palette, grey = (
-        LabelledImages(voc_pairs(root, "train"), 20, background=0) for root in (write_voc(tmp_path / "P", mode="P"), write_voc(tmp_path / "L", mode="L"))
+        LabelledImages(voc_pairs(root, "train"), 20, background=0)
+        for root in (write_voc(tmp_path / "P", mode="P"), write_voc(tmp_path / "L", mode="L"))
     )
     with Image.open(palette.pairs[0].labels) as one, Image.open(grey.pairs[0].labels) as other:
         assert (one.mode, other.mode) == ("P", "L")
@@ -336,7 +441,13 @@ def test_coco_stuff_reads_training_ids(tmp_path: Path) -> None:
         assert len(data) == 1
         assert data[0].labels[0].tolist() == [0, 170, 255, 5]
     (tmp_path / "annotations" / "val2017" / "000000000009_labelTrainIds.png").unlink()
-    with pytest.raises(DataError, match="000000000009_labelTrainIds.png is missing; make it whole with `unseen prepare coco-stuff`"):
+    with pytest.raises(
+        DataError,
+        match=(
+            "000000000009_labelTrainIds.png is missing; make it whole with `unseen prepare"
+            " coco-stuff`"
+        ),
+    ):
         get_benchmark("coco-stuff").data("val", tmp_path)
     with pytest.raises(DataError, match="not COCO-Stuff's folder"):
         get_benchmark("coco-stuff").data("val", tmp_path / "images")
@@ -345,7 +456,11 @@ def test_coco_stuff_reads_training_ids(tmp_path: Path) -> None:
 def test_context_with_and_without_background(tmp_path: Path) -> None:
     root = tmp_path / "VOC2010"
     photograph(root / "JPEGImages", "2008_000002")
-    save(root / "SegmentationClassContext", "2008_000002", np.array([[0, 1, 59, 255]] * 3, dtype=np.uint8))
+    save(
+        root / "SegmentationClassContext",
+        "2008_000002",
+        np.array([[0, 1, 59, 255]] * 3, dtype=np.uint8),
+    )
     lists = root / "ImageSets" / "SegmentationContext"
     lists.mkdir(parents=True)
     (lists / "val.txt").write_text("2008_000002\n")

@@ -1,4 +1,5 @@
-"""EdgeCLIP against the released code (fixtures edgeclip_tiny, edgeclip_triplet) and its own promises."""
+"""EdgeCLIP against the released code (fixtures edgeclip_tiny, edgeclip_triplet) and its own
+promises."""
 
 from __future__ import annotations
 
@@ -30,20 +31,36 @@ from unseen.methods import create
 from unseen.methods.edgeclip import EdgeCLIP, bands, sampled, surest, triplet_loss
 from unseen.segmenter import TextFeatures
 
-VALUES, LOSSES, GRADIENTS = 5e-5, 1e-5, 1e-3  # features and losses as stated with the fixtures; gradients as for the other methods
-TEXT = {"embed_dim": 64, "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}, "quick_gelu": True}
+VALUES, LOSSES, GRADIENTS = (
+    5e-5,
+    1e-5,
+    1e-3,
+)  # features and losses as stated with the fixtures; gradients as for the other methods
+TEXT = {
+    "embed_dim": 64,
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
+    "quick_gelu": True,
+}
 
 
 def checkpoint() -> OrderedDict[str, Tensor]:
-    """The fixture's tensors under the released names, with the second name of each that has two, and a whole CLIP with an idle image tower."""
+    """The fixture's tensors under the released names, with the second name of each that has two,
+    and a whole CLIP with an idle image tower."""
     tensors, _ = golden("edgeclip_tiny")
-    state = OrderedDict((name[6:], tensor) for name, tensor in tensors.items() if name.startswith("param."))
+    state = OrderedDict(
+        (name[6:], tensor) for name, tensor in tensors.items() if name.startswith("param.")
+    )
     for name, tensor in list(state.items()):
         if name.startswith("layer"):
-            state["backbone." + name.replace("layer0.0.", "conv1.").replace("layer0.1.", "bn1.")] = tensor
+            state[
+                "backbone." + name.replace("layer0.0.", "conv1.").replace("layer0.1.", "bn1.")
+            ] = tensor
     text = build_text(TEXT).state_dict()
     state |= {f"model.{name.removeprefix('text.')}": tensor for name, tensor in text.items()}
-    return state | {"model.logit_scale": torch.tensor(4.6), "model.visual.conv1.weight": torch.zeros(4, 3, 3, 3)}
+    return state | {
+        "model.logit_scale": torch.tensor(4.6),
+        "model.visual.conv1.weight": torch.zeros(4, 3, 3, 3),
+    }
 
 
 class Released:
@@ -52,10 +69,14 @@ class Released:
     def __init__(self, **options: Any) -> None:
         self.tensors, self.about = golden("edgeclip_tiny")
         self.state = checkpoint()
-        segmenter, self.report = translate("edgeclip", self.state, dropout=0.0, gate_dropout=0.0, **options)
+        segmenter, self.report = translate(
+            "edgeclip", self.state, dropout=0.0, gate_dropout=0.0, **options
+        )
         assert isinstance(segmenter, EdgeCLIP)
         self.segmenter = segmenter
-        self.text = TextFeatures(("a", "b", "c"), self.tensors["class_text"], None, self.tensors["background_text"])
+        self.text = TextFeatures(
+            ("a", "b", "c"), self.tensors["class_text"], None, self.tensors["background_text"]
+        )
 
     def prediction(self) -> Any:
         return self.segmenter(self.tensors["images"], self.text)
@@ -72,7 +93,11 @@ def released() -> Released:
 def test_every_tensor_of_the_checkpoint_is_accounted_for(released: Released) -> None:
     report = released.report
     assert report.problem is None
-    assert sorted(report.dead) == ["down_supp.0.weight", "model.logit_scale", "model.visual.conv1.weight"]
+    assert sorted(report.dead) == [
+        "down_supp.0.weight",
+        "model.logit_scale",
+        "model.visual.conv1.weight",
+    ]
     assert len(report.loaded) == len(released.state) - 3
 
 
@@ -80,7 +105,9 @@ def test_features_and_words(released: Released) -> None:
     tensors, prediction = released.tensors, released.prediction()
     close(prediction.extras["feature"], tensors["feature"], VALUES)
     close(prediction.extras["word"], tensors["CP"], VALUES)
-    background = released.segmenter.project_background(tensors["background_text"].expand(3, -1)[..., None, None])
+    background = released.segmenter.project_background(
+        tensors["background_text"].expand(3, -1)[..., None, None]
+    )
     close(background, tensors["UP"], VALUES)
 
 
@@ -100,7 +127,10 @@ def test_both_rounds(released: Released) -> None:
         close(near, tensors[f"SSFP{i + 1}"], VALUES)
         close(far, tensors[f"SSBP{i + 1}"], VALUES)
         close(local, tensors[f"ASBP{i + 1}"], VALUES)
-        counts = [(scores.softmax(dim=1)[:, 1 - k] > t).sum(dim=(1, 2)).tolist() for k, t in enumerate(segmenter.thresholds)]
+        counts = [
+            (scores.softmax(dim=1)[:, 1 - k] > t).sum(dim=(1, 2)).tolist()
+            for k, t in enumerate(segmenter.thresholds)
+        ]
         assert counts == [released.about["n_fg_above"][i], released.about["n_bg_above"][i]]
 
 
@@ -108,17 +138,29 @@ def test_maps(released: Released) -> None:
     tensors, prediction = released.tensors, released.prediction()
     close(prediction.resized((73, 73)), tensors["eval_out_final"], VALUES)
     close(prediction.resized((73, 73)), tensors["out_final"], VALUES)
-    assert torch.equal(prediction.resized((73, 73)).argmax(dim=1), tensors["out_final"].argmax(dim=1))
-    close(torch.nn.functional.interpolate(prediction.extras["initial"], (73, 73), mode="bilinear", align_corners=True), tensors["out_initial"], VALUES)
+    assert torch.equal(
+        prediction.resized((73, 73)).argmax(dim=1), tensors["out_final"].argmax(dim=1)
+    )
+    close(
+        torch.nn.functional.interpolate(
+            prediction.extras["initial"], (73, 73), mode="bilinear", align_corners=True
+        ),
+        tensors["out_initial"],
+        VALUES,
+    )
 
 
 def test_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses and gradients of one step with the fixture's bands; no gradient where the released code has none."""
+    """Losses and gradients of one step with the fixture's bands; no gradient where the released
+    code has none."""
     released = Released()
     tensors, about, segmenter = released.tensors, released.about, released.segmenter
     segmenter.train()
     assert not any(module.training for module in segmenter.backbone.modules())
-    monkeypatch.setattr("unseen.methods.edgeclip.bands", lambda *_: (tensors["edge_pos"] == 1, tensors["edge_neg"] == 1))
+    monkeypatch.setattr(
+        "unseen.methods.edgeclip.bands",
+        lambda *_: (tensors["edge_pos"] == 1, tensors["edge_neg"] == 1),
+    )
     losses = segmenter.loss(released.prediction(), tensors["mask"])
     for ours, theirs in (("mask", "ce_final"), ("initial", "ce_initial"), ("edge", "triplet")):
         assert losses[ours].item() == pytest.approx(tensors[f"loss_{theirs}"].item(), abs=LOSSES)
@@ -141,7 +183,9 @@ def test_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_triplet() -> None:
     tensors, about = golden("edgeclip_triplet")
     anchor = tensors["anchor"].clone().requires_grad_()
-    inside, outside = (sampled(tensors[f"mask_{side}"].squeeze(1) > 0, (10, 10)) for side in ("pos", "neg"))
+    inside, outside = (
+        sampled(tensors[f"mask_{side}"].squeeze(1) > 0, (10, 10)) for side in ("pos", "neg")
+    )
     loss = triplet_loss(anchor, tensors["feature"], inside, outside, about["margin"])
     loss.backward()
     assert loss.item() == pytest.approx(about["loss"], abs=LOSSES)
@@ -149,13 +193,16 @@ def test_triplet() -> None:
 
 
 def test_published_sizes() -> None:
-    """11.29 million parameters outside CLIP as released, of which the support projection is dead; fewer learn."""
+    """11.29 million parameters outside CLIP as released, of which the support projection is dead;
+    fewer learn."""
     segmenter = EdgeCLIP(CLIPText(None, 1024))
     count = sum(p.numel() for p in segmenter.parameters())
     assert count == 10_765_248
     assert round((count + 512 * 1024) / 1e6, 2) == 11.29
     learning = sum(p.numel() for p in segmenter.parameters() if p.requires_grad)
-    assert learning == count - sum(p.numel() for part in segmenter.backbone.frozen for p in part.parameters())
+    assert learning == count - sum(
+        p.numel() for part in segmenter.backbone.frozen for p in part.parameters()
+    )
 
 
 # ---------------------------------------------------------------- promises
@@ -163,7 +210,14 @@ def test_published_sizes() -> None:
 
 def small(**options: Any) -> EdgeCLIP:
     torch.manual_seed(0)
-    sizes = {"stem": (4, 4, 8), "planes": (4, 8, 16), "blocks": (1, 1, 2), "match_dim": 32, "train_backbone": "all", "norm": "batch"}
+    sizes = {
+        "stem": (4, 4, 8),
+        "planes": (4, 8, 16),
+        "blocks": (1, 1, 2),
+        "match_dim": 32,
+        "train_backbone": "all",
+        "norm": "batch",
+    }
     segmenter = create("edgeclip", tiny_clip(), **{**sizes, **options})
     assert isinstance(segmenter, EdgeCLIP)
     return segmenter.eval()
@@ -184,13 +238,16 @@ def test_words_are_as_long_as_the_tower_makes_them_and_the_background_is_bare() 
     segmenter = small(templates="no_article")
     text = segmenter.encode_text(["tree"])
     ids = segmenter.clip.tokenize(["a photo of tree", "background"])
-    close(torch.cat([text.pooled, text.background[None]]), segmenter.clip.encode_tokens(ids)[0], 1e-6)
+    close(
+        torch.cat([text.pooled, text.background[None]]), segmenter.clip.encode_tokens(ids)[0], 1e-6
+    )
     assert TEMPLATES["single"] == ("a photo of a {}",)
 
 
 @pytest.mark.parametrize("what", ["one pixel", "all"])
 def test_features_of_zero_do_no_harm(what: str) -> None:
-    """The released code divides by their length: one such pixel among the background's makes a picture NaN."""
+    """The released code divides by their length: one such pixel among the background's makes a
+    picture NaN."""
     segmenter = small(dropout=0.0, gate_dropout=0.0)
     feature = torch.rand(2, 32, 4, 5)
     feature[:, :, 0, 0] = 0
@@ -216,7 +273,8 @@ def test_fewer_pixels_than_seeds() -> None:
 
 @pytest.mark.parametrize("value", [0, 1, 255])
 def test_pictures_without_a_contour(value: int) -> None:
-    """A word that is nowhere, one that is everywhere, and void alone: no triplet, finite losses and gradients."""
+    """A word that is nowhere, one that is everywhere, and void alone: no triplet, finite losses and
+    gradients."""
     segmenter = small().train()
     text, labels = segmenter.encode_text(["tree", "car"]), torch.full((2, 40, 40), value)
     losses = segmenter.loss(segmenter(torch.rand(2, 3, 40, 40), text), labels)
@@ -255,7 +313,8 @@ def test_a_band_of_one_step_survives_sampling() -> None:
 
 
 def test_bands_reach_across_a_void_contour() -> None:
-    """As wide as VOC's, with the radius of its recipe: both bands survive sampling wherever the thing lies."""
+    """As wide as VOC's, with the radius of its recipe: both bands survive sampling wherever the
+    thing lies."""
     for offset in range(8):
         labels = torch.zeros(1, 473, 473, dtype=torch.int64)
         labels[:, 100 + offset : 126 + offset, 100 + offset : 126 + offset] = IGNORE
@@ -275,10 +334,21 @@ def test_filled_up_pixels_are_no_contour() -> None:
 
 
 def test_dropout_takes_whole_channels_and_losses_their_weights() -> None:
-    defaults = {name: parameter.default for name, parameter in inspect.signature(EdgeCLIP.__init__).parameters.items()}
-    assert (defaults["dropout"], defaults["gate_dropout"], defaults["triplet_weight"], defaults["margin"]) == (0.3, 0.1, 1.0, 0.5)
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(EdgeCLIP.__init__).parameters.items()
+    }
+    assert (
+        defaults["dropout"],
+        defaults["gate_dropout"],
+        defaults["triplet_weight"],
+        defaults["margin"],
+    ) == (0.3, 0.1, 1.0, 0.5)
     project = small(dropout=0.5).train().project
-    feature, whole = torch.rand(2, project[0].in_channels, 5, 5), project.eval()(torch.ones(1, project[0].in_channels, 5, 5))
+    feature, whole = (
+        torch.rand(2, project[0].in_channels, 5, 5),
+        project.eval()(torch.ones(1, project[0].in_channels, 5, 5)),
+    )
     shown = project.train()(feature).flatten(2)
     undropped = project.eval()(feature).flatten(2)
     assert whole.shape[1] == shown.shape[1]
@@ -292,13 +362,21 @@ def test_dropout_takes_whole_channels_and_losses_their_weights() -> None:
         torch.manual_seed(0)
         segmenter = small(triplet_weight=weight, margin=margin).eval()
         torch.manual_seed(1)
-        found.append(segmenter.loss(segmenter(torch.rand(2, 3, 40, 40), segmenter.encode_text(["tree", "car"])), labels)["edge"].item())
+        found.append(
+            segmenter.loss(
+                segmenter(torch.rand(2, 3, 40, 40), segmenter.encode_text(["tree", "car"])), labels
+            )["edge"].item()
+        )
     assert found[1] == pytest.approx(2 * found[0], rel=1e-5)
     assert found[2] < found[0]
 
 
 def test_what_does_not_fit() -> None:
-    for options in ({"thresholds": (2.0, 0.6)}, {"thresholds": (0.7, float("nan"))}, {"margin": -1.0}):
+    for options in (
+        {"thresholds": (2.0, 0.6)},
+        {"thresholds": (0.7, float("nan"))},
+        {"margin": -1.0},
+    ):
         with pytest.raises(SettingError, match="do not fit"):
             small(**options)
     with pytest.raises(VocabularyError, match="'background'"):
@@ -306,11 +384,16 @@ def test_what_does_not_fit() -> None:
 
 
 def test_confidence_is_a_probability() -> None:
-    close(small().confidence(torch.tensor([-2.0, 0.0, 2.0])), torch.tensor([0.1192029, 0.5, 0.8807971]), 1e-6)
+    close(
+        small().confidence(torch.tensor([-2.0, 0.0, 2.0])),
+        torch.tensor([0.1192029, 0.5, 0.8807971]),
+        1e-6,
+    )
 
 
 def test_background_word() -> None:
-    """Supervised, its projection learns; frozen, it is no parameter that learns, and is stored all the same."""
+    """Supervised, its projection learns; frozen, it is no parameter that learns, and is stored all
+    the same."""
     for choice, learns in (("supervised", True), ("frozen", False)):
         segmenter = small(background_text=choice).train()
         text, labels = segmenter.encode_text(["tree", "car"]), torch.randint(0, 2, (2, 40, 40))
@@ -321,9 +404,16 @@ def test_background_word() -> None:
         assert "project_background.0.weight" in segmenter.trainable_state()
     released = create("edgeclip", tiny_clip(), published=True, blocks=(1, 1, 1))
     assert isinstance(released, EdgeCLIP)
-    assert (released.background_text, released.mean.tolist(), released.std.tolist()) == ("frozen", [[[0]]] * 3, [[[1]]] * 3)
+    assert (released.background_text, released.mean.tolist(), released.std.tolist()) == (
+        "frozen",
+        [[[0]]] * 3,
+        [[[1]]] * 3,
+    )
     assert torch.equal(
-        released.encode_text(["cat"]).pooled, create("edgeclip", tiny_clip(), blocks=(1, 1, 1), templates="no_article").encode_text(["cat"]).pooled
+        released.encode_text(["cat"]).pooled,
+        create("edgeclip", tiny_clip(), blocks=(1, 1, 1), templates="no_article")
+        .encode_text(["cat"])
+        .pooled,
     )
 
 
@@ -331,7 +421,9 @@ def test_normalization() -> None:
     image, options = torch.rand(1, 3, 40, 40), {"dropout": 0.0}
     ours, none = small(**options), small(normalization="none", **options)
     text = ours.encode_text(["tree"])
-    normal = (image - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    normal = (image - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    ).view(3, 1, 1)
     close(ours(image, text).logits, none(normal, text).logits, 1e-4)
 
 
@@ -339,7 +431,8 @@ def test_normalization() -> None:
 
 
 def test_the_network_is_timms() -> None:
-    """`resnet50s` of timm, dilated by timm itself, gives the same features, but for the ReLU that the last block has there."""
+    """`resnet50s` of timm, dilated by timm itself, gives the same features, but for the ReLU that
+    the last block has there."""
     theirs = timm.create_model("resnet50s", output_stride=8).eval()
     with torch.no_grad():
         for module in theirs.modules():
@@ -360,26 +453,43 @@ def test_the_network_is_timms() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_weights_of_a_classifier(suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """SSP's names; a fourth stage and a head are left out, and said to be; counts of batches need not be there."""
+def test_weights_of_a_classifier(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SSP's names; a fourth stage and a head are left out, and said to be; counts of batches need
+    not be there."""
     source = DilatedResNet((4, 4, 8), (4, 8, 16), (1, 1, 2))
-    state = {name: tensor for name, tensor in source.state_dict().items() if "num_batches" not in name}
+    state = {
+        name: tensor for name, tensor in source.state_dict().items() if "num_batches" not in name
+    }
     state |= {"fc.weight": torch.zeros(5, 4), "layer4.0.conv1.weight": torch.zeros(3, 3)}
     path = tmp_path / f"weights{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save({"state_dict": state}, path)
     segmenter = small(weights=str(path), train_backbone="layer3", norm="affine")
     segmenter.initialise()
     assert "2 tensors of the fourth stage and the classifier are left out" in caplog.text
-    assert all(torch.equal(a, b) for a, b in zip(segmenter.backbone.parameters(), source.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(segmenter.backbone.parameters(), source.parameters(), strict=True)
+    )
 
 
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     state = DilatedResNet((4, 4, 8), (4, 8, 16), (1, 1, 2)).state_dict()
     path = tmp_path / "w.pth"
     for changed, message in (
-        ({**state, "conv1.weight": torch.zeros(64, 3, 7, 7)}, "plain stem of 7 × 7; give one with the deep stem"),
-        ({name: t for name, t in state.items() if name != "layer3.1.conv2.weight"}, "has no layer3.1.conv2.weight"),
-        ({**state, "layer3.2.conv1.weight": torch.zeros(1)}, "holds layer3.2.conv1.weight, which this ResNet has not"),
+        (
+            {**state, "conv1.weight": torch.zeros(64, 3, 7, 7)},
+            "plain stem of 7 × 7; give one with the deep stem",
+        ),
+        (
+            {name: t for name, t in state.items() if name != "layer3.1.conv2.weight"},
+            "has no layer3.1.conv2.weight",
+        ),
+        (
+            {**state, "layer3.2.conv1.weight": torch.zeros(1)},
+            "holds layer3.2.conv1.weight, which this ResNet has not",
+        ),
         ({**state, "bn1.weight": torch.zeros(3)}, r"bn1.weight is \[3\] in .* and \[8\] here"),
         ({**state, "bn1.weight": torch.full((8,), float("nan"))}, r"not finite \(in bn1.weight\)"),
     ):
@@ -403,22 +513,35 @@ def test_weights_from_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = EdgeCLIP(tiny_clip(), weights="timm:resnet50s.gluon_in1k")
     segmenter.initialise()
     torch.manual_seed(3)
-    assert torch.equal(segmenter.backbone.layer3[5].conv2.weight, real("resnet50s").layer3[5].conv2.weight)
+    assert torch.equal(
+        segmenter.backbone.layer3[5].conv2.weight, real("resnet50s").layer3[5].conv2.weight
+    )
     assert all(f"{name}.gluon_in1k" in timm.list_pretrained(f"{name}.*") for name in SAME_IN_TIMM)
     with pytest.raises(CheckpointError, match="could not be fetched"):
         EdgeCLIP(tiny_clip(), weights="timm:resnet101s.gluon_in1k").initialise()
     for other in ("resnet50d.gluon_in1k", "resnet50.a1_in1k", "resnet50s.nobody"):
-        with pytest.raises(SettingError, match=r"plain shortcuts; choose one of resnet50s\.gluon_in1k"):
+        with pytest.raises(
+            SettingError, match=r"plain shortcuts; choose one of resnet50s\.gluon_in1k"
+        ):
             EdgeCLIP(tiny_clip(), weights=f"timm:{other}").initialise()
 
 
 def test_what_of_the_backbone_learns() -> None:
-    """Only the third stage; its statistics move with norm "batch" alone, its scale and shift not with "frozen"."""
-    for norm, affine, moves in (("frozen", False, False), ("affine", True, False), ("batch", True, True)):
+    """Only the third stage; its statistics move with norm "batch" alone, its scale and shift not
+    with "frozen"."""
+    for norm, affine, moves in (
+        ("frozen", False, False),
+        ("affine", True, False),
+        ("batch", True, True),
+    ):
         net = DilatedResNet((4, 4, 8), (4, 8, 16), (1, 1, 2), norm=norm).train()
         before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
         net(torch.rand(2, 3, 40, 40)).square().sum().backward()
-        changed = {name.split(".")[0] for name, tensor in net.state_dict().items() if not torch.equal(tensor, before[name])}
+        changed = {
+            name.split(".")[0]
+            for name, tensor in net.state_dict().items()
+            if not torch.equal(tensor, before[name])
+        }
         assert changed == ({"layer3"} if moves else set())
         learning = {name for name, p in net.named_parameters() if p.grad is not None}
         assert {name.split(".")[0] for name in learning} == {"layer3"}
@@ -426,7 +549,9 @@ def test_what_of_the_backbone_learns() -> None:
 
 
 def test_bad_sizes() -> None:
-    with pytest.raises(SettingError, match=r"strides of the ResNet is \[2, 3, 2\]; give three numbers, 1 or 2 each"):
+    with pytest.raises(
+        SettingError, match=r"strides of the ResNet is \[2, 3, 2\]; give three numbers, 1 or 2 each"
+    ):
         small(strides=(2, 3, 2))
     with pytest.raises(SettingError, match="stem of the ResNet"):
         small(stem=(0, 4, 4))
@@ -440,12 +565,32 @@ def test_bad_sizes() -> None:
 
 def test_a_checkpoint_becomes_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensors, _ = golden("edgeclip_tiny")
-    torch.save({"epoch": 2, "state_dict": {f"module.{name}": tensor for name, tensor in checkpoint().items()}}, tmp_path / "best.pth")
-    main(["convert", "edgeclip", str(tmp_path / "best.pth"), "--out", str(tmp_path / "run"), "--benchmark", "pascal-5i/1"])
+    torch.save(
+        {
+            "epoch": 2,
+            "state_dict": {f"module.{name}": tensor for name, tensor in checkpoint().items()},
+        },
+        tmp_path / "best.pth",
+    )
+    main(
+        [
+            "convert",
+            "edgeclip",
+            str(tmp_path / "best.pth"),
+            "--out",
+            str(tmp_path / "run"),
+            "--benchmark",
+            "pascal-5i/1",
+        ]
+    )
     assert "dead: 3" in capsys.readouterr().out
     segmenter, run = load_run(tmp_path / "run")
     assert isinstance(segmenter, EdgeCLIP)
-    assert (run.benchmark, len(run.seen), run.model.options["blocks"]) == ("pascal-5i/1", 15, [2, 1, 3])
+    assert (run.benchmark, len(run.seen), run.model.options["blocks"]) == (
+        "pascal-5i/1",
+        15,
+        [2, 1, 3],
+    )
     text = TextFeatures(("a", "b", "c"), tensors["class_text"], None, tensors["background_text"])
     close(segmenter(tensors["images"], text).resized((73, 73)), tensors["eval_out_final"], VALUES)
     words = segmenter.encode_text(["dog"])
@@ -455,14 +600,28 @@ def test_a_checkpoint_becomes_a_run(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_either_name_of_a_tensor_is_enough() -> None:
-    state, (images, text) = checkpoint(), (torch.rand(1, 3, 40, 40), TextFeatures(("a",), torch.rand(1, 64), None, torch.rand(64)))
-    one = from_state_dict("edgeclip", {name: t for name, t in state.items() if not name.startswith("backbone.")})
-    other = from_state_dict("edgeclip", {name: t for name, t in state.items() if not name.startswith("layer")})
+    state, (images, text) = (
+        checkpoint(),
+        (
+            torch.rand(1, 3, 40, 40),
+            TextFeatures(("a",), torch.rand(1, 64), None, torch.rand(64)),
+        ),
+    )
+    one = from_state_dict(
+        "edgeclip", {name: t for name, t in state.items() if not name.startswith("backbone.")}
+    )
+    other = from_state_dict(
+        "edgeclip", {name: t for name, t in state.items() if not name.startswith("layer")}
+    )
     assert torch.equal(one(images, text).logits, other(images, text).logits)
     with pytest.raises(CheckpointError, match="lacks what says"):
-        from_state_dict("edgeclip", {name: t for name, t in state.items() if "layer2.0.conv1" not in name})
+        from_state_dict(
+            "edgeclip", {name: t for name, t in state.items() if "layer2.0.conv1" not in name}
+        )
     with pytest.raises(CheckpointError, match="text tower"):
-        from_state_dict("edgeclip", {name: t for name, t in state.items() if not name.startswith("model.")})
+        from_state_dict(
+            "edgeclip", {name: t for name, t in state.items() if not name.startswith("model.")}
+        )
 
 
 def test_every_released_name_has_its_place() -> None:
@@ -470,10 +629,23 @@ def test_every_released_name_has_its_place() -> None:
     listed = SHARED / "spec" / "edgeclip_state_dict_resnet50.json"
     if not listed.exists():
         pytest.skip("the list of released names is not here")
-    shapes = {name: shape for name, shape in json.loads(listed.read_text()).items() if not name.startswith("model.")}
-    text = {f"model.{name.removeprefix('text.')}": tensor for name, tensor in build_text({**TEXT, "embed_dim": 1024}).state_dict().items()}
-    segmenter, report = translate("edgeclip", {name: torch.zeros(shape) for name, shape in shapes.items()} | text)
-    assert (report.problem, report.dead, len(report.loaded)) == (None, ["down_supp.0.weight"], len(shapes) + len(text) - 1)
+    shapes = {
+        name: shape
+        for name, shape in json.loads(listed.read_text()).items()
+        if not name.startswith("model.")
+    }
+    text = {
+        f"model.{name.removeprefix('text.')}": tensor
+        for name, tensor in build_text({**TEXT, "embed_dim": 1024}).state_dict().items()
+    }
+    segmenter, report = translate(
+        "edgeclip", {name: torch.zeros(shape) for name, shape in shapes.items()} | text
+    )
+    assert (report.problem, report.dead, len(report.loaded)) == (
+        None,
+        ["down_supp.0.weight"],
+        len(shapes) + len(text) - 1,
+    )
     assert isinstance(segmenter, EdgeCLIP)
     assert (len(segmenter.backbone.layer3), segmenter.backbone.channels) == (6, 1024)
 
@@ -481,28 +653,91 @@ def test_every_released_name_has_its_place() -> None:
 def test_checkpoints_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(checkpoint(), tmp_path / "a.pth")
     out = ["--out", str(tmp_path / "run"), "--benchmark"]
-    assert "was trained on folds" in said(capsys, "convert", "edgeclip", str(tmp_path / "a.pth"), *out, "voc")
-    assert "looks like one of edgeclip" in said(capsys, "convert", "esda", str(tmp_path / "a.pth"), *out, "pascal-5i/0")
+    assert "was trained on folds" in said(
+        capsys, "convert", "edgeclip", str(tmp_path / "a.pth"), *out, "voc"
+    )
+    assert "looks like one of edgeclip" in said(
+        capsys, "convert", "esda", str(tmp_path / "a.pth"), *out, "pascal-5i/0"
+    )
 
 
 # ---------------------------------------------------------------- from the command line
 
 
 def test_from_weights_to_label_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Train the third stage on a fold from a file of weights and from embeddings of the words; score the run; its folder needs neither file."""
+    """Train the third stage on a fold from a file of weights and from embeddings of the words;
+    score the run; its folder needs neither file."""
     words, weights, run = tmp_path / "words.npy", tmp_path / "weights.pth", str(tmp_path / "run")
     root = write_folds(tmp_path, (40, 48))
-    np.save(words, np.random.default_rng(0).normal(size=(21, 24)).astype(np.float32))  # PASCAL's and, last, "background"
+    np.save(
+        words, np.random.default_rng(0).normal(size=(21, 24)).astype(np.float32)
+    )  # PASCAL's and, last, "background"
     torch.save(DilatedResNet((4, 4, 8), (4, 8, 16), (1, 1, 2)).state_dict(), weights)
     common = ["--benchmark", "pascal-5i/0", "--root", str(root), "--lists", str(tmp_path / "lists")]
-    small = ["--options.stem", "[4,4,8]", "--options.planes", "[4,8,16]", "--options.blocks", "[1,1,2]", "--options.match_dim", "16"]
-    train = ["--clip", "none", "--text-embeddings", str(words), "--train.steps", "2", "--train.batch_size", "2", "--train.workers", "0"]
+    small = [
+        "--options.stem",
+        "[4,4,8]",
+        "--options.planes",
+        "[4,8,16]",
+        "--options.blocks",
+        "[1,1,2]",
+        "--options.match_dim",
+        "16",
+    ]
+    train = [
+        "--clip",
+        "none",
+        "--text-embeddings",
+        str(words),
+        "--train.steps",
+        "2",
+        "--train.batch_size",
+        "2",
+        "--train.workers",
+        "0",
+    ]
     source = ["--options.weights", str(weights)]
-    assert "does not hold this ResNet" in said(capsys, "train", "edgeclip", *common, *train, *source, "--options.blocks", "[1,1,3]", *small[:4], "--out", run)
-    main(["train", "edgeclip", *common, *train, *source, *small, "--train.transforms.crop", "40", "--out", run])
+    assert "does not hold this ResNet" in said(
+        capsys,
+        "train",
+        "edgeclip",
+        *common,
+        *train,
+        *source,
+        "--options.blocks",
+        "[1,1,3]",
+        *small[:4],
+        "--out",
+        run,
+    )
+    main(
+        [
+            "train",
+            "edgeclip",
+            *common,
+            *train,
+            *source,
+            *small,
+            "--train.transforms.crop",
+            "40",
+            "--out",
+            run,
+        ]
+    )
     weights.unlink()
     words.unlink()
-    main(["evaluate", run, "--root", str(root), "--lists", str(tmp_path / "lists"), "--inference.canvas", "48"])
+    main(
+        [
+            "evaluate",
+            run,
+            "--root",
+            str(root),
+            "--lists",
+            str(tmp_path / "lists"),
+            "--inference.canvas",
+            "48",
+        ]
+    )
     assert "mIoU" in capsys.readouterr().out
     result = api.load(run).segment(np.zeros((30, 40, 3), dtype=np.uint8), ["cat", "dog"])
     assert result.labels.shape == (30, 40)

@@ -1,4 +1,5 @@
-"""Folds: HSNet's lists, BAM's rule, the ways episodes are drawn, what is counted, and every mistake in lists and masks."""
+"""Folds: HSNet's lists, BAM's rule, the ways episodes are drawn, what is counted, and every mistake
+in lists and masks."""
 
 from __future__ import annotations
 
@@ -34,7 +35,11 @@ from unseen.settings import InferenceSettings
 
 def test_four_folds_of_every_benchmark() -> None:
     assert len(COCO) == len(set(COCO)) == 80
-    for name, words, size in (("pascal-5i", VOC, 5), ("coco-20i", COCO, 20), ("doodles-5i", DOODLES, 5)):
+    for name, words, size in (
+        ("pascal-5i", VOC, 5),
+        ("coco-20i", COCO, 20),
+        ("doodles-5i", DOODLES, 5),
+    ):
         folds = [BENCHMARKS[fold] for fold in folds_of(name)]
         assert [len(bench.unseen) for bench in folds] == [size] * 4
         assert sorted(word for bench in folds for word in bench.unseen) == sorted(words)
@@ -51,7 +56,9 @@ def test_a_fold_has_to_be_chosen() -> None:
 
 def test_training_scenes_hold_no_word_of_the_fold() -> None:
     data = BENCHMARKS["doodles-5i/2"].data("train", None)
-    found = set(np.unique(np.concatenate([np.unique(data[i].labels.numpy()) for i in range(60)])).tolist())
+    found = set(
+        np.unique(np.concatenate([np.unique(data[i].labels.numpy()) for i in range(60)])).tolist()
+    )
     assert BACKGROUND in found
     assert 255 not in found
     assert not found & set(BENCHMARKS["doodles-5i/2"].unseen_ids)
@@ -74,25 +81,38 @@ def test_the_published_lists(hsnet: Path) -> None:
 
     for fold, (lines, pictures) in enumerate([(346, 345), (451, 433), (725, 587), (346, 326)]):
         path = find_list(hsnet, f"pascal/val/fold{fold}.txt")
-        assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] == HASHES[f"pascal/val/fold{fold}.txt"]
+        assert (
+            hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            == HASHES[f"pascal/val/fold{fold}.txt"]
+        )
         listed = pascal_list(path)
         assert (len(listed), len({stem for stem, _ in listed})) == (lines, pictures)
         assert {class_id for _, class_id in listed} == set(range(5 * fold, 5 * fold + 5))
-    training = [len(pascal_list(find_list(hsnet, f"pascal/trn/fold{fold}.txt"))) for fold in range(4)]
+    training = [
+        len(pascal_list(find_list(hsnet, f"pascal/trn/fold{fold}.txt"))) for fold in range(4)
+    ]
     assert training == [2286, 3425, 5883, 2086]
     assert [sum(training) - mine for mine in training] == [11394, 10255, 7797, 11594]
 
 
 def test_coco_lists_are_read_as_data(tmp_path: Path) -> None:
-    (tmp_path / "fold0.pkl").write_bytes(pickle.dumps({1: [], 0: ["val2014/b.jpg"], 4: ["val2014/a.jpg", "val2014/b.jpg"]}))
-    assert coco_list(tmp_path / "fold0.pkl") == [("val2014/b.jpg", 0), ("val2014/a.jpg", 4), ("val2014/b.jpg", 4)]
+    (tmp_path / "fold0.pkl").write_bytes(
+        pickle.dumps({1: [], 0: ["val2014/b.jpg"], 4: ["val2014/a.jpg", "val2014/b.jpg"]})
+    )
+    assert coco_list(tmp_path / "fold0.pkl") == [
+        ("val2014/b.jpg", 0),
+        ("val2014/a.jpg", 4),
+        ("val2014/b.jpg", 4),
+    ]
     for bad in (pickle.dumps({0: Path("x")}), b"nothing", pickle.dumps([1, 2])):
         (tmp_path / "bad.pkl").write_bytes(bad)
         with pytest.raises(DataError, match="not one of HSNet's lists"):
             coco_list(tmp_path / "bad.pkl")
 
 
-def test_lists_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_are_downloaded_once_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import hashlib
     import io
     from urllib.error import URLError
@@ -111,7 +131,10 @@ def test_lists_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: pyte
     assert find_list(None, name).read_bytes() == text
     assert find_list(None, name).is_relative_to(tmp_path)
     assert len(asked) == 2
-    monkeypatch.setattr("unseen.data.episodes.urlopen", lambda *_, **__: (_ for _ in ()).throw(URLError("no network")))
+    monkeypatch.setattr(
+        "unseen.data.episodes.urlopen",
+        lambda *_, **__: (_ for _ in ()).throw(URLError("no network")),
+    )
     with pytest.raises(DataError, match="could not be fetched"):
         find_list(None, "pascal/val/fold2.txt")
 
@@ -120,8 +143,13 @@ def test_bam_rule(tmp_path: Path) -> None:
     """A class counts from 2048 pixels on; pictures are kept for novel classes that count."""
     root = write_folds(tmp_path)
     masks = {
-        "none": {}, "small": {1: 2047}, "base": {8: 2048}, "novel": {1: 2048, 8: 3000}, "trace": {8: 4000, 1: 1}, "both": {1: 2048, 2: 2500, 9: 5},
-    }  # fmt: skip
+        "none": {},
+        "small": {1: 2047},
+        "base": {8: 2048},
+        "novel": {1: 2048, 8: 3000},
+        "trace": {8: 4000, 1: 1},
+        "both": {1: 2048, 2: 2500, 9: 5},
+    }
     for name, areas in masks.items():
         flat = np.zeros(100 * 100, dtype=np.uint8)
         for value, area in areas.items():
@@ -140,7 +168,10 @@ def test_bam_rule(tmp_path: Path) -> None:
 def test_draws() -> None:
     episodes = [Episode(0, 3), Episode(1, 3), Episode(1, 4), Episode(2, 4)]
     assert draw(episodes, "all", uniform_classes=False, seed=5) == episodes
-    assert draw(episodes, "hsnet", uniform_classes=False, seed=5, count=6) == [*episodes, *episodes[:2]]
+    assert draw(episodes, "hsnet", uniform_classes=False, seed=5, count=6) == [
+        *episodes,
+        *episodes[:2],
+    ]
     bam = draw(episodes, "bam", uniform_classes=False, seed=5, count=300)
     assert [episode.index for episode in bam[:6]] == [0, 1, 2, 0, 1, 2]
     assert 30 < Counter(bam)[Episode(1, 3)] < 70
@@ -148,14 +179,22 @@ def test_draws() -> None:
     assert bam != draw(episodes, "bam", uniform_classes=False, seed=6, count=300)
     lopsided = [*[Episode(i, 0) for i in range(99)], Episode(99, 1)]
     for how in ("hsnet", "sazs"):
-        drawn = Counter(episode.class_id for episode in draw(lopsided, how, uniform_classes=True, seed=0))  # type: ignore[arg-type]
+        drawn = Counter(
+            episode.class_id for episode in draw(lopsided, how, uniform_classes=True, seed=0)
+        )  # type: ignore[arg-type]
         assert sum(drawn.values()) == 1000
         assert abs(drawn[1] - 500) < 60, "first the class, then the picture"
-    assert draw(lopsided, "hsnet", uniform_classes=True, seed=0) != draw(lopsided, "sazs", uniform_classes=True, seed=0), "hsnet draws an example too"
+    assert draw(lopsided, "hsnet", uniform_classes=True, seed=0) != draw(
+        lopsided, "sazs", uniform_classes=True, seed=0
+    ), "hsnet draws an example too"
     for fold in range(4):
         pairs = [Episode(i, class_id) for class_id in range(fold, 80, 4) for i in range(9)]
-        assert draw(pairs, "hsnet", uniform_classes=True, seed=0)[0].class_id == 72 + fold, "as in HSNet's stream"
-        assert draw(pairs, "sazs", uniform_classes=True, seed=0)[0].class_id == 72 + fold, "as in SAZS's stream"
+        assert draw(pairs, "hsnet", uniform_classes=True, seed=0)[0].class_id == 72 + fold, (
+            "as in HSNet's stream"
+        )
+        assert draw(pairs, "sazs", uniform_classes=True, seed=0)[0].class_id == 72 + fold, (
+            "as in SAZS's stream"
+        )
     with pytest.raises(SettingError, match="'half'; choose one of all, hsnet, sazs, bam"):
         draw(episodes, "half", uniform_classes=False, seed=0)  # type: ignore[arg-type]
 
@@ -170,7 +209,9 @@ def test_counts() -> None:
     counts.update(torch.tensor([[True, True, True, False]]), truth, 2)
     assert counts.iou.tolist() == pytest.approx([1 / 2, 0, 2 / 3])
     scores = counts.summary([0, 1, 2])
-    assert scores["mIoU"] == pytest.approx(100 * (1 / 2 + 0 + 2 / 3) / 3), "a class never asked for counts as 0"
+    assert scores["mIoU"] == pytest.approx(100 * (1 / 2 + 0 + 2 / 3) / 3), (
+        "a class never asked for counts as 0"
+    )
     assert scores["FB_IoU"] == pytest.approx(100 * ((1 + 0) / (2 + 1) + (1 + 2) / (2 + 3)) / 2)
     assert counts.asked.tolist() == [1, 0, 1]
 
@@ -185,7 +226,9 @@ def test_released_evaluation_of_esda() -> None:
         ours = (fitted(image.unsqueeze(0), settings)[0] - mean) / std
         close(ours, tensors[f"val.{k}.image_out"], 1e-4)
         logits = tensors[f"eval.{k}.logits"]
-        found = restored(logits[:, 1:] - logits[:, :1], (sample["h"], sample["w"]), settings)[0, 0] > 0
+        found = (
+            restored(logits[:, 1:] - logits[:, :1], (sample["h"], sample["w"]), settings)[0, 0] > 0
+        )
         before = counts.counts.clone()
         counts.update(found, labels, sample["class_index"])
         added = (counts.counts - before)[sample["class_index"]]
@@ -202,38 +245,89 @@ def test_foreground_is_where_the_words_logit_is_higher() -> None:
     one = create("esda", tiny_clip(), text_blocks=(1,)).eval()
     text = one.encode_text(["tree", "car"])
     found = foreground(one, images, text, 1, InferenceSettings())
-    logits = torch.stack([one(image.unsqueeze(0), text.select([1])).resized((32, 40))[0] for image in images])
+    logits = torch.stack(
+        [one(image.unsqueeze(0), text.select([1])).resized((32, 40))[0] for image in images]
+    )
     assert torch.equal(found, logits[:, 1] > logits[:, 0])
     assert torch.equal(found, foreground(one, images, text, 1, InferenceSettings(), 0.5))
     probability = (logits[:, 1] - logits[:, 0]).sigmoid()
     threshold = probability.quantile(0.3).item()
-    assert torch.equal(foreground(one, images, text, 1, InferenceSettings(), threshold), probability > threshold)
+    assert torch.equal(
+        foreground(one, images, text, 1, InferenceSettings(), threshold), probability > threshold
+    )
 
 
 # ----------------------------------------------------------------------- verbs
 
 
-def test_a_pascal_fold_through_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pascal_fold_through_the_verbs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = write_folds(tmp_path)
     common = ["--benchmark", "pascal-5i/0", "--root", str(root), "--lists", str(tmp_path / "lists")]
     main(
         [
-            "train", "esda", *common, "--clip", "doodles", "--out", str(tmp_path / "run"), "--train.steps", "2", "--train.batch_size", "2",
-            "--train.warmup", "0", "--train.workers", "0", "--train.transforms.crop", "48", "--train.unseen_pixels", "void",
+            "train",
+            "esda",
+            *common,
+            "--clip",
+            "doodles",
+            "--out",
+            str(tmp_path / "run"),
+            "--train.steps",
+            "2",
+            "--train.batch_size",
+            "2",
+            "--train.warmup",
+            "0",
+            "--train.workers",
+            "0",
+            "--train.transforms.crop",
+            "48",
+            "--train.unseen_pixels",
+            "void",
         ]
-    )  # fmt: skip
+    )
     main(["evaluate", str(tmp_path / "run"), *common, "--inference.canvas", "48"])
     report = json.loads((tmp_path / "run" / "eval-pascal-5i-0" / "report.json").read_text())
     listed = pascal_list(tmp_path / "lists" / "val" / "fold0.txt")
     assert sum(report["episodes"].values()) == len(listed)
     assert set(report["iou"]) == set(VOC[:5])
-    main(["evaluate", str(tmp_path / "run"), *common, "--inference.canvas", "48", "--threshold", "0", "--out", str(tmp_path / "everywhere")])
+    main(
+        [
+            "evaluate",
+            str(tmp_path / "run"),
+            *common,
+            "--inference.canvas",
+            "48",
+            "--threshold",
+            "0",
+            "--out",
+            str(tmp_path / "everywhere"),
+        ]
+    )
     everywhere = json.loads((tmp_path / "everywhere" / "report.json").read_text())
     assert everywhere["protocol"]["threshold"] == 0
-    assert all(counted["background"][0] == 0 for counted in everywhere["counts"].values()), "every pixel is more confident than 0"
+    assert all(counted["background"][0] == 0 for counted in everywhere["counts"].values()), (
+        "every pixel is more confident than 0"
+    )
     assert report["protocol"]["draw"] == "all"
     assert Image.open(tmp_path / "run" / "eval-pascal-5i-0" / "sheet.png").width > 400
-    main(["evaluate", str(tmp_path / "run"), *common, "--inference.canvas", "48", "--episodes", "hsnet", "--limit", "7", "--out", str(tmp_path / "h")])
+    main(
+        [
+            "evaluate",
+            str(tmp_path / "run"),
+            *common,
+            "--inference.canvas",
+            "48",
+            "--episodes",
+            "hsnet",
+            "--limit",
+            "7",
+            "--out",
+            str(tmp_path / "h"),
+        ]
+    )
     assert sum(json.loads((tmp_path / "h" / "report.json").read_text())["episodes"].values()) == 7
     capsys.readouterr()
     bam = ["--episodes", "bam", "--seeds", "[1,2]", "--limit", "5", "--out", str(tmp_path / "b")]
@@ -244,7 +338,9 @@ def test_a_pascal_fold_through_the_verbs(tmp_path: Path, capsys: pytest.CaptureF
     assert {path.name for path in (tmp_path / "b").iterdir()} == {"seed-1", "seed-2"}
 
 
-def test_all_folds_end_in_their_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_folds_end_in_their_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     main(["evaluate", "naclip", "--benchmark", "doodles-5i", "--limit", "4"])
     assert "mean of 4 folds" in capsys.readouterr().out
@@ -252,9 +348,33 @@ def test_all_folds_end_in_their_mean(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_binary_runs_give_one_label_map(tmp_path: Path) -> None:
-    main(["train", "esda", "--out", str(tmp_path / "run"), "--train.steps", "1", "--train.batch_size", "2", "--train.warmup", "0"])
+    main(
+        [
+            "train",
+            "esda",
+            "--out",
+            str(tmp_path / "run"),
+            "--train.steps",
+            "1",
+            "--train.batch_size",
+            "2",
+            "--train.warmup",
+            "0",
+        ]
+    )
     Image.new("RGB", (70, 50), (200, 30, 30)).save(tmp_path / "photo.png")
-    main(["segment", str(tmp_path / "photo.png"), "--words", "tree,kite,sun", "--model", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    main(
+        [
+            "segment",
+            str(tmp_path / "photo.png"),
+            "--words",
+            "tree,kite,sun",
+            "--model",
+            str(tmp_path / "run"),
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     assert set(np.unique(np.array(Image.open(tmp_path / "out" / "photo.png")))) <= {0, 1, 2}
     main(["evaluate", str(tmp_path / "run"), "--limit", "2"])
     report = json.loads((tmp_path / "run" / "eval-doodles-first-2" / "report.json").read_text())
@@ -276,46 +396,118 @@ def test_bad_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lists.write_text(good.replace("__01", "__05"))
     assert "the fold asks for 'bottle' in 2007_" in said(capsys, "evaluate", "naclip", *common)
     lists.write_text(good + "2007_000000__06\n")
-    assert "asks for class 6 in 2007_000000, which does not belong" in said(capsys, "evaluate", "naclip", *common)
+    assert "asks for class 6 in 2007_000000, which does not belong" in said(
+        capsys, "evaluate", "naclip", *common
+    )
     lists.write_text("")
     assert "fold0.txt is empty" in said(capsys, "evaluate", "naclip", *common)
-    assert "BAM's draw is made for photographs" in said(capsys, "evaluate", "naclip", "--benchmark", "doodles-5i/0", "--episodes", "bam")
-    assert "--threshold is 1.5; give a confidence between 0 and 1" in said(capsys, "evaluate", "naclip", "--benchmark", "doodles-5i/0", "--threshold", "1.5")
+    assert "BAM's draw is made for photographs" in said(
+        capsys, "evaluate", "naclip", "--benchmark", "doodles-5i/0", "--episodes", "bam"
+    )
+    assert "--threshold is 1.5; give a confidence between 0 and 1" in said(
+        capsys, "evaluate", "naclip", "--benchmark", "doodles-5i/0", "--threshold", "1.5"
+    )
     assert "is for folds" in said(capsys, "evaluate", "naclip", "--episodes", "bam")
-    assert "published nowhere stable" in said(capsys, "evaluate", "naclip", "--benchmark", "coco-20i/1", "--root", str(root), "--episodes", "bam")
+    assert "published nowhere stable" in said(
+        capsys,
+        "evaluate",
+        "naclip",
+        "--benchmark",
+        "coco-20i/1",
+        "--root",
+        str(root),
+        "--episodes",
+        "bam",
+    )
     (root / "ImageSets" / "Segmentation" / "val.txt").unlink()
     assert "val.txt is missing" in said(capsys, "evaluate", "naclip", *common, "--episodes", "bam")
-    assert "holds no val/fold0.txt" in said(capsys, "evaluate", "naclip", *common[:4], "--lists", str(root))
+    assert "holds no val/fold0.txt" in said(
+        capsys, "evaluate", "naclip", *common[:4], "--lists", str(root)
+    )
     assert "needs its pictures" in said(capsys, "evaluate", "naclip", "--benchmark", "coco-20i/1")
-    assert "has 4 folds; choose one" in said(capsys, "train", "esda", "--benchmark", "pascal-5i", "--out", str(tmp_path / "x"))
+    assert "has 4 folds; choose one" in said(
+        capsys, "train", "esda", "--benchmark", "pascal-5i", "--out", str(tmp_path / "x")
+    )
     assert "cannot label unseen words itself" in said(
-        capsys, "train", "esda", "--train.regime", "transductive", "--init", str(_run(tmp_path)), "--out", str(tmp_path / "x")
+        capsys,
+        "train",
+        "esda",
+        "--train.regime",
+        "transductive",
+        "--init",
+        str(_run(tmp_path)),
+        "--out",
+        str(tmp_path / "x"),
     )
     np.save(tmp_path / "words.npy", np.zeros((20, 128), dtype=np.float32))
-    assert "single tokens" in said(capsys, "train", "esda", "--text-embeddings", str(tmp_path / "words.npy"), "--out", str(tmp_path / "x"))
-    assert "exclude each other" in said(capsys, "evaluate", "naclip", "--inference.canvas", "48", "--inference.square", "48")
-    assert "--out is one folder" in said(capsys, "evaluate", "naclip", "sclip", "--out", str(tmp_path / "x"))
+    assert "single tokens" in said(
+        capsys,
+        "train",
+        "esda",
+        "--text-embeddings",
+        str(tmp_path / "words.npy"),
+        "--out",
+        str(tmp_path / "x"),
+    )
+    assert "exclude each other" in said(
+        capsys, "evaluate", "naclip", "--inference.canvas", "48", "--inference.square", "48"
+    )
+    assert "--out is one folder" in said(
+        capsys, "evaluate", "naclip", "sclip", "--out", str(tmp_path / "x")
+    )
     assert not (tmp_path / "x").exists()
 
 
 def _run(folder: Path) -> Path:
-    main(["train", "esda", "--out", str(folder / "run"), "--train.steps", "1", "--train.batch_size", "2", "--train.warmup", "0"])
+    main(
+        [
+            "train",
+            "esda",
+            "--out",
+            str(folder / "run"),
+            "--train.steps",
+            "1",
+            "--train.batch_size",
+            "2",
+            "--train.warmup",
+            "0",
+        ]
+    )
     return folder / "run"
 
 
-def test_two_runs_of_one_method_are_two_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Never shown as seeds of one, and each keeps its own scores; drawn episodes do not replace the exhaustive ones."""
+def test_two_runs_of_one_method_are_two_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Never shown as seeds of one, and each keeps its own scores; drawn episodes do not replace the
+    exhaustive ones."""
     common = ["--train.steps", "1", "--train.batch_size", "2", "--train.warmup", "0"]
     for name, more in (("a", []), ("b", ["--train.seed", "1"])):
-        main(["train", "esda", "--benchmark", "doodles-5i/1", "--out", str(tmp_path / name), *common, *more])
+        main(
+            [
+                "train",
+                "esda",
+                "--benchmark",
+                "doodles-5i/1",
+                "--out",
+                str(tmp_path / name),
+                *common,
+                *more,
+            ]
+        )
     capsys.readouterr()
     main(["evaluate", str(tmp_path / "a"), str(tmp_path / "b"), "--limit", "2"])
     out = capsys.readouterr().out
     assert "±" not in out
-    assert not (tmp_path / "a" / "metrics.json").exists(), "a part of the episodes is not the run's score"
+    assert not (tmp_path / "a" / "metrics.json").exists(), (
+        "a part of the episodes is not the run's score"
+    )
     tiny = get_benchmark("doodles-5i/1")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unseen.data.benchmarks.get_benchmark", lambda name, lists=None: replace(tiny, episodes=lambda *_: (_world(), [Episode(0, 5)])))
+        patch.setattr(
+            "unseen.data.benchmarks.get_benchmark",
+            lambda name, lists=None: replace(tiny, episodes=lambda *_: (_world(), [Episode(0, 5)])),
+        )
         main(["evaluate", str(tmp_path / "a")])
         kept = (tmp_path / "a" / "metrics.json").read_text()
         assert set(json.loads(kept)) == {"doodles-5i/1"}
@@ -327,15 +519,37 @@ def _world() -> DoodleScenes:
     return DoodleScenes(5, 1, size=64, min_things=1, max_things=1, words=(5,), keep_background=True)
 
 
-def test_what_would_be_no_unseen_word_or_no_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run is not asked for words it was trained on; seeds and runs count once; only what was drawn has seeds."""
+def test_what_would_be_no_unseen_word_or_no_spread(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run is not asked for words it was trained on; seeds and runs count once; only what was
+    drawn has seeds."""
     run = tmp_path / "run"
-    main(["train", "esda", "--benchmark", "doodles-5i/0", "--out", str(run), "--train.steps", "1", "--train.batch_size", "2", "--train.warmup", "0"])
+    main(
+        [
+            "train",
+            "esda",
+            "--benchmark",
+            "doodles-5i/0",
+            "--out",
+            str(run),
+            "--train.steps",
+            "1",
+            "--train.batch_size",
+            "2",
+            "--train.warmup",
+            "0",
+        ]
+    )
     capsys.readouterr()
-    assert "and 4 more of the words that doodles-5i/1 asks for" in said(capsys, "evaluate", str(run), "--benchmark", "doodles-5i/1", "--limit", "2")
+    assert "and 4 more of the words that doodles-5i/1 asks for" in said(
+        capsys, "evaluate", str(run), "--benchmark", "doodles-5i/1", "--limit", "2"
+    )
     assert "is given twice" in said(capsys, "evaluate", str(run), str(run), "--limit", "2")
     for seeds in ("[1,1]", "[]", "[-1]"):
-        assert "give different numbers of 0 or more" in said(capsys, "evaluate", str(run), "--episodes", "hsnet", "--seeds", seeds)
+        assert "give different numbers of 0 or more" in said(
+            capsys, "evaluate", str(run), "--episodes", "hsnet", "--seeds", seeds
+        )
     assert "nothing is drawn" in said(capsys, "evaluate", str(run), "--seeds", "[1,2]")
     main(["evaluate", str(run), "--episodes", "hsnet", "--seeds", "[1,2]", "--limit", "2"])
     out = capsys.readouterr().out

@@ -28,13 +28,22 @@ class Released:
         state = {key[6:]: value for key, value in self.tensors.items() if key.startswith("param.")}
         self.segmenter, self.report = self.with_options(state)
         self.state = state
-        self.text = TextFeatures(tuple("abc"[: self.about["B"]]), *self.segmenter.clip.encode_tokens(self.tensors["in.tokens"].long()))
+        self.text = TextFeatures(
+            tuple("abc"[: self.about["B"]]),
+            *self.segmenter.clip.encode_tokens(self.tensors["in.tokens"].long()),
+        )
 
     def with_options(self, state: dict[str, Tensor], **options: Any) -> tuple[ESDA, Any]:
         segmenter, report = translate(
-            "esda", state, vision_heads=self.about["heads"], text_heads=self.about["theads"], text_blocks=tuple(self.about["replace_indices"]),
-            decoder_heads=self.about["heads"], dropout=0.0, **options,
-        )  # fmt: skip
+            "esda",
+            state,
+            vision_heads=self.about["heads"],
+            text_heads=self.about["theads"],
+            text_blocks=tuple(self.about["replace_indices"]),
+            decoder_heads=self.about["heads"],
+            dropout=0.0,
+            **options,
+        )
         assert isinstance(segmenter, ESDA)
         segmenter.clip.mean.zero_()  # the fixtures' pictures are normalised already
         segmenter.clip.std.fill_(1)
@@ -64,7 +73,11 @@ def test_prediction(released: Released) -> None:
     close(after[-1].transpose(1, 2).unflatten(2, grid), tensors["eval.image_features"], VALUES)
     close(picture, tensors["eval.image_cls"], VALUES)
     last = max(released.about["prior_indices"])
-    close(prior_map(after[-1], word).unflatten(1, grid).unsqueeze(1), tensors[f"eval.prior.{last}"], VALUES)
+    close(
+        prior_map(after[-1], word).unflatten(1, grid).unsqueeze(1),
+        tensors[f"eval.prior.{last}"],
+        VALUES,
+    )
     mixed = segmenter.interactor(released.text, picture, after[-1])
     close(mixed.transpose(1, 2).unflatten(2, grid), tensors["eval.decoder_grid"], VALUES)
     prediction = segmenter(tensors["in.image"], released.text)
@@ -75,7 +88,8 @@ def test_prediction(released: Released) -> None:
 
 @pytest.mark.parametrize("void", ["background", "ignore"])
 def test_training_step(released: Released, void: str) -> None:
-    """Logits, priors, losses and gradients of one step; the released code trains void pixels as background, or not, by accident."""
+    """Logits, priors, losses and gradients of one step; the released code trains void pixels as
+    background, or not, by accident."""
     key = {"background": "train", "ignore": "train_ignore"}[void]
     tensors, about = released.tensors, released.about
     segmenter, _ = released.with_options(released.state, void=void)
@@ -88,11 +102,20 @@ def test_training_step(released: Released, void: str) -> None:
     assert len(priors) == len(about["prior_indices"])
     for i, prior in enumerate(priors):
         close(prior, tensors[f"{key}.prior.{i}"], VALUES)
-    assert torch.equal(prediction.resized(tuple(about["img"])).argmax(dim=1), tensors[f"{key}.pred"].long())
+    assert torch.equal(
+        prediction.resized(tuple(about["img"])).argmax(dim=1), tensors[f"{key}.pred"].long()
+    )
     losses = segmenter.loss(prediction, labels)
     assert torch.equal(labels, before)
-    for ours, theirs, weight in (("mask", "loss_main", 1), ("prior_last", "loss_aux1", 0.2), ("prior_others", "loss_aux2", 0.1), ("total", "loss_total", 1)):
-        assert losses[ours].item() == pytest.approx(weight * tensors[f"{key}.{theirs}"].item(), abs=VALUES)
+    for ours, theirs, weight in (
+        ("mask", "loss_main", 1),
+        ("prior_last", "loss_aux1", 0.2),
+        ("prior_others", "loss_aux2", 0.1),
+        ("total", "loss_total", 1),
+    ):
+        assert losses[ours].item() == pytest.approx(
+            weight * tensors[f"{key}.{theirs}"].item(), abs=VALUES
+        )
     losses["total"].backward()
     own = dict(segmenter.named_parameters())
     largest = max(about[f"{key}_grad_norm"].values())
@@ -127,14 +150,20 @@ def test_a_single_picture_is_asked_every_word() -> None:
     together, separate = segmenter(image, text), segmenter(image.expand(3, -1, -1, -1), text)
     assert torch.allclose(together.logits, separate.logits, rtol=1e-4, atol=1e-4)
     for i in range(3):
-        assert torch.allclose(segmenter(image, text.select([i])).logits, together.logits[i : i + 1], rtol=1e-4, atol=1e-4)
+        assert torch.allclose(
+            segmenter(image, text.select([i])).logits,
+            together.logits[i : i + 1],
+            rtol=1e-4,
+            atol=1e-4,
+        )
     nowhere = small()
     nowhere.text_blocks = ()
     assert nowhere(image, text).logits.shape == (3, 2, 5, 7)
 
 
 def test_the_aligned_order_keeps_patches_in_place() -> None:
-    """With blocks that change nothing, aligned patches come out as they went in; the released order hands out other tokens."""
+    """With blocks that change nothing, aligned patches come out as they went in; the released order
+    hands out other tokens."""
     for order, same in (("aligned", True), ("released", False)):
         interactor = small(token_order=order).interactor
         for name, parameter in interactor.named_parameters():
@@ -146,7 +175,8 @@ def test_the_aligned_order_keeps_patches_in_place() -> None:
 
 
 def test_released_order_at_a_large_grid() -> None:
-    """The n - 2q first places hold patches 2q further on, then the q support tokens, then the first q patches (specification, D2)."""
+    """The n - 2q first places hold patches 2q further on, then the q support tokens, then the first
+    q patches (specification, D2)."""
     interactor = small(token_order="released").interactor
     for name, parameter in interactor.named_parameters():
         if "out_proj" in name or "c_proj" in name:
@@ -159,7 +189,9 @@ def test_released_order_at_a_large_grid() -> None:
 
 def test_prior_map() -> None:
     patches = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
-    assert prior_map(patches, torch.tensor([[2.0, 0.0]])).tolist()[0] == pytest.approx([1, 0, 2**-0.5], abs=1e-5)
+    assert prior_map(patches, torch.tensor([[2.0, 0.0]])).tolist()[0] == pytest.approx(
+        [1, 0, 2**-0.5], abs=1e-5
+    )
     assert prior_map(patches, torch.zeros(1, 2)).tolist() == [[0, 0, 0]]
 
 
@@ -172,7 +204,10 @@ def test_priors_pull_towards_the_mask_or_away_from_it() -> None:
     costs = []
     for order in ("foreground", "released"):
         segmenter = small(prior_logit_order=order, prior_blocks=())
-        losses = segmenter.loss(Prediction(torch.zeros(1, 2, 32, 32), (32, 32), {"prior": prior}, align_corners=True), labels)
+        losses = segmenter.loss(
+            Prediction(torch.zeros(1, 2, 32, 32), (32, 32), {"prior": prior}, align_corners=True),
+            labels,
+        )
         costs.append(losses["prior_last"].item() / 0.2)
         assert losses["prior_others"].item() == 0
     assert costs == pytest.approx([0.31326, 1.31326], abs=1e-4)
@@ -181,16 +216,22 @@ def test_priors_pull_towards_the_mask_or_away_from_it() -> None:
 def test_pictures_of_void_alone_cost_nothing_to_the_mask() -> None:
     segmenter = small().train()
     labels = torch.full((1, 32, 32), 255)
-    losses = segmenter.loss(segmenter(torch.rand(1, 3, 32, 32), segmenter.encode_text(["tree"])), labels)
+    losses = segmenter.loss(
+        segmenter(torch.rand(1, 3, 32, 32), segmenter.encode_text(["tree"])), labels
+    )
     assert losses["total"].item() == 0
 
 
 def test_impossible_options() -> None:
     with pytest.raises(SettingError, match="templates 'multi' hold 15"):
         small(templates="multi")
-    with pytest.raises(SettingError, match=r"text_blocks is \[7\], but they are counted from 0 to 2"):
+    with pytest.raises(
+        SettingError, match=r"text_blocks is \[7\], but they are counted from 0 to 2"
+    ):
         ESDA(tiny_clip(), text_blocks=(7,))
-    with pytest.raises(SettingError, match=r"prior_blocks is \[2\], but they are counted from 0 to 1"):
+    with pytest.raises(
+        SettingError, match=r"prior_blocks is \[2\], but they are counted from 0 to 1"
+    ):
         small(prior_blocks=(2,))
     with pytest.raises(SettingError, match="decoder_heads is 5"):
         small(decoder_heads=5)

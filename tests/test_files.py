@@ -46,7 +46,9 @@ def test_a_failing_block_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [RuntimeError("stop"), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("stop"), OSError(errno.ENOSPC, "No space left on device")]
+)
 def test_a_failing_block_leaves_the_old_file(tmp_path: Path, error: Exception) -> None:
     path = tmp_path / "a.json"
     write_text(path, "old")
@@ -58,12 +60,16 @@ def test_a_failing_block_leaves_the_old_file(tmp_path: Path, error: Exception) -
 
 def test_a_full_disk_is_a_data_error(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    with pytest.raises(DataError, match=r"a\.json cannot be written \(No space left on device\); free some space"):
+    with pytest.raises(
+        DataError, match=r"a\.json cannot be written \(No space left on device\); free some space"
+    ):
         fail_inside(path, OSError(errno.ENOSPC, "No space left on device"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_while_a_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_while_a_file_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object, **__: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -115,7 +121,10 @@ def test_transparency_is_dropped_and_grey_becomes_rgb(tmp_path: Path) -> None:
 def test_a_palette_becomes_its_colours(tmp_path: Path) -> None:
     ids = np.array([[0, 1], [15, 255]], dtype=np.uint8)
     write_labels(tmp_path / "a.png", ids, voc_palette())
-    assert read_image(tmp_path / "a.png").tolist() == [[[0, 0, 0], [128, 0, 0]], [[192, 128, 128], [224, 224, 192]]]
+    assert read_image(tmp_path / "a.png").tolist() == [
+        [[0, 0, 0], [128, 0, 0]],
+        [[192, 128, 128], [224, 224, 192]],
+    ]
 
 
 def test_upright_only_when_asked(tmp_path: Path) -> None:
@@ -128,13 +137,18 @@ def test_upright_only_when_asked(tmp_path: Path) -> None:
 
 
 def test_a_missing_picture(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"the picture .*nowhere\.jpg does not exist; check the path"):
+    with pytest.raises(
+        DataError, match=r"the picture .*nowhere\.jpg does not exist; check the path"
+    ):
         read_image(tmp_path / "nowhere.jpg")
 
 
 def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("no picture")
-    with pytest.raises(DataError, match=r"a\.jpg cannot be read \(not a picture\); replace the file or leave it out"):
+    with pytest.raises(
+        DataError,
+        match=r"a\.jpg cannot be read \(not a picture\); replace the file or leave it out",
+    ):
         read_image(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="cannot be read"):
         read_image(tmp_path)
@@ -173,12 +187,17 @@ def test_grey_and_bilevel_label_maps(tmp_path: Path) -> None:
 
 def test_label_maps_stored_as_colours_are_refused(tmp_path: Path) -> None:
     Image.fromarray(noise()).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a\.png is stored as RGB colours; save class ids as an 8-bit grey or palette PNG"):
+    with pytest.raises(
+        DataError,
+        match=r"a\.png is stored as RGB colours; save class ids as an 8-bit grey or palette PNG",
+    ):
         read_labels(tmp_path / "a.png")
 
 
 def test_label_maps_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere\.png does not exist; check the data set's folder"):
+    with pytest.raises(
+        DataError, match=r"nowhere\.png does not exist; check the data set's folder"
+    ):
         read_labels(tmp_path / "nowhere.png")
     path = tmp_path / "a.png"
     Image.fromarray(noise(64, 64)[..., 0]).save(path)
@@ -193,7 +212,9 @@ def test_written_label_maps_come_back(tmp_path: Path) -> None:
     assert np.array_equal(read_labels(tmp_path / "a.png"), ids)
     with Image.open(tmp_path / "a.png") as image:
         assert image.mode == "P"
-        assert np.array_equal(np.array(image.convert("RGB")), np.array(voc_palette(), dtype=np.uint8)[ids])
+        assert np.array_equal(
+            np.array(image.convert("RGB")), np.array(voc_palette(), dtype=np.uint8)[ids]
+        )
     assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
 
 
@@ -205,7 +226,12 @@ def test_find_images(tmp_path: Path) -> None:
         (tmp_path / "folder" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "folder" / name).touch()
     single = tmp_path / "z.dat"
-    assert [p.name for p in find_images([single, tmp_path / "folder"])] == ["z.dat", "a.png", "b.JPG", "c.webp"]
+    assert [p.name for p in find_images([single, tmp_path / "folder"])] == [
+        "z.dat",
+        "a.png",
+        "b.JPG",
+        "c.webp",
+    ]
     assert find_images([]) == []
 
 
@@ -218,7 +244,9 @@ def test_a_folder_without_pictures(tmp_path: Path) -> None:
 def test_two_pictures_of_one_name(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png"):
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png would write the same results; rename one"):
+    with pytest.raises(
+        DataError, match=r"a\.jpg and .*a\.png would write the same results; rename one"
+    ):
         find_images([tmp_path])
 
 
@@ -234,10 +262,17 @@ def test_grey_labels_of_few_bits_are_refused(tmp_path: Path) -> None:
     import zlib
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", 4, 1, 2, 0, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\x00\x1b")) + chunk(b"IEND", b"")
+    png = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\x00\x1b"))
+        + chunk(b"IEND", b"")
+    )
     (tmp_path / "two.png").write_bytes(png)
     with pytest.raises(DataError, match="grey PNG of 2 bits"):
         read_labels(tmp_path / "two.png")

@@ -1,4 +1,5 @@
-"""The verbs as a user calls them: on Doodles, on a tiny VOC in the true layout, and with everything that can be wrong."""
+"""The verbs as a user calls them: on Doodles, on a tiny VOC in the true layout, and with everything
+that can be wrong."""
 
 from __future__ import annotations
 
@@ -57,8 +58,13 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_help_is_fast_and_light() -> None:
-    code = "import sys, unseen.__main__ as m\ntry: m.main(['train', '--help'])\nexcept SystemExit: pass\nassert not {'torch', 'open_clip'} & sys.modules.keys()"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    code = (
+        "import sys, unseen.__main__ as m\ntry: m.main(['train', '--help'])\nexcept SystemExit:"
+        " pass\nassert not {'torch', 'open_clip'} & sys.modules.keys()"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert "--train.steps" in out
     assert "--resume" in out
 
@@ -94,7 +100,10 @@ def test_evaluate_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert (
         sum(map(sum, report["confusion"]["pixels"]))
         == report["pixels"]
-        == sum(int((draw(3, i, size=96, min_things=2, max_things=4).labels != 255).sum()) for i in range(6))
+        == sum(
+            int((draw(3, i, size=96, min_things=2, max_things=4).labels != 255).sum())
+            for i in range(6)
+        )
     )
     s, u = report["scores"]["mIoU_S"], report["scores"]["mIoU_U"]
     assert report["scores"]["hIoU"] == pytest.approx(2 * s * u / (s + u) if s + u else 0, abs=1e-3)
@@ -104,7 +113,22 @@ def test_evaluate_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_evaluate_without_training(tmp_path: Path) -> None:
-    main(["evaluate", "sclip", "--limit", "3", "--out", str(tmp_path), "--inference.window", "64", "--inference.stride", "32", "--options.temperature", "20"])
+    main(
+        [
+            "evaluate",
+            "sclip",
+            "--limit",
+            "3",
+            "--out",
+            str(tmp_path),
+            "--inference.window",
+            "64",
+            "--inference.stride",
+            "32",
+            "--options.temperature",
+            "20",
+        ]
+    )
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["protocol"]["inference"]["window"] == 64
     assert report["protocol"]["calibrated"] is False
@@ -112,7 +136,9 @@ def test_evaluate_without_training(tmp_path: Path) -> None:
 
 
 def test_segment(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["segment", str(photo), "--words", "tree, fish ,red house", "--out", str(tmp_path / "out")])
+    main(
+        ["segment", str(photo), "--words", "tree, fish ,red house", "--out", str(tmp_path / "out")]
+    )
     labels = Image.open(tmp_path / "out" / "photo.png")
     assert labels.mode == "P"
     assert labels.size == (80, 60)
@@ -127,7 +153,20 @@ def test_segment(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_segment_with_a_run_and_python(run: Path, photo: Path, tmp_path: Path) -> None:
-    main(["segment", str(photo), "--words", "tree,kite", "--model", str(run), "--out", str(tmp_path / "out"), "--threshold", "0.9999"])
+    main(
+        [
+            "segment",
+            str(photo),
+            "--words",
+            "tree,kite",
+            "--model",
+            str(run),
+            "--out",
+            str(tmp_path / "out"),
+            "--threshold",
+            "0.9999",
+        ]
+    )
     assert (np.array(Image.open(tmp_path / "out" / "photo.png")) == 255).all()
     model = unseen.load(str(run))
     result = model.segment(photo, ["tree", "kite"])
@@ -142,19 +181,48 @@ def test_segment_with_a_run_and_python(run: Path, photo: Path, tmp_path: Path) -
     assert "doodles" in unseen.list_benchmarks()
 
 
-def test_segment_a_folder_goes_on_after_a_bad_picture(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_segment_a_folder_goes_on_after_a_bad_picture(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "bad.jpg").write_bytes(photo.read_bytes()[:300])
-    error = said(capsys, "segment", str(tmp_path), "--words", "tree,fish", "--out", str(tmp_path / "out"))
+    error = said(
+        capsys, "segment", str(tmp_path), "--words", "tree,fish", "--out", str(tmp_path / "out")
+    )
     assert "bad.jpg cannot be read" in error
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["photo.json", "photo.overlay.png", "photo.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "photo.json",
+        "photo.overlay.png",
+        "photo.png",
+    ]
 
 
 @pytest.mark.parametrize("mode", ["P", "L"])
 def test_voc_through_the_verbs(tmp_path: Path, mode: str) -> None:
     root = write_voc(tmp_path / "VOC2012", mode=mode)
     common = ["--benchmark", "voc", "--root", str(tmp_path / "VOC2012")]
-    small = ["--train.transforms.resize", "[128,64]", "--train.transforms.crop", "64", "--train.workers", "0"]
-    main(["train", "zegclip", *common, "--clip", "doodles", "--options.decoder_heads", "4", "--out", str(tmp_path / "run"), *FEW, *small])
+    small = [
+        "--train.transforms.resize",
+        "[128,64]",
+        "--train.transforms.crop",
+        "64",
+        "--train.workers",
+        "0",
+    ]
+    main(
+        [
+            "train",
+            "zegclip",
+            *common,
+            "--clip",
+            "doodles",
+            "--options.decoder_heads",
+            "4",
+            "--out",
+            str(tmp_path / "run"),
+            *FEW,
+            *small,
+        ]
+    )
     main(
         [
             "evaluate",
@@ -171,9 +239,18 @@ def test_voc_through_the_verbs(tmp_path: Path, mode: str) -> None:
         ]
     )
     report = json.loads((tmp_path / "eval" / "report.json").read_text())
-    masks = [np.array(Image.open(p)) for p in sorted((tmp_path / "VOC2012" / "SegmentationClass").iterdir())]
+    masks = [
+        np.array(Image.open(p))
+        for p in sorted((tmp_path / "VOC2012" / "SegmentationClass").iterdir())
+    ]
     listed = (tmp_path / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt").read_text().split()
-    named = dict(zip((p.stem for p in sorted((tmp_path / "VOC2012" / "SegmentationClass").iterdir())), masks, strict=True))
+    named = dict(
+        zip(
+            (p.stem for p in sorted((tmp_path / "VOC2012" / "SegmentationClass").iterdir())),
+            masks,
+            strict=True,
+        )
+    )
     assert report["pixels"] == sum(int(((named[s] > 0) & (named[s] < 255)).sum()) for s in listed)
     assert sum(map(sum, report["confusion"]["pixels"])) == report["pixels"]
     assert root is None or root.exists()
@@ -181,21 +258,59 @@ def test_voc_through_the_verbs(tmp_path: Path, mode: str) -> None:
 
 def test_transductive_second_stage_starts_from_a_snapshot(tmp_path: Path) -> None:
     main(["train", "zegclip", "--out", str(tmp_path / "one"), *FEW, "--train.snapshots", "[1]"])
-    main(["train", "zegclip", "--out", str(tmp_path / "two"), *FEW, "--train.regime", "transductive", "--init", str(tmp_path / "one" / "step-1")])
+    main(
+        [
+            "train",
+            "zegclip",
+            "--out",
+            str(tmp_path / "two"),
+            *FEW,
+            "--train.regime",
+            "transductive",
+            "--init",
+            str(tmp_path / "one" / "step-1"),
+        ]
+    )
     config = (tmp_path / "two" / "config.yaml").read_text()
     assert "regime: transductive" in config
     assert f"init: {tmp_path / 'one' / 'step-1'}" in config
-    # Stopped before its first state, it goes on from the weights it was begun with, without being told again.
+    # Stopped before its first state, it goes on from the weights it was begun with, without being
+    # told again.
     shutil.rmtree(tmp_path / "two" / "state")
     (tmp_path / "two" / "weights.safetensors").rename(tmp_path / "whole.safetensors")
-    main(["train", "zegclip", "--out", str(tmp_path / "two"), *FEW, "--train.regime", "transductive", "--resume"])
-    again, whole = load_file(tmp_path / "two" / "weights.safetensors"), load_file(tmp_path / "whole.safetensors")
+    main(
+        [
+            "train",
+            "zegclip",
+            "--out",
+            str(tmp_path / "two"),
+            *FEW,
+            "--train.regime",
+            "transductive",
+            "--resume",
+        ]
+    )
+    again, whole = (
+        load_file(tmp_path / "two" / "weights.safetensors"),
+        load_file(tmp_path / "whole.safetensors"),
+    )
     assert all(torch.equal(again[name], whole[name]) for name in whole)
 
 
-def test_a_run_goes_on_only_with_its_own_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_goes_on_only_with_its_own_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = ["--out", str(tmp_path / "run")]
-    four = ["--train.steps", "4", "--train.batch_size", "2", "--train.warmup", "0", "--train.save_every", "2"]
+    four = [
+        "--train.steps",
+        "4",
+        "--train.batch_size",
+        "2",
+        "--train.warmup",
+        "0",
+        "--train.save_every",
+        "2",
+    ]
     with pytest.MonkeyPatch.context() as patch:  # stopped in its third step
         loss, calls = ZegCLIP.loss, []
 
@@ -209,18 +324,29 @@ def test_a_run_goes_on_only_with_its_own_settings(tmp_path: Path, capsys: pytest
         with pytest.raises(SystemExit) as stopped:
             main(["train", "zegclip", *out, *four])
     assert stopped.value.code == 130
-    assert "stopped after step 2; go on from the last saved state with --resume" in capsys.readouterr().err
+    assert (
+        "stopped after step 2; go on from the last saved state with --resume"
+        in capsys.readouterr().err
+    )
     assert "go on with --resume" in said(capsys, "train", "zegclip", *out, *four)
     assert "its training did not finish" in said(capsys, "evaluate", str(tmp_path / "run"))
     error = said(capsys, "train", "zegclip", *out, *four, "--train.lr", "0.5", "--resume")
     assert "train.lr is 0.003 there and 0.5 here" in error
-    assert "model.options.num_prompts is 8 there and 3 here" in said(capsys, "train", "zegclip", *out, *four, "--options.num_prompts", "3", "--resume")
+    assert "model.options.num_prompts is 8 there and 3 here" in said(
+        capsys, "train", "zegclip", *out, *four, "--options.num_prompts", "3", "--resume"
+    )
     main(["train", "zegclip", *out, *four, "--train.log_every", "1", "--resume"])
-    assert "is finished, so there is nothing to resume" in said(capsys, "train", "zegclip", *out, *four, "--resume")
-    assert "holds no run to go on with" in said(capsys, "train", "zegclip", "--out", str(tmp_path / "typo"), *four, "--resume")
+    assert "is finished, so there is nothing to resume" in said(
+        capsys, "train", "zegclip", *out, *four, "--resume"
+    )
+    assert "holds no run to go on with" in said(
+        capsys, "train", "zegclip", "--out", str(tmp_path / "typo"), *four, "--resume"
+    )
 
 
-def test_interrupts_are_told_apart(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupts_are_told_apart(
+    tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -237,8 +363,21 @@ def test_interrupts_are_told_apart(tmp_path: Path, photo: Path, capsys: pytest.C
 
 
 def test_text_embeddings_from_a_file(tmp_path: Path) -> None:
-    np.save(tmp_path / "words.npy", torch.nn.functional.normalize(torch.randn(20, 128), dim=1).half().numpy())
-    main(["train", "zegclip", "--out", str(tmp_path / "run"), *FEW, "--text-embeddings", str(tmp_path / "words.npy")])
+    np.save(
+        tmp_path / "words.npy",
+        torch.nn.functional.normalize(torch.randn(20, 128), dim=1).half().numpy(),
+    )
+    main(
+        [
+            "train",
+            "zegclip",
+            "--out",
+            str(tmp_path / "run"),
+            *FEW,
+            "--text-embeddings",
+            str(tmp_path / "words.npy"),
+        ]
+    )
     vectors = torch.from_numpy(np.load(tmp_path / "words.npy")).float()
     (tmp_path / "words.npy").unlink()
     main(["evaluate", str(tmp_path / "run"), "--limit", "2"])
@@ -252,7 +391,8 @@ def test_text_embeddings_from_a_file(tmp_path: Path) -> None:
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """DDP over two CPU processes sees the same batches; without dropout the weights agree up to rounding."""
+    """DDP over two CPU processes sees the same batches; without dropout the weights agree up to
+    rounding."""
     common = [
         "--train.steps",
         "2",
@@ -268,15 +408,31 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         "2",
     ]
     for name, more in (("one", []), ("two", ["--train.devices", "2", "--train.strategy", "ddp"])):
-        command = [sys.executable, "-m", "unseen", "train", "zegclip", "--out", str(tmp_path / name), *common, *more]
+        command = [
+            sys.executable,
+            "-m",
+            "unseen",
+            "train",
+            "zegclip",
+            "--out",
+            str(tmp_path / name),
+            *common,
+            *more,
+        ]
         subprocess.run(
-            command, check=True, capture_output=True, env={**__import__("os").environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, timeout=300
+            command,
+            check=True,
+            capture_output=True,
+            env={**__import__("os").environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            timeout=300,
         )
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-3
 
 
-def test_pretrain_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pretrain_verb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from unseen.pretrain import Pretraining
 
     monkeypatch.setattr(Pretraining, "accuracy", lambda self: 5.0)
@@ -291,8 +447,19 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(scores) == ["clip", "maskclip", "sclip", "clearclip", "naclip", "zegclip"]
     assert Image.open(tmp_path / "demo" / "demo.png").width > 800
     assert (tmp_path / "demo" / "segmented" / "scene0.overlay.png").exists()
-    main(["evaluate", str(tmp_path / "demo" / "run"), "--limit", "8", "--out", str(tmp_path / "again")])
-    assert json.loads((tmp_path / "again" / "report.json").read_text())["scores"] == scores["zegclip"]
+    main(
+        [
+            "evaluate",
+            str(tmp_path / "demo" / "run"),
+            "--limit",
+            "8",
+            "--out",
+            str(tmp_path / "again"),
+        ]
+    )
+    assert (
+        json.loads((tmp_path / "again" / "report.json").read_text())["scores"] == scores["zegclip"]
+    )
     main(["demo", "--out", str(tmp_path / "demo"), "--steps", "1", "--limit", "1"])
     keep = tmp_path / "mine"
     keep.mkdir()
@@ -305,17 +472,31 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 # -------------------------------------------------------------------- bad input
 
 
-def test_words_with_commas_and_words_the_tower_does_not_know(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_with_commas_and_words_the_tower_does_not_know(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["segment", str(photo), "--words", 'tree, "house, red"', "--out", str(tmp_path / "out")])
-    names = [word["name"] for word in json.loads((tmp_path / "out" / "photo.json").read_text())["words"]]
+    names = [
+        word["name"] for word in json.loads((tmp_path / "out" / "photo.json").read_text())["words"]
+    ]
     assert names == ["tree", "house, red"]
     assert capsys.readouterr().err == ""
     main(["segment", str(photo), "--words", "tree, sofa", "--out", str(tmp_path / "out")])
     assert "cannot tell what 'sofa' is" in capsys.readouterr().err
-    assert "are not closed" in said(capsys, "segment", str(photo), "--words", 'tree, "house, red', "--out", str(tmp_path / "out"))
+    assert "are not closed" in said(
+        capsys,
+        "segment",
+        str(photo),
+        "--words",
+        'tree, "house, red',
+        "--out",
+        str(tmp_path / "out"),
+    )
 
 
-def test_python_refuses_what_the_verbs_refuse(run: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_refuses_what_the_verbs_refuse(
+    run: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = unseen.load(str(run))
     with pytest.raises(SettingError, match="threshold is 3"):
         model.segment(photo, ["tree"], threshold=3)
@@ -323,16 +504,34 @@ def test_python_refuses_what_the_verbs_refuse(run: Path, photo: Path, capsys: py
         model.segment(photo, [1, 2])  # type: ignore[list-item]
     with pytest.raises(SettingError, match="'tpu9' is not to be had here"):
         unseen.load("naclip", device="tpu9")
-    assert "has a tower of its own" in said(capsys, "segment", str(photo), "--words", "tree", "--model", str(run), "--clip", "doodles")
+    assert "has a tower of its own" in said(
+        capsys, "segment", str(photo), "--words", "tree", "--model", str(run), "--clip", "doodles"
+    )
     assert "is a folder" in said(capsys, "convert", "zegclip", str(run), "--benchmark", "voc")
-    assert "is not a file of weights" in said(capsys, "convert", "zegclip", str(photo), "--benchmark", "voc")
+    assert "is not a file of weights" in said(
+        capsys, "convert", "zegclip", str(photo), "--benchmark", "voc"
+    )
 
 
-def test_a_bad_mask_met_by_a_worker_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_mask_met_by_a_worker_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = write_voc(tmp_path / "VOC2012")
     stem = (root / "ImageSets" / "Segmentation" / "val.txt").read_text().split()[0]
     Image.new("L", (24, 20), 77).save(root / "SegmentationClass" / f"{stem}.png")
-    error = said(capsys, "evaluate", "naclip", "--benchmark", "voc", "--root", str(root), "--workers", "1", "--inference.short_side", "64")
+    error = said(
+        capsys,
+        "evaluate",
+        "naclip",
+        "--benchmark",
+        "voc",
+        "--root",
+        str(root),
+        "--workers",
+        "1",
+        "--inference.short_side",
+        "64",
+    )
     assert "holds the id 77" in error
     assert "Traceback" not in error
 
@@ -340,10 +539,14 @@ def test_a_bad_mask_met_by_a_worker_is_one_sentence(tmp_path: Path, capsys: pyte
 def test_bad_words(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "out")]
     assert "empty" in said(capsys, "segment", str(photo), "--words", "", *out)
-    assert "'tree' is in the list twice" in said(capsys, "segment", str(photo), "--words", "tree,fish,tree", *out)
+    assert "'tree' is in the list twice" in said(
+        capsys, "segment", str(photo), "--words", "tree,fish,tree", *out
+    )
     assert "reads at most 77" in said(capsys, "segment", str(photo), "--words", "tree " * 90, *out)
     assert "word 2" in said(capsys, "segment", str(photo), "--words", "tree,,fish", *out)
-    assert "at most 253" in said(capsys, "segment", str(photo), "--words", ",".join(f"w{i}" for i in range(254)), *out)
+    assert "at most 253" in said(
+        capsys, "segment", str(photo), "--words", ",".join(f"w{i}" for i in range(254)), *out
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -352,7 +555,9 @@ def test_bad_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (tmp_path / "empty").mkdir()
     assert "does not exist" in said(capsys, "segment", str(tmp_path / "no.jpg"), "--words", "tree")
     assert "notes.jpg" in said(capsys, "segment", str(tmp_path / "notes.jpg"), "--words", "tree")
-    assert "holds no pictures" in said(capsys, "segment", str(tmp_path / "empty"), "--words", "tree")
+    assert "holds no pictures" in said(
+        capsys, "segment", str(tmp_path / "empty"), "--words", "tree"
+    )
 
 
 def test_bad_names(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,26 +567,44 @@ def test_bad_names(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[st
     assert "neither a method nor a run folder" in said(capsys, "evaluate", "nothing")
     assert "no benchmark called 'vocc'" in said(capsys, "evaluate", "naclip", "--benchmark", "vocc")
     assert "--root" in said(capsys, "evaluate", "naclip", "--benchmark", "voc")
-    assert "not PASCAL VOC's folder" in said(capsys, "evaluate", "naclip", "--benchmark", "voc", "--root", str(tmp_path))
-    assert "did you mean 'num_prompts'" in said(capsys, "train", "zegclip", "--options.num_promts", "3", "--out", str(tmp_path / "x"))
+    assert "not PASCAL VOC's folder" in said(
+        capsys, "evaluate", "naclip", "--benchmark", "voc", "--root", str(tmp_path)
+    )
+    assert "did you mean 'num_prompts'" in said(
+        capsys, "train", "zegclip", "--options.num_promts", "3", "--out", str(tmp_path / "x")
+    )
     assert "no list of 'x'" in said(capsys, "list", "x")
     assert "choose doodles" in said(capsys, "pretrain", "web")
-    assert "no file and no open_clip tag" in said(capsys, "segment", str(photo), "--words", "a", "--clip", "missing.pt")
+    assert "no file and no open_clip tag" in said(
+        capsys, "segment", str(photo), "--words", "a", "--clip", "missing.pt"
+    )
 
 
 def test_bad_values(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     new = ["--out", str(tmp_path / "x")]
-    assert "'ignore', 'negative'" in said(capsys, "train", "zegclip", *new, "--options.void", "ignored")
+    assert "'ignore', 'negative'" in said(
+        capsys, "train", "zegclip", *new, "--options.void", "ignored"
+    )
     assert "type int" in said(capsys, "train", "zegclip", *new, "--options.num_prompts", "ten")
-    assert "give at least 1" in said(capsys, "train", "zegclip", *new, "--options.decoder_heads", "0")
+    assert "give at least 1" in said(
+        capsys, "train", "zegclip", *new, "--options.decoder_heads", "0"
+    )
     assert "probability" in said(capsys, "train", "zegclip", *new, "--options.dropout", "2")
     assert "--train.steps is 0" in said(capsys, "train", "zegclip", *new, "--train.steps", "0")
-    assert "--inference.window is -3; give 0 or more" in said(capsys, "evaluate", "naclip", "--inference.window", "-3")
-    assert "starts from an inductive run" in said(capsys, "train", "zegclip", *new, "--train.regime", "transductive")
+    assert "--inference.window is -3; give 0 or more" in said(
+        capsys, "evaluate", "naclip", "--inference.window", "-3"
+    )
+    assert "starts from an inductive run" in said(
+        capsys, "train", "zegclip", *new, "--train.regime", "transductive"
+    )
     assert "there is no --limi" in said(capsys, "evaluate", "naclip", "--limi", "2")
-    assert "did you mean doodles-5i/0?" in said(capsys, "evaluate", "naclip", "--benchmark", "doodels-5i/0")
+    assert "did you mean doodles-5i/0?" in said(
+        capsys, "evaluate", "naclip", "--benchmark", "doodels-5i/0"
+    )
     assert "--limit is 0" in said(capsys, "evaluate", "naclip", "--limit", "0")
-    assert "not to be had here" in said(capsys, "segment", str(photo), "--words", "tree", "--device", "tpu9")
+    assert "not to be had here" in said(
+        capsys, "segment", str(photo), "--words", "tree", "--device", "tpu9"
+    )
     assert not (tmp_path / "x").exists()
 
 
@@ -389,29 +612,75 @@ def test_bad_values(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[s
     ("arguments", "sentence"),
     [
         ("train zegclip --train.steps ten", "--train.steps is 'ten'; give a whole number"),
-        ("train zegclip --trian.steps 10", "there is no --trian.steps (did you mean --train.steps?); --help shows all flags"),
-        ("train zegclip --train.regime x", "--train.regime is 'x'; choose one of 'inductive', 'transductive', 'supervised'"),
-        ("evaluate naclip --inference.window abc", "--inference.window is 'abc'; give a whole number"),
+        (
+            "train zegclip --trian.steps 10",
+            "there is no --trian.steps (did you mean --train.steps?); --help shows all flags",
+        ),
+        (
+            "train zegclip --train.regime x",
+            "--train.regime is 'x'; choose one of 'inductive', 'transductive', 'supervised'",
+        ),
+        (
+            "evaluate naclip --inference.window abc",
+            "--inference.window is 'abc'; give a whole number",
+        ),
         ("segment a.jpg --words cat --threshold high", "--threshold is 'high'; give a number"),
         ("segment a.jpg", "the following arguments are required: words; --help says more"),
-        ("", "say what to do: list, check, pretrain, train, evaluate, convert, segment, eigenvectors, prepare, demo; --help says more"),
+        (
+            "",
+            (
+                "say what to do: list, check, pretrain, train, evaluate, convert, segment,"
+                " eigenvectors, prepare, demo; --help says more"
+            ),
+        ),
     ],
 )
-def test_the_parser_answers_in_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_parser_answers_in_one_sentence(
+    arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert said(capsys, *arguments.split()) == f"unseen: {sentence}"
 
 
 def test_single_inference_values_leave_the_rest_of_the_protocol(tmp_path: Path) -> None:
-    main(["evaluate", "naclip", "--limit", "1", "--out", str(tmp_path), "--inference.window_batch", "2"])
-    assert json.loads((tmp_path / "report.json").read_text())["protocol"]["inference"] == asdict(InferenceSettings(window=64, stride=32, window_batch=2))
+    main(
+        [
+            "evaluate",
+            "naclip",
+            "--limit",
+            "1",
+            "--out",
+            str(tmp_path),
+            "--inference.window_batch",
+            "2",
+        ]
+    )
+    assert json.loads((tmp_path / "report.json").read_text())["protocol"]["inference"] == asdict(
+        InferenceSettings(window=64, stride=32, window_batch=2)
+    )
     main(["evaluate", "naclip", "--limit", "1", "--out", str(tmp_path), "--inference.window", "0"])
-    assert json.loads((tmp_path / "report.json").read_text())["protocol"]["inference"]["window"] is None
+    assert (
+        json.loads((tmp_path / "report.json").read_text())["protocol"]["inference"]["window"]
+        is None
+    )
 
 
 def test_a_run_on_another_benchmark_follows_that_benchmark(run: Path, tmp_path: Path) -> None:
     """Its own size and windows, and no word lowered."""
     write_voc(tmp_path / "VOC2012")
-    main(["evaluate", str(run), "--benchmark", "voc", "--root", str(tmp_path / "VOC2012"), "--out", str(tmp_path / "eval"), "--inference.short_side", "64"])
+    main(
+        [
+            "evaluate",
+            str(run),
+            "--benchmark",
+            "voc",
+            "--root",
+            str(tmp_path / "VOC2012"),
+            "--out",
+            str(tmp_path / "eval"),
+            "--inference.short_side",
+            "64",
+        ]
+    )
     protocol = json.loads((tmp_path / "eval" / "report.json").read_text())["protocol"]
     assert protocol["inference"] == asdict(InferenceSettings(short_side=64, window=512, stride=426))
     assert protocol["calibrated"] is False
@@ -425,43 +694,76 @@ def test_bad_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = mask.read_bytes()
     size = Image.open(mask).size
     Image.new("L", (size[0] + 1, size[1])).save(mask)
-    assert f"{stem}.png is {size[0] + 1}x{size[1]} pixels" in said(capsys, "evaluate", "naclip", "--benchmark", "voc", "--root", str(root))
+    assert f"{stem}.png is {size[0] + 1}x{size[1]} pixels" in said(
+        capsys, "evaluate", "naclip", "--benchmark", "voc", "--root", str(root)
+    )
     Image.new("L", size, 77).save(mask)
-    assert "holds the id 77" in said(capsys, "evaluate", "naclip", "--benchmark", "voc", "--root", str(root))
+    assert "holds the id 77" in said(
+        capsys, "evaluate", "naclip", "--benchmark", "voc", "--root", str(root)
+    )
     mask.write_bytes(good[:40])
-    assert f"{stem}.png cannot be read" in said(capsys, "evaluate", "naclip", "--benchmark", "voc", "--root", str(root))
+    assert f"{stem}.png cannot be read" in said(
+        capsys, "evaluate", "naclip", "--benchmark", "voc", "--root", str(root)
+    )
 
 
-def test_bad_runs(run: Path, tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_runs(
+    run: Path, tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     broken = tmp_path / "run"
     shutil.copytree(run, broken)
     (broken / "weights.safetensors").write_bytes((run / "weights.safetensors").read_bytes()[:1000])
-    assert "not a complete safetensors file" in said(capsys, "segment", str(photo), "--words", "tree", "--model", str(broken))
-    (broken / "config.yaml").write_text((run / "config.yaml").read_text().replace("format: 1", "format: 7"))
+    assert "not a complete safetensors file" in said(
+        capsys, "segment", str(photo), "--words", "tree", "--model", str(broken)
+    )
+    (broken / "config.yaml").write_text(
+        (run / "config.yaml").read_text().replace("format: 1", "format: 7")
+    )
     assert "layout version 7" in said(capsys, "evaluate", str(broken))
     assert "not a run folder" in said(capsys, "evaluate", str(tmp_path))
     assert "holds a finished run" in said(capsys, "train", "zegclip", "--out", str(run), *FEW)
     (tmp_path / "half" / "state").mkdir(parents=True)
     (tmp_path / "half" / "state" / "last.ckpt").touch()
-    assert "go on with --resume" in said(capsys, "train", "zegclip", "--out", str(tmp_path / "half"), *FEW)
-    assert "another model" in said(capsys, "train", "zegclip", "--out", str(tmp_path / "n"), "--init", str(run), *FEW, "--options.decoder_layers", "2")
+    assert "go on with --resume" in said(
+        capsys, "train", "zegclip", "--out", str(tmp_path / "half"), *FEW
+    )
+    assert "another model" in said(
+        capsys,
+        "train",
+        "zegclip",
+        "--out",
+        str(tmp_path / "n"),
+        "--init",
+        str(run),
+        *FEW,
+        "--options.decoder_layers",
+        "2",
+    )
     torch.save({"a": Path("x")}, tmp_path / "code.pt")
-    assert "may run code" in said(capsys, "segment", str(photo), "--words", "tree", "--clip", str(tmp_path / "code.pt"))
+    assert "may run code" in said(
+        capsys, "segment", str(photo), "--words", "tree", "--clip", str(tmp_path / "code.pt")
+    )
 
 
 def test_no_place_to_write(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert "cannot be written" in said(capsys, "segment", str(photo), "--words", "tree", "--out", str(tmp_path / "file" / "out"))
+    assert "cannot be written" in said(
+        capsys, "segment", str(photo), "--words", "tree", "--out", str(tmp_path / "file" / "out")
+    )
 
 
 def test_results_never_replace_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
-    assert "choose another folder" in said(capsys, "segment", str(tmp_path / "a.png"), "--words", "tree", "--out", str(tmp_path))
+    assert "choose another folder" in said(
+        capsys, "segment", str(tmp_path / "a.png"), "--words", "tree", "--out", str(tmp_path)
+    )
     assert (tmp_path / "a.png").read_bytes() == before
 
 
-def test_a_full_disk_leaves_nothing_behind(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_leaves_nothing_behind(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import errno
 
     def full(self: Image.Image, *_: object, **__: object) -> None:
@@ -469,6 +771,8 @@ def test_a_full_disk_leaves_nothing_behind(photo: Path, tmp_path: Path, capsys: 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image.Image, "save", full)
-        error = said(capsys, "segment", str(photo), "--words", "tree", "--out", str(tmp_path / "out"))
+        error = said(
+            capsys, "segment", str(photo), "--words", "tree", "--out", str(tmp_path / "out")
+        )
     assert "No space left on device" in error
     assert list((tmp_path / "out").iterdir()) == []

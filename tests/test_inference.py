@@ -1,4 +1,5 @@
-"""Windows, chunks of words, thresholds and calibration, with a segmenter whose logits are a known function of the pixels."""
+"""Windows, chunks of words, thresholds and calibration, with a segmenter whose logits are a known
+function of the pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ PATCH = 4
 
 
 class Known(Segmenter):
-    """Word k scores the patch's colour along its vector; even words gain and odd ones lose towards the window's end, so a score depends on the window."""
+    """Word k scores the patch's colour along its vector; even words gain and odd ones lose towards
+    the window's end, so a score depends on the window."""
 
     frozen = ()
 
@@ -41,7 +43,9 @@ class Known(Segmenter):
         h, w = patches.shape[-2:]
         place = torch.arange(h).view(h, 1) / h + torch.arange(w) / w
         sign = 1 - 2 * (torch.arange(len(text)) % 2).view(-1, 1, 1)
-        logits = 0.4 + torch.einsum("bchw,kc->bkhw", patches - 0.5, text.pooled) + 0.05 * sign * place
+        logits = (
+            0.4 + torch.einsum("bchw,kc->bkhw", patches - 0.5, text.pooled) + 0.05 * sign * place
+        )
         return Prediction(logits, (PATCH * h, PATCH * w))
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
@@ -54,7 +58,9 @@ def words(count: int) -> tuple[Known, TextFeatures]:
     return segmenter, segmenter.encode_text([f"word {i}" for i in range(count)])
 
 
-def brute_force(segmenter: Known, images: Tensor, text: TextFeatures, window: int, stride: int) -> Tensor:
+def brute_force(
+    segmenter: Known, images: Tensor, text: TextFeatures, window: int, stride: int
+) -> Tensor:
     """Every window by itself, every pixel's mean by itself."""
     h, w = images.shape[-2:]
     total, count = torch.zeros(len(images), len(text), h, w), torch.zeros(h, w)
@@ -64,7 +70,9 @@ def brute_force(segmenter: Known, images: Tensor, text: TextFeatures, window: in
             top, left = max(bottom - window, 0), max(right - window, 0)
             for i in range(len(images)):
                 crop = images[i : i + 1, :, top:bottom, left:right]
-                total[i, :, top:bottom, left:right] += segmenter(crop, text).resized((bottom - top, right - left))[0]
+                total[i, :, top:bottom, left:right] += segmenter(crop, text).resized(
+                    (bottom - top, right - left)
+                )[0]
             count[top:bottom, left:right] += 1
     assert (count > 0).all()
     return total / count
@@ -81,7 +89,9 @@ def test_window_starts(window: int, stride: int) -> None:
         n = max(length - window + stride - 1, 0) // stride + 1
         assert starts == [max(0, min(i * stride, length - window)) for i in range(n)]
         if stride <= window:
-            assert {p for start in starts for p in range(start, start + window)} >= set(range(length))
+            assert {p for start in starts for p in range(start, start + window)} >= set(
+                range(length)
+            )
         if length >= window:
             assert starts[-1] + window == length
 
@@ -93,7 +103,16 @@ def test_window_starts_of_voc() -> None:
     assert window_starts(300, 512, 426) == [0]
 
 
-@pytest.mark.parametrize(("size", "window", "stride"), [((32, 32), 16, 8), ((30, 45), 16, 10), ((19, 33), 12, 12), ((24, 50), 32, 20), ((10, 11), 16, 8)])
+@pytest.mark.parametrize(
+    ("size", "window", "stride"),
+    [
+        ((32, 32), 16, 8),
+        ((30, 45), 16, 10),
+        ((19, 33), 12, 12),
+        ((24, 50), 32, 20),
+        ((10, 11), 16, 8),
+    ],
+)
 def test_overlaps_are_averaged(size: tuple[int, int], window: int, stride: int) -> None:
     segmenter, text = words(3)
     images = torch.rand(2, 3, *size)
@@ -101,15 +120,21 @@ def test_overlaps_are_averaged(size: tuple[int, int], window: int, stride: int) 
     expected = brute_force(segmenter, images, text, window, stride)
     assert scores.shape == (2, 3, *size)
     assert (scores - expected).abs().max() < 1e-6
-    assert (scores - score_maps(segmenter, images, text, InferenceSettings())).abs().max() > 1e-3 or max(size) <= window
+    assert (
+        scores - score_maps(segmenter, images, text, InferenceSettings())
+    ).abs().max() > 1e-3 or max(size) <= window
 
 
 def test_windows_without_stride_lie_side_by_side() -> None:
     segmenter, text = words(2)
     images = torch.rand(1, 3, 16, 24)
     scores = score_maps(segmenter, images, text, InferenceSettings(window=8))
-    assert torch.equal(scores, score_maps(segmenter, images, text, InferenceSettings(window=8, stride=8)))
-    assert torch.equal(scores[..., 8:16, 16:24], segmenter(images[..., 8:16, 16:24], text).resized((8, 8)))
+    assert torch.equal(
+        scores, score_maps(segmenter, images, text, InferenceSettings(window=8, stride=8))
+    )
+    assert torch.equal(
+        scores[..., 8:16, 16:24], segmenter(images[..., 8:16, 16:24], text).resized((8, 8))
+    )
 
 
 def test_window_batch_bounds_the_batch_and_changes_nothing() -> None:
@@ -118,7 +143,12 @@ def test_window_batch_bounds_the_batch_and_changes_nothing() -> None:
     expected = brute_force(segmenter, images, text, 16, 10)
     for window_batch in (1, 3, 100):
         segmenter.sizes.clear()
-        scores = score_maps(segmenter, images, text, InferenceSettings(window=16, stride=10, window_batch=window_batch))
+        scores = score_maps(
+            segmenter,
+            images,
+            text,
+            InferenceSettings(window=16, stride=10, window_batch=window_batch),
+        )
         assert (scores - expected).abs().max() < 1e-6
         windows = [size[0] for size in segmenter.sizes]
         assert sum(windows) == 24, "twelve a picture"
@@ -127,16 +157,24 @@ def test_window_batch_bounds_the_batch_and_changes_nothing() -> None:
 
 def test_a_batch_scores_as_its_pictures() -> None:
     segmenter, text = words(3)
-    images, settings = torch.rand(3, 3, 30, 45), InferenceSettings(short_side=20, window=16, stride=10)
+    images, settings = (
+        torch.rand(3, 3, 30, 45),
+        InferenceSettings(short_side=20, window=16, stride=10),
+    )
     together = score_maps(segmenter, images, text, settings)
-    alone = torch.cat([score_maps(segmenter, image.unsqueeze(0), text, settings) for image in images])
+    alone = torch.cat(
+        [score_maps(segmenter, image.unsqueeze(0), text, settings) for image in images]
+    )
     assert (together - alone).abs().max() < 1e-6
 
 
 # ---------------------------------------------------------------- picture size
 
 
-@pytest.mark.parametrize(("size", "expected"), [((20, 30), (40, 60)), ((30, 20), (60, 40)), ((80, 90), (40, 45)), ((41, 55), (40, 54))])
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((20, 30), (40, 60)), ((30, 20), (60, 40)), ((80, 90), (40, 45)), ((41, 55), (40, 54))],
+)
 def test_short_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
     resized = fitted(torch.rand(1, 3, *size), InferenceSettings(short_side=40))
     assert resized.shape[-2:] == expected
@@ -154,10 +192,14 @@ def test_a_picture_that_fits_is_left_alone() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        InferenceSettings(), InferenceSettings(short_side=24), InferenceSettings(short_side=24, window=16, stride=10), InferenceSettings(window=64, stride=32),
-        InferenceSettings(square=24), InferenceSettings(canvas=48),
+        InferenceSettings(),
+        InferenceSettings(short_side=24),
+        InferenceSettings(short_side=24, window=16, stride=10),
+        InferenceSettings(window=64, stride=32),
+        InferenceSettings(square=24),
+        InferenceSettings(canvas=48),
     ],
-)  # fmt: skip
+)
 def test_results_have_the_pictures_size(size: tuple[int, int], settings: InferenceSettings) -> None:
     segmenter, text = words(4)
     maps = label_maps(segmenter, torch.rand(2, 3, *size), text, settings)
@@ -170,8 +212,16 @@ def test_results_have_the_pictures_size(size: tuple[int, int], settings: Inferen
 
 def test_labels_are_the_best_of_the_resized_scores() -> None:
     segmenter, text = words(5)
-    images, settings = torch.rand(2, 3, 21, 34), InferenceSettings(short_side=32, window=16, stride=12)
-    scores = F.interpolate(score_maps(segmenter, images, text, settings), (21, 34), mode="bilinear", align_corners=False)
+    images, settings = (
+        torch.rand(2, 3, 21, 34),
+        InferenceSettings(short_side=32, window=16, stride=12),
+    )
+    scores = F.interpolate(
+        score_maps(segmenter, images, text, settings),
+        (21, 34),
+        mode="bilinear",
+        align_corners=False,
+    )
     labels = label_maps(segmenter, images, text, settings).labels
     assert torch.equal(labels, scores.argmax(dim=1))
     assert len(labels.unique()) > 1
@@ -181,7 +231,10 @@ def test_bytes_and_fractions_are_the_same_picture() -> None:
     segmenter, text = words(3)
     images = torch.randint(0, 256, (1, 3, 20, 30), dtype=torch.uint8)
     settings = InferenceSettings(short_side=24, window=16, stride=8)
-    assert torch.equal(score_maps(segmenter, images, text, settings), score_maps(segmenter, images / 255, text, settings))
+    assert torch.equal(
+        score_maps(segmenter, images, text, settings),
+        score_maps(segmenter, images / 255, text, settings),
+    )
 
 
 # ----------------------------------------------------------------------- words
@@ -203,14 +256,18 @@ def test_the_first_of_equal_words_wins(words_at_once: int) -> None:
     segmenter, text = words(5)
     flat = TextFeatures(text.names, torch.zeros(5, 3))
     images = torch.rand(1, 3, 4, 4)  # one patch: the place adds nothing
-    assert label_maps(segmenter, images, flat, InferenceSettings(), words_at_once=words_at_once).labels.unique().tolist() == [0]
+    assert label_maps(
+        segmenter, images, flat, InferenceSettings(), words_at_once=words_at_once
+    ).labels.unique().tolist() == [0]
 
 
 def test_below_the_threshold_there_is_no_word() -> None:
     segmenter, text = words(4)
     images, settings = torch.rand(1, 3, 24, 36), InferenceSettings()
     every = label_maps(segmenter, images, text, settings)
-    assert torch.equal(every.confidence, score_maps(segmenter, images, text, settings).amax(dim=1).clamp(0, 1))
+    assert torch.equal(
+        every.confidence, score_maps(segmenter, images, text, settings).amax(dim=1).clamp(0, 1)
+    )
     threshold = every.confidence.median().item()
     maps = label_maps(segmenter, images, text, settings, threshold=threshold)
     unsure = every.confidence < threshold
@@ -226,17 +283,24 @@ def test_below_the_threshold_there_is_no_word() -> None:
 def test_the_segmenter_is_told_what_it_was_trained_on_window_by_window() -> None:
     segmenter, text = words(3)
     images = torch.rand(1, 3, 16, 24)
-    for settings, count in ((InferenceSettings(), 1), (InferenceSettings(window=8, window_batch=2), 3)):
+    for settings, count in (
+        (InferenceSettings(), 1),
+        (InferenceSettings(window=8, window_batch=2), 3),
+    ):
         segmenter.told.clear()
         label_maps(segmenter, images, text, settings, seen=[0, 2])
         assert segmenter.told == [[0, 2]] * count
 
 
-@pytest.mark.parametrize("settings", [InferenceSettings(), InferenceSettings(short_side=40, window=32, stride=20)])
+@pytest.mark.parametrize(
+    "settings", [InferenceSettings(), InferenceSettings(short_side=40, window=32, stride=20)]
+)
 def test_zegclip_lowers_the_words_it_was_trained_on(settings: InferenceSettings) -> None:
     segmenter = create("zegclip", tiny_clip(), decoder_heads=2, calibration=0.2).eval()
     text, images = segmenter.encode_text(["tree", "car", "sun"]), torch.rand(1, 3, 32, 40)
-    plain, lowered = (score_maps(segmenter, images, text, settings, seen) for seen in (None, [0, 2]))
+    plain, lowered = (
+        score_maps(segmenter, images, text, settings, seen) for seen in (None, [0, 2])
+    )
     assert (plain - lowered - torch.tensor([0.2, 0.0, 0.2]).view(1, 3, 1, 1)).abs().max() < 1e-6
     assert torch.equal(score_maps(segmenter, images, text, settings, [0, 1, 2]), plain)
 
@@ -244,12 +308,20 @@ def test_zegclip_lowers_the_words_it_was_trained_on(settings: InferenceSettings)
 def test_methods_without_training_lower_nothing() -> None:
     segmenter = create("naclip", tiny_clip()).eval()
     text, images = segmenter.encode_text(["tree", "car"]), torch.rand(1, 3, 32, 40)
-    assert torch.equal(score_maps(segmenter, images, text, InferenceSettings(), [0]), score_maps(segmenter, images, text, InferenceSettings()))
+    assert torch.equal(
+        score_maps(segmenter, images, text, InferenceSettings(), [0]),
+        score_maps(segmenter, images, text, InferenceSettings()),
+    )
 
 
 def test_windows_that_leave_gaps_are_refused() -> None:
     with pytest.raises(SettingError, match="leave gaps"):
-        score_maps(*words(2)[:1], torch.rand(1, 3, 12, 12), words(2)[1], InferenceSettings(window=4, stride=8))
+        score_maps(
+            *words(2)[:1],
+            torch.rand(1, 3, 12, 12),
+            words(2)[1],
+            InferenceSettings(window=4, stride=8),
+        )
 
 
 def test_a_tower_can_be_trained_on_after_it_predicted() -> None:
@@ -264,14 +336,17 @@ def test_a_tower_can_be_trained_on_after_it_predicted() -> None:
 
 
 def test_plain_squares_are_resized_once_and_without_antialiasing() -> None:
-    """SAZS's evaluation; a method whose maps cover more than the picture is resized in two steps, to cut the rim off."""
+    """SAZS's evaluation; a method whose maps cover more than the picture is resized in two steps,
+    to cut the rim off."""
     segmenter = create("naclip", tiny_clip()).eval()
     images, text = torch.rand(1, 3, 50, 70), segmenter.encode_text(("tree", "car"))
     plain = InferenceSettings(square=32, plain=True)
     squashed = F.interpolate(images, (32, 32), mode="bilinear", align_corners=False)
     assert torch.equal(fitted(images, plain), squashed)
     assert not torch.equal(fitted(images, replace(plain, plain=False)), squashed)
-    direct = F.interpolate(segmenter(squashed, text).logits, (50, 70), mode="bilinear", align_corners=False)
+    direct = F.interpolate(
+        segmenter(squashed, text).logits, (50, 70), mode="bilinear", align_corners=False
+    )
     assert torch.equal(label_maps(segmenter, images, text, plain).labels, direct.argmax(dim=1))
     assert score_maps(segmenter, images, text, plain).shape == (1, 2, 4, 4)
     assert score_maps(segmenter, images, text, replace(plain, square=30)).shape == (1, 2, 30, 30)

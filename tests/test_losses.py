@@ -12,13 +12,20 @@ import torchvision
 from torch import Tensor
 
 from unseen.labels import IGNORE, PADDING
-from unseen.modules.losses import dice_loss, focal_and_dice, mean_over_ranks, one_hot, sigmoid_focal_loss
+from unseen.modules.losses import (
+    dice_loss,
+    focal_and_dice,
+    mean_over_ranks,
+    one_hot,
+    sigmoid_focal_loss,
+)
 
 CLASSES = 4
 
 
 def maps() -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (2, 4, 5, 6), labels with void pixels and without class 3 in the first picture, weights."""
+    """Logits (2, 4, 5, 6), labels with void pixels and without class 3 in the first picture,
+    weights."""
     logits, labels = 2 * torch.randn(2, CLASSES, 5, 6), torch.randint(0, CLASSES, (2, 5, 6))
     labels[0] = labels[0].clamp(max=2)
     labels[:, 1, 2:] = IGNORE
@@ -37,7 +44,9 @@ def test_one_hot() -> None:
 def test_focal_loss_is_torchvisions(alpha: float, gamma: float) -> None:
     logits, labels, _ = maps()
     targets = one_hot(labels, CLASSES)
-    theirs = torchvision.ops.sigmoid_focal_loss(logits, targets.float(), alpha=alpha, gamma=gamma, reduction="none")
+    theirs = torchvision.ops.sigmoid_focal_loss(
+        logits, targets.float(), alpha=alpha, gamma=gamma, reduction="none"
+    )
     ours = sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma)
     assert ours.item() == pytest.approx(theirs.mean(dim=(2, 3)).sum().item(), rel=1e-6)
 
@@ -51,7 +60,9 @@ def test_focal_loss_averages_over_labelled_or_all_pixels(over: Literal["labelled
         one = torch.nn.functional.one_hot(label[known], CLASSES).T.float()
         total = torchvision.ops.sigmoid_focal_loss(picture[:, known], one, reduction="sum").item()
         theirs += total / (known.sum().item() if over == "labelled" else known.numel())
-    assert sigmoid_focal_loss(logits, one_hot(labels, CLASSES), weights, over=over).item() == pytest.approx(theirs, rel=1e-6)
+    assert sigmoid_focal_loss(
+        logits, one_hot(labels, CLASSES), weights, over=over
+    ).item() == pytest.approx(theirs, rel=1e-6)
 
 
 def plain_dice(logits: Tensor, labels: Tensor, *, with_void: bool) -> float:
@@ -76,25 +87,37 @@ def test_dice_loss_is_the_plain_loop() -> None:
     logits, labels, weights = maps()
     targets = one_hot(labels, CLASSES)
     assert not targets[0, 3].any()
-    assert dice_loss(logits, targets).item() == pytest.approx(plain_dice(logits, labels, with_void=True), rel=1e-5)
-    assert dice_loss(logits, targets, weights).item() == pytest.approx(plain_dice(logits, labels, with_void=False), rel=1e-5)
+    assert dice_loss(logits, targets).item() == pytest.approx(
+        plain_dice(logits, labels, with_void=True), rel=1e-5
+    )
+    assert dice_loss(logits, targets, weights).item() == pytest.approx(
+        plain_dice(logits, labels, with_void=False), rel=1e-5
+    )
 
 
 def test_dice_of_a_perfect_map_is_nothing() -> None:
     targets = one_hot(torch.tensor([[[0, 1], [1, 1]]]), 2)
-    assert dice_loss(torch.where(targets, 50.0, -50.0), targets).item() == pytest.approx(0, abs=1e-6)
-    assert dice_loss(torch.where(targets, -50.0, 50.0), targets).item() == pytest.approx((1 - 1 / 5) + (1 - 1 / 5), rel=1e-6)
+    assert dice_loss(torch.where(targets, 50.0, -50.0), targets).item() == pytest.approx(
+        0, abs=1e-6
+    )
+    assert dice_loss(torch.where(targets, -50.0, 50.0), targets).item() == pytest.approx(
+        (1 - 1 / 5) + (1 - 1 / 5), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("loss", [sigmoid_focal_loss, dice_loss])
-def test_void_pixels_neither_count_nor_learn(loss: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> None:
+def test_void_pixels_neither_count_nor_learn(
+    loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+) -> None:
     logits, labels, weights = maps()
     targets, void = one_hot(labels, CLASSES), (weights == 0).expand_as(logits)
     changed = torch.where(void, logits + 7 * torch.randn_like(logits), logits).requires_grad_()
     logits.requires_grad_()
     first, second = loss(logits, targets, weights), loss(changed, targets, weights)
     assert first.item() == second.item()
-    assert loss(logits, targets, None).item() != pytest.approx(loss(changed, targets, None).item(), rel=1e-3)
+    assert loss(logits, targets, None).item() != pytest.approx(
+        loss(changed, targets, None).item(), rel=1e-3
+    )
     second.backward()
     assert changed.grad is not None
     assert (changed.grad[void] == 0).all()
@@ -123,7 +146,8 @@ def test_far_logits_stay_finite() -> None:
 
 @pytest.mark.parametrize("void", ["ignore", "negative"])
 def test_words_in_parts_cost_and_learn_as_all_at_once(void: Literal["ignore", "negative"]) -> None:
-    """The loss is the sum of its two terms over the pairs present, whatever the number of words computed at a time."""
+    """The loss is the sum of its two terms over the pairs present, whatever the number of words
+    computed at a time."""
     _, labels, weights = maps()
     resize = torch.nn.UpsamplingBilinear2d(size=(5, 6))
     small = torch.randn(2, CLASSES, 2, 3)
@@ -141,8 +165,12 @@ def test_words_in_parts_cost_and_learn_as_all_at_once(void: Literal["ignore", "n
         assert torch.allclose(grad, found[2][2], atol=1e-6)
     targets, counted = one_hot(labels, CLASSES), weights if void == "ignore" else None
     present = targets.flatten(2).any(dim=2).sum().item()
-    assert found[2][0] == pytest.approx(sigmoid_focal_loss(resize(small), targets, counted).item() / present, rel=1e-5)
-    assert found[2][1] == pytest.approx(dice_loss(resize(small), targets, counted).item() / present, rel=1e-5)
+    assert found[2][0] == pytest.approx(
+        sigmoid_focal_loss(resize(small), targets, counted).item() / present, rel=1e-5
+    )
+    assert found[2][1] == pytest.approx(
+        dice_loss(resize(small), targets, counted).item() / present, rel=1e-5
+    )
 
 
 def test_mean_over_one_process_is_the_number_itself() -> None:

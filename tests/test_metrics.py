@@ -22,7 +22,9 @@ def matrix_of(prediction: Tensor, labels: Tensor, classes: int) -> ConfusionMatr
 
 def random_maps(classes: int) -> tuple[Tensor, Tensor]:
     labels = torch.randint(0, classes, (3, 20, 24))
-    prediction = torch.where(torch.rand(labels.shape) < 0.6, labels, torch.randint(0, classes, labels.shape))
+    prediction = torch.where(
+        torch.rand(labels.shape) < 0.6, labels, torch.randint(0, classes, labels.shape)
+    )
     labels[torch.rand(labels.shape) < 0.2] = IGNORE
     return prediction, labels
 
@@ -33,13 +35,24 @@ def test_against_the_released_evaluation() -> None:
     count = sum(name.startswith("pred.") for name in tensors)
     for i in range(count):
         raw = tensors[f"gt_raw.{i}"].long()
-        matrix.update(tensors[f"pred.{i}"], torch.where((raw == 0) | (raw == IGNORE), IGNORE, raw - 1))
+        matrix.update(
+            tensors[f"pred.{i}"], torch.where((raw == 0) | (raw == IGNORE), IGNORE, raw - 1)
+        )
     assert count == 4
     torch.testing.assert_close(matrix.iou, tensors["iou"], rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(matrix.accuracy, tensors["acc"], rtol=0, atol=0, equal_nan=True)
     summary = matrix.summary(about["seen"], about["unseen"])
-    names = {"pAcc": "pAcc", "mAcc": "mAcc", "mIoU": "mIoU", "mIoU_S": "mIoU_seen", "mIoU_U": "mIoU_unseen", "hIoU": "hIoU"}
-    assert {ours: summary[ours] / 100 for ours in names} == pytest.approx({ours: about[theirs] for ours, theirs in names.items()}, rel=1e-12)
+    names = {
+        "pAcc": "pAcc",
+        "mAcc": "mAcc",
+        "mIoU": "mIoU",
+        "mIoU_S": "mIoU_seen",
+        "mIoU_U": "mIoU_unseen",
+        "hIoU": "hIoU",
+    }
+    assert {ours: summary[ours] / 100 for ours in names} == pytest.approx(
+        {ours: about[theirs] for ours, theirs in names.items()}, rel=1e-12
+    )
 
 
 def test_against_torchmetrics() -> None:
@@ -69,7 +82,9 @@ def test_a_pixel_without_word_is_wrong() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
 def test_any_integer_type(dtype: torch.dtype) -> None:
-    matrix = matrix_of(torch.tensor([[0, 1, 255]], dtype=dtype), torch.tensor([[0, 0, 2]], dtype=dtype), 3)
+    matrix = matrix_of(
+        torch.tensor([[0, 1, 255]], dtype=dtype), torch.tensor([[0, 0, 2]], dtype=dtype), 3
+    )
     assert matrix.counts.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
 
 
@@ -87,7 +102,9 @@ def test_a_class_that_is_nowhere_is_left_out() -> None:
 
 
 def test_classes_never_hit() -> None:
-    summary = matrix_of(torch.tensor([0, 0, 0, 2]), torch.tensor([0, 1, 2, 1]), 4).summary([0], [1, 2, 3])
+    summary = matrix_of(torch.tensor([0, 0, 0, 2]), torch.tensor([0, 1, 2, 1]), 4).summary(
+        [0], [1, 2, 3]
+    )
     assert summary["zero_IoU"] == pytest.approx(100 * 2 / 3)
     assert summary["hIoU"] == 0
 

@@ -21,7 +21,17 @@ from unseen.errors import DataError, SettingError
 from unseen.labels import BACKGROUND, IGNORE
 from unseen.settings import ModelSettings, TrainSettings
 
-SMALL = ["--clip", "doodles", *FEW, "--train.transforms.resize", "null", "--train.transforms.crop", "32", "--train.workers", "0"]
+SMALL = [
+    "--clip",
+    "doodles",
+    *FEW,
+    "--train.transforms.resize",
+    "null",
+    "--train.transforms.crop",
+    "32",
+    "--train.workers",
+    "0",
+]
 
 
 def classes(folder: Path, text: str) -> Path:
@@ -33,13 +43,26 @@ def classes(folder: Path, text: str) -> Path:
 
 
 def test_marks_and_names(tmp_path: Path) -> None:
-    found = read_classes(classes(tmp_path, "\ufeffcat\nsofa   # unseen\nC# sharp\n#1 # unseen\nodd # unseen # seen\nbus#unseen\n\n"))
+    found = read_classes(
+        classes(
+            tmp_path,
+            "\ufeffcat\nsofa   # unseen\nC# sharp\n#1 # unseen\nodd # unseen #"
+            " seen\nbus#unseen\n\n",
+        )
+    )
     assert found.vocabulary == ("cat", "sofa", "C# sharp", "#1", "odd # unseen", "bus#unseen")
     assert found.unseen == ("sofa", "#1")
     assert (found.background, found.first) == ("ignore", 0)
 
 
-@pytest.mark.parametrize(("line", "background", "first"), [("background", "word", 0), ("rest # ignore", "ignore", 1), ("none # threshold", "threshold", 1)])
+@pytest.mark.parametrize(
+    ("line", "background", "first"),
+    [
+        ("background", "word", 0),
+        ("rest # ignore", "ignore", 1),
+        ("none # threshold", "threshold", 1),
+    ],
+)
 def test_backgrounds(tmp_path: Path, line: str, background: str, first: int) -> None:
     found = read_classes(classes(tmp_path, f"{line}\ncat\n"))
     assert (found.background, found.first) == (background, first)
@@ -93,7 +116,12 @@ def test_splits_by_folders(tmp_path: Path) -> None:
         for split in ("train", "val"):
             (tmp_path / kind / split).mkdir()
         for path in sorted(p for p in (tmp_path / kind).iterdir() if p.is_file()):
-            path.rename(tmp_path / kind / ("val" if path.stem in ("p 7", "p 8", "p 9") else "train") / path.name)
+            path.rename(
+                tmp_path
+                / kind
+                / ("val" if path.stem in ("p 7", "p 8", "p 9") else "train")
+                / path.name
+            )
     with pytest.raises(DataError, match=r"has both train\.txt and images/train"):
         contents(tmp_path)
     for name in ("train.txt", "val.txt"):
@@ -107,10 +135,20 @@ def test_ids_and_void(tmp_path: Path) -> None:
     assert data[0].labels.unique().tolist() == [0, 1, 2, 3, IGNORE]
     classes(tmp_path, "nothing # ignore\ncat\ndog\ntree # unseen\n")
     bench = get_benchmark(str(tmp_path))
-    assert (bench.vocabulary, bench.unseen, bench.background) == (("cat", "dog", "tree"), ("tree",), "ignore")
+    assert (bench.vocabulary, bench.unseen, bench.background) == (
+        ("cat", "dog", "tree"),
+        ("tree",),
+        "ignore",
+    )
     assert bench.data("val", None)[0].labels.unique().tolist() == [0, 1, 2, IGNORE]
     classes(tmp_path, "nothing # threshold\ncat\ndog\ntree # unseen\n")
-    assert get_benchmark(str(tmp_path)).data("val", None)[0].labels.unique().tolist() == [0, 1, 2, BACKGROUND, IGNORE]
+    assert get_benchmark(str(tmp_path)).data("val", None)[0].labels.unique().tolist() == [
+        0,
+        1,
+        2,
+        BACKGROUND,
+        IGNORE,
+    ]
     assert get_benchmark(str(tmp_path)).judged == ("cat", "dog", "tree", "background")
 
 
@@ -123,11 +161,23 @@ def test_label_maps_with_16_bits(tmp_path: Path) -> None:
     labels = get_benchmark(str(tmp_path)).data("val", None)[0].labels
     assert labels[0, :6].tolist() == [0, 252, 256, 258, 302, IGNORE]
     with pytest.raises(SettingError, match="has 300 words, and a method can be trained on 253"):
-        train(ModelSettings("zegclip", options={"num_prompts": 2}), TrainSettings(steps=1), str(tmp_path), tmp_path / "run", progress=False)
+        train(
+            ModelSettings("zegclip", options={"num_prompts": 2}),
+            TrainSettings(steps=1),
+            str(tmp_path),
+            tmp_path / "run",
+            progress=False,
+        )
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"classes\.txt does not exist; a folder of your own needs images/, labels/ and classes\.txt"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"classes\.txt does not exist; a folder of your own needs images/, labels/ and"
+            r" classes\.txt"
+        ),
+    ):
         get_benchmark(str(tmp_path))
     classes(tmp_path, "cat\n")
     with pytest.raises(DataError, match="has no folder images/; put pictures"):
@@ -135,9 +185,13 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     write_own(tmp_path)
     with pytest.raises(SettingError, match="leave --root away"):
         get_benchmark(str(tmp_path)).data("val", tmp_path / "images")
-    with pytest.raises(SettingError, match="or give a folder with images/, labels/ and classes.txt"):
+    with pytest.raises(
+        SettingError, match="or give a folder with images/, labels/ and classes.txt"
+    ):
         get_benchmark("nowhere")
-    with pytest.raises(DataError, match="nowhere is not there; where it has moved, name it with --benchmark"):
+    with pytest.raises(
+        DataError, match="nowhere is not there; where it has moved, name it with --benchmark"
+    ):
         get_benchmark(str(tmp_path / "nowhere"))
 
 
@@ -149,42 +203,77 @@ def report_of(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_train_evaluate_and_eigenvectors_on_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_evaluate_and_eigenvectors_on_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_own(tmp_path / "zoo")
     monkeypatch.chdir(tmp_path)
     main(["train", "zegclip", "--benchmark", "zoo", *SMALL, "--options.decoder_heads", "2"])
     run = tmp_path / "runs" / "zegclip-zoo"
-    assert "num_prompts: 10" in (run / "config.yaml").read_text(), "from the recipe for one's own data"
+    assert "num_prompts: 10" in (run / "config.yaml").read_text(), (
+        "from the recipe for one's own data"
+    )
     main(["evaluate", str(run), "--out", "own", "--inference.short_side", "64"])
     report = report_of(tmp_path / "own")
     assert report["protocol"]["calibrated"] is True
     assert report["protocol"]["background"] == "ignore"
     assert report["protocol"]["unseen"] == ["tree"]
-    counted = sum(int((np.array(Image.open(data / "labels" / f"p {i}.png")) != 255).sum()) for i in (7, 8, 9))
-    assert report["pixels"] == sum(map(sum, report["confusion"]["pixels"])) == counted == 3 * (20 * 30 - 30)
+    counted = sum(
+        int((np.array(Image.open(data / "labels" / f"p {i}.png")) != 255).sum()) for i in (7, 8, 9)
+    )
+    assert (
+        report["pixels"]
+        == sum(map(sum, report["confusion"]["pixels"]))
+        == counted
+        == 3 * (20 * 30 - 30)
+    )
     data.rename(tmp_path / "moved")
     main(["evaluate", str(run), "--benchmark", "moved", "--inference.short_side", "64"])
-    assert report_of(run / "eval-moved")["protocol"]["calibrated"] is True, "the same words, elsewhere"
+    assert report_of(run / "eval-moved")["protocol"]["calibrated"] is True, (
+        "the same words, elsewhere"
+    )
     assert report_of(run / "eval-moved")["scores"] == report["scores"]
     main(["evaluate", "naclip", "--benchmark", "moved"])
     assert (tmp_path / "runs" / "naclip-moved" / "sheet.png").exists()
     main(["eigenvectors", "moved", "--out", "segments", "--count", "2"])
-    assert sorted(path.stem for path in (tmp_path / "segments").glob("*.safetensors")) == ["p 7", "p 8", "p 9"]
+    assert sorted(path.stem for path in (tmp_path / "segments").glob("*.safetensors")) == [
+        "p 7",
+        "p 8",
+        "p 9",
+    ]
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_scored_background(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_own(tmp_path / "zoo")
     classes(data, "nothing # threshold\ncat\ndog\ntree # unseen\n")
-    call = ["evaluate", "naclip", "--benchmark", str(data), "--inference.short_side", "64", "--out", str(tmp_path / "out")]
-    assert "scores the background, which is where no word is confident; say how confident with --threshold" in said(capsys, *call)
+    call = [
+        "evaluate",
+        "naclip",
+        "--benchmark",
+        str(data),
+        "--inference.short_side",
+        "64",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert (
+        "scores the background, which is where no word is confident; say how confident with"
+        " --threshold" in said(capsys, *call)
+    )
     main([*call, "--threshold", "1"])
     report = report_of(tmp_path / "out")
     pixels = np.array(report["confusion"]["pixels"])
     assert report["confusion"]["rows"] == ["cat", "dog", "tree", "background"]
-    assert pixels[:, 3].sum() == pixels.sum() == report["pixels"] == 3 * (20 * 30 - 30), "no word is that confident"
-    assert pixels[3].sum() == sum(int((np.array(Image.open(data / "labels" / f"p {i}.png")) == 0).sum()) for i in (7, 8, 9))
-    assert report["iou"]["background"] == pytest.approx(100 * pixels[3].sum() / pixels.sum(), abs=1e-3)
+    assert pixels[:, 3].sum() == pixels.sum() == report["pixels"] == 3 * (20 * 30 - 30), (
+        "no word is that confident"
+    )
+    assert pixels[3].sum() == sum(
+        int((np.array(Image.open(data / "labels" / f"p {i}.png")) == 0).sum()) for i in (7, 8, 9)
+    )
+    assert report["iou"]["background"] == pytest.approx(
+        100 * pixels[3].sum() / pixels.sum(), abs=1e-3
+    )
     assert report["scores"]["mIoU"] == pytest.approx(report["iou"]["background"] / 4, abs=1e-3)
     assert report["scores"]["mIoU_S"] == 0
     main([*call, "--threshold", "0"])

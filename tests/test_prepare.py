@@ -1,4 +1,5 @@
-"""Data sets from their archives: four-picture versions in the true formats, a server that breaks off and lies, and everything that can be wrong."""
+"""Data sets from their archives: four-picture versions in the true formats, a server that breaks
+off and lies, and everything that can be wrong."""
 
 from __future__ import annotations
 
@@ -38,8 +39,26 @@ from unseen.data.prepare.work import Work
 from unseen.errors import DataError, SettingError
 from unseen.files import read_labels, replacing
 
-FEW = ["--train.steps", "2", "--train.batch_size", "2", "--train.warmup", "0", "--train.workers", "0", "--clip", "doodles"]
-SMALL = ["--train.transforms.resize", "[128,64]", "--train.transforms.crop", "64", "--options.decoder_heads", "4"]
+FEW = [
+    "--train.steps",
+    "2",
+    "--train.batch_size",
+    "2",
+    "--train.warmup",
+    "0",
+    "--train.workers",
+    "0",
+    "--clip",
+    "doodles",
+]
+SMALL = [
+    "--train.transforms.resize",
+    "[128,64]",
+    "--train.transforms.crop",
+    "64",
+    "--options.decoder_heads",
+    "4",
+]
 
 ONE = ["--options.templates", "single"]
 
@@ -67,7 +86,8 @@ def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             side = "train" if split == "trn" else "val"
             numbers = [1, 2] if split == "trn" else [4]
             classes = {
-                class_id: [f"{side}2014/COCO_{side}2014_{n:012d}.jpg" for n in numbers] for class_id in ((79,) if (fold == 0) == (split == "trn") else (0,))
+                class_id: [f"{side}2014/COCO_{side}2014_{n:012d}.jpg" for n in numbers]
+                for class_id in ((79,) if (fold == 0) == (split == "trn") else (0,))
             }
             for name, content in (
                 (f"pascal/{split}/fold{fold}.txt", made.lines(*pascal[split][fold])),
@@ -82,7 +102,18 @@ def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ready(name: str, root: Path, source: Path | None, *more: str) -> None:
-    main(["prepare", name, "--root", str(root), *(["--from", str(source)] if source else []), "--jobs", "1", *more])
+    main(
+        [
+            "prepare",
+            name,
+            "--root",
+            str(root),
+            *(["--from", str(source)] if source else []),
+            "--jobs",
+            "1",
+            *more,
+        ]
+    )
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -96,27 +127,42 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def files(root: Path) -> dict[str, tuple[int, int]]:
     """Every file below a folder with its bytes and time."""
-    return {str(p.relative_to(root)): (p.stat().st_size, p.stat().st_mtime_ns) for p in root.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(root)): (p.stat().st_size, p.stat().st_mtime_ns)
+        for p in root.rglob("*")
+        if p.is_file()
+    }
 
 
 # ---------------------------------------------------------------------- data sets
 
 
-def test_voc_and_its_folds(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_voc_and_its_folds(
+    archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = tmp_path / "data"
     ready("voc", root, archives)
     out = capsys.readouterr().out
     assert "WRONG" not in out
     assert "next: unseen evaluate" in out
-    base, lists = root / "VOCdevkit" / "VOC2012", root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
+    base, lists = (
+        root / "VOCdevkit" / "VOC2012",
+        root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation",
+    )
     a, b, c, d = made.VOC_NAMES
     assert {path.stem: path.read_text().split() for path in lists.iterdir()} == {
-        "train": [a, b], "val": [c], "trainval": [a, b, c], "aug": [d], "trainaug": [a, b, d],
-    }  # fmt: skip
+        "train": [a, b],
+        "val": [c],
+        "trainval": [a, b, c],
+        "aug": [d],
+        "trainaug": [a, b, d],
+    }
     for name in made.VOC_NAMES:
         with Image.open(base / "SegmentationClassAug" / f"{name}.png") as image:
             assert image.mode == "L"
-            assert np.array_equal(np.array(image), made.VOC_OWN.get(name, made.VOC_SBD.get(name))), "VOC's own masks lie over SBD's"
+            assert np.array_equal(
+                np.array(image), made.VOC_OWN.get(name, made.VOC_SBD.get(name))
+            ), "VOC's own masks lie over SBD's"
     assert not (base / "Annotations").exists()
     before = files(root)
     ready("voc", root, archives)
@@ -125,25 +171,74 @@ def test_voc_and_its_folds(archives: Path, tmp_path: Path, capsys: pytest.Captur
     (base / "JPEGImages" / f"{b}.jpg").unlink()
     ready("voc", root, archives)
     assert files(root).keys() == before.keys(), "what is missing is made again"
-    train = ["train", "zegclip", "--benchmark", "voc", "--root", str(root), "--out", str(tmp_path / "run"), *FEW, *SMALL]
+    train = [
+        "train",
+        "zegclip",
+        "--benchmark",
+        "voc",
+        "--root",
+        str(root),
+        "--out",
+        str(tmp_path / "run"),
+        *FEW,
+        *SMALL,
+    ]
     evaluate_two_steps(train, tmp_path / "run", "voc", root, pictures=1)
 
     ready("pascal-5i", root, archives)
     assert len(list((root / "lists" / "pascal").rglob("*.txt"))) == 8
     common = ["--benchmark", "pascal-5i/0", "--root", str(root), "--lists", str(root / "lists")]
-    main(["train", "esda", *common, "--out", str(tmp_path / "fold"), *FEW, "--train.transforms.crop", "48", "--train.unseen_pixels", "void"])
+    main(
+        [
+            "train",
+            "esda",
+            *common,
+            "--out",
+            str(tmp_path / "fold"),
+            *FEW,
+            "--train.transforms.crop",
+            "48",
+            "--train.unseen_pixels",
+            "void",
+        ]
+    )
     main(["evaluate", str(tmp_path / "fold"), *common, "--inference.canvas", "48"])
-    assert sum(json.loads((tmp_path / "fold" / "eval-pascal-5i-0" / "report.json").read_text())["episodes"].values()) == 1
+    assert (
+        sum(
+            json.loads((tmp_path / "fold" / "eval-pascal-5i-0" / "report.json").read_text())[
+                "episodes"
+            ].values()
+        )
+        == 1
+    )
 
 
-def evaluate_two_steps(train: list[str], run: Path, benchmark: str, root: Path, pictures: int) -> None:
+def evaluate_two_steps(
+    train: list[str], run: Path, benchmark: str, root: Path, pictures: int
+) -> None:
     main(train)
-    main(["evaluate", str(run), "--root", str(root), "--inference.short_side", "64", "--inference.window", "64", "--inference.stride", "48"])
-    assert json.loads((run / f"eval-{benchmark}" / "report.json").read_text())["pictures"] == pictures
+    main(
+        [
+            "evaluate",
+            str(run),
+            "--root",
+            str(root),
+            "--inference.short_side",
+            "64",
+            "--inference.window",
+            "64",
+            "--inference.stride",
+            "48",
+        ]
+    )
+    assert (
+        json.loads((run / f"eval-{benchmark}" / "report.json").read_text())["pictures"] == pictures
+    )
 
 
 def test_voc_with_masks_of_sbd_at_hand(archives: Path, tmp_path: Path) -> None:
-    """mmsegmentation's folder holds SBD's masks alone: VOC's are added without SBD's archive, and nothing is changed."""
+    """mmsegmentation's folder holds SBD's masks alone: VOC's are added without SBD's archive, and
+    nothing is changed."""
     (archives / "benchmark.tgz").unlink()
     masks_of = tmp_path / "data" / "VOCdevkit" / "VOC2012" / "SegmentationClassAug"
     masks_of.mkdir(parents=True)
@@ -162,14 +257,29 @@ def test_context(archives: Path, tmp_path: Path) -> None:
     ready("context", root, archives)
     base = root / "VOCdevkit" / "VOC2010"
     assert {p.stem for p in (base / "JPEGImages").iterdir()} == {*expected, "2008_999999"}
-    assert {p.stem for p in (base / "SegmentationClassContext").iterdir()} == set(expected), "what is neither for training nor for validation has no mask"
+    assert {p.stem for p in (base / "SegmentationClassContext").iterdir()} == set(expected), (
+        "what is neither for training nor for validation has no mask"
+    )
     for name, mask in expected.items():
         assert np.array_equal(read_labels(base / "SegmentationClassContext" / f"{name}.png"), mask)
-    assert (base / "ImageSets" / "SegmentationContext" / "val.txt").read_text() == "2008_000002\n2008_000003\n"
+    assert (
+        base / "ImageSets" / "SegmentationContext" / "val.txt"
+    ).read_text() == "2008_000002\n2008_000003\n"
     before = files(root)
     ready("context", root, None)
     assert files(root) == before
-    train = ["train", "zegclip", "--benchmark", "context", "--root", str(root), "--out", str(tmp_path / "run"), *FEW, *SMALL]
+    train = [
+        "train",
+        "zegclip",
+        "--benchmark",
+        "context",
+        "--root",
+        str(root),
+        "--out",
+        str(tmp_path / "run"),
+        *FEW,
+        *SMALL,
+    ]
     evaluate_two_steps(train, tmp_path / "run", "context", root, pictures=2)
 
 
@@ -178,21 +288,38 @@ def test_coco_stuff(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     ready("coco-stuff", root, archives)
     base, train = root / "coco_stuff164k", made.STUFF_RAW["train2017"]
     mask = read_labels(base / "annotations" / "train2017" / f"{train[0]}_labelTrainIds.png")
-    assert np.array_equal(mask, made.blocks(0, 10, 255, 11, 170, 255, 83, 24)), "values of absent things become void"
+    assert np.array_equal(mask, made.blocks(0, 10, 255, 11, 170, 255, 83, 24)), (
+        "values of absent things become void"
+    )
     before = files(root)
     (base / "annotations" / "train2017" / f"{train[1]}_labelTrainIds.png").unlink()
     ready("coco-stuff", root, archives)
     after = files(root)
     assert after.keys() == before.keys()
-    assert sum(after[name] != before[name] for name in before) == 1, "the missing mask alone is made"
-    asked = ["train", "zegclip", "--benchmark", "coco-stuff", "--root", str(base), "--out", str(tmp_path / "run"), *FEW, *SMALL]
+    assert sum(after[name] != before[name] for name in before) == 1, (
+        "the missing mask alone is made"
+    )
+    asked = [
+        "train",
+        "zegclip",
+        "--benchmark",
+        "coco-stuff",
+        "--root",
+        str(base),
+        "--out",
+        str(tmp_path / "run"),
+        *FEW,
+        *SMALL,
+    ]
     evaluate_two_steps(asked, tmp_path / "run", "coco-stuff", base, pictures=1)
     raw = base / "annotations" / "val2017" / "000000000139.png"
     (raw.parent / "000000000139_labelTrainIds.png").unlink()
     raw.unlink()
     Image.fromarray(made.blocks(1, 200)).save(raw)
     (archives / "stuffthingmaps_trainval2017.zip").unlink()
-    assert "holds the id 200; raw masks of COCO-Stuff hold 0 to 181" in said(capsys, "prepare", "coco-stuff", "--root", str(root), "--jobs", "1")
+    assert "holds the id 200; raw masks of COCO-Stuff hold 0 to 181" in said(
+        capsys, "prepare", "coco-stuff", "--root", str(root), "--jobs", "1"
+    )
 
 
 def test_coco_folds(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,24 +331,64 @@ def test_coco_folds(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     folder = root / "COCO2014" / "annotations"
     expected = np.zeros((made.H, made.W), dtype=np.uint8)
     expected[4:20, 4:20], expected[10:30, 10:30], expected[:6, 40:50] = 1, 80, 80
-    assert np.array_equal(read_labels(folder / "val2014" / "COCO_val2014_000000000004.png"), expected)
-    assert {p.stem[-1] for p in (folder / "train2014").iterdir()} == {"1", "2"}, "crowds are left out, and so is a picture with nothing else"
+    assert np.array_equal(
+        read_labels(folder / "val2014" / "COCO_val2014_000000000004.png"), expected
+    )
+    assert {p.stem[-1] for p in (folder / "train2014").iterdir()} == {
+        "1",
+        "2",
+    }, "crowds are left out, and so is a picture with nothing else"
     before = files(root)
     ready("coco-20i", root, archives)
     assert files(root) == before
     common = ["--benchmark", "coco-20i/0", "--root", str(root), "--lists", str(root / "lists")]
-    main(["train", "esda", *common, "--out", str(tmp_path / "fold"), *FEW, "--train.transforms.crop", "48", "--train.unseen_pixels", "void"])
+    main(
+        [
+            "train",
+            "esda",
+            *common,
+            "--out",
+            str(tmp_path / "fold"),
+            *FEW,
+            "--train.transforms.crop",
+            "48",
+            "--train.unseen_pixels",
+            "void",
+        ]
+    )
     main(["evaluate", str(tmp_path / "fold"), *common, "--inference.canvas", "48"])
-    assert sum(json.loads((tmp_path / "fold" / "eval-coco-20i-0" / "report.json").read_text())["episodes"].values()) == 1
+    assert (
+        sum(
+            json.loads((tmp_path / "fold" / "eval-coco-20i-0" / "report.json").read_text())[
+                "episodes"
+            ].values()
+        )
+        == 1
+    )
 
 
 def test_ade(archives: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
     ready("ade20k-150", root, archives)
     base = root / "ade" / "ADEChallengeData2016"
-    assert np.array_equal(read_labels(base / "annotations" / "validation" / "ADE_val_00000003.png"), made.blocks(0, 1, 150, 4))
+    assert np.array_equal(
+        read_labels(base / "annotations" / "validation" / "ADE_val_00000003.png"),
+        made.blocks(0, 1, 150, 4),
+    )
     assert len(list((base / "images" / "training").iterdir())) == 3
-    train = ["train", "zegclip", "--benchmark", "ade20k-150", "--root", str(root), "--out", str(tmp_path / "run"), *FEW, *SMALL, *ONE]
+    train = [
+        "train",
+        "zegclip",
+        "--benchmark",
+        "ade20k-150",
+        "--root",
+        str(root),
+        "--out",
+        str(tmp_path / "run"),
+        *FEW,
+        *SMALL,
+        *ONE,
+    ]
     evaluate_two_steps(train, tmp_path / "run", "ade20k-150", root, pictures=1)
 
     ready("ade20k-847", root, archives)
@@ -237,26 +404,68 @@ def test_ade(archives: Path, tmp_path: Path) -> None:
     shutil.rmtree(base / "images" / "ADE")
     ready("ade20k-847", root, None)
     # 847 words are for evaluation, by a run trained elsewhere
-    main(["evaluate", str(tmp_path / "run"), "--benchmark", "ade20k-847", "--root", str(root), *ONE, "--inference.short_side", "64", "--inference.window", "0"])
-    assert json.loads((tmp_path / "run" / "eval-ade20k-847" / "report.json").read_text())["pictures"] == 1
+    main(
+        [
+            "evaluate",
+            str(tmp_path / "run"),
+            "--benchmark",
+            "ade20k-847",
+            "--root",
+            str(root),
+            *ONE,
+            "--inference.short_side",
+            "64",
+            "--inference.window",
+            "0",
+        ]
+    )
+    assert (
+        json.loads((tmp_path / "run" / "eval-ade20k-847" / "report.json").read_text())["pictures"]
+        == 1
+    )
 
 
 def test_cityscapes(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "data"
     (root / "downloads").mkdir(parents=True)
-    assert "gtFine_trainvaltest.zip lie behind a login" in said(capsys, "prepare", "cityscapes", "--root", str(root))
+    assert "gtFine_trainvaltest.zip lie behind a login" in said(
+        capsys, "prepare", "cityscapes", "--root", str(root)
+    )
     for name in ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"):
         shutil.copy(archives / name, root / "downloads")
     ready("cityscapes", root, None)
-    mask = read_labels(root / "cityscapes" / "gtFine" / "train" / "ulm" / "ulm_000001_000019_gtFine_labelTrainIds.png")
+    mask = read_labels(
+        root
+        / "cityscapes"
+        / "gtFine"
+        / "train"
+        / "ulm"
+        / "ulm_000001_000019_gtFine_labelTrainIds.png"
+    )
     assert np.array_equal(mask, made.blocks(0, 18, 255, 255, 13))
-    assert (root / "cityscapes" / "leftImg8bit" / "test" / "bonn" / "bonn_000003_000019_leftImg8bit.png").is_file()
+    assert (
+        root / "cityscapes" / "leftImg8bit" / "test" / "bonn" / "bonn_000003_000019_leftImg8bit.png"
+    ).is_file()
     ready("cityscapes", root / "cityscapes", None, "--check")
-    train = ["train", "zegclip", "--benchmark", "cityscapes", "--root", str(root), "--out", str(tmp_path / "run"), *FEW, *SMALL, *ONE]
+    train = [
+        "train",
+        "zegclip",
+        "--benchmark",
+        "cityscapes",
+        "--root",
+        str(root),
+        "--out",
+        str(tmp_path / "run"),
+        *FEW,
+        *SMALL,
+        *ONE,
+    ]
     evaluate_two_steps(train, tmp_path / "run", "cityscapes", root, pictures=1)
 
 
-def test_cityscapes_without_its_test_pictures(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cityscapes_without_its_test_pictures(
+    archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As mmsegmentation keeps it; and with masks of training ids alone."""
     root = tmp_path / "data"
     ready("cityscapes", root, archives)
@@ -270,11 +479,14 @@ def test_cityscapes_without_its_test_pictures(archives: Path, tmp_path: Path, ca
     ready("cityscapes", root, None, "--check")
     assert files(base) == before
     (base / "gtFine" / "train" / "ulm" / "ulm_000001_000019_gtFine_labelTrainIds.png").unlink()
-    assert "gtFine_trainvaltest.zip lies behind a login" in said(capsys, "prepare", "cityscapes", "--root", str(root))
+    assert "gtFine_trainvaltest.zip lies behind a login" in said(
+        capsys, "prepare", "cityscapes", "--root", str(root)
+    )
 
 
 def test_masks_that_are_ready_need_no_archives(archives: Path, tmp_path: Path) -> None:
-    """What another made ready is taken over with --from, without SBD's .mat files or COCO's annotations."""
+    """What another made ready is taken over with --from, without SBD's .mat files or COCO's
+    annotations."""
     done, root = tmp_path / "done", tmp_path / "data"
     for name in ("voc", "context", "coco-20i"):
         ready(name, done, archives)
@@ -287,10 +499,14 @@ def test_masks_that_are_ready_need_no_archives(archives: Path, tmp_path: Path) -
     for name in ("voc", "context", "coco-20i"):
         ready(name, root, done)
     for folder in ("VOC2012/SegmentationClassAug", "VOC2010/SegmentationClassContext"):
-        assert files(root / "VOCdevkit" / folder).keys() == files(done / "VOCdevkit" / folder).keys()
+        assert (
+            files(root / "VOCdevkit" / folder).keys() == files(done / "VOCdevkit" / folder).keys()
+        )
 
 
-def test_roots_by_other_names(archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roots_by_other_names(
+    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The folder of the data set under any name, the folder itself as '.', and the folder above."""
     root = tmp_path / "data"
     for name in ("voc", "context"):
@@ -299,14 +515,19 @@ def test_roots_by_other_names(archives: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(root / "VOCdevkit" / "VOC2012")
     ready("voc", Path(), None, "--check")
     ready("context", root / "VOCdevkit", None, "--check")
-    assert voc.context_folder(tmp_path / "new" / "VOCdevkit") == tmp_path / "new" / "VOCdevkit" / "VOC2010"
+    assert (
+        voc.context_folder(tmp_path / "new" / "VOCdevkit")
+        == tmp_path / "new" / "VOCdevkit" / "VOC2010"
+    )
     monkeypatch.chdir(tmp_path)
     (root / "VOCdevkit" / "VOC2012").rename(tmp_path / "pascal")
     ready("voc", tmp_path / "pascal", None, "--check")
     assert len(files(root)) + len(files(tmp_path / "pascal")) == len(before)
 
 
-def test_annotations_where_mmsegmentation_keeps_them(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_annotations_where_mmsegmentation_keeps_them(
+    archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = tmp_path / "mmseg"
     (source / "VOCdevkit" / "VOC2010").mkdir(parents=True)
     shutil.move(archives / "trainval_merged.json", source / "VOCdevkit" / "VOC2010")
@@ -318,16 +539,30 @@ def test_annotations_where_mmsegmentation_keeps_them(archives: Path, tmp_path: P
     content = annotations.read_bytes()
     annotations.unlink()
     annotations.write_bytes(content + b" ")
-    message = said(capsys, "prepare", "context", "--root", str(tmp_path / "data"), "--from", str(source), "--jobs", "1")
+    message = said(
+        capsys,
+        "prepare",
+        "context",
+        "--root",
+        str(tmp_path / "data"),
+        "--from",
+        str(source),
+        "--jobs",
+        "1",
+    )
     assert f"{annotations} is not the published file" in message
 
 
 def test_what_a_killed_preparation_leaves(archives: Path, tmp_path: Path) -> None:
-    """Killed outright it can leave a file that was being written: no benchmark takes it for a picture, and the next preparation removes it."""
+    """Killed outright it can leave a file that was being written: no benchmark takes it for a
+    picture, and the next preparation removes it."""
     root = tmp_path / "data"
     ready("ade20k-150", root, archives)
     images = root / "ade" / "ADEChallengeData2016" / "images" / "training"
-    left, other = images / ".ADE_train_00000000-unfinished-lbpuh01o.jpg", images / ".mine-12345678.jpg"
+    left, other = (
+        images / ".ADE_train_00000000-unfinished-lbpuh01o.jpg",
+        images / ".mine-12345678.jpg",
+    )
     for path in (left, other):
         path.write_bytes(b"half")
         os.utime(path, (0, 0))
@@ -338,7 +573,9 @@ def test_what_a_killed_preparation_leaves(archives: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
-def test_a_terminated_preparation_takes_its_file_away(archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminated_preparation_takes_its_file_away(
+    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def terminated(path: Path, labels: np.ndarray) -> None:
         with replacing(path) as beside:
             beside.write_bytes(b"half")
@@ -351,15 +588,23 @@ def test_a_terminated_preparation_takes_its_file_away(archives: Path, tmp_path: 
         ready("voc", tmp_path / "data", archives)
     assert stopped.value.code == 143
     assert signal.getsignal(signal.SIGTERM) == handler
-    assert list((tmp_path / "data" / "VOCdevkit" / "VOC2012" / "SegmentationClassAug").iterdir()) == []
+    assert (
+        list((tmp_path / "data" / "VOCdevkit" / "VOC2012" / "SegmentationClassAug").iterdir()) == []
+    )
 
 
-def test_lists_in_place_are_looked_at(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lists_in_place_are_looked_at(
+    archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = tmp_path / "data"
     ready("pascal-5i", root, archives)
     (root / "lists" / "pascal" / "val" / "fold0.txt").write_text("2007_000000__01\n")
-    assert "published lists in lists/pascal: 7 instead of 8" in said(capsys, "prepare", "pascal-5i", "--root", str(root), "--check")
-    message = said(capsys, "prepare", "pascal-5i", "--root", str(root), "--from", str(archives), "--jobs", "1")
+    assert "published lists in lists/pascal: 7 instead of 8" in said(
+        capsys, "prepare", "pascal-5i", "--root", str(root), "--check"
+    )
+    message = said(
+        capsys, "prepare", "pascal-5i", "--root", str(root), "--from", str(archives), "--jobs", "1"
+    )
     assert "fold0.txt is not HSNet's published list; move it away" in message
 
 
@@ -370,11 +615,17 @@ def test_fold_counts_follow_bams_rule(archives: Path, tmp_path: Path) -> None:
     mask.reshape(-1)[:2048] = 1
     mask.reshape(-1)[2048:4095] = 5
     mask.reshape(-1)[5000:8000] = 2
-    Image.fromarray(mask).save(tmp_path / "COCO2014" / "annotations" / "val2014" / "COCO_val2014_000000000004.png")
+    Image.fromarray(mask).save(
+        tmp_path / "COCO2014" / "annotations" / "val2014" / "COCO_val2014_000000000004.png"
+    )
     counts = {count.what: count.found for count in prepare("coco-20i", tmp_path, check=True)}
     expected = [1, 1, 0, 0]
-    assert [counts[f"fold {fold}: pictures with a novel class of 2048 pixels"] for fold in range(4)] == expected
-    assert [counts[f"fold {fold}: (picture, class) pairs of 2048 pixels"] for fold in range(4)] == expected
+    assert [
+        counts[f"fold {fold}: pictures with a novel class of 2048 pixels"] for fold in range(4)
+    ] == expected
+    assert [
+        counts[f"fold {fold}: (picture, class) pairs of 2048 pixels"] for fold in range(4)
+    ] == expected
 
 
 def test_polygons_against_cocos_tools() -> None:
@@ -384,7 +635,9 @@ def test_polygons_against_cocos_tools() -> None:
     for _ in range(50):
         h, w = (int(n) for n in rng.integers(30, 90, 2))
         angles, radii = np.sort(rng.uniform(0, 2 * np.pi, 9)), rng.uniform(0.2, 0.48, 9)
-        points = np.stack([w * (0.5 + radii * np.cos(angles)), h * (0.5 + radii * np.sin(angles))], axis=1)
+        points = np.stack(
+            [w * (0.5 + radii * np.cos(angles)), h * (0.5 + radii * np.sin(angles))], axis=1
+        )
         flat = [points.ravel().tolist()]
         stored = coco.merge(coco.frPyObjects(flat, h, w))
         theirs = coco.decode(stored).astype(bool)
@@ -421,11 +674,16 @@ def test_unpacked_folders_are_taken_as_links(archives: Path, tmp_path: Path) -> 
     assert not (unpacked / "VOCdevkit" / "VOC2012" / "VOCdevkit").exists()
 
 
-def test_processes_make_the_same_masks(archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_make_the_same_masks(
+    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(work, "FEW", 1)
     prepare("ade20k-847", tmp_path / "many", archives, jobs=2)
     prepare("ade20k-847", tmp_path / "one", archives, jobs=1)
-    found = {str(p.relative_to(tmp_path / "many")): p.read_bytes() for p in (tmp_path / "many").rglob("*.png")}
+    found = {
+        str(p.relative_to(tmp_path / "many")): p.read_bytes()
+        for p in (tmp_path / "many").rglob("*.png")
+    }
     assert len(found) == 2 * 4
     assert all((tmp_path / "one" / name).read_bytes() == content for name, content in found.items())
     broken = tmp_path / "many" / "ADE20K_2021_17_01"
@@ -435,7 +693,14 @@ def test_processes_make_the_same_masks(archives: Path, tmp_path: Path, monkeypat
         Work(tmp_path, None, 2).each(
             "masks",
             scenes.ade_full_mask,
-            [(p.with_name(p.name.replace("_seg.png", ".jpg")), tmp_path / "i", tmp_path / "m.png") for p in broken.rglob("*_seg.png")],
+            [
+                (
+                    p.with_name(p.name.replace("_seg.png", ".jpg")),
+                    tmp_path / "i",
+                    tmp_path / "m.png",
+                )
+                for p in broken.rglob("*_seg.png")
+            ],
         )
 
 
@@ -487,7 +752,9 @@ def test_polygons_join_and_cover() -> None:
 def test_run_lengths_against_brute_force(seed: int) -> None:
     rng = np.random.default_rng(seed)
     h, w = rng.integers(1, 90, 2).tolist()
-    mask = np.repeat(rng.random(h * w // 7 + 1) < (0.02, 0.5, 0.98)[seed % 3], 7)[: h * w].reshape(h, w)
+    mask = np.repeat(rng.random(h * w // 7 + 1) < (0.02, 0.5, 0.98)[seed % 3], 7)[: h * w].reshape(
+        h, w
+    )
     counts = made.runs(mask)
     assert masks.unpacked_counts(made.compressed(counts)).tolist() == counts
     for form in (counts, made.compressed(counts), made.compressed(counts).encode()):
@@ -496,9 +763,21 @@ def test_run_lengths_against_brute_force(seed: int) -> None:
 
 def test_compressed_run_lengths_by_hand() -> None:
     assert masks.unpacked_counts("").tolist() == []
-    assert masks.unpacked_counts("1234").tolist() == [1, 2, 3, 6], "the fourth is a difference to the second"
-    assert masks.unpacked_counts("Q1").tolist() == [1 + 32], "low bits first: 1 and on, then 1 times 32"
-    assert masks.unpacked_counts("19O7").tolist() == [1, 9, -1, 16], "the highest bit of the last character is the sign"
+    assert masks.unpacked_counts("1234").tolist() == [
+        1,
+        2,
+        3,
+        6,
+    ], "the fourth is a difference to the second"
+    assert masks.unpacked_counts("Q1").tolist() == [1 + 32], (
+        "low bits first: 1 and on, then 1 times 32"
+    )
+    assert masks.unpacked_counts("19O7").tolist() == [
+        1,
+        9,
+        -1,
+        16,
+    ], "the highest bit of the last character is the sign"
     for wrong in ("P", "1 2", "zz\x7f", "P" * 20 + "0"):
         with pytest.raises(DataError, match="cut short or holds characters"):
             masks.unpacked_counts(wrong)
@@ -516,11 +795,18 @@ def test_tables_follow_their_rules() -> None:
     assert len(COCO_STUFF) == 171
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (30, 30, 3), dtype=np.uint8)
-    colours[0, :, 0], colours[0, :, 1] = [code // 256 * 10 for code in published.ADE_FULL_IDS[:30]], [code % 256 for code in published.ADE_FULL_IDS[:30]]
+    colours[0, :, 0], colours[0, :, 1] = (
+        [code // 256 * 10 for code in published.ADE_FULL_IDS[:30]],
+        [code % 256 for code in published.ADE_FULL_IDS[:30]],
+    )
     labels = masks.ade_full_labels(colours)
-    for (r, g, _), label in zip(colours.reshape(-1, 3).tolist(), labels.ravel().tolist(), strict=True):
+    for (r, g, _), label in zip(
+        colours.reshape(-1, 3).tolist(), labels.ravel().tolist(), strict=True
+    ):
         code = r // 10 * 256 + g
-        assert label == (published.ADE_FULL_IDS.index(code) if code in published.ADE_FULL_IDS else 65535)
+        assert label == (
+            published.ADE_FULL_IDS.index(code) if code in published.ADE_FULL_IDS else 65535
+        )
     assert (len(published.ADE_FULL_IDS), len(set(published.ADE_FULL_IDS))) == (847, 847)
     assert list(published.CONTEXT_IDS) == sorted(published.CONTEXT_IDS)
     assert len(published.CONTEXT_IDS) == len(CONTEXT)
@@ -532,14 +818,18 @@ def test_counts_that_are_published_agree() -> None:
     assert known["trainaug"] - known["train"] == known["aug"]
     assert known["aug"] + known["train"] + known["val"] == known["SegmentationClassAug"]
     assert known["train"] + known["val"] == known["SegmentationClass"]
-    assert all(archive.digest is None or len(archive.digest.split(":")[1]) in (32, 40) for archive in ARCHIVES.values())
+    assert all(
+        archive.digest is None or len(archive.digest.split(":")[1]) in (32, 40)
+        for archive in ARCHIVES.values()
+    )
 
 
 # --------------------------------------------------------------------- downloads
 
 
 class _Server(BaseHTTPRequestHandler):
-    """Serves a folder; breaks off after so many bytes a request, lies, or knows no ranges, as asked."""
+    """Serves a folder; breaks off after so many bytes a request, lies, or knows no ranges, as
+    asked."""
 
     folder: ClassVar[Path]
     breaks: ClassVar[int | None] = None
@@ -581,7 +871,18 @@ class _Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(archives: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Server]]:
-    handler = type("Handler", (_Server,), {"folder": archives, "asked": [], "breaks": None, "wrong": 0, "ranges": True, "page": False})
+    handler = type(
+        "Handler",
+        (_Server,),
+        {
+            "folder": archives,
+            "asked": [],
+            "breaks": None,
+            "wrong": 0,
+            "ranges": True,
+            "page": False,
+        },
+    )
     served = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=served.serve_forever, daemon=True).start()
     made.publish(archives, monkeypatch, f"http://127.0.0.1:{served.server_address[1]}")
@@ -597,11 +898,15 @@ def test_download_goes_on_after_every_break(server: type[_Server], tmp_path: Pat
     ready("ade20k-150", root, None)
     assert server.asked[0] == ""
     assert server.asked[1:] == [f"bytes={n * (size // 5)}-" for n in range(1, len(server.asked))]
-    assert (root / "downloads" / "ADEChallengeData2016.zip").read_bytes() == (server.folder / "ADEChallengeData2016.zip").read_bytes()
+    assert (root / "downloads" / "ADEChallengeData2016.zip").read_bytes() == (
+        server.folder / "ADEChallengeData2016.zip"
+    ).read_bytes()
     assert {p.name for p in (root / "downloads").iterdir()} == {"ADEChallengeData2016.zip"}
 
 
-def test_a_later_run_goes_on(server: type[_Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_later_run_goes_on(
+    server: type[_Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     name, root = "ADEChallengeData2016.zip", tmp_path / "data"
     content = (server.folder / name).read_bytes()
     (root / "downloads").mkdir(parents=True)
@@ -617,7 +922,9 @@ def test_a_later_run_goes_on(server: type[_Server], tmp_path: Path, capsys: pyte
     assert server.asked[-1] == "bytes=1000-"
 
 
-def test_a_web_page_does_not_cost_what_is_there(server: type[_Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_web_page_does_not_cost_what_is_there(
+    server: type[_Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     name, root = "ADEChallengeData2016.zip", tmp_path / "data"
     (root / "downloads").mkdir(parents=True)
     part, start = root / "downloads" / f"{name}.part", (server.folder / name).read_bytes()[:1000]
@@ -637,12 +944,16 @@ def test_a_server_without_ranges(server: type[_Server], tmp_path: Path) -> None:
     ready("ade20k-150", root, None)
 
 
-def test_wrong_bytes_are_thrown_away(server: type[_Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_bytes_are_thrown_away(
+    server: type[_Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = tmp_path / "data"
     (root / "downloads").mkdir(parents=True)
     part = root / "downloads" / "ADEChallengeData2016.zip.part"
     part.write_bytes(b"half of another file")
-    ready("ade20k-150", root, None)  # wrong with its first half, so fetched once more from the start
+    ready(
+        "ade20k-150", root, None
+    )  # wrong with its first half, so fetched once more from the start
     assert server.asked == ["bytes=20-", ""]
     shutil.rmtree(root)
     server.wrong = 1
@@ -655,29 +966,52 @@ def test_wrong_bytes_are_thrown_away(server: type[_Server], tmp_path: Path, caps
     ready("ade20k-150", root, None)  # killed between the last byte and the check
     part.write_bytes(whole + b"x")
     (root / "downloads" / "ADEChallengeData2016.zip").unlink()
-    (root / "ade" / "ADEChallengeData2016" / "images" / "training" / "ADE_train_00000000.jpg").unlink()
+    (
+        root / "ade" / "ADEChallengeData2016" / "images" / "training" / "ADE_train_00000000.jpg"
+    ).unlink()
     ready("ade20k-150", root, None)  # too long
 
 
-def test_no_network_and_no_such_file(server: type[_Server], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network_and_no_such_file(
+    server: type[_Server],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (server.folder / "val2017.zip").unlink()
     message = said(capsys, "prepare", "coco-stuff", "--root", str(tmp_path / "data"))
     assert "answer 404" in message
     assert "give its folder with --from" in message
-    assert len(list((tmp_path / "data" / "coco_stuff164k" / "images" / "train2017").iterdir())) == 3, "what is done is kept"
-    monkeypatch.setitem(ARCHIVES, "ade", Archive("a.zip", "the page", ("http://127.0.0.1:9/a.zip",)))
+    assert (
+        len(list((tmp_path / "data" / "coco_stuff164k" / "images" / "train2017").iterdir())) == 3
+    ), "what is done is kept"
+    monkeypatch.setitem(
+        ARCHIVES, "ade", Archive("a.zip", "the page", ("http://127.0.0.1:9/a.zip",))
+    )
     message = said(capsys, "prepare", "ade20k-150", "--root", str(tmp_path / "data"))
     assert "Connection refused" in message
     assert "the page" in message
 
 
-def test_no_room(server: type[_Server], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room(
+    server: type[_Server],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
-    assert "free some space" in said(capsys, "prepare", "ade20k-150", "--root", str(tmp_path / "data"))
+    assert "free some space" in said(
+        capsys, "prepare", "ade20k-150", "--root", str(tmp_path / "data")
+    )
     assert server.asked == []
 
 
-def test_a_full_disk_while_unpacking(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_while_unpacking(
+    archives: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def full(content: object, what: str) -> Iterator[bytes]:
         yield b"half"
         raise OSError(28, "No space left on device")
@@ -694,7 +1028,12 @@ def test_a_full_disk_while_unpacking(archives: Path, tmp_path: Path, capsys: pyt
 # --------------------------------------------------------------------- bad input
 
 
-def test_damaged_archives(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_archives(
+    archives: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name, key, file in (
         ("voc", "voc2012", "VOCtrainval_11-May-2012.tar"),
         ("voc", "sbd", "benchmark.tgz"),
@@ -707,7 +1046,9 @@ def test_damaged_archives(archives: Path, tmp_path: Path, capsys: pytest.Capture
         message = said(capsys, *asked)
         assert f"{path} is not the published file" in message
         assert f"{len(whole) // 2} bytes instead of {len(whole)}" in message
-        monkeypatch.setitem(ARCHIVES, key, Archive(file, "page"))  # no checksum is published: its own structure must tell
+        monkeypatch.setitem(
+            ARCHIVES, key, Archive(file, "page")
+        )  # no checksum is published: its own structure must tell
         assert "damaged or cut short" in said(capsys, *asked)
         assert not list(root.rglob(".*"))
         path.write_bytes(whole)
@@ -718,7 +1059,17 @@ def test_damaged_archives(archives: Path, tmp_path: Path, capsys: pytest.Capture
     content[place : place + 8] = b"\xff" * 8
     path.write_bytes(content)
     monkeypatch.setitem(ARCHIVES, "cityscapes-masks", Archive(path.name, "page"))
-    assert "damaged or cut short" in said(capsys, "prepare", "cityscapes", "--root", str(tmp_path / "c"), "--from", str(archives), "--jobs", "1")
+    assert "damaged or cut short" in said(
+        capsys,
+        "prepare",
+        "cityscapes",
+        "--root",
+        str(tmp_path / "c"),
+        "--from",
+        str(archives),
+        "--jobs",
+        "1",
+    )
 
 
 def hostile(tmp_path: Path, members: list[tarfile.TarInfo]) -> Path:
@@ -729,7 +1080,10 @@ def hostile(tmp_path: Path, members: list[tarfile.TarInfo]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["../../evil.jpg", "/tmp/evil.jpg", "in/../../evil.jpg", "in\\..\\evil.jpg", "C:/evil.jpg"])
+@pytest.mark.parametrize(
+    "name",
+    ["../../evil.jpg", "/tmp/evil.jpg", "in/../../evil.jpg", "in\\..\\evil.jpg", "C:/evil.jpg"],
+)
 def test_archives_that_reach_outside(name: str, tmp_path: Path) -> None:
     info = tarfile.TarInfo(name)
     info.size = 3
@@ -748,13 +1102,19 @@ def test_archives_with_links(kind: bytes, tmp_path: Path) -> None:
     info = tarfile.TarInfo("in/a.jpg")
     info.type, info.linkname = kind, "/etc/passwd"
     with pytest.raises(DataError, match=r"holds in/a\.jpg as a link"):
-        unpack.unpack(hostile(tmp_path, [info]), [unpack.Part("in", tmp_path / "out", (".jpg",))], Work(tmp_path))
+        unpack.unpack(
+            hostile(tmp_path, [info]),
+            [unpack.Part("in", tmp_path / "out", (".jpg",))],
+            Work(tmp_path),
+        )
     link = zipfile.ZipInfo("in/a.jpg")
     link.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(DataError, match=r"holds in/a\.jpg as a link"):
-        unpack.unpack(tmp_path / "a.zip", [unpack.Part("in", tmp_path / "out", (".jpg",))], Work(tmp_path))
+        unpack.unpack(
+            tmp_path / "a.zip", [unpack.Part("in", tmp_path / "out", (".jpg",))], Work(tmp_path)
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -766,7 +1126,11 @@ def test_archives_that_swell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(DataError, match="far more than belongs in it"):
         unpack.unpack(tmp_path / "a.zip", [part], Work(tmp_path))
     with pytest.raises(DataError, match="holds none of the files expected"):
-        unpack.unpack(tmp_path / "a.zip", [unpack.Part("elsewhere", tmp_path / "out", (".jpg",))], Work(tmp_path))
+        unpack.unpack(
+            tmp_path / "a.zip",
+            [unpack.Part("elsewhere", tmp_path / "out", (".jpg",))],
+            Work(tmp_path),
+        )
     monkeypatch.undo()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.jpg").write_bytes(b"mine")
@@ -775,20 +1139,35 @@ def test_archives_that_swell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (tmp_path / "out" / "a.jpg").read_bytes() == b"mine"
 
 
-def test_mistakes_on_the_command_line(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_on_the_command_line(
+    archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = str(tmp_path / "data")
-    assert "no data set called 'vok' to prepare; choose one of voc, context" in said(capsys, "prepare", "vok", "--root", root)
+    assert "no data set called 'vok' to prepare; choose one of voc, context" in said(
+        capsys, "prepare", "vok", "--root", root
+    )
     assert "--jobs is 0" in said(capsys, "prepare", "voc", "--root", root, "--jobs", "0")
-    assert "given with --from, does not exist" in said(capsys, "prepare", "voc", "--root", root, "--from", str(tmp_path / "no"))
+    assert "given with --from, does not exist" in said(
+        capsys, "prepare", "voc", "--root", root, "--from", str(tmp_path / "no")
+    )
     for name in SETS:
-        assert "nothing to check; run without --check first" in said(capsys, "prepare", name, "--root", root, "--check")
+        assert "nothing to check; run without --check first" in said(
+            capsys, "prepare", name, "--root", root, "--check"
+        )
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in said(capsys, "prepare", "voc", "--root", str(tmp_path / "file" / "data"), "--from", str(archives))
+    assert "cannot be written" in said(
+        capsys, "prepare", "voc", "--root", str(tmp_path / "file" / "data"), "--from", str(archives)
+    )
     with pytest.raises(SettingError):
         prepare("vok", tmp_path)
 
 
-def test_a_folder_that_cannot_be_written(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written(
+    archives: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     root = tmp_path / "data"
     (root / "VOCdevkit").mkdir(parents=True)
     (root / "VOCdevkit" / "VOC2012").write_text("a file where a folder belongs")
@@ -799,11 +1178,23 @@ def test_a_folder_that_cannot_be_written(archives: Path, tmp_path: Path, capsys:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(tempfile, "mkstemp", refuse)
-    message = said(capsys, "prepare", "voc", "--root", str(tmp_path / "fixed"), "--from", str(archives), "--jobs", "1")
+    message = said(
+        capsys,
+        "prepare",
+        "voc",
+        "--root",
+        str(tmp_path / "fixed"),
+        "--from",
+        str(archives),
+        "--jobs",
+        "1",
+    )
     assert "cannot be written (Read-only file system); choose another place with --root" in message
 
 
-def test_check_names_what_is_missing(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_names_what_is_missing(
+    archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = tmp_path / "data"
     ready("voc", root, archives)
     base = root / "VOCdevkit" / "VOC2012"
@@ -811,22 +1202,34 @@ def test_check_names_what_is_missing(archives: Path, tmp_path: Path, capsys: pyt
     (base / "SegmentationClassAug" / f"{made.VOC_NAMES[3]}.png").unlink()
     before = files(root)
     message = said(capsys, "prepare", "voc", "--root", str(root), "--check")
-    assert "SegmentationClassAug: 3 instead of 4; listed pictures that are missing: 1 instead of 0; listed masks that are missing: 1 instead of 0" in message
+    assert (
+        "SegmentationClassAug: 3 instead of 4; listed pictures that are missing: 1 instead of 0;"
+        " listed masks that are missing: 1 instead of 0" in message
+    )
     assert f"unseen prepare voc --root {root} makes what is missing" in message
     assert files(root) == before
 
 
-def test_other_peoples_lists_are_not_overwritten(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_peoples_lists_are_not_overwritten(
+    archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = tmp_path / "data"
     lists = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
     (lists / "trainaug.txt").write_text("2007_000000\n")
-    message = said(capsys, "prepare", "voc", "--root", str(root), "--from", str(archives), "--jobs", "1")
+    message = said(
+        capsys, "prepare", "voc", "--root", str(root), "--from", str(archives), "--jobs", "1"
+    )
     assert "names other pictures than belong in it (1 instead of 3); move it away" in message
     assert (lists / "trainaug.txt").read_text() == "2007_000000\n"
 
 
-def test_files_that_are_not_what_they_say(archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_not_what_they_say(
+    archives: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "a.mat").write_bytes(b"no matrix")
     for path in (tmp_path / "a.mat", tmp_path / "b.mat"):
         with pytest.raises(DataError, match="SBD's mask .* cannot be read"):
@@ -835,19 +1238,48 @@ def test_files_that_are_not_what_they_say(archives: Path, tmp_path: Path, monkey
     with pytest.raises(DataError, match="holds the id 44"):
         voc.copy_mask((tmp_path / "m.png", tmp_path / "a.png"))
     assert not (tmp_path / "a.png").exists()
-    for key, name, file in (("detail", "context", "trainval_merged.json"), ("instances2014", "coco-20i", "annotations_trainval2014.zip")):
+    for key, name, file in (
+        ("detail", "context", "trainval_merged.json"),
+        ("instances2014", "coco-20i", "annotations_trainval2014.zip"),
+    ):
         monkeypatch.setitem(ARCHIVES, key, Archive(file, "page"))
         if file.endswith(".json"):
             (archives / file).write_text('{"images": 3}')
         else:
-            made.pack(archives / file, {f"annotations/instances_{split}2014.json": b"[]" for split in ("train", "val")})
-        message = said(capsys, "prepare", name, "--root", str(tmp_path / "data"), "--from", str(archives), "--jobs", "1")
+            made.pack(
+                archives / file,
+                {f"annotations/instances_{split}2014.json": b"[]" for split in ("train", "val")},
+            )
+        message = said(
+            capsys,
+            "prepare",
+            name,
+            "--root",
+            str(tmp_path / "data"),
+            "--from",
+            str(archives),
+            "--jobs",
+            "1",
+        )
         assert "delete it and run again" in message
     (archives / "pascal" / "val" / "fold2.txt").write_text("2007_000000__01\n")
-    message = said(capsys, "prepare", "pascal-5i", "--root", str(tmp_path / "data"), "--from", str(archives), "--jobs", "1")
+    message = said(
+        capsys,
+        "prepare",
+        "pascal-5i",
+        "--root",
+        str(tmp_path / "data"),
+        "--from",
+        str(archives),
+        "--jobs",
+        "1",
+    )
     assert "is not HSNet's published list" in message
 
 
 def test_preparing_needs_no_torch_in_its_processes() -> None:
-    code = "import sys, unseen.data.prepare; assert not {'torch', 'scipy', 'rich', 'open_clip'} & sys.modules.keys(), sorted(sys.modules)"
+    code = (
+        "import sys, unseen.data.prepare; assert not {'torch', 'scipy', 'rich', 'open_clip'} &"
+        " sys.modules.keys(), sorted(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -22,19 +22,32 @@ def test_loss_written_out() -> None:
     texts = torch.nn.functional.normalize(torch.randn(3, 8), dim=1)
     match, scale = torch.tensor([0, 2, 0, 1]), torch.tensor(5.0)
     logits = 5.0 * images @ texts.T
-    of_image = sum(-torch.log(logits[b].exp()[match[b]] / logits[b].exp().sum()) for b in range(4)) / 4
+    of_image = (
+        sum(-torch.log(logits[b].exp()[match[b]] / logits[b].exp().sum()) for b in range(4)) / 4
+    )
     of_text = torch.tensor(0.0)
     for u in range(3):
         own = [b for b in range(4) if match[b] == u]
-        of_text += sum(-torch.log(logits[b, u].exp() / logits[:, u].exp().sum()) for b in own) / len(own) / 3
-    assert contrastive_loss(images, texts, match, scale).item() == pytest.approx(((of_image + of_text) / 2).item(), rel=1e-5)
+        of_text += (
+            sum(-torch.log(logits[b, u].exp() / logits[:, u].exp().sum()) for b in own)
+            / len(own)
+            / 3
+        )
+    assert contrastive_loss(images, texts, match, scale).item() == pytest.approx(
+        ((of_image + of_text) / 2).item(), rel=1e-5
+    )
 
 
 def test_distinct_captions_give_the_loss_of_clip() -> None:
     images, texts = (torch.nn.functional.normalize(torch.randn(5, 8), dim=1) for _ in range(2))
     logits, own = 3.0 * images @ texts.T, torch.arange(5)
-    expected = (torch.nn.functional.cross_entropy(logits, own) + torch.nn.functional.cross_entropy(logits.T, own)) / 2
-    assert contrastive_loss(images, texts, own, torch.tensor(3.0)).item() == pytest.approx(expected.item(), rel=1e-5)
+    expected = (
+        torch.nn.functional.cross_entropy(logits, own)
+        + torch.nn.functional.cross_entropy(logits.T, own)
+    ) / 2
+    assert contrastive_loss(images, texts, own, torch.tensor(3.0)).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
 
 
 def test_batches_grow_harder_and_are_always_the_same() -> None:
@@ -44,7 +57,10 @@ def test_batches_grow_harder_and_are_always_the_same() -> None:
     assert images.dtype == torch.uint8
     assert all(" and " not in caption for caption in captions)
     assert torch.equal(images, batches[3][0])
-    spread = [(batches[step][0].float().amax(dim=1) - batches[step][0].float().amin(dim=1)).mean() for step in (3, 350)]
+    spread = [
+        (batches[step][0].float().amax(dim=1) - batches[step][0].float().amin(dim=1)).mean()
+        for step in (3, 350)
+    ]
     assert spread[0] < 0.5 * spread[1], "early scenes are greyer"
     assert any(" and " in caption for caption in batches[800][1])
 
@@ -52,11 +68,15 @@ def test_batches_grow_harder_and_are_always_the_same() -> None:
 def test_captions_are_encoded_as_the_tower_encodes_them() -> None:
     module = Pretraining(10)
     captions = ["a photo of a tree", "a red fish and a blue house"]
-    full = torch.nn.functional.normalize(module.clip.encode_tokens(module.clip.tokenize(captions))[0], dim=1)
+    full = torch.nn.functional.normalize(
+        module.clip.encode_tokens(module.clip.tokenize(captions))[0], dim=1
+    )
     assert torch.allclose(module.encode_texts(captions), full, atol=1e-5)
 
 
-def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_ends_in_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Pretraining, "accuracy", lambda self: 5.0)
     pretrain(tmp_path / "whole", steps=9, batch_size=4, progress=False, save_every=2)
     step = Pretraining.training_step
@@ -73,7 +93,10 @@ def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pyt
         pretrain(tmp_path / "cut", steps=9, batch_size=4, progress=False, save_every=2)
     assert not (tmp_path / "cut" / WEIGHTS).exists()
     monkeypatch.setattr(Pretraining, "training_step", step)
-    assert pretrain(tmp_path / "cut", steps=9, batch_size=4, progress=False, save_every=2, resume=True) == 5.0
+    assert (
+        pretrain(tmp_path / "cut", steps=9, batch_size=4, progress=False, save_every=2, resume=True)
+        == 5.0
+    )
     whole, cut = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert load_clip(str(tmp_path / "cut" / WEIGHTS)).embed_dim == 128

@@ -1,4 +1,5 @@
-"""Targets, schedules, batches, and the promise that a resumed run ends where the uninterrupted one does."""
+"""Targets, schedules, batches, and the promise that a resumed run ends where the uninterrupted one
+does."""
 
 from __future__ import annotations
 
@@ -18,16 +19,33 @@ from unseen.labels import IGNORE, PADDING
 from unseen.methods import create
 from unseen.segmenter import Prediction, Segmenter
 from unseen.settings import TrainSettings, TransformSettings
-from unseen.training import StepSampler, TrainingItems, fit, learning_rate, parameter_groups, targets_of
+from unseen.training import (
+    StepSampler,
+    TrainingItems,
+    fit,
+    learning_rate,
+    parameter_groups,
+    targets_of,
+)
 
 SMALL = TrainSettings(
-    steps=6, batch_size=4, lr=1e-3, warmup=2, workers=0, save_every=3, log_every=1, precision="32-true",
+    steps=6,
+    batch_size=4,
+    lr=1e-3,
+    warmup=2,
+    workers=0,
+    save_every=3,
+    log_every=1,
+    precision="32-true",
     transforms=TransformSettings(resize=(64, 32), scale=(0.8, 1.2), crop=32),
-)  # fmt: skip
+)
 
 
 def world() -> Benchmark:
-    return replace(BENCHMARKS["doodles"], open=lambda root, split: DoodleScenes(5, 10, size=32, min_things=1, max_things=2))
+    return replace(
+        BENCHMARKS["doodles"],
+        open=lambda root, split: DoodleScenes(5, 10, size=32, min_things=1, max_things=2),
+    )
 
 
 def segmenter() -> Segmenter:
@@ -37,7 +55,16 @@ def segmenter() -> Segmenter:
 
 def trained(folder: Path, settings: TrainSettings, **more: bool) -> dict[str, Tensor]:
     model = segmenter()
-    fit(model, model.encode_text(world().vocabulary), world(), None, folder, settings, progress=False, **more)
+    fit(
+        model,
+        model.encode_text(world().vocabulary),
+        world(),
+        None,
+        folder,
+        settings,
+        progress=False,
+        **more,
+    )
     return model.trainable_state()
 
 
@@ -52,7 +79,8 @@ def test_inductive_targets_are_places_among_the_seen_words() -> None:
 
 
 def test_transductive_targets_never_look_at_the_unseen_class() -> None:
-    """Pixels of unseen classes get the unseen word with the highest logit, whatever their label says; seen pixels keep theirs."""
+    """Pixels of unseen classes get the unseen word with the highest logit, whatever their label
+    says; seen pixels keep theirs."""
     logits = torch.zeros(1, 4, 1, 4)
     logits[0, 0] = 9  # a seen word that wins everywhere must not be given to unseen pixels
     logits[0, 3, 0, :2] = 1
@@ -68,13 +96,23 @@ def test_void_is_pseudo_labelled_only_when_asked_and_padding_never() -> None:
     logits = torch.zeros(1, 3, 1, 3)
     logits[0, 2] = 1
     prediction, labels = Prediction(logits, (1, 3)), torch.tensor([[[IGNORE, PADDING, 0]]])
-    assert targets_of(labels, prediction, regime="transductive", seen=[0], unseen=[1, 2]).tolist() == [[[255, 255, 0]]]
-    assert targets_of(labels, prediction, regime="transductive", seen=[0], unseen=[1, 2], pseudo_label_void=True).tolist() == [[[2, 255, 0]]]
+    assert targets_of(
+        labels, prediction, regime="transductive", seen=[0], unseen=[1, 2]
+    ).tolist() == [[[255, 255, 0]]]
+    assert targets_of(
+        labels, prediction, regime="transductive", seen=[0], unseen=[1, 2], pseudo_label_void=True
+    ).tolist() == [[[2, 255, 0]]]
 
 
 def test_supervised_targets_are_the_labels() -> None:
     labels = torch.tensor([[[0, 2, IGNORE, PADDING]]])
-    assert targets_of(labels, Prediction(torch.zeros(1, 3, 1, 4), (1, 4)), regime="supervised", seen=[0, 1, 2], unseen=[]).tolist() == [[[0, 2, 255, 255]]]
+    assert targets_of(
+        labels,
+        Prediction(torch.zeros(1, 3, 1, 4), (1, 4)),
+        regime="supervised",
+        seen=[0, 1, 2],
+        unseen=[],
+    ).tolist() == [[[0, 2, 255, 255]]]
 
 
 # ------------------------------------------------------------------- schedules
@@ -83,14 +121,24 @@ def test_supervised_targets_are_the_labels() -> None:
 def test_released_schedule() -> None:
     """Check values of the released configurations."""
     settings = TrainSettings()
-    for step, rate in ((0, 2.0e-10), (750, 9.663559e-05), (1500, 1.865157e-04), (10_000, 1.076415e-04), (19_999, 1.026787e-06)):
+    for step, rate in (
+        (0, 2.0e-10),
+        (750, 9.663559e-05),
+        (1500, 1.865157e-04),
+        (10_000, 1.076415e-04),
+        (19_999, 1.026787e-06),
+    ):
         assert learning_rate(step, settings) == pytest.approx(rate, rel=1e-6)
 
 
 def test_other_schedules() -> None:
     base = TrainSettings(steps=90, lr=1.0, warmup=0)
-    assert [learning_rate(s, replace(base, schedule="step")) for s in (0, 29, 30, 60, 89)] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
-    assert [learning_rate(s, replace(base, schedule="cosine")) for s in (0, 45, 90)] == pytest.approx([1, 0.5, 0])
+    assert [
+        learning_rate(s, replace(base, schedule="step")) for s in (0, 29, 30, 60, 89)
+    ] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
+    assert [
+        learning_rate(s, replace(base, schedule="cosine")) for s in (0, 45, 90)
+    ] == pytest.approx([1, 0.5, 0])
     assert learning_rate(50, replace(base, schedule="constant")) == 1
 
 
@@ -124,9 +172,13 @@ def test_the_last_incomplete_batch_of_an_epoch_is_dropped() -> None:
 
 def test_ranks_and_parts_deal_the_same_batch() -> None:
     whole = list(StepSampler(40, 8, parts=1, steps=3, seed=1))
-    dealt = [list(StepSampler(40, 8, parts=2, steps=3, seed=1, rank=rank, ranks=2)) for rank in range(2)]
+    dealt = [
+        list(StepSampler(40, 8, parts=2, steps=3, seed=1, rank=rank, ranks=2)) for rank in range(2)
+    ]
     for step, batch in enumerate(whole):
-        parts = [item for part in range(2) for rank in range(2) for item in dealt[rank][2 * step + part]]
+        parts = [
+            item for part in range(2) for rank in range(2) for item in dealt[rank][2 * step + part]
+        ]
         assert parts == batch
 
 
@@ -136,7 +188,14 @@ def test_a_late_start_continues_the_order() -> None:
 
 
 def test_a_set_smaller_than_a_batch_is_repeated() -> None:
-    assert sorted(n for n, _ in StepSampler(3, 6, parts=1, steps=1, seed=0).batch(0)) == [0, 0, 1, 1, 2, 2]
+    assert sorted(n for n, _ in StepSampler(3, 6, parts=1, steps=1, seed=0).batch(0)) == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
 
 
 def test_batches_that_cannot_be_dealt() -> None:
@@ -146,29 +205,39 @@ def test_batches_that_cannot_be_dealt() -> None:
 
 def test_augmentation_follows_the_key_alone() -> None:
     items = TrainingItems(
-        DoodleScenes(5, 4, size=48, min_things=1, max_things=2), lambda image, labels: (image + torch.rand(()).mul(9).to(torch.uint8), labels)
+        DoodleScenes(5, 4, size=48, min_things=1, max_things=2),
+        lambda image, labels: (image + torch.rand(()).mul(9).to(torch.uint8), labels),
     )
     torch.manual_seed(1)
     before = torch.get_rng_state()
     a = items[0, 7][0]
-    assert torch.equal(torch.get_rng_state(), before), "the generator of the training loop is left alone"
+    assert torch.equal(torch.get_rng_state(), before), (
+        "the generator of the training loop is left alone"
+    )
     torch.manual_seed(2)
     assert torch.equal(items[0, 7][0], a)
     assert any(not torch.equal(items[0, key][0], a) for key in range(8, 12))
 
 
 def test_what_pixels_of_unseen_words_teach() -> None:
-    """Nothing, that they are not the word, or their pictures are passed over; with things told apart, other words have numbers of their own."""
+    """Nothing, that they are not the word, or their pictures are passed over; with things told
+    apart, other words have numbers of their own."""
 
     class Pictures:
         def __len__(self) -> int:
             return 2
 
         def __getitem__(self, index: int) -> Sample:
-            return Sample(torch.zeros(3, 1, 5, dtype=torch.uint8), torch.tensor([[[0, 1, 2, 253, 255], [0, 1, 1, 253, 255]][index]]), str(index))
+            return Sample(
+                torch.zeros(3, 1, 5, dtype=torch.uint8),
+                torch.tensor([[[0, 1, 2, 253, 255], [0, 1, 1, 253, 255]][index]]),
+                str(index),
+            )
 
     def labels(number: int, **how: Any) -> list[int]:
-        return TrainingItems(Pictures(), lambda image, labels: (image, labels), [0], **how)[number, 1][1][0].tolist()
+        return TrainingItems(Pictures(), lambda image, labels: (image, labels), [0], **how)[
+            number, 1
+        ][1][0].tolist()
 
     assert labels(0, hidden=[2]) == [1, 0, 255, 0, 255]
     assert labels(0) == [1, 0, 0, 0, 255]
@@ -182,8 +251,12 @@ def test_what_pixels_of_unseen_words_teach() -> None:
 # ------------------------------------------------------------------------ runs
 
 
-@pytest.mark.parametrize(("steps", "killed", "parts"), [(6, 4, 1), (12, 4, 1), (12, 7, 2), (12, 11, 1)])
-def test_resume_ends_in_the_weights_of_the_uninterrupted_run(tmp_path: Path, steps: int, killed: int, parts: int) -> None:
+@pytest.mark.parametrize(
+    ("steps", "killed", "parts"), [(6, 4, 1), (12, 4, 1), (12, 7, 2), (12, 11, 1)]
+)
+def test_resume_ends_in_the_weights_of_the_uninterrupted_run(
+    tmp_path: Path, steps: int, killed: int, parts: int
+) -> None:
     settings = replace(SMALL, steps=steps, accumulate=parts)
     whole = trained(tmp_path / "whole", settings)
     # Killed after a step between two states, which are kept every three.
@@ -216,15 +289,31 @@ def _kill(step: int) -> None:
 
 
 def test_accumulated_parts_train_like_the_whole_batch(tmp_path: Path) -> None:
-    """Without dropout and with equal numbers of classes in the parts, the gradients are the same."""
+    """Without dropout and with equal numbers of classes in the parts, the gradients are the
+    same."""
     settings = replace(SMALL, steps=1, warmup=0, lr=1e-2)
     states = []
     for parts in (1, 2):
         torch.manual_seed(0)
         model = create("zegclip", tiny_clip(), num_prompts=2, decoder_heads=2, dropout=0.0)
-        bench = replace(world(), open=lambda root, split: DoodleScenes(5, 1, size=32, min_things=1, max_things=1))
-        plain = replace(settings, accumulate=parts, transforms=TransformSettings(resize=None, crop=None, flip=0.0, photometric=False))
-        fit(model, model.encode_text(bench.vocabulary), bench, None, tmp_path / str(parts), plain, progress=False)
+        bench = replace(
+            world(),
+            open=lambda root, split: DoodleScenes(5, 1, size=32, min_things=1, max_things=1),
+        )
+        plain = replace(
+            settings,
+            accumulate=parts,
+            transforms=TransformSettings(resize=None, crop=None, flip=0.0, photometric=False),
+        )
+        fit(
+            model,
+            model.encode_text(bench.vocabulary),
+            bench,
+            None,
+            tmp_path / str(parts),
+            plain,
+            progress=False,
+        )
         states.append(model.trainable_state())
     assert all(torch.allclose(states[0][name], states[1][name], atol=1e-5) for name in states[0])
 
@@ -239,8 +328,15 @@ def test_a_resumed_run_keeps_the_earlier_curve(tmp_path: Path) -> None:
     model = segmenter()
     with pytest.raises(KilledError):
         fit(
-            model, model.encode_text(world().vocabulary), world(), None, tmp_path, replace(SMALL, snapshots=(4,)), progress=False, snapshot=_kill
-        )  # fmt: skip
+            model,
+            model.encode_text(world().vocabulary),
+            world(),
+            None,
+            tmp_path,
+            replace(SMALL, snapshots=(4,)),
+            progress=False,
+            snapshot=_kill,
+        )
     before = (tmp_path / "logs" / "metrics.csv").read_text()
     assert before.count("\n") > 2
     trained(tmp_path, SMALL, resume=True)
@@ -259,21 +355,57 @@ def test_pictures_of_different_sizes_without_a_crop(tmp_path: Path) -> None:
     class Mixed(DoodleScenes):
         def __getitem__(self, index: int) -> Sample:
             sample = super().__getitem__(index)
-            return replace(sample, image=sample.image[:, : 32 - index % 2], labels=sample.labels[: 32 - index % 2])
+            return replace(
+                sample,
+                image=sample.image[:, : 32 - index % 2],
+                labels=sample.labels[: 32 - index % 2],
+            )
 
-    model, bench = segmenter(), replace(world(), open=lambda root, split: Mixed(5, 10, size=32, min_things=1, max_things=2))
+    model, bench = (
+        segmenter(),
+        replace(
+            world(), open=lambda root, split: Mixed(5, 10, size=32, min_things=1, max_things=2)
+        ),
+    )
     for workers in (0, 1):
-        settings = replace(SMALL, workers=workers, transforms=TransformSettings(resize=None, crop=None))
-        with pytest.raises(SettingError, match=r"^pictures of a batch have different sizes \(32x31, 32x32\); give --train.transforms.crop$"):
-            fit(model, model.encode_text(bench.vocabulary), bench, None, tmp_path, settings, progress=False)
+        settings = replace(
+            SMALL, workers=workers, transforms=TransformSettings(resize=None, crop=None)
+        )
+        with pytest.raises(
+            SettingError,
+            match=(
+                r"^pictures of a batch have different sizes \(32x31, 32x32\); give"
+                r" --train.transforms.crop$"
+            ),
+        ):
+            fit(
+                model,
+                model.encode_text(bench.vocabulary),
+                bench,
+                None,
+                tmp_path,
+                settings,
+                progress=False,
+            )
 
 
 def test_a_segmenter_in_eval_mode_trains_in_training_mode(tmp_path: Path) -> None:
-    """Dropout is on while training and off afterwards, whatever the mode before; the tower never leaves eval mode."""
+    """Dropout is on while training and off afterwards, whatever the mode before; the tower never
+    leaves eval mode."""
     model = segmenter().eval()
     modes = []
-    model.descriptor.register_forward_hook(lambda *_: modes.append((model.training, model.clip.visual.training)))  # type: ignore[union-attr, operator]
-    fit(model, model.encode_text(world().vocabulary), world(), None, tmp_path, replace(SMALL, steps=1), progress=False)
+    model.descriptor.register_forward_hook(
+        lambda *_: modes.append((model.training, model.clip.visual.training))
+    )  # type: ignore[union-attr, operator]
+    fit(
+        model,
+        model.encode_text(world().vocabulary),
+        world(),
+        None,
+        tmp_path,
+        replace(SMALL, steps=1),
+        progress=False,
+    )
     assert modes == [(True, False)]
     assert not model.training
 
@@ -289,7 +421,15 @@ def test_logs_are_written(tmp_path: Path) -> None:
 def test_methods_without_training_say_so(tmp_path: Path) -> None:
     model = create("naclip", tiny_clip())
     with pytest.raises(SettingError, match="nothing to train"):
-        fit(model, model.encode_text(world().vocabulary), world(), None, tmp_path, SMALL, progress=False)
+        fit(
+            model,
+            model.encode_text(world().vocabulary),
+            world(),
+            None,
+            tmp_path,
+            SMALL,
+            progress=False,
+        )
 
 
 def test_a_diverged_loss_stops_with_a_remedy(tmp_path: Path) -> None:
@@ -297,7 +437,15 @@ def test_a_diverged_loss_stops_with_a_remedy(tmp_path: Path) -> None:
     with torch.no_grad():
         model.descriptor.q_proj.bias.fill_(float("nan"))  # type: ignore[union-attr, operator]
     with pytest.raises(SettingError, match="lower --train.lr"):
-        fit(model, model.encode_text(world().vocabulary), world(), None, tmp_path, SMALL, progress=False)
+        fit(
+            model,
+            model.encode_text(world().vocabulary),
+            world(),
+            None,
+            tmp_path,
+            SMALL,
+            progress=False,
+        )
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -305,4 +453,13 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     other = create("zegclip", tiny_clip(), num_prompts=2, decoder_heads=2, decoder_layers=2)
     with pytest.raises(SettingError, match="belongs to another model"):
-        fit(other, other.encode_text(world().vocabulary), world(), None, tmp_path, replace(SMALL, steps=9), resume=True, progress=False)
+        fit(
+            other,
+            other.encode_text(world().vocabulary),
+            world(),
+            None,
+            tmp_path,
+            replace(SMALL, steps=9),
+            resume=True,
+            progress=False,
+        )

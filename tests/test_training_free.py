@@ -38,7 +38,9 @@ def plain_last_block(clip: CLIP, x: Tensor, mode: str, grid: tuple[int, int]) ->
             g = torch.zeros(len(x), len(x))
             for i, (yi, xi) in enumerate(places):
                 for j, (yj, xj) in enumerate(places):
-                    g[1 + i, 1 + j] = torch.exp(torch.tensor(-((yi - yj) ** 2 + (xi - xj) ** 2) / (2 * 5.0**2)))
+                    g[1 + i, 1 + j] = torch.exp(
+                        torch.tensor(-((yi - yj) ** 2 + (xi - xj) ** 2) / (2 * 5.0**2))
+                    )
             a = (s * kh @ kh.T + g).softmax(dim=1)
         out.append(a @ vh)
     z = torch.cat(out, dim=1) @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
@@ -51,9 +53,16 @@ def plain_last_block(clip: CLIP, x: Tensor, mode: str, grid: tuple[int, int]) ->
 @pytest.mark.parametrize("mode", MODES)
 def test_equations(mode: Mode) -> None:
     clip = tiny_clip()
-    torch.nn.init.normal_(clip.visual.transformer.resblocks[-1].attn.in_proj_weight, std=0.3)  # attention far from uniform
+    torch.nn.init.normal_(
+        clip.visual.transformer.resblocks[-1].attn.in_proj_weight, std=0.3
+    )  # attention far from uniform
     segmenter = TrainingFree(clip, mode=mode).eval()
-    images, text = torch.rand(2, 3, 32, 40), TextFeatures(("a", "b", "c"), torch.nn.functional.normalize(torch.randn(3, clip.embed_dim), dim=1))
+    images, text = (
+        torch.rand(2, 3, 32, 40),
+        TextFeatures(
+            ("a", "b", "c"), torch.nn.functional.normalize(torch.randn(3, clip.embed_dim), dim=1)
+        ),
+    )
     logits = segmenter(images, text).logits
     x = clip.embed(images)
     for i in range(clip.num_layers - 1):
@@ -67,7 +76,10 @@ def test_equations(mode: Mode) -> None:
 def test_modes_differ() -> None:
     clip = tiny_clip()
     torch.nn.init.normal_(clip.visual.transformer.resblocks[-1].attn.in_proj_weight, std=0.3)
-    images, text = torch.rand(1, 3, 32, 32), TextFeatures(("a",), torch.nn.functional.normalize(torch.randn(1, clip.embed_dim), dim=1))
+    images, text = (
+        torch.rand(1, 3, 32, 32),
+        TextFeatures(("a",), torch.nn.functional.normalize(torch.randn(1, clip.embed_dim), dim=1)),
+    )
     maps = [TrainingFree(clip, mode=mode)(images, text).logits for mode in MODES]
     for i, a in enumerate(maps):
         for b in maps[i + 1 :]:
@@ -78,7 +90,9 @@ def test_confidence_is_a_softmax_of_scaled_cosines() -> None:
     segmenter = TrainingFree(tiny_clip(), temperature=10)
     logits = torch.tensor([[[[0.1]], [[0.3]]]])
     confidence = segmenter.confidence(segmenter.scores(logits, None))
-    assert confidence[0, 1, 0, 0].item() == pytest.approx(1 / (1 + torch.exp(torch.tensor(-2.0)).item()), rel=1e-5)
+    assert confidence[0, 1, 0, 0].item() == pytest.approx(
+        1 / (1 + torch.exp(torch.tensor(-2.0)).item()), rel=1e-5
+    )
 
 
 def test_unknown_mode() -> None:

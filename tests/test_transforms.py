@@ -31,11 +31,14 @@ def encoded(labels: Tensor) -> Tensor:
 
 def plain(**changes: object) -> TransformSettings:
     """No scale, no crop, no flip, no photometric distortion, but for the changes."""
-    return TransformSettings(**{"resize": None, "crop": None, "flip": 0.0, "photometric": False, **changes})  # type: ignore[arg-type]
+    return TransformSettings(
+        **{"resize": None, "crop": None, "flip": 0.0, "photometric": False, **changes}
+    )  # type: ignore[arg-type]
 
 
 def inner(labels: Tensor, radius: int) -> Tensor:
-    """Pixels whose neighbourhood lies in the map and holds one label: bilinear borders are elsewhere."""
+    """Pixels whose neighbourhood lies in the map and holds one label: bilinear borders are
+    elsewhere."""
     x, side = labels.float().view(1, 1, *labels.shape), 2 * radius + 1
     same = (F.max_pool2d(x, side, stride=1) == -F.max_pool2d(-x, side, stride=1)).float()
     return F.pad(same, (radius,) * 4)[0, 0] > 0
@@ -55,7 +58,9 @@ def agree(image: Tensor, labels: Tensor) -> bool:
 def test_scale_and_crop_move_both(seed: int) -> None:
     torch.manual_seed(seed)
     labels = tiles(96, 80, 16)
-    image, out = TrainTransform(plain(resize=(96, 80), scale=(0.75, 2.0), crop=56))(encoded(labels), labels)
+    image, out = TrainTransform(plain(resize=(96, 80), scale=(0.75, 2.0), crop=56))(
+        encoded(labels), labels
+    )
     assert image.shape == (3, 56, 56)
     assert out.shape == (56, 56)
     assert (image.dtype, out.dtype) == (torch.uint8, torch.int64)
@@ -98,7 +103,10 @@ def test_the_inputs_are_left_alone() -> None:
     assert torch.equal(labels, before[1])
 
 
-@pytest.mark.parametrize(("size", "expected"), [((20, 30), (32, 48)), ((30, 20), (48, 32)), ((10, 100), (6, 64)), ((64, 64), (32, 32))])
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((20, 30), (32, 48)), ((30, 20), (48, 32)), ((10, 100), (6, 64)), ((64, 64), (32, 32))],
+)
 def test_pictures_are_fitted_into_the_box(size: tuple[int, int], expected: tuple[int, int]) -> None:
     labels = tiles(*size, 4)
     image, out = TrainTransform(plain(resize=(64, 32), scale=(1.0, 1.0)))(encoded(labels), labels)
@@ -108,7 +116,12 @@ def test_pictures_are_fitted_into_the_box(size: tuple[int, int], expected: tuple
 
 def test_scales_fill_their_range() -> None:
     labels = tiles(32, 32, 8)
-    sizes = [TrainTransform(plain(resize=(64, 32), scale=(0.5, 2.0)))(encoded(labels), labels)[1].shape[0] for _ in range(60)]
+    sizes = [
+        TrainTransform(plain(resize=(64, 32), scale=(0.5, 2.0)))(encoded(labels), labels)[1].shape[
+            0
+        ]
+        for _ in range(60)
+    ]
     assert 16 <= min(sizes) < 24
     assert 52 < max(sizes) <= 64
 
@@ -144,13 +157,17 @@ def test_one_class_crops_are_drawn_again(share: float) -> None:
 def test_a_picture_of_one_class_or_of_void_is_cropped_all_the_same() -> None:
     for value in (3, IGNORE):
         labels = torch.full((20, 20), value)
-        assert TrainTransform(plain(crop=8))(encoded(labels), labels)[1].tolist() == [[value] * 8] * 8
+        assert (
+            TrainTransform(plain(crop=8))(encoded(labels), labels)[1].tolist() == [[value] * 8] * 8
+        )
 
 
 @pytest.mark.parametrize("size", [(10, 12), (10, 30), (30, 10), (16, 10)])
 def test_small_pictures_are_filled_up(size: tuple[int, int]) -> None:
     labels = tiles(*size, 3)
-    image, out = TrainTransform(plain(crop=16), fill=(122.77, 116.75, 104.09), fill_label=PADDING)(encoded(labels), labels)
+    image, out = TrainTransform(plain(crop=16), fill=(122.77, 116.75, 104.09), fill_label=PADDING)(
+        encoded(labels), labels
+    )
     h, w = min(size[0], 16), min(size[1], 16)
     top, left = int(image[1, 0, 0]), int(image[2, 0, 0])
     assert image.shape == (3, 16, 16)
@@ -230,39 +247,73 @@ def test_a_flip_after_a_crop_moves_both() -> None:
 
 def test_zoom_changes_the_pictures_own_size() -> None:
     torch.manual_seed(0)
-    transform = TrainTransform(TransformSettings(resize=None, zoom=(0.5, 0.5), crop=None, flip=0.0, photometric=False))
-    image, labels = transform(torch.zeros(3, 40, 60, dtype=torch.uint8), torch.ones(40, 60, dtype=torch.int64))
+    transform = TrainTransform(
+        TransformSettings(resize=None, zoom=(0.5, 0.5), crop=None, flip=0.0, photometric=False)
+    )
+    image, labels = transform(
+        torch.zeros(3, 40, 60, dtype=torch.uint8), torch.ones(40, 60, dtype=torch.int64)
+    )
     assert image.shape == (3, 20, 30)
     assert labels.shape == (20, 30)
 
 
 def test_crops_keep_the_words_pixels() -> None:
-    """A thing of 10 by 10 pixels in a corner stays in nearly every crop of half the side; without the rule it mostly does not."""
+    """A thing of 10 by 10 pixels in a corner stays in nearly every crop of half the side; without
+    the rule it mostly does not."""
     labels = torch.zeros(64, 64, dtype=torch.int64)
     labels[-10:, -10:] = 1
     kept = {}
     for share in (0.0, 0.85):
-        transform = TrainTransform(TransformSettings(resize=None, crop=32, flip=0.0, photometric=False, min_positives=share, max_class_share=1.0))
+        transform = TrainTransform(
+            TransformSettings(
+                resize=None,
+                crop=32,
+                flip=0.0,
+                photometric=False,
+                min_positives=share,
+                max_class_share=1.0,
+            )
+        )
         torch.manual_seed(0)
-        kept[share] = [int((transform(torch.zeros(3, 64, 64, dtype=torch.uint8), labels)[1] == 1).sum()) for _ in range(40)]
+        kept[share] = [
+            int((transform(torch.zeros(3, 64, 64, dtype=torch.uint8), labels)[1] == 1).sum())
+            for _ in range(40)
+        ]
     assert sum(count >= 85 for count in kept[0.85]) > 2 * sum(count >= 85 for count in kept[0.0])
     assert max(kept[0.85]) >= 85
 
 
 def test_small_pictures_are_filled_up_on_all_sides() -> None:
     transform = TrainTransform(
-        TransformSettings(resize=None, crop=10, centre=True, flip=0.0, photometric=False, max_class_share=1.1), fill=(9, 8, 7), fill_label=255
+        TransformSettings(
+            resize=None, crop=10, centre=True, flip=0.0, photometric=False, max_class_share=1.1
+        ),
+        fill=(9, 8, 7),
+        fill_label=255,
     )
-    image, labels = transform(torch.full((3, 4, 7), 200, dtype=torch.uint8), torch.ones(4, 7, dtype=torch.int64))
-    assert (labels == 1).nonzero().amin(dim=0).tolist() == [3, 1], "the extra pixel is at the bottom and right"
+    image, labels = transform(
+        torch.full((3, 4, 7), 200, dtype=torch.uint8), torch.ones(4, 7, dtype=torch.int64)
+    )
+    assert (labels == 1).nonzero().amin(dim=0).tolist() == [
+        3,
+        1,
+    ], "the extra pixel is at the bottom and right"
     assert (labels == 1).nonzero().amax(dim=0).tolist() == [6, 7]
     assert image[:, 0, 0].tolist() == [9, 8, 7]
 
 
 def test_turns_fill_the_corners_and_keep_labels_whole() -> None:
     torch.manual_seed(3)
-    transform = TrainTransform(TransformSettings(resize=None, crop=None, rotate=40.0, flip=0.0, photometric=False), fill=(1, 2, 3))
-    outcomes = [transform(torch.full((3, 30, 30), 100, dtype=torch.uint8), torch.ones(30, 30, dtype=torch.int64)) for _ in range(30)]
+    transform = TrainTransform(
+        TransformSettings(resize=None, crop=None, rotate=40.0, flip=0.0, photometric=False),
+        fill=(1, 2, 3),
+    )
+    outcomes = [
+        transform(
+            torch.full((3, 30, 30), 100, dtype=torch.uint8), torch.ones(30, 30, dtype=torch.int64)
+        )
+        for _ in range(30)
+    ]
     turned = [pair for pair in outcomes if (pair[1] == 255).any()]
     assert 5 < len(turned) < 25, "half of the time"
     for image, labels in turned:
@@ -273,10 +324,15 @@ def test_turns_fill_the_corners_and_keep_labels_whole() -> None:
 
 def test_blur_softens_edges_half_of_the_time() -> None:
     torch.manual_seed(0)
-    transform = TrainTransform(TransformSettings(resize=None, crop=None, blur=True, flip=0.0, photometric=False))
+    transform = TrainTransform(
+        TransformSettings(resize=None, crop=None, blur=True, flip=0.0, photometric=False)
+    )
     image = torch.zeros(3, 20, 20, dtype=torch.uint8)
     image[:, :, 10:] = 200
-    blurred = [len(transform(image, torch.zeros(20, 20, dtype=torch.int64))[0].unique()) > 2 for _ in range(40)]
+    blurred = [
+        len(transform(image, torch.zeros(20, 20, dtype=torch.int64))[0].unique()) > 2
+        for _ in range(40)
+    ]
     assert 10 < sum(blurred) < 30
 
 
@@ -284,29 +340,55 @@ def test_turning_and_zooming_as_released_by_sazs() -> None:
     """Fixture sazs_transforms: every pixel."""
     tensors, _ = golden("sazs_transforms")
     image, labels = tensors["image"].permute(2, 0, 1), tensors["label"].long()
-    results = {"rot7": turned(image, labels, 7), "scale0.7": zoomed(image, labels, 0.7), "scale1.4": zoomed(image, labels, 1.4)}
+    results = {
+        "rot7": turned(image, labels, 7),
+        "scale0.7": zoomed(image, labels, 0.7),
+        "scale1.4": zoomed(image, labels, 1.4),
+    }
     for name, (picture, map_) in results.items():
         assert torch.equal(picture.permute(1, 2, 0), tensors[f"{name}.image"]), name
         assert torch.equal(map_, tensors[f"{name}.label"].long()), name
-    plain_crop = TrainTransform(TransformSettings(resize=None, crop=48, flip=0.0, photometric=False, max_class_share=None))
+    plain_crop = TrainTransform(
+        TransformSettings(resize=None, crop=48, flip=0.0, photometric=False, max_class_share=None)
+    )
     found = []
     for seed in range(40):
         torch.manual_seed(seed)
         picture, map_ = plain_crop(image, labels)
-        found.append(torch.equal(picture.permute(1, 2, 0), tensors["crop48_x3.image"]) and torch.equal(map_, tensors["crop48_x3.label"].long()))
+        found.append(
+            torch.equal(picture.permute(1, 2, 0), tensors["crop48_x3.image"])
+            and torch.equal(map_, tensors["crop48_x3.label"].long())
+        )
     assert any(found)  # one place in nine
     flip = TrainTransform(TransformSettings(resize=None, crop=None, flip=1.0, photometric=False))
     assert torch.equal(flip(image, labels)[0].permute(1, 2, 0), tensors["flip.image"])
 
 
 def test_every_picture_is_turned_by_whole_degrees_before_it_is_zoomed() -> None:
-    image, labels = torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8), torch.randint(0, 5, (40, 56))
-    transform = TrainTransform(TransformSettings(resize=None, pillow=True, rotate=3.0, zoom=(1.0, 1.0), crop=None, flip=0.0, photometric=False))
+    image, labels = (
+        torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8),
+        torch.randint(0, 5, (40, 56)),
+    )
+    transform = TrainTransform(
+        TransformSettings(
+            resize=None,
+            pillow=True,
+            rotate=3.0,
+            zoom=(1.0, 1.0),
+            crop=None,
+            flip=0.0,
+            photometric=False,
+        )
+    )
     allowed, met = [turned(image, labels, angle) for angle in range(-3, 4)], set()
     for seed in range(30):
         torch.manual_seed(seed)
         picture, map_ = transform(image, labels)
-        same = [i for i, (one, other) in enumerate(allowed) if torch.equal(picture, one) and torch.equal(map_, other)]
+        same = [
+            i
+            for i, (one, other) in enumerate(allowed)
+            if torch.equal(picture, one) and torch.equal(map_, other)
+        ]
         assert len(same) == 1
         met.add(same[0])
     assert met == set(range(7))

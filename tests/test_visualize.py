@@ -10,7 +10,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unseen.labels import IGNORE
-from unseen.visualize import PAPER, Entry, Row, _font, _written, colours, legend, overlay, paint, palette, sheet, spread
+from unseen.visualize import (
+    PAPER,
+    Entry,
+    Row,
+    _font,
+    _written,
+    colours,
+    legend,
+    overlay,
+    paint,
+    palette,
+    sheet,
+    spread,
+)
 
 
 def scene(h: int = 30, w: int = 40) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -60,7 +73,10 @@ def test_words_carry_their_colours() -> None:
 def test_the_picture_shows_through() -> None:
     image, labels = scene()
     grey = image @ np.array([0.299, 0.587, 0.114])
-    mixed = 0.3 * (0.45 * image + 0.55 * grey[..., None]) + 0.7 * np.array(colours(2))[labels.clip(max=1)]
+    mixed = (
+        0.3 * (0.45 * image + 0.55 * grey[..., None])
+        + 0.7 * np.array(colours(2))[labels.clip(max=1)]
+    )
     painted = paint(image, labels, 2)
     assert np.abs(painted[:, 12:28].astype(float) - mixed[:, 12:28]).max() <= 1
 
@@ -71,7 +87,10 @@ def test_void_is_grey() -> None:
     void = painted[:, -9:].astype(int)
     assert (void == void[..., :1]).all()
     assert void.std() > 10
-    assert (paint(image, np.full_like(labels, IGNORE), 2) == paint(image, np.full_like(labels, IGNORE), 9)).all()
+    assert (
+        paint(image, np.full_like(labels, IGNORE), 2)
+        == paint(image, np.full_like(labels, IGNORE), 9)
+    ).all()
 
 
 def test_a_dark_line_where_words_meet() -> None:
@@ -113,7 +132,10 @@ def test_a_legend_flows_over_lines() -> None:
 
 def test_unseen_words_are_marked() -> None:
     colour = colours(1)[0]
-    plain, marked = legend([Entry("kite", colour)], 300), legend([Entry("kite", colour, unseen=True)], 300)
+    plain, marked = (
+        legend([Entry("kite", colour)], 300),
+        legend([Entry("kite", colour, unseen=True)], 300),
+    )
     assert plain.size == marked.size
     assert holds(plain, (196, 58, 32)) == 0
     assert holds(marked, (196, 58, 32)) > 40
@@ -121,13 +143,17 @@ def test_unseen_words_are_marked() -> None:
 
 def test_a_legend_grows_with_its_scale() -> None:
     entries = [Entry("word", colours(1)[0])]
-    assert legend(entries, 600, scale=2.0).height == pytest.approx(2 * legend(entries, 600).height, abs=1)
+    assert legend(entries, 600, scale=2.0).height == pytest.approx(
+        2 * legend(entries, 600).height, abs=1
+    )
 
 
 # --------------------------------------------------------------------- overlay
 
 
-@pytest.mark.parametrize(("size", "factor"), [((30, 40), 12), ((300, 479), 2), ((200, 480), 1), ((100, 700), 1)])
+@pytest.mark.parametrize(
+    ("size", "factor"), [((30, 40), 12), ((300, 479), 2), ((200, 480), 1), ((100, 700), 1)]
+)
 def test_small_overlays_are_enlarged_whole(size: tuple[int, int], factor: int) -> None:
     image, labels = scene(*size)
     result = overlay(image, labels, ["sky", "tree"])
@@ -145,13 +171,21 @@ def test_the_legend_names_what_is_there() -> None:
     assert [holds(below, colour) > 80 for colour in table] == [True, True, False]
     assert holds(below, (150, 150, 150)) > 80
     labels[labels == IGNORE] = 0
-    assert holds(overlay(image, labels, ["sky", "tree", "car"]).crop((0, 200, 600, 1000)), (150, 150, 150)) < 20
+    assert (
+        holds(
+            overlay(image, labels, ["sky", "tree", "car"]).crop((0, 200, 600, 1000)),
+            (150, 150, 150),
+        )
+        < 20
+    )
 
 
 def test_the_largest_word_comes_first() -> None:
     image, labels = scene(200, 600)
     below = np.array(overlay(image, labels, ["sky", "tree"]))[200:]
-    left = [int(np.nonzero((below == colour).all(axis=2).any(axis=0))[0][0]) for colour in colours(2)]
+    left = [
+        int(np.nonzero((below == colour).all(axis=2).any(axis=0))[0][0]) for colour in colours(2)
+    ]
     assert left[0] < left[1]
 
 
@@ -163,21 +197,32 @@ def test_sheet_size(count: int, across: int, lines: int) -> None:
     image, labels = scene()
     rows = [Row(image, labels, {"first": labels, "second": labels}) for _ in range(count)]
     picture = sheet(rows, ["sky", "tree"], ["tree"], title="A title", cell=100, across=across)
-    key = legend([Entry("sky", colours(2)[0]), Entry("tree", colours(2)[1], unseen=True)], picture.width)
+    key = legend(
+        [Entry("sky", colours(2)[0]), Entry("tree", colours(2)[1], unseen=True)], picture.width
+    )
     assert picture.width == across * (4 * 108 + 8) + (across - 1) * 16
     assert picture.height == 42 + 30 + lines * 108 + key.height
-    taller = sheet(rows, ["sky", "tree"], ["tree"], title="A title", subtitle="more", cell=100, across=across)
+    taller = sheet(
+        rows, ["sky", "tree"], ["tree"], title="A title", subtitle="more", cell=100, across=across
+    )
     assert (taller.width, taller.height) == (picture.width, picture.height + 20)
     assert (np.array(picture)[-key.height :] == np.array(key)).all()
 
 
 def test_sheet_cells() -> None:
-    """Picture, truth and prediction stand side by side; the prediction is void where the truth is."""
+    """Picture, truth and prediction stand side by side; the prediction is void where the truth
+    is."""
     image, labels = scene(50, 50)
     prediction = np.ones_like(labels)
-    sheeted = np.array(sheet([Row(image, labels, {"ours": prediction})], ["sky", "tree"], [], title="t", cell=100))
+    sheeted = np.array(
+        sheet([Row(image, labels, {"ours": prediction})], ["sky", "tree"], [], title="t", cell=100)
+    )
     cells = [sheeted[72:172, 8 + i * 108 : 108 + i * 108] for i in range(3)]
-    expected = [image, paint(image, labels, 2), paint(image, np.where(labels == IGNORE, IGNORE, prediction), 2)]
+    expected = [
+        image,
+        paint(image, labels, 2),
+        paint(image, np.where(labels == IGNORE, IGNORE, prediction), 2),
+    ]
     for cell, pixels in zip(cells, expected, strict=True):
         assert (cell == pixels.repeat(2, axis=0).repeat(2, axis=1)).all()
     assert (sheeted[72:172, 108:116] == PAPER).all()
@@ -186,14 +231,22 @@ def test_sheet_cells() -> None:
 def test_the_sheets_legend_names_the_words_shown() -> None:
     image, labels = scene(50, 200)
     labels[labels == 1] = 2
-    picture = sheet([Row(image, labels, {"ours": np.ones_like(labels)})], ["sky", "tree", "car", "sea"], [], title="t", cell=200)
+    picture = sheet(
+        [Row(image, labels, {"ours": np.ones_like(labels)})],
+        ["sky", "tree", "car", "sea"],
+        [],
+        title="t",
+        cell=200,
+    )
     below = picture.crop((0, 42 + 30 + 208, picture.width, picture.height))
     assert [holds(below, colour) > 80 for colour in colours(4)] == [True, True, True, False]
 
 
 def test_pictures_keep_their_ratio_in_a_cell() -> None:
     image, labels = np.full((20, 40, 3), 7, dtype=np.uint8), np.zeros((20, 40), dtype=np.uint8)
-    cell = np.array(sheet([Row(image, labels, {"ours": labels})], ["sky"], [], title="t", cell=80))[72:152, 8:88]
+    cell = np.array(sheet([Row(image, labels, {"ours": labels})], ["sky"], [], title="t", cell=80))[
+        72:152, 8:88
+    ]
     inside = (cell == 7).all(axis=2)
     assert inside[20:60].all()
     assert not inside[:20].any()
@@ -201,7 +254,10 @@ def test_pictures_keep_their_ratio_in_a_cell() -> None:
 
 
 def test_long_words_are_cut_to_the_width() -> None:
-    word = "a very long description of a thing that nobody would ever want to read to its end, but somebody will write"
+    word = (
+        "a very long description of a thing that nobody would ever want to read to its end, but"
+        " somebody will write"
+    )
     narrow = np.array(legend([Entry(word, (10, 200, 30), unseen=True, note="12.3 %")], 240))
     assert (narrow[:, -8:] == PAPER).all(), "a margin at the right"
     assert (narrow[:, 180:230] != PAPER).any(), "the note still stands there"
@@ -215,7 +271,12 @@ def test_words_beyond_ascii_are_written(monkeypatch: pytest.MonkeyPatch) -> None
     """By a font of the system where there is one; else without accents, never as empty boxes."""
     monkeypatch.setattr("unseen.visualize.WIDE_FONTS", ())
     _font.cache_clear()
-    assert [_written(word, 15, 1000)[0] for word in ("Möwe", "Straße", "中", "tree")] == ["Mowe", "Strasse", "?", "tree"]
+    assert [_written(word, 15, 1000)[0] for word in ("Möwe", "Straße", "中", "tree")] == [
+        "Mowe",
+        "Strasse",
+        "?",
+        "tree",
+    ]
     monkeypatch.undo()
     _font.cache_clear()
     if _font(15, True).getname() != _font(15).getname():
@@ -224,9 +285,15 @@ def test_words_beyond_ascii_are_written(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_predictions_are_shown_where_the_truth_is_known_or_everywhere() -> None:
     image, _ = scene()
-    truth, guess = np.full(image.shape[:2], IGNORE, dtype=np.uint8), np.zeros(image.shape[:2], dtype=np.uint8)
+    truth, guess = (
+        np.full(image.shape[:2], IGNORE, dtype=np.uint8),
+        np.zeros(image.shape[:2], dtype=np.uint8),
+    )
     row = Row(image, truth, {"prediction": guess})
-    plain, whole = (np.array(sheet([row], ["tree"], [], title="t", everywhere=everywhere), dtype=int) for everywhere in (False, True))
+    plain, whole = (
+        np.array(sheet([row], ["tree"], [], title="t", everywhere=everywhere), dtype=int)
+        for everywhere in (False, True)
+    )
     assert plain.shape[0] <= whole.shape[0]
     cells = [sheet_[80:280, 480:680].std(axis=2).mean() for sheet_ in (plain, whole)]
     assert cells[1] > 2 * cells[0], "grey where nothing is known, coloured where all is shown"

@@ -28,7 +28,9 @@ def released(request: pytest.FixtureRequest) -> Released:
 def test_every_tensor_of_the_checkpoint_is_accounted_for(released: Released) -> None:
     assert len(released.report.loaded) + len(released.report.dead) == len(released.state)
     trainable_without_grad = set(released.about["trainable_without_grad"])
-    assert trainable_without_grad == {name for name in released.report.dead if "loss_decode" not in name}
+    assert trainable_without_grad == {
+        name for name in released.report.dead if "loss_decode" not in name
+    }
 
 
 def test_features(released: Released) -> None:
@@ -44,18 +46,32 @@ def test_features(released: Released) -> None:
 
 def test_queries(released: Released) -> None:
     picture = released.tensors["out.backbone.global"]
-    close(released.segmenter.descriptor(picture, released.text.pooled), released.tensors["out.q_proj"], FEATURES)
+    close(
+        released.segmenter.descriptor(picture, released.text.pooled),
+        released.tensors["out.q_proj"],
+        FEATURES,
+    )
 
 
 def test_scores(released: Released) -> None:
-    scores = score_maps(released.segmenter, released.tensors["in.image"], released.text, InferenceSettings(), released.seen)
+    scores = score_maps(
+        released.segmenter,
+        released.tensors["in.image"],
+        released.text,
+        InferenceSettings(),
+        released.seen,
+    )
     close(scores, released.tensors["out.head_eval"], FEATURES)
 
 
 def test_inference_at_another_size(released: Released) -> None:
     """Windows, mean over overlaps, resize to the original size, best word."""
     slide = released.config["test_mode"] == "slide"
-    settings = InferenceSettings(window=released.config["img_size"], stride=released.config["stride"]) if slide else InferenceSettings()
+    settings = (
+        InferenceSettings(window=released.config["img_size"], stride=released.config["stride"])
+        if slide
+        else InferenceSettings()
+    )
     images = released.tensors["in.image_infer"]
     scores = score_maps(released.segmenter, images, released.text, settings, released.seen)
     size = tuple(released.config["ori_shape"])
@@ -66,7 +82,8 @@ def test_inference_at_another_size(released: Released) -> None:
 
 
 def test_training_step(released: Released) -> None:
-    """Logits, targets (remapped, or pseudo-labelled by the same forward), losses and gradients of one step."""
+    """Logits, targets (remapped, or pseudo-labelled by the same forward), losses and gradients of
+    one step."""
     segmenter, about = released.segmenter.train(), released.about
     seen, unseen = released.config["base_class"], released.config["novel_class"]
     transductive = released.config["self_training"]
@@ -75,9 +92,19 @@ def test_training_step(released: Released) -> None:
     prediction = segmenter(released.tensors["in.image"], text)
     labels = released.tensors["in.label"][:, 0].long()
     before = labels.clone()
-    targets = targets_of(labels, prediction, regime="transductive" if transductive else "inductive", seen=seen, unseen=unseen)
+    targets = targets_of(
+        labels,
+        prediction,
+        regime="transductive" if transductive else "inductive",
+        seen=seen,
+        unseen=unseen,
+    )
     assert torch.equal(labels, before)
-    close(prediction.resized((labels.shape[-2], labels.shape[-1])), released.tensors["out.train.pred_masks"], FEATURES)
+    close(
+        prediction.resized((labels.shape[-2], labels.shape[-1])),
+        released.tensors["out.train.pred_masks"],
+        FEATURES,
+    )
     assert torch.equal(targets, released.tensors["out.train.target"].long())
     losses = segmenter.loss(prediction, targets)
     for ours, theirs in (("mask", "decode.loss_mask"), ("dice", "decode.loss_dice")):
@@ -96,15 +123,23 @@ def trainable(segmenter: ZegCLIP) -> int:
 
 
 def dead(embed_dim: int, layers: int, hidden: int) -> int:
-    """Parameters the released code trains without effect: self-attention and its norm in every layer, and the last layer behind its scores."""
-    attention, norm, feed = 4 * embed_dim * (embed_dim + 1), 2 * embed_dim, 2 * embed_dim * hidden + hidden + embed_dim
-    tail = attention // 2 + feed + 2 * norm  # values and output projection, feed-forward, its two norms
+    """Parameters the released code trains without effect: self-attention and its norm in every
+    layer, and the last layer behind its scores."""
+    attention, norm, feed = (
+        4 * embed_dim * (embed_dim + 1),
+        2 * embed_dim,
+        2 * embed_dim * hidden + hidden + embed_dim,
+    )
+    tail = (
+        attention // 2 + feed + 2 * norm
+    )  # values and output projection, feed-forward, its two norms
     return layers * (attention + norm) + tail
 
 
 @pytest.mark.parametrize(("num_prompts", "published"), [(10, 13_821_184), (100, 14_650_624)])
 def test_published_sizes(num_prompts: int, published: int) -> None:
-    """13.8 M on VOC, 14.6 M on COCO-Stuff, dead parameters counted; ours has only the living ones."""
+    """13.8 M on VOC, 14.6 M on COCO-Stuff, dead parameters counted; ours has only the living
+    ones."""
     clip = load_clip("ViT-B-16-quickgelu/random")
     ours = trainable(ZegCLIP(clip, num_prompts=num_prompts))
     assert ours + dead(512, 3, 2048) == published
@@ -115,11 +150,17 @@ def test_shallow_prompts_have_no_norm_and_stay() -> None:
     segmenter = ZegCLIP(tiny_clip(), num_prompts=2, prompt_depth=1, decoder_heads=2)
     assert isinstance(segmenter.prompt_norm, torch.nn.Identity)
     assert segmenter.prompts.deep_prompt_embeddings is None
-    assert isinstance(ZegCLIP(tiny_clip(), prompt_depth=1, decoder_heads=2, prompt_norm=True).prompt_norm, torch.nn.LayerNorm)
+    assert isinstance(
+        ZegCLIP(tiny_clip(), prompt_depth=1, decoder_heads=2, prompt_norm=True).prompt_norm,
+        torch.nn.LayerNorm,
+    )
 
 
 def test_calibration_lowers_words_trained_on_only_where_others_were_not() -> None:
-    segmenter, logits = ZegCLIP(tiny_clip(), decoder_heads=2, calibration=0.2), torch.zeros(1, 3, 1, 1)
+    segmenter, logits = (
+        ZegCLIP(tiny_clip(), decoder_heads=2, calibration=0.2),
+        torch.zeros(1, 3, 1, 1),
+    )
     assert segmenter.scores(logits, [0, 2]).flatten().tolist() == pytest.approx([0.3, 0.5, 0.3])
     assert segmenter.scores(logits, None).flatten().tolist() == [0.5] * 3
     assert segmenter.scores(logits, [0, 1, 2]).flatten().tolist() == [0.5] * 3
@@ -136,13 +177,18 @@ def test_void_is_ignored_or_negative() -> None:
         labels[:, :, 16:] = 255
         changed = logits.clone()
         changed[..., 3] += 3  # lies under void pixels only
-        losses = [segmenter.loss(Prediction(maps, (32, 32)), labels)["total"].item() for maps in (logits, changed)]
+        losses = [
+            segmenter.loss(Prediction(maps, (32, 32)), labels)["total"].item()
+            for maps in (logits, changed)
+        ]
         assert (abs(losses[0] - losses[1]) > 1e-3) is moved
 
 
 def test_deep_supervision_reaches_every_layer() -> None:
     torch.manual_seed(0)
-    segmenter = ZegCLIP(tiny_clip(), decoder_heads=2, deep_supervision=True, decoder_layers=3).train()
+    segmenter = ZegCLIP(
+        tiny_clip(), decoder_heads=2, deep_supervision=True, decoder_layers=3
+    ).train()
     text, images = segmenter.encode_text(["tree", "car"]), torch.rand(1, 3, 32, 32)
     prediction = segmenter(images, text)
     assert sorted(prediction.extras) == ["logits_0", "logits_1"]
@@ -155,10 +201,14 @@ def test_deep_supervision_reaches_every_layer() -> None:
 def test_identical_layers_start_equal() -> None:
     segmenter = ZegCLIP(tiny_clip(), decoder_heads=2, identical_layers=True)
     first, second = segmenter.decoder.layers
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
     assert torch.equal(segmenter.decoder.q.weight, first.multihead_attn.q.weight)  # type: ignore[union-attr]
     other = ZegCLIP(tiny_clip(), decoder_heads=2)
-    assert not torch.equal(other.decoder.layers[0].linear1.weight, other.decoder.layers[1].linear1.weight)  # type: ignore[union-attr]
+    assert not torch.equal(
+        other.decoder.layers[0].linear1.weight, other.decoder.layers[1].linear1.weight
+    )  # type: ignore[union-attr]
 
 
 def test_maps_are_scaled_by_heads_or_by_width() -> None:
@@ -167,15 +217,24 @@ def test_maps_are_scaled_by_heads_or_by_width() -> None:
     for scale in ("heads", "width"):
         torch.manual_seed(0)
         segmenter = ZegCLIP(tiny_clip(), decoder_heads=4, scale=scale).eval()  # type: ignore[arg-type]
-        maps.append(segmenter(torch.ones(1, 3, 32, 32), segmenter.encode_text(["tree", "car"])).logits)
+        maps.append(
+            segmenter(torch.ones(1, 3, 32, 32), segmenter.encode_text(["tree", "car"])).logits
+        )
     assert torch.allclose(2 * maps[0], maps[1], rtol=1e-4, atol=1e-6)
 
 
 def test_published_is_one_word() -> None:
     segmenter = create("zegclip", tiny_clip(), published=True, decoder_heads=2)
     assert isinstance(segmenter, ZegCLIP)
-    assert (segmenter.class_embedding_twice, segmenter.mask_loss.void, segmenter.resize, segmenter.train_grid) == (True, "negative", "bilinear", (32, 32))
-    assert segmenter.clip.mean.flatten().tolist() == pytest.approx([123.675 / 255, 116.28 / 255, 103.53 / 255])
+    assert (
+        segmenter.class_embedding_twice,
+        segmenter.mask_loss.void,
+        segmenter.resize,
+        segmenter.train_grid,
+    ) == (True, "negative", "bilinear", (32, 32))
+    assert segmenter.clip.mean.flatten().tolist() == pytest.approx(
+        [123.675 / 255, 116.28 / 255, 103.53 / 255]
+    )
 
 
 def test_impossible_options() -> None:
@@ -189,9 +248,18 @@ def test_a_checkpoint_of_another_shape_is_refused() -> None:
     tensors, _ = golden("zegclip_a")
     state = {key[3:]: value for key, value in tensors.items() if key.startswith("sd.")}
     bad = {**state, "decode_head.decoder_1.layers.0.linear2.weight": torch.zeros(3, 3)}
-    with pytest.raises(CheckpointError, match=r"linear2.weight \(\[3, 3\] instead of \[32, 128\]\) is of another shape"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"linear2.weight \(\[3, 3\] instead of \[32, 128\]\) is of another shape",
+    ):
         from_state_dict("zegclip", bad, vision_heads=4, text_heads=2, decoder_heads=4)
     with pytest.raises(CheckpointError, match="unknown"):
-        from_state_dict("zegclip", {**state, "decode_head.unknown": torch.zeros(3)}, vision_heads=4, text_heads=2, decoder_heads=4)
+        from_state_dict(
+            "zegclip",
+            {**state, "decode_head.unknown": torch.zeros(3)},
+            vision_heads=4,
+            text_heads=2,
+            decoder_heads=4,
+        )
     with pytest.raises(CheckpointError, match="cannot be converted"):
         from_state_dict("naclip", state)

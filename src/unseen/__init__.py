@@ -11,9 +11,22 @@ if TYPE_CHECKING:
     from unseen.segmenter import Segmenter
 
 __version__ = version("unseen")
-__all__ = ["Segmenter", "__version__", "list_benchmarks", "list_methods", "load", "segment", "train"]
+__all__ = [
+    "Segmenter",
+    "__version__",
+    "list_benchmarks",
+    "list_methods",
+    "load",
+    "segment",
+    "train",
+]
 
-_HOMES = {"load": "unseen.api", "segment": "unseen.api", "train": "unseen.api", "Segmenter": "unseen.segmenter"}
+_HOMES = {
+    "load": "unseen.api",
+    "segment": "unseen.api",
+    "train": "unseen.api",
+    "Segmenter": "unseen.segmenter",
+}
 
 
 def __getattr__(name: str) -> Any:

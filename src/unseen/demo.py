@@ -23,7 +23,14 @@ MARK = "demo.json"
 """Lies in every folder a demo wrote; a folder without it is never emptied."""
 
 
-def run_demo(out: Path, model: ModelSettings, train: TrainSettings, *, limit: int | None = None, progress: bool = True) -> dict[str, Report]:
+def run_demo(
+    out: Path,
+    model: ModelSettings,
+    train: TrainSettings,
+    *,
+    limit: int | None = None,
+    progress: bool = True,
+) -> dict[str, Report]:
     """Train, score, draw; returns the reports by model.
 
     Args:
@@ -38,7 +45,10 @@ def run_demo(out: Path, model: ModelSettings, train: TrainSettings, *, limit: in
     """
     _clear(out)
     console, bench = Console(), get_benchmark("doodles")
-    console.print(f"[bold]1[/bold]  training {model.method} on masks of {len(bench.seen_ids)} words; it never sees a mask of {', '.join(bench.unseen)}")
+    console.print(
+        f"[bold]1[/bold]  training {model.method} on masks of {len(bench.seen_ids)} words; it never"
+        f" sees a mask of {', '.join(bench.unseen)}"
+    )
     done = train_run(model, train, bench.name, out / "run", progress=progress)
     assert done is not None, "one process"
     segmenter, text = done
@@ -49,32 +59,79 @@ def run_demo(out: Path, model: ModelSettings, train: TrainSettings, *, limit: in
         settings = replace(model, method=name, options={"templates": bench.templates})
         free, words = build(settings, bench.vocabulary)
         about = {"model": asdict(settings)}
-        reports[name] = evaluate(free, words, bench, None, title=name, inference=bench.inference, limit=limit, progress=progress, about=about)
+        reports[name] = evaluate(
+            free,
+            words,
+            bench,
+            None,
+            title=name,
+            inference=bench.inference,
+            limit=limit,
+            progress=progress,
+            about=about,
+        )
     about = {"model": asdict(model), "train": asdict(train)}
     reports[model.method] = evaluate(
-        segmenter, text, bench, None, title=model.method, inference=bench.inference, seen=bench.seen_ids, limit=limit, progress=progress, about=about
+        segmenter,
+        text,
+        bench,
+        None,
+        title=model.method,
+        inference=bench.inference,
+        seen=bench.seen_ids,
+        limit=limit,
+        progress=progress,
+        about=about,
     )
     for name, report in reports.items():
         report.save(out / name)
     print_reports(list(reports.values()))
 
     best = max((n for n in reports if n != model.method), key=lambda n: reports[n].scores["hIoU"])
-    console.print(f"[bold]3[/bold]  drawing: {best} (the best without training) and {model.method} on the same scenes")
+    console.print(
+        f"[bold]3[/bold]  drawing: {best} (the best without training) and {model.method} on the"
+        " same scenes"
+    )
     rows = [
-        Row(mine.image, mine.truth, {f"{best}, no training": free.predictions["prediction"], model.method: mine.predictions["prediction"]})
+        Row(
+            mine.image,
+            mine.truth,
+            {
+                f"{best}, no training": free.predictions["prediction"],
+                model.method: mine.predictions["prediction"],
+            },
+        )
         for mine, free in zip(reports[model.method].rows, reports[best].rows, strict=True)
     ]
-    figures = (f"{name}: mIoU seen {reports[name].scores['mIoU_S']:.1f}, unseen {reports[name].scores['mIoU_U']:.1f}" for name in (model.method, best))
+    figures = (
+        f"{name}: mIoU seen {reports[name].scores['mIoU_S']:.1f}, unseen"
+        f" {reports[name].scores['mIoU_U']:.1f}"
+        for name in (model.method, best)
+    )
     subtitle = "   ".join(figures) + "   (Doodles numbers; grey: not scored)"
     with replacing(out / "demo.png") as beside:
-        sheet(rows, bench.vocabulary, bench.unseen, title=f"{model.method} trained on {len(bench.seen)} words, asked for 20", subtitle=subtitle, across=2).save(
-            beside
-        )
+        sheet(
+            rows,
+            bench.vocabulary,
+            bench.unseen,
+            title=f"{model.method} trained on {len(bench.seen)} words, asked for 20",
+            subtitle=subtitle,
+            across=2,
+        ).save(beside)
     predictor = load(str(out / "run"))
     for i, row in enumerate(rows[:3]):
-        save_segmentation(predictor.segment_encoded(row.image, text), out / "segmented", f"scene{i}")
-    write_text(out / MARK, json.dumps({name: report.as_dict()["scores"] for name, report in reports.items()}, indent=1) + "\n")
-    console.print(f"open {out / 'demo.png'}; reports in {out}/*/report.json; label maps in {out / 'segmented'}; the run in {out / 'run'}")
+        save_segmentation(
+            predictor.segment_encoded(row.image, text), out / "segmented", f"scene{i}"
+        )
+    write_text(
+        out / MARK,
+        json.dumps({name: report.as_dict()["scores"] for name, report in reports.items()}, indent=1)
+        + "\n",
+    )
+    console.print(
+        f"open {out / 'demo.png'}; reports in {out}/*/report.json; label maps in"
+        f" {out / 'segmented'}; the run in {out / 'run'}"
+    )
     return reports
 
 
@@ -82,6 +139,8 @@ def _clear(out: Path) -> None:
     """Make room for a demo: an earlier demo goes, anything else stays and stops it."""
     if out.exists():
         if not out.is_dir() or (any(out.iterdir()) and not (out / MARK).exists()):
-            raise DataError(f"{out} holds files that are not a demo's; choose another folder with --out")
+            raise DataError(
+                f"{out} holds files that are not a demo's; choose another folder with --out"
+            )
         shutil.rmtree(out)
     write_text(out / MARK, "{}\n")

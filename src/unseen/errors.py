@@ -1,6 +1,8 @@
-"""What may go wrong with what a user hands in. Every message names the thing and says what to do next.
+"""What may go wrong with what a user hands in. Every message names the thing and says what to do
+next.
 
-The command line prints the message alone and exits with code 2; any other exception is a bug and keeps its traceback.
+The command line prints the message alone and exits with code 2; any other exception is a bug and
+keeps its traceback.
 """
 
 
@@ -8,8 +10,13 @@ class UnseenError(Exception):
     """Base of all errors that a user can mend."""
 
     def __init__(self, message: str) -> None:
-        # A loader's worker process hands an error over as its printed traceback, whose last line holds the sentence.
-        super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip() if "Original Traceback" in message else message)
+        # A loader's worker process hands an error over as its printed traceback, whose last line
+        # holds the sentence.
+        super().__init__(
+            message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip()
+            if "Original Traceback" in message
+            else message
+        )
 
 
 class DataError(UnseenError):

@@ -1,4 +1,6 @@
-"""A segmenter on a benchmark: one confusion matrix, a report that repeats the protocol, a sheet of pictures."""
+"""A segmenter on a benchmark: one confusion matrix, a report that repeats the protocol, a sheet of
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,19 @@ from unseen.data.datasets import Sample
 from unseen.data.episodes import Draw
 from unseen.errors import DataError, SettingError
 from unseen.files import replacing, write_text
-from unseen.inference import Claim, Claims, agreement, best_words, foreground, label_maps, overlaps, score_maps, segments_of, settled, settled_mask
+from unseen.inference import (
+    Claim,
+    Claims,
+    agreement,
+    best_words,
+    foreground,
+    label_maps,
+    overlaps,
+    score_maps,
+    segments_of,
+    settled,
+    settled_mask,
+)
 from unseen.labels import BACKGROUND, IGNORE, label_of, rank_of
 from unseen.metrics import ConfusionMatrix, EpisodeCounts, episode_counts
 from unseen.segmenter import Segmenter, TextFeatures, TextSegmenter
@@ -48,7 +62,8 @@ class Report:
         pictures: How many.
         protocol: Words, background, windows, templates, options, seed, versions.
         rows: Some pictures with truth and prediction.
-        met: The words that a run trained on another benchmark has met there with masks; None where that is not the question.
+        met: The words that a run trained on another benchmark has met there with masks; None where
+            that is not the question.
     """
 
     title: str
@@ -62,19 +77,40 @@ class Report:
 
     @property
     def scores(self) -> dict[str, float]:
-        """The protocol's numbers, in percent; across data sets also mIoU_met and mIoU_new, over the words met in training and the others."""
+        """The protocol's numbers, in percent; across data sets also mIoU_met and mIoU_new, over the
+        words met in training and the others.
+        """
         found = self.matrix.summary(self.benchmark.seen_ids, self.benchmark.unseen_ids)
         if self.met is not None:
-            iou, met = self.matrix.iou[: len(self.benchmark.vocabulary)], torch.tensor([name in self.met for name in self.benchmark.vocabulary])
-            found |= {"mIoU_met": 100 * iou[met].nanmean().item(), "mIoU_new": 100 * iou[~met].nanmean().item()}
+            iou, met = (
+                self.matrix.iou[: len(self.benchmark.vocabulary)],
+                torch.tensor([name in self.met for name in self.benchmark.vocabulary]),
+            )
+            found |= {
+                "mIoU_met": 100 * iou[met].nanmean().item(),
+                "mIoU_new": 100 * iou[~met].nanmean().item(),
+            }
         return found
 
     @property
     def shown(self) -> dict[str, str]:
         """The numbers that tables and sheets show, and their heads."""
-        heads = {"pAcc": "pAcc", **({} if self.benchmark.unseen and self.benchmark.background != "threshold" else {"mIoU": "mIoU"})}
-        heads |= {"mIoU_S": "mIoU seen", "mIoU_U": "mIoU unseen", "hIoU": "hIoU"} if self.benchmark.unseen else {"mAcc": "mAcc"}
-        return heads | ({} if self.met is None else {"mIoU_met": "mIoU met in training", "mIoU_new": "mIoU new"})
+        heads = {
+            "pAcc": "pAcc",
+            **(
+                {}
+                if self.benchmark.unseen and self.benchmark.background != "threshold"
+                else {"mIoU": "mIoU"}
+            ),
+        }
+        heads |= (
+            {"mIoU_S": "mIoU seen", "mIoU_U": "mIoU unseen", "hIoU": "hIoU"}
+            if self.benchmark.unseen
+            else {"mAcc": "mAcc"}
+        )
+        return heads | (
+            {} if self.met is None else {"mIoU_met": "mIoU met in training", "mIoU_new": "mIoU new"}
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The whole report as JSON types; numbers that do not exist are null."""
@@ -83,19 +119,32 @@ class Report:
             "model": self.title,
             "benchmark": self.benchmark.name,
             "scores": {name: _number(value) for name, value in self.scores.items()},
-            "iou": {name: _number(100 * value) for name, value in zip(names, self.matrix.iou.tolist(), strict=True)},
+            "iou": {
+                name: _number(100 * value)
+                for name, value in zip(names, self.matrix.iou.tolist(), strict=True)
+            },
             "pictures": self.pictures,
             "pixels": self.pixels,
             "protocol": self.protocol,
-            "confusion": {"rows": list(names), "columns": [*names, "no word"], "pixels": self.matrix.counts.tolist()},
+            "confusion": {
+                "rows": list(names),
+                "columns": [*names, "no word"],
+                "pixels": self.matrix.counts.tolist(),
+            },
         }
 
     def save(self, folder: Path) -> None:
         """Write `report.json` and `sheet.png`."""
-        write_text(folder / "report.json", json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
+        write_text(
+            folder / "report.json", json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n"
+        )
         if self.rows:
             scores = self.scores
-            line = "   ".join(f"{word} {scores[name]:.1f}" for name, word in self.shown.items() if not math.isnan(scores[name]))
+            line = "   ".join(
+                f"{word} {scores[name]:.1f}"
+                for name, word in self.shown.items()
+                if not math.isnan(scores[name])
+            )
             line += "   (grey: not labelled, not scored)"
             picture = sheet(
                 self.rows,
@@ -110,11 +159,24 @@ class Report:
 
 
 def evaluate(
-    segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, *, title: str, inference: InferenceSettings,
-    seen: Sequence[int] | None = None, limit: int | None = None, threshold: float | None = None, batch_size: int = 16,
-    workers: int = 0, shown: int = 8, progress: bool = True, oracle: bool = False, trained: Run | None = None,
+    segmenter: Segmenter,
+    text: TextFeatures,
+    benchmark: Benchmark,
+    root: Path | None,
+    *,
+    title: str,
+    inference: InferenceSettings,
+    seen: Sequence[int] | None = None,
+    limit: int | None = None,
+    threshold: float | None = None,
+    batch_size: int = 16,
+    workers: int = 0,
+    shown: int = 8,
+    progress: bool = True,
+    oracle: bool = False,
+    trained: Run | None = None,
     about: dict[str, Any] | None = None,
-) -> Report:  # fmt: skip
+) -> Report:
     """Score a segmenter on a benchmark's validation pictures.
 
     Args:
@@ -126,13 +188,16 @@ def evaluate(
         inference: Size and windows.
         seen: Ids trained on, for methods that lower their scores; None if none or all were.
         limit: Only the first so many pictures; the report says so.
-        threshold: Pixels whose best word is less confident get no word (`unseen.inference.label_maps`): an error, or the background where that is scored so.
+        threshold: Pixels whose best word is less confident get no word
+            (`unseen.inference.label_maps`): an error, or the background where that is scored so.
         batch_size: Most pictures of one size computed together, with large vocabularies fewer.
         workers: Processes that read pictures.
         shown: Pictures kept for the sheet, spread over the set.
         progress: Show a progress bar.
-        oracle: Let the labels choose between a word's mask and the eigen-segments (`oracle_claims`); the report says so.
-        trained: The run, where it was trained on another benchmark: the report says which words it has met there.
+        oracle: Let the labels choose between a word's mask and the eigen-segments
+            (`oracle_claims`); the report says so.
+        trained: The run, where it was trained on another benchmark: the report says which words it
+            has met there.
         about: What else the report should say of the model.
 
     Raises:
@@ -140,7 +205,10 @@ def evaluate(
     """
     scored = benchmark.background == "threshold"
     if scored and threshold is None:
-        raise SettingError(f"{benchmark.title} scores the background, which is where no word is confident; say how confident with --threshold (0 to 1)")
+        raise SettingError(
+            f"{benchmark.title} scores the background, which is where no word is confident; say how"
+            " confident with --threshold (0 to 1)"
+        )
     check_threshold(threshold)
     background = label_of(torch.tensor(len(benchmark.vocabulary)))
     batch_size = max(1, min(batch_size, MAPS_AT_ONCE // len(benchmark.vocabulary)))
@@ -149,7 +217,12 @@ def evaluate(
     count = len(data) if limit is None else min(limit, len(data))
     wanted = set(spread(count, shown))
     matrix, pixels, rows, done = ConfusionMatrix(len(benchmark.judged)), 0, [], 0
-    loader = DataLoader(Subset(data, range(count)), batch_size=None, num_workers=workers, collate_fn=cast(Any, _as_it_is))
+    loader = DataLoader(
+        Subset(data, range(count)),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=cast(Any, _as_it_is),
+    )
     samples = track(loader, description=title, total=count, transient=True, disable=not progress)
     for images, labels, names in _same_size(samples, batch_size):
         images = images.to(segmenter.device)
@@ -157,22 +230,41 @@ def evaluate(
         if segments is not None:
             found = segments(images, names)
             words = torch.where(labels == BACKGROUND, IGNORE, labels).to(found.device)
-            claims = oracle_claims(found, words) if oracle else agreement(found, inference.segments_threshold)
-        maps = label_maps(segmenter, images, text, inference, seen=seen, threshold=threshold, claims=claims).labels.cpu()
+            claims = (
+                oracle_claims(found, words)
+                if oracle
+                else agreement(found, inference.segments_threshold)
+            )
+        maps = label_maps(
+            segmenter, images, text, inference, seen=seen, threshold=threshold, claims=claims
+        ).labels.cpu()
         if scored:
-            labels, maps = torch.where(labels == BACKGROUND, background, labels), torch.where(maps == IGNORE, background, maps)
+            labels, maps = (
+                torch.where(labels == BACKGROUND, background, labels),
+                torch.where(maps == IGNORE, background, maps),
+            )
         matrix.update(maps, labels)
         pixels += int((labels != IGNORE).sum())
         for image, truth, guess in zip(images, labels, maps, strict=True):
             if done in wanted:
-                rows.append(Row(image.permute(1, 2, 0).cpu().numpy(), truth.numpy(), {"prediction": guess.numpy()}))
+                rows.append(
+                    Row(
+                        image.permute(1, 2, 0).cpu().numpy(),
+                        truth.numpy(),
+                        {"prediction": guess.numpy()},
+                    )
+                )
             done += 1
     met = None if trained is None else tuple(met_in(trained.seen, benchmark.vocabulary))
     protocol = {
         **benchmark.protocol,
         "vocabulary": list(text.names),
         "unseen": list(benchmark.unseen),
-        "trained_on": None if trained is None or met is None else {"benchmark": trained.benchmark, "words": len(trained.seen), "met": list(met)},
+        "trained_on": (
+            None
+            if trained is None or met is None
+            else {"benchmark": trained.benchmark, "words": len(trained.seen), "met": list(met)}
+        ),
         "background": benchmark.background,
         "inference": asdict(inference),
         "threshold": threshold,
@@ -184,7 +276,16 @@ def evaluate(
         **(about or {}),
         "versions": versions(),
     }
-    return Report(_marked(title, oracle, threshold, inference), benchmark, matrix, pixels, count, protocol, rows, met)
+    return Report(
+        _marked(title, oracle, threshold, inference),
+        benchmark,
+        matrix,
+        pixels,
+        count,
+        protocol,
+        rows,
+        met,
+    )
 
 
 @dataclass(frozen=True)
@@ -220,30 +321,61 @@ class EpisodeReport:
             "iou": {names[i]: _number(100 * self.counts.iou[i].item()) for i in ids},
             "episodes": {names[i]: int(self.counts.asked[i]) for i in ids},
             "protocol": self.protocol,
-            "counts": {names[i]: dict(zip(("background", "foreground"), self.counts.counts[i].tolist(), strict=True)) for i in ids},
+            "counts": {
+                names[i]: dict(
+                    zip(("background", "foreground"), self.counts.counts[i].tolist(), strict=True)
+                )
+                for i in ids
+            },
         }
 
     def save(self, folder: Path) -> None:
         """Write `report.json` and `sheet.png`."""
-        write_text(folder / "report.json", json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
+        write_text(
+            folder / "report.json", json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n"
+        )
         if self.rows:
-            line = f"mIoU {self.scores['mIoU']:.1f}   FB-IoU {self.scores['FB_IoU']:.1f}   (one word a picture; grey: not the word)"
+            line = (
+                f"mIoU {self.scores['mIoU']:.1f}   FB-IoU {self.scores['FB_IoU']:.1f}   (one word a"
+                " picture; grey: not the word)"
+            )
             picture = sheet(
-                self.rows, self.benchmark.vocabulary, self.benchmark.unseen, title=f"{self.title} on {self.benchmark.name}", subtitle=line,
-                across=min(2, len(self.rows)), everywhere=True,
-            )  # fmt: skip
+                self.rows,
+                self.benchmark.vocabulary,
+                self.benchmark.unseen,
+                title=f"{self.title} on {self.benchmark.name}",
+                subtitle=line,
+                across=min(2, len(self.rows)),
+                everywhere=True,
+            )
             with replacing(folder / "sheet.png") as beside:
                 picture.save(beside)
 
 
 def evaluate_episodes(
-    segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, *, title: str, inference: InferenceSettings,
-    how: Draw = "all", seed: int = 0, seen: Sequence[int] | None = None, limit: int | None = None, threshold: float | None = None, shown: int = 8,
-    progress: bool = True, oracle: bool = False, released_counts: bool = False, about: dict[str, Any] | None = None,
-) -> EpisodeReport:  # fmt: skip
-    """Ask a segmenter about the episodes of a fold: one picture, one word that is in it, foreground against background.
+    segmenter: Segmenter,
+    text: TextFeatures,
+    benchmark: Benchmark,
+    root: Path | None,
+    *,
+    title: str,
+    inference: InferenceSettings,
+    how: Draw = "all",
+    seed: int = 0,
+    seen: Sequence[int] | None = None,
+    limit: int | None = None,
+    threshold: float | None = None,
+    shown: int = 8,
+    progress: bool = True,
+    oracle: bool = False,
+    released_counts: bool = False,
+    about: dict[str, Any] | None = None,
+) -> EpisodeReport:
+    """Ask a segmenter about the episodes of a fold: one picture, one word that is in it, foreground
+    against background.
 
-    A binary method is asked that word alone; any other is asked the whole vocabulary, and its foreground is where the word wins.
+    A binary method is asked that word alone; any other is asked the whole vocabulary, and its
+    foreground is where the word wins.
 
     Args:
         segmenter: Any method, in eval mode.
@@ -256,15 +388,19 @@ def evaluate_episodes(
         seed: Of what is drawn.
         seen: Ids trained on, for methods that lower their scores; None if none or all were.
         limit: Only the first so many episodes; the report says so.
-        threshold: The word is where its confidence is above this; a binary method's own decision, 0.5, by default, and where the word wins for any other.
+        threshold: The word is where its confidence is above this; a binary method's own decision,
+            0.5, by default, and where the word wins for any other.
         shown: Episodes kept for the sheet, spread over all.
         progress: Show a progress bar.
-        oracle: Let the labels choose between the mask and the eigen-segments (`oracle_choice`), as SAZS was scored; the report says so.
-        released_counts: Count void pixels into unions, as the released SAZS does (`unseen.metrics.episode_counts`).
+        oracle: Let the labels choose between the mask and the eigen-segments (`oracle_choice`), as
+            SAZS was scored; the report says so.
+        released_counts: Count void pixels into unions, as the released SAZS does
+            (`unseen.metrics.episode_counts`).
         about: What else the report should say of the model.
 
     Raises:
-        DataError: A list that names what is not there, or an episode whose class is not in its picture.
+        DataError: A list that names what is not there, or an episode whose class is not in its
+            picture.
     """
     assert benchmark.episodes is not None
     check_threshold(threshold)
@@ -274,24 +410,47 @@ def evaluate_episodes(
     count = len(episodes)
     wanted = set(spread(count, shown))
     counts, rows = EpisodeCounts(len(benchmark.vocabulary), released=released_counts), []
-    last: tuple[int, Tensor | None, Tensor | None] | None = None  # neighbouring episodes often share their picture
-    for done, episode in enumerate(track(episodes, description=title, total=count, transient=True, disable=not progress)):
+    last: tuple[int, Tensor | None, Tensor | None] | None = (
+        None  # neighbouring episodes often share their picture
+    )
+    for done, episode in enumerate(
+        track(episodes, description=title, total=count, transient=True, disable=not progress)
+    ):
         sample = data[episode.index]
         truth = _asked(sample.labels, episode.class_id)
         if not (truth == 1).any():
             word = benchmark.vocabulary[episode.class_id]
-            raise DataError(f"the fold asks for {word!r} in {sample.name}, whose mask does not hold it; restore the list or the masks")
+            raise DataError(
+                f"the fold asks for {word!r} in {sample.name}, whose mask does not hold it; restore"
+                " the list or the masks"
+            )
         image = sample.image.unsqueeze(0).to(segmenter.device)
         if last is None or last[0] != episode.index:
             parts = segments(image, [sample.name]) if segments is not None else None
-            claims = agreement(parts, inference.segments_threshold) if parts is not None and not oracle else None
+            claims = (
+                agreement(parts, inference.segments_threshold)
+                if parts is not None and not oracle
+                else None
+            )
             binary = segmenter.kind == "binary"
-            maps = None if binary else label_maps(segmenter, image, text, inference, seen=seen, threshold=threshold, claims=claims).labels[0].cpu()
+            maps = (
+                None
+                if binary
+                else label_maps(
+                    segmenter, image, text, inference, seen=seen, threshold=threshold, claims=claims
+                )
+                .labels[0]
+                .cpu()
+            )
             last = episode.index, maps, parts
         _, maps, parts = last
         if maps is None:
             mask = foreground(segmenter, image, text, episode.class_id, inference, threshold)[0]
-            found = (settled_mask(mask, agreement(parts, inference.segments_threshold)) if parts is not None and not oracle else mask).cpu()
+            found = (
+                settled_mask(mask, agreement(parts, inference.segments_threshold))
+                if parts is not None and not oracle
+                else mask
+            ).cpu()
         else:
             found = maps == episode.class_id
         if oracle:
@@ -299,8 +458,18 @@ def evaluate_episodes(
             found = oracle_choice(found, parts[0].cpu(), truth, released=released_counts)
         counts.update(found, truth, episode.class_id)
         if done in wanted:
-            true, guess = (torch.where(here, episode.class_id, IGNORE).numpy().astype(np.uint8) for here in (truth == 1, found))
-            rows.append(Row(sample.image.permute(1, 2, 0).numpy(), true, {"prediction": guess}, benchmark.vocabulary[episode.class_id]))
+            true, guess = (
+                torch.where(here, episode.class_id, IGNORE).numpy().astype(np.uint8)
+                for here in (truth == 1, found)
+            )
+            rows.append(
+                Row(
+                    sample.image.permute(1, 2, 0).numpy(),
+                    true,
+                    {"prediction": guess},
+                    benchmark.vocabulary[episode.class_id],
+                )
+            )
     protocol = {
         **benchmark.protocol,
         "vocabulary": list(text.names),
@@ -319,11 +488,16 @@ def evaluate_episodes(
         **(about or {}),
         "versions": versions(),
     }
-    return EpisodeReport(_marked(title, oracle, threshold, inference), benchmark, counts, protocol, rows)
+    return EpisodeReport(
+        _marked(title, oracle, threshold, inference), benchmark, counts, protocol, rows
+    )
 
 
-def oracle_choice(mask: Tensor, segments: Tensor, truth: Tensor, *, released: bool = False) -> Tensor:
-    """The released SAZS's choice, which needs the truth: the first segment of highest foreground IoU with it, if that is above the mask's own.
+def oracle_choice(
+    mask: Tensor, segments: Tensor, truth: Tensor, *, released: bool = False
+) -> Tensor:
+    """The released SAZS's choice, which needs the truth: the first segment of highest foreground
+    IoU with it, if that is above the mask's own.
 
     Args:
         mask: (H, W) bool, of the network.
@@ -342,7 +516,8 @@ def _foreground_iou(mask: Tensor, truth: Tensor, released: bool) -> float:
 
 
 def oracle_claims(segments: Tensor, truth: Tensor) -> Claims:
-    """`oracle_choice` for label maps: of every word that is in the picture, the segment whose IoU with the word's true mask is above its own mask's.
+    """`oracle_choice` for label maps: of every word that is in the picture, the segment whose IoU
+    with the word's true mask is above its own mask's.
 
     Args:
         segments: (B, K, H, W) bool.
@@ -352,7 +527,11 @@ def oracle_claims(segments: Tensor, truth: Tensor) -> Claims:
     def claims(picture: int, labels: Tensor) -> list[Claim]:
         known = truth[picture] != IGNORE
         words = torch.unique(truth[picture][known]).tolist()
-        own = torch.stack([labels == word for word in words]) if words else labels.new_zeros(0, *labels.shape, dtype=torch.bool)
+        own = (
+            torch.stack([labels == word for word in words])
+            if words
+            else labels.new_zeros(0, *labels.shape, dtype=torch.bool)
+        )
         _, iou = overlaps(truth[picture], torch.cat([segments[picture], own]) & known)
         parts, found = len(segments[picture]), []
         for row, word in enumerate(words):
@@ -368,12 +547,21 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def choose_threshold(
-    segmenter: Segmenter, text: TextFeatures, benchmark: Benchmark, root: Path | None, *, inference: InferenceSettings, pictures: int = 200,
-    thresholds: Sequence[float] = THRESHOLDS, progress: bool = True,
-) -> dict[float, float]:  # fmt: skip
-    """What each threshold of `unseen.inference.agreement` gives on training pictures and seen words alone: mIoU in percent.
+    segmenter: Segmenter,
+    text: TextFeatures,
+    benchmark: Benchmark,
+    root: Path | None,
+    *,
+    inference: InferenceSettings,
+    pictures: int = 200,
+    thresholds: Sequence[float] = THRESHOLDS,
+    progress: bool = True,
+) -> dict[float, float]:
+    """What each threshold of `unseen.inference.agreement` gives on training pictures and seen words
+    alone: mIoU in percent.
 
-    Unseen words are not asked for, and their pixels not counted. The best threshold is the one to use; 1 changes nothing.
+    Unseen words are not asked for, and their pixels not counted. The best threshold is the one to
+    use; 1 changes nothing.
 
     Args:
         segmenter: Any method, in eval mode.
@@ -385,12 +573,27 @@ def choose_threshold(
         thresholds: To try.
         progress: Show a progress bar.
     """
-    source, data, seen = segments_of(segmenter, inference), benchmark.data("train", root), benchmark.seen_ids
-    words, place, hidden = text.select(seen), rank_of(seen, size=max(256, len(benchmark.vocabulary) + 4)), label_of(torch.tensor(benchmark.unseen_ids))
+    source, data, seen = (
+        segments_of(segmenter, inference),
+        benchmark.data("train", root),
+        benchmark.seen_ids,
+    )
+    words, place, hidden = (
+        text.select(seen),
+        rank_of(seen, size=max(256, len(benchmark.vocabulary) + 4)),
+        label_of(torch.tensor(benchmark.unseen_ids)),
+    )
     folds = benchmark.episodes is not None
-    matrices, counts = [ConfusionMatrix(len(seen)) for _ in thresholds], [EpisodeCounts(len(seen)) for _ in thresholds]
-    chosen = np.unique(np.linspace(0, len(data) - 1, min(pictures, len(data))).round().astype(int)).tolist()
-    for index in track(chosen, description="threshold of agreement", transient=True, disable=not progress):
+    matrices, counts = (
+        [ConfusionMatrix(len(seen)) for _ in thresholds],
+        [EpisodeCounts(len(seen)) for _ in thresholds],
+    )
+    chosen = np.unique(
+        np.linspace(0, len(data) - 1, min(pictures, len(data))).round().astype(int)
+    ).tolist()
+    for index in track(
+        chosen, description="threshold of agreement", transient=True, disable=not progress
+    ):
         sample = data[index]
         image, truth = sample.image.unsqueeze(0).to(segmenter.device), place[sample.labels]
         known = torch.where(torch.isin(sample.labels, hidden), IGNORE, sample.labels)
@@ -411,7 +614,11 @@ def choose_threshold(
             for word in present if folds else ():
                 count.update(maps == word, _asked(known, seen[word]), word)
     everything = list(range(len(seen)))
-    found = [count.summary(everything)["mIoU"] for count in counts] if folds else [matrix.summary(everything, [])["mIoU"] for matrix in matrices]
+    found = (
+        [count.summary(everything)["mIoU"] for count in counts]
+        if folds
+        else [matrix.summary(everything, [])["mIoU"] for matrix in matrices]
+    )
     return dict(zip(thresholds, found, strict=True))
 
 
@@ -423,7 +630,10 @@ def _asked(labels: Tensor, word: int) -> Tensor:
 def _segments(segmenter: Segmenter, inference: InferenceSettings, oracle: bool) -> Segments | None:
     """The source of eigen-segments, where they are needed."""
     if oracle and inference.segments != "none":
-        raise SettingError("the oracle and --inference.segments agreement exclude each other: either labels choose the segments or they do not")
+        raise SettingError(
+            "the oracle and --inference.segments agreement exclude each other: either labels choose"
+            " the segments or they do not"
+        )
     return segments_of(segmenter, inference) if oracle or inference.segments != "none" else None
 
 
@@ -431,53 +641,113 @@ def _about_segments(segments: Segments | None) -> dict[str, Any] | None:
     if segments is None:
         return None
     keys = segments.keys
-    return {"folder": str(segments.folder)} if keys is None else {"features": keys.source, "fingerprint": keys.fingerprint, **asdict(segments.settings)}
+    return (
+        {"folder": str(segments.folder)}
+        if keys is None
+        else {"features": keys.source, "fingerprint": keys.fingerprint, **asdict(segments.settings)}
+    )
 
 
 def _marked(title: str, oracle: bool, threshold: float | None, inference: InferenceSettings) -> str:
     """The title with what was done to the method's own masks."""
-    agreed = " + agreement" if inference.segments == "agreement" else ""  # whose threshold may be chosen fold by fold
-    return f"{title}{' + oracle' if oracle else agreed}" + (f", threshold {threshold:g}" if threshold is not None else "")
+    agreed = (
+        " + agreement" if inference.segments == "agreement" else ""
+    )  # whose threshold may be chosen fold by fold
+    return f"{title}{' + oracle' if oracle else agreed}" + (
+        f", threshold {threshold:g}" if threshold is not None else ""
+    )
 
 
 def _tower(segmenter: Segmenter) -> dict[str, str] | None:
-    return {"source": segmenter.clip.source, "fingerprint": fingerprint(segmenter.clip)} if isinstance(segmenter, TextSegmenter) else None
+    return (
+        {"source": segmenter.clip.source, "fingerprint": fingerprint(segmenter.clip)}
+        if isinstance(segmenter, TextSegmenter)
+        else None
+    )
 
 
 def print_episodes(reports: Sequence[EpisodeReport]) -> None:
-    """A table of episode reports on the screen: one line a model and fold, the mean over its seeds; below, the mean over the folds of a model."""
+    """A table of episode reports on the screen: one line a model and fold, the mean over its seeds;
+    below, the mean over the folds of a model.
+    """
     console = Console()
-    table = Table("model", "fold", "draw", "mIoU", "FB-IoU", "episodes", title="foreground against background, one word at a time (%)", title_justify="left")
+    table = Table(
+        "model",
+        "fold",
+        "draw",
+        "mIoU",
+        "FB-IoU",
+        "episodes",
+        title="foreground against background, one word at a time (%)",
+        title_justify="left",
+    )
     folds: dict[tuple[str, str], list[EpisodeReport]] = {}
     for report in reports:
         folds.setdefault((report.title, report.benchmark.name), []).append(report)
     for (title, fold), runs in folds.items():
         cells = [_spread([run.scores[name] for run in runs]) for name in ("mIoU", "FB_IoU")]
         limit = runs[0].protocol["limit"]
-        draw = runs[0].protocol["draw"] + (f", {len(runs)} seeds" if len(runs) > 1 else "") + (f", first {limit} only" if limit else "")
+        draw = (
+            runs[0].protocol["draw"]
+            + (f", {len(runs)} seeds" if len(runs) > 1 else "")
+            + (f", first {limit} only" if limit else "")
+        )
         table.add_row(title, fold, draw, *cells, str(int(runs[0].counts.asked.sum())))
     for title, base in dict.fromkeys((report.title, report.benchmark.base) for report in reports):
-        mine = {fold: runs for (name, fold), runs in folds.items() if name == title and runs[0].benchmark.base == base}
+        mine = {
+            fold: runs
+            for (name, fold), runs in folds.items()
+            if name == title and runs[0].benchmark.base == base
+        }
         if len(mine) > 1:
-            means = [np.mean([np.mean([run.scores[name] for run in runs]) for runs in mine.values()]) for name in ("mIoU", "FB_IoU")]
-            table.add_row(title, f"mean of {len(mine)} folds", "", *(f"{mean:.1f}" for mean in means), "", style="bold")
+            means = [
+                np.mean([np.mean([run.scores[name] for run in runs]) for runs in mine.values()])
+                for name in ("mIoU", "FB_IoU")
+            ]
+            table.add_row(
+                title,
+                f"mean of {len(mine)} folds",
+                "",
+                *(f"{mean:.1f}" for mean in means),
+                "",
+                style="bold",
+            )
     console.print(table)
     if len(reports) == 1:
         names, iou = reports[0].benchmark.vocabulary, reports[0].counts.iou.tolist()
-        console.print("IoU: " + "  ".join(f"{names[i]} {100 * iou[i]:.1f}" for i in reports[0].benchmark.unseen_ids))
+        console.print(
+            "IoU: "
+            + "  ".join(f"{names[i]} {100 * iou[i]:.1f}" for i in reports[0].benchmark.unseen_ids)
+        )
 
 
 def _spread(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+    return f"{np.mean(values):.1f}" + (
+        f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    )
 
 
 def print_reports(reports: Sequence[Report]) -> None:
-    """A table of reports on one benchmark on the screen; with a single one, a second table of IoU by class."""
-    bench, names = reports[0].benchmark, {name: head for report in reports for name, head in report.shown.items()}
-    words = f"{len(bench.seen_ids)} seen, {len(bench.unseen_ids)} unseen words" if bench.unseen else f"{len(bench.vocabulary)} words"
+    """A table of reports on one benchmark on the screen; with a single one, a second table of IoU
+    by class.
+    """
+    bench, names = (
+        reports[0].benchmark,
+        {name: head for report in reports for name, head in report.shown.items()},
+    )
+    words = (
+        f"{len(bench.seen_ids)} seen, {len(bench.unseen_ids)} unseen words"
+        if bench.unseen
+        else f"{len(bench.vocabulary)} words"
+    )
     if bench.background == "threshold":
         words += " and the background"
-    table = Table("model", *names.values(), title=f"{bench.title}: {words}, {reports[0].pictures} pictures (%)", title_justify="left")
+    table = Table(
+        "model",
+        *names.values(),
+        title=f"{bench.title}: {words}, {reports[0].pictures} pictures (%)",
+        title_justify="left",
+    )
     for report in reports:
         table.add_row(report.title, *(_shown(report.scores.get(name, math.nan)) for name in names))
     console = Console()
@@ -486,11 +756,17 @@ def print_reports(reports: Sequence[Report]) -> None:
         iou = reports[0].matrix.iou.tolist()
         console.print(
             "IoU: "
-            + "  ".join(f"{name}{' (unseen)' if name in bench.unseen else ''} {_shown(100 * value)}" for name, value in zip(bench.judged, iou, strict=True))
+            + "  ".join(
+                f"{name}{' (unseen)' if name in bench.unseen else ''} {_shown(100 * value)}"
+                for name, value in zip(bench.judged, iou, strict=True)
+            )
         )
         if reports[0].met is not None:
             trained = reports[0].protocol["trained_on"]
-            line = f"{len(reports[0].met)} of the {len(bench.vocabulary)} words were met with masks in training on {Path(trained['benchmark']).name}"
+            line = (
+                f"{len(reports[0].met)} of the {len(bench.vocabulary)} words were met with masks in"
+                f" training on {Path(trained['benchmark']).name}"
+            )
             console.print(f"{line}; report.json names them")
 
 
@@ -506,7 +782,9 @@ def _same_size(samples: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor, 
     """Pictures, labels and names of neighbouring samples of equal size in batches, in order."""
     waiting: list[Sample] = []
     for sample in samples:
-        if waiting and (len(waiting) == batch_size or waiting[0].labels.shape != sample.labels.shape):
+        if waiting and (
+            len(waiting) == batch_size or waiting[0].labels.shape != sample.labels.shape
+        ):
             yield _batch(waiting)
             waiting = []
         waiting.append(sample)
@@ -515,7 +793,11 @@ def _same_size(samples: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor, 
 
 
 def _batch(samples: list[Sample]) -> tuple[Tensor, Tensor, list[str]]:
-    return torch.stack([s.image for s in samples]), torch.stack([s.labels for s in samples]), [s.name for s in samples]
+    return (
+        torch.stack([s.image for s in samples]),
+        torch.stack([s.labels for s in samples]),
+        [s.name for s in samples],
+    )
 
 
 def _number(value: float) -> float | None:

@@ -22,7 +22,8 @@ UNFINISHED = re.compile(r"\..+-unfinished-[a-z0-9_]{8}(\.\w+)?")
 
 @contextmanager
 def replacing(path: Path, flag: str = "--out") -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the name `path` when the block ends well and disappears when it does not.
+    """A path beside `path` to write to; it takes the name `path` when the block ends well and
+    disappears when it does not.
 
     Args:
         path: The final name.
@@ -34,15 +35,23 @@ def replacing(path: Path, flag: str = "--out") -> Iterator[Path]:
     beside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-unfinished-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem}-unfinished-", suffix=path.suffix, dir=path.parent
+        )
         os.close(handle)
         beside = Path(name)
         yield beside
         beside.chmod(0o666 & ~_umask())
         beside.replace(path)
     except OSError as error:
-        remedy = "free some space" if error.errno == errno.ENOSPC else f"choose another place with {flag}"
-        raise DataError(f"{path} cannot be written ({error.strerror or error}); {remedy}") from error
+        remedy = (
+            "free some space"
+            if error.errno == errno.ENOSPC
+            else f"choose another place with {flag}"
+        )
+        raise DataError(
+            f"{path} cannot be written ({error.strerror or error}); {remedy}"
+        ) from error
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)
@@ -65,7 +74,8 @@ def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
 
     Args:
         path: Any format Pillow reads; transparency is dropped, greys become RGB.
-        upright: Turn it as its EXIF data asks. Off for data sets, whose masks belong to the stored pixels.
+        upright: Turn it as its EXIF data asks. Off for data sets, whose masks belong to the stored
+            pixels.
 
     Raises:
         DataError: Missing, not a picture, or truncated.
@@ -74,12 +84,20 @@ def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             whole = ImageOps.exif_transpose(image) if upright else image
             if whole.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to white
-                return np.repeat((np.asarray(whole, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+                return np.repeat(
+                    (np.asarray(whole, dtype=np.uint32) >> 8)
+                    .clip(0, 255)
+                    .astype(np.uint8)[..., None],
+                    3,
+                    axis=2,
+                )
             return np.array(whole.convert("RGB"))
     except FileNotFoundError as error:
         raise DataError(f"the picture {path} does not exist; check the path") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"the picture {path} cannot be read ({_short(error)}); replace the file or leave it out") from error
+        raise DataError(
+            f"the picture {path} cannot be read ({_short(error)}); replace the file or leave it out"
+        ) from error
 
 
 LOSSY = ("JPEG", "MPO", "WEBP")
@@ -87,7 +105,8 @@ LOSSY = ("JPEG", "MPO", "WEBP")
 
 
 def read_labels(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """The ids of a label map (H, W): uint8 of a grey or palette PNG, uint16 of a grey PNG or TIFF with 16 bits.
+    """The ids of a label map (H, W): uint8 of a grey or palette PNG, uint16 of a grey PNG or TIFF
+    with 16 bits.
 
     Palette indices are read as they are, never as colours.
 
@@ -97,18 +116,35 @@ def read_labels(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     try:
         with Image.open(path) as image:
             if image.format in LOSSY:
-                raise DataError(f"the label map {path} is a {image.format}, which blurs ids into their neighbours; make it again as a PNG, from the ids")
+                raise DataError(
+                    f"the label map {path} is a {image.format}, which blurs ids into their"
+                    " neighbours; make it again as a PNG, from the ids"
+                )
             if image.mode in ("I;16", "I;16B"):
                 return np.array(image).astype(np.uint16)
             if image.mode not in ("L", "P", "1"):
-                raise DataError(f"the label map {path} is stored as {image.mode} colours; save class ids as an 8-bit grey or palette PNG")
-            if image.mode == "L" and path.suffix.lower() == ".png" and _bit_depth(path) not in (1, 8):
-                raise DataError(f"the label map {path} is a grey PNG of {_bit_depth(path)} bits, whose ids are not kept when read; save it with 8 bits")
+                raise DataError(
+                    f"the label map {path} is stored as {image.mode} colours; save class ids as an"
+                    " 8-bit grey or palette PNG"
+                )
+            if (
+                image.mode == "L"
+                and path.suffix.lower() == ".png"
+                and _bit_depth(path) not in (1, 8)
+            ):
+                raise DataError(
+                    f"the label map {path} is a grey PNG of {_bit_depth(path)} bits, whose ids are"
+                    " not kept when read; save it with 8 bits"
+                )
             return np.array(image, dtype=np.uint8)
     except FileNotFoundError as error:
-        raise DataError(f"the label map {path} does not exist; check the data set's folder") from error
+        raise DataError(
+            f"the label map {path} does not exist; check the data set's folder"
+        ) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"the label map {path} cannot be read ({_short(error)}); restore the file") from error
+        raise DataError(
+            f"the label map {path} cannot be read ({_short(error)}); restore the file"
+        ) from error
 
 
 def _bit_depth(path: Path) -> int:
@@ -117,16 +153,24 @@ def _bit_depth(path: Path) -> int:
         return file.read(25)[24]
 
 
-def write_labels(path: Path, labels: NDArray[np.uint8], palette: list[tuple[int, int, int]]) -> None:
-    """Save ids (H, W) as an indexed PNG whose palette shows them in colour; the ids stay readable as such."""
+def write_labels(
+    path: Path, labels: NDArray[np.uint8], palette: list[tuple[int, int, int]]
+) -> None:
+    """Save ids (H, W) as an indexed PNG whose palette shows them in colour; the ids stay readable
+    as such.
+    """
     image = Image.fromarray(labels, mode="P")
-    image.putpalette([channel for colour in (palette + [(0, 0, 0)] * 256)[:256] for channel in colour])
+    image.putpalette(
+        [channel for colour in (palette + [(0, 0, 0)] * 256)[:256] for channel in colour]
+    )
     with replacing(path) as beside:
         image.save(beside, format="PNG", optimize=True)
 
 
 def _short(error: Exception) -> str:
-    return "not a picture" if isinstance(error, UnidentifiedImageError) else str(error).split("\n")[0]
+    return (
+        "not a picture" if isinstance(error, UnidentifiedImageError) else str(error).split("\n")[0]
+    )
 
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
@@ -136,17 +180,29 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     """The files given, and the pictures in the folders given, in order.
 
     Raises:
-        DataError: A folder without pictures, or two pictures whose results would take the same name.
+        DataError: A folder without pictures, or two pictures whose results would take the same
+            name.
     """
     found: list[Path] = []
     for place in places:
-        inside = sorted(p for p in place.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES) if place.is_dir() else [place]
+        inside = (
+            sorted(p for p in place.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
+            if place.is_dir()
+            else [place]
+        )
         if not inside:
-            raise DataError(f"the folder {place} holds no pictures ({', '.join(SUFFIXES)}); check the path")
+            raise DataError(
+                f"the folder {place} holds no pictures ({', '.join(SUFFIXES)}); check the path"
+            )
         found += inside
-    found = list({path.resolve(): path for path in reversed(found)}.values())[::-1]  # a picture given twice is one picture
+    found = list({path.resolve(): path for path in reversed(found)}.values())[
+        ::-1
+    ]  # a picture given twice is one picture
     first: dict[str, Path] = {}
     for path in found:
         if first.setdefault(path.stem, path) != path:
-            raise DataError(f"{first[path.stem]} and {path} would write the same results; rename one, or segment them into different --out folders")
+            raise DataError(
+                f"{first[path.stem]} and {path} would write the same results; rename one, or"
+                " segment them into different --out folders"
+            )
     return found

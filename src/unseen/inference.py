@@ -1,4 +1,6 @@
-"""From pictures to label maps: sliding windows, calibration, background. Logits meet picture size here and nowhere else."""
+"""From pictures to label maps: sliding windows, calibration, background. Logits meet picture size
+here and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from unseen.settings import InferenceSettings
 from unseen.spectral import SpectralSettings
 
 CANVAS_STEP = 8
-"""Both sides of a picture on the canvas are made a multiple of this (BAM's evaluation, which ESDA follows)."""
+"""Both sides of a picture on the canvas are made a multiple of this (BAM's evaluation, which ESDA
+follows)."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,10 @@ class LabelMaps:
     """Label maps of a batch of pictures.
 
     Attributes:
-        labels: (B, H, W) int64, the label of the best word (its place in the list, `unseen.labels`); 255 where the background policy says that no word fits.
-        confidence: (B, H, W) float32 in 0..1, of the best word, computed at the size of the score maps and then resized.
+        labels: (B, H, W) int64, the label of the best word (its place in the list,
+            `unseen.labels`); 255 where the background policy says that no word fits.
+        confidence: (B, H, W) float32 in 0..1, of the best word, computed at the size of the score
+            maps and then resized.
     """
 
     labels: Tensor
@@ -36,45 +41,63 @@ class LabelMaps:
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along a side: every `stride` pixels, the last one moved back to the border."""
+    """Where windows begin along a side: every `stride` pixels, the last one moved back to the
+    border.
+    """
     count = max(length - window + stride - 1, 0) // stride + 1
     return [max(0, min(i * stride, length - window)) for i in range(count)]
 
 
 def fitted(images: Tensor, settings: InferenceSettings) -> Tensor:
-    """Pictures (B, 3, H, W) in 0..1 at the size the settings ask for: bilinear, with anti-aliasing except on the canvas and where it is left out."""
+    """Pictures (B, 3, H, W) in 0..1 at the size the settings ask for: bilinear, with anti-aliasing
+    except on the canvas and where it is left out.
+    """
     h, w = images.shape[-2:]
     if settings.canvas is not None:
         side = settings.canvas
         scale = side / max(h, w)
-        inside = [max(CANVAS_STEP, int(n * scale + 1e-9) // CANVAS_STEP * CANVAS_STEP) for n in (h, w)]
+        inside = [
+            max(CANVAS_STEP, int(n * scale + 1e-9) // CANVAS_STEP * CANVAS_STEP) for n in (h, w)
+        ]
         resized = F.interpolate(images, inside, mode="bilinear", align_corners=False)
         return F.pad(resized, (0, side - inside[1], 0, side - inside[0]))
     if settings.square is not None:
         size = (settings.square, settings.square)
     elif settings.short_side is not None:
-        size = (int(h * settings.short_side / min(h, w) + 0.5), int(w * settings.short_side / min(h, w) + 0.5))
+        size = (
+            int(h * settings.short_side / min(h, w) + 0.5),
+            int(w * settings.short_side / min(h, w) + 0.5),
+        )
     else:
         size = (h, w)
     if size == (h, w):
         return images
     if settings.plain:
         return F.interpolate(images, size, mode="bilinear", align_corners=False)
-    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(
+        0, 1
+    )
 
 
 def restored(maps: Tensor, size: tuple[int, int], settings: InferenceSettings) -> Tensor:
     """Maps (B, k, h, w) of fitted pictures at the pictures' own size (H, W)."""
     if settings.canvas is not None:
         longest = max(size)
-        return F.interpolate(maps, (longest, longest), mode="bilinear", align_corners=True)[..., : size[0], : size[1]]
-    return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode="bilinear", align_corners=False)
+        return F.interpolate(maps, (longest, longest), mode="bilinear", align_corners=True)[
+            ..., : size[0], : size[1]
+        ]
+    return (
+        maps
+        if maps.shape[-2:] == size
+        else F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    )
 
 
 def ask(segmenter: Segmenter, images: Tensor, text: TextFeatures) -> Prediction:
     """One map a word of pictures (B, 3, H, W), whatever the method's kind: logits (B, K, h, w).
 
-    A binary method is asked word by word, each picture by itself; a word's map is the difference of its two logits.
+    A binary method is asked word by word, each picture by itself; a word's map is the difference of
+    its two logits.
     """
     if segmenter.kind == "multiclass":
         prediction: Prediction = segmenter(images, text)
@@ -82,14 +105,24 @@ def ask(segmenter: Segmenter, images: Tensor, text: TextFeatures) -> Prediction:
     pictures = []
     for image in images:
         step = segmenter.words_at_once
-        parts = [segmenter(image.unsqueeze(0), text.select(range(start, min(start + step, len(text))))) for start in range(0, len(text), step)]
+        parts = [
+            segmenter(image.unsqueeze(0), text.select(range(start, min(start + step, len(text)))))
+            for start in range(0, len(text), step)
+        ]
         pictures.append(torch.cat([part.logits[:, 1] - part.logits[:, 0] for part in parts]))
     return Prediction(torch.stack(pictures), parts[0].covers, align_corners=parts[0].align_corners)
 
 
 @torch.no_grad()
-def score_maps(segmenter: Segmenter, images: Tensor, text: TextFeatures, settings: InferenceSettings, seen: Sequence[int] | None = None) -> Tensor:
-    """Scores (B, K, h, w) at the size the pictures are resized to, "plain" ones as small as the method gives them; where windows overlap, their mean.
+def score_maps(
+    segmenter: Segmenter,
+    images: Tensor,
+    text: TextFeatures,
+    settings: InferenceSettings,
+    seen: Sequence[int] | None = None,
+) -> Tensor:
+    """Scores (B, K, h, w) at the size the pictures are resized to, "plain" ones as small as the
+    method gives them; where windows overlap, their mean.
 
     Args:
         segmenter: Any method, in eval mode.
@@ -102,19 +135,32 @@ def score_maps(segmenter: Segmenter, images: Tensor, text: TextFeatures, setting
     size = (images.shape[-2], images.shape[-1])
     if settings.window is None:
         prediction = ask(segmenter, images, text)
-        # a filled-up rim would have to be cut off at the larger size, and `restored` aligns no corners
+        # a filled-up rim would have to be cut off at the larger size, and `restored` aligns no
+        # corners
         whole = settings.plain and prediction.covers == size and not prediction.align_corners
-        return segmenter.scores(prediction.logits.float() if whole else prediction.resized(size), seen)
+        return segmenter.scores(
+            prediction.logits.float() if whole else prediction.resized(size), seen
+        )
     window, stride = settings.window, settings.stride or settings.window
     if not 0 < stride <= window:
-        raise SettingError(f"windows of {window} pixels with a stride of {stride} leave gaps; give a stride of 1 to {window}")
-    boxes = [(i, top, left) for i in range(len(images)) for top in window_starts(size[0], window, stride) for left in window_starts(size[1], window, stride)]
+        raise SettingError(
+            f"windows of {window} pixels with a stride of {stride} leave gaps; give a stride of 1"
+            f" to {window}"
+        )
+    boxes = [
+        (i, top, left)
+        for i in range(len(images))
+        for top in window_starts(size[0], window, stride)
+        for left in window_starts(size[1], window, stride)
+    ]
     total = images.new_zeros(len(images), len(text), *size)
     count = images.new_zeros(size)
     shape = (min(window, size[0]), min(window, size[1]))
     for first in range(0, len(boxes), settings.window_batch):
         part = boxes[first : first + settings.window_batch]
-        crops = torch.stack([images[i, :, top : top + window, left : left + window] for i, top, left in part])
+        crops = torch.stack(
+            [images[i, :, top : top + window, left : left + window] for i, top, left in part]
+        )
         scores = segmenter.scores(ask(segmenter, crops, text).resized(shape), seen)
         for (i, top, left), score in zip(part, scores, strict=True):
             total[i, :, top : top + shape[0], left : left + shape[1]] += score
@@ -142,20 +188,33 @@ def label_maps(
         text: The encoded vocabulary.
         settings: Size and windows.
         seen: Columns of the words trained on, where the others were not.
-        threshold: Background policy: pixels whose best word is less confident become 255; None gives every pixel a word.
+        threshold: Background policy: pixels whose best word is less confident become 255; None
+            gives every pixel a word.
         words_at_once: Maps brought to picture size at a time; bounds what is held at picture size.
         claims: Masks to put in place of the method's own (`agreement`).
     """
-    size, scores = (images.shape[-2], images.shape[-1]), score_maps(segmenter, images, text, settings, seen)
-    confidence = restored(segmenter.confidence(scores).amax(dim=1, keepdim=True), size, settings)[:, 0]
+    size, scores = (
+        (images.shape[-2], images.shape[-1]),
+        score_maps(segmenter, images, text, settings, seen),
+    )
+    confidence = restored(segmenter.confidence(scores).amax(dim=1, keepdim=True), size, settings)[
+        :, 0
+    ]
     labels = best_words(scores, size, settings, words_at_once)
     if threshold is not None:
         labels = torch.where(confidence < threshold, IGNORE, labels)
-    return LabelMaps(labels if claims is None else settled(labels, claims, scores, settings, words_at_once), confidence)
+    return LabelMaps(
+        labels if claims is None else settled(labels, claims, scores, settings, words_at_once),
+        confidence,
+    )
 
 
-def best_words(scores: Tensor, size: tuple[int, int], settings: InferenceSettings, words_at_once: int = 32) -> Tensor:
-    """The label (`unseen.labels`) of the word with the highest score (B, K, h, w) at every pixel of pictures of `size`, (B, H, W) int64."""
+def best_words(
+    scores: Tensor, size: tuple[int, int], settings: InferenceSettings, words_at_once: int = 32
+) -> Tensor:
+    """The label (`unseen.labels`) of the word with the highest score (B, K, h, w) at every pixel of
+    pictures of `size`, (B, H, W) int64.
+    """
     best: Tensor | None = None
     labels = torch.zeros(len(scores), *size, dtype=torch.int64, device=scores.device)
     for first in range(0, scores.shape[1], words_at_once):
@@ -171,9 +230,15 @@ def best_words(scores: Tensor, size: tuple[int, int], settings: InferenceSetting
 
 @torch.no_grad()
 def foreground(
-    segmenter: Segmenter, images: Tensor, text: TextFeatures, word: int, settings: InferenceSettings, threshold: float | None = None
-) -> Tensor:  # fmt: skip
-    """Where a binary method says that pictures show one word, (B, H, W) bool: where its logit for the word is the higher one.
+    segmenter: Segmenter,
+    images: Tensor,
+    text: TextFeatures,
+    word: int,
+    settings: InferenceSettings,
+    threshold: float | None = None,
+) -> Tensor:
+    """Where a binary method says that pictures show one word, (B, H, W) bool: where its logit for
+    the word is the higher one.
 
     Args:
         segmenter: Any binary method, in eval mode.
@@ -183,7 +248,11 @@ def foreground(
         settings: Size and windows.
         threshold: Where the word's confidence is above this instead, in 0..1; 0.5 changes nothing.
     """
-    scores = restored(score_maps(segmenter, images, text.select([word]), settings), (images.shape[-2], images.shape[-1]), settings)[:, :1]
+    scores = restored(
+        score_maps(segmenter, images, text.select([word]), settings),
+        (images.shape[-2], images.shape[-1]),
+        settings,
+    )[:, :1]
     return (scores > 0 if threshold is None else segmenter.confidence(scores) > threshold)[:, 0]
 
 
@@ -206,7 +275,8 @@ class Claim:
 
 
 Claims = Callable[[int, Tensor], list[Claim]]
-"""From the number of a picture in its batch and its label map (H, W) to the claims on it, at most one a word."""
+"""From the number of a picture in its batch and its label map (H, W) to the claims on it, at most
+one a word."""
 
 
 def segments_of(segmenter: Segmenter, settings: InferenceSettings) -> Segments:
@@ -220,17 +290,24 @@ def segments_of(segmenter: Segmenter, settings: InferenceSettings) -> Segments:
     how = SpectralSettings(settings.segments_count)
     if settings.segments_dir is not None:
         if not Path(settings.segments_dir).is_dir():
-            raise DataError(f"the folder of segments {settings.segments_dir} does not exist; make it with `unseen eigenvectors`")
+            raise DataError(
+                f"the folder of segments {settings.segments_dir} does not exist; make it with"
+                " `unseen eigenvectors`"
+            )
         return Segments(how, folder=Path(settings.segments_dir))
     if settings.segments_features is not None:
         return Segments(how, load_keys(settings.segments_features).to(segmenter.device))
     if not isinstance(segmenter, ClipSegmenter):
-        raise SettingError(f"{type(segmenter).__name__} has no CLIP tower to take keys from; name a network with --inference.segments_features")
+        raise SettingError(
+            f"{type(segmenter).__name__} has no CLIP tower to take keys from; name a network with"
+            " --inference.segments_features"
+        )
     return Segments(how, clip_keys(segmenter.clip))
 
 
 def agreement(segments: Tensor, threshold: float) -> Claims:
-    """A word claims the segment or complement that its mask agrees with best, if their IoU reaches the threshold. Sees no labels.
+    """A word claims the segment or complement that its mask agrees with best, if their IoU reaches
+    the threshold. Sees no labels.
 
     Segments that are all or nothing say nothing and are left out.
 
@@ -247,24 +324,39 @@ def agreement(segments: Tensor, threshold: float) -> Claims:
             return []
         words, iou = overlaps(labels, candidates)
         best, which = iou.max(dim=1)
-        return [Claim(w, b, candidates[k]) for w, b, k in zip(words.tolist(), best.tolist(), which.tolist(), strict=True) if b >= threshold]
+        return [
+            Claim(w, b, candidates[k])
+            for w, b, k in zip(words.tolist(), best.tolist(), which.tolist(), strict=True)
+            if b >= threshold
+        ]
 
     return claims
 
 
 def overlaps(labels: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """The words (P,) of a label map (H, W), 255 left out, and the IoU (P, S) of their masks with candidates (S, H, W) bool, float64."""
+    """The words (P,) of a label map (H, W), 255 left out, and the IoU (P, S) of their masks with
+    candidates (S, H, W) bool, float64.
+    """
     words, place, area = torch.unique(labels, return_inverse=True, return_counts=True)
-    hits = torch.stack([torch.bincount(place[mask], minlength=len(words)) for mask in candidates], dim=1).double()
+    hits = torch.stack(
+        [torch.bincount(place[mask], minlength=len(words)) for mask in candidates], dim=1
+    ).double()
     iou = hits / (area.unsqueeze(1) + candidates.flatten(1).sum(dim=1) - hits)
     return words[words != IGNORE], iou[words != IGNORE]
 
 
-def settled(labels: Tensor, claims: Claims, scores: Tensor, settings: InferenceSettings, words_at_once: int = 32) -> Tensor:
+def settled(
+    labels: Tensor,
+    claims: Claims,
+    scores: Tensor,
+    settings: InferenceSettings,
+    words_at_once: int = 32,
+) -> Tensor:
     """Label maps (B, H, W) with claims carried out.
 
-    A pixel that several claims hold goes to the strongest. A pixel that its word's own mask held and no claim holds goes to the best of the words without
-    a claim; if every word has one, it keeps its word.
+    A pixel that several claims hold goes to the strongest. A pixel that its word's own mask held
+    and no claim holds goes to the best of the words without a claim; if every word has one, it
+    keeps its word.
 
     Args:
         labels: (B, H, W) int64.
@@ -280,8 +372,12 @@ def settled(labels: Tensor, claims: Claims, scores: Tensor, settings: InferenceS
         words = label_of(torch.arange(scores.shape[1], device=mine.device))
         rest = torch.isin(words, mine.new_tensor(claimed), invert=True)
         if found and rest.any():
-            others = best_words(scores[i : i + 1, rest], (mine.shape[0], mine.shape[1]), settings, words_at_once)[0]
-            mine = torch.where(torch.isin(mine, mine.new_tensor(claimed)), words[rest][place_of(others)], mine)
+            others = best_words(
+                scores[i : i + 1, rest], (mine.shape[0], mine.shape[1]), settings, words_at_once
+            )[0]
+            mine = torch.where(
+                torch.isin(mine, mine.new_tensor(claimed)), words[rest][place_of(others)], mine
+            )
         for claim in found:
             mine = torch.where(claim.mask, claim.word, mine)
         maps.append(mine)

@@ -1,7 +1,10 @@
-"""The special values and the arithmetic of label maps, used on both sides of the contract (data and model).
+"""The special values and the arithmetic of label maps, used on both sides of the contract (data and
+model).
 
-A label is the place of its word in the vocabulary. Three values mean something else: 253, 254 and 255. Vocabularies of more than 253 words go on
-behind them: word 253 has the label 256 (`label_of`), so that maps of smaller ones are what an 8-bit PNG holds, and 255 is void everywhere.
+A label is the place of its word in the vocabulary. Three values mean something else: 253, 254 and
+255. Vocabularies of more than 253 words go on
+behind them: word 253 has the label 256 (`label_of`), so that maps of smaller ones are what an 8-bit
+PNG holds, and 255 is void everywhere.
 """
 
 from __future__ import annotations
@@ -21,17 +24,22 @@ IGNORE = 255
 
 
 BACKGROUND = 253
-"""Labelled pixels that show none of the words, where a benchmark counts them (folds: what is not the word that is asked for)."""
+"""Labelled pixels that show none of the words, where a benchmark counts them (folds: what is not
+the word that is asked for)."""
 
 PADDING = 254
-"""Labels of pixels a crop was filled up with, where they must stay distinct from void ones; becomes 255 before any loss."""
+"""Labels of pixels a crop was filled up with, where they must stay distinct from void ones; becomes
+255 before any loss."""
 
 ORDINARY = 253
-"""So many words have labels that are their places; the most a method can be trained on, and a label map with 8 bits holds."""
+"""So many words have labels that are their places; the most a method can be trained on, and a label
+map with 8 bits holds."""
 
 
 def label_of(places: Tensor) -> Tensor:
-    """The labels of words, from their places in the vocabulary: those from 253 on move up by three, past the special values."""
+    """The labels of words, from their places in the vocabulary: those from 253 on move up by three,
+    past the special values.
+    """
     return torch.where(places >= ORDINARY, places + 3, places)
 
 
@@ -41,13 +49,16 @@ def place_of(labels: Labels) -> Labels:
 
 
 def rank_of(classes: Sequence[int], *, size: int = 256) -> Tensor:
-    """A table (int64) from label to the label of its word's place in `classes`; every other label maps to 255.
+    """A table (int64) from label to the label of its word's place in `classes`; every other label
+    maps to 255.
 
     Args:
         classes: Places in the vocabulary.
         size: Least length of the table.
     """
     labels = label_of(torch.as_tensor(classes, dtype=torch.int64))
-    table = torch.full((max(size, int(labels.max()) + 1 if len(labels) else 0),), IGNORE, dtype=torch.int64)
+    table = torch.full(
+        (max(size, int(labels.max()) + 1 if len(labels) else 0),), IGNORE, dtype=torch.int64
+    )
     table[labels] = label_of(torch.arange(len(labels)))
     return table

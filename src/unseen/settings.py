@@ -1,4 +1,5 @@
-"""What a run can be told, as plain dataclasses: the command line makes its flags from them, recipes fill them, run folders store them.
+"""What a run can be told, as plain dataclasses: the command line makes its flags from them, recipes
+fill them, run folders store them.
 
 Nothing heavy is imported here, so `--help` answers at once.
 """
@@ -16,12 +17,16 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested dictionary with dotted keys: {"a": {"b": 1}} is {"a.b": 1}."""
     out: dict[str, Any] = {}
     for key, value in nested.items():
-        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        out |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        )
     return out
 
 
 def is_own(benchmark: str) -> bool:
-    """Whether a benchmark's name is that of a folder of one's own data: one that holds classes.txt (`unseen.data.own`)."""
+    """Whether a benchmark's name is that of a folder of one's own data: one that holds classes.txt
+    (`unseen.data.own`).
+    """
     return (Path(benchmark) / "classes.txt").is_file()
 
 
@@ -34,16 +39,21 @@ class InferenceSettings:
     """From a picture to its label map.
 
     Attributes:
-        short_side: Resize so that the shorter side has this many pixels; None leaves the picture as it is.
+        short_side: Resize so that the shorter side has this many pixels; None leaves the picture as
+            it is.
         square: Instead, squash the picture to a square of this side (HSNet's evaluation).
         canvas: Instead, fit it into a black square of this side (BAM's and ESDA's evaluation).
-        plain: Squash without anti-aliasing, and bring the score maps to the picture's size at once (SAZS's evaluation).
+        plain: Squash without anti-aliasing, and bring the score maps to the picture's size at once
+            (SAZS's evaluation).
         window: Side of the square sliding window in pixels; None takes the whole picture at once.
         stride: Step of the window in pixels; the last one is moved back to the border.
         window_batch: Windows computed at a time.
-        segments: "agreement": a word's mask gives way to the eigen-segment it agrees with (`unseen.inference.agreement`).
-        segments_threshold: The least IoU of mask and segment for that; `unseen evaluate --choose-threshold` finds one on seen words.
-        segments_features: Network the segments are computed with: "timm:NAME" or a CLIP; None takes the method's own tower.
+        segments: "agreement": a word's mask gives way to the eigen-segment it agrees with
+            (`unseen.inference.agreement`).
+        segments_threshold: The least IoU of mask and segment for that; `unseen evaluate
+            --choose-threshold` finds one on seen words.
+        segments_features: Network the segments are computed with: "timm:NAME" or a CLIP; None takes
+            the method's own tower.
         segments_dir: Folder to read them from instead (`unseen eigenvectors`).
         segments_count: Eigen-segments a picture, the constant one included.
     """
@@ -62,20 +72,41 @@ class InferenceSettings:
     segments_count: int = 5
 
     def __post_init__(self) -> None:
-        """Refuse two ways to fit a picture, or two sources of segments, at once, and thresholds that mean nothing."""
+        """Refuse two ways to fit a picture, or two sources of segments, at once, and thresholds
+        that mean nothing.
+        """
         if not 0 < self.segments_threshold <= 1:
-            raise SettingError(f"--inference.segments_threshold is {self.segments_threshold}; give an IoU above 0 and at most 1")
+            raise SettingError(
+                f"--inference.segments_threshold is {self.segments_threshold}; give an IoU above 0"
+                " and at most 1"
+            )
         if self.segments_count < 1:
-            raise SettingError(f"--inference.segments_count is {self.segments_count}; give at least 1")
+            raise SettingError(
+                f"--inference.segments_count is {self.segments_count}; give at least 1"
+            )
         if self.segments == "agreement" and self.segments_count < 2:
-            raise SettingError("--inference.segments_count is 1, the constant segment alone, which nothing agrees with; give at least 2")
+            raise SettingError(
+                "--inference.segments_count is 1, the constant segment alone, which nothing agrees"
+                " with; give at least 2"
+            )
         if self.segments_features and self.segments_dir:
-            raise SettingError("--inference.segments_dir and --inference.segments_features exclude each other; set one of them to ''")
-        given = [name for name in ("short_side", "square", "canvas") if getattr(self, name) is not None]
+            raise SettingError(
+                "--inference.segments_dir and --inference.segments_features exclude each other; set"
+                " one of them to ''"
+            )
+        given = [
+            name for name in ("short_side", "square", "canvas") if getattr(self, name) is not None
+        ]
         if len(given) > 1:
-            raise SettingError(f"--inference.{given[0]} and --inference.{given[1]} exclude each other; set one of them to 0")
+            raise SettingError(
+                f"--inference.{given[0]} and --inference.{given[1]} exclude each other; set one of"
+                " them to 0"
+            )
         if self.plain and (self.square is None or self.window is not None):
-            raise SettingError("--inference.plain is a way to take whole pictures as squares; give --inference.square, and set --inference.window to 0")
+            raise SettingError(
+                "--inference.plain is a way to take whole pictures as squares; give"
+                " --inference.square, and set --inference.window to 0"
+            )
 
 
 def check_threshold(threshold: float | None) -> None:
@@ -100,9 +131,11 @@ class InferenceChanges:
         window: Side of the sliding window in pixels; 0 takes the whole picture at once.
         stride: Step of the window in pixels.
         window_batch: Windows computed at a time.
-        segments: "agreement": a word's mask gives way to the eigen-segment it agrees with; or "none".
+        segments: "agreement": a word's mask gives way to the eigen-segment it agrees with; or
+            "none".
         segments_threshold: The least IoU of mask and segment for that.
-        segments_features: Network the segments are computed with: "timm:NAME" or a CLIP; '' takes the method's own tower.
+        segments_features: Network the segments are computed with: "timm:NAME" or a CLIP; '' takes
+            the method's own tower.
         segments_dir: Folder to read them from instead (`unseen eigenvectors`).
         segments_count: Eigen-segments a picture, the constant one included.
     """
@@ -127,12 +160,24 @@ class InferenceChanges:
             SettingError: A size below 1.
         """
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        for name in given.keys() & {"short_side", "square", "canvas", "window", "stride", "window_batch"}:
+        for name in given.keys() & {
+            "short_side",
+            "square",
+            "canvas",
+            "window",
+            "stride",
+            "window_batch",
+        }:
             value = given[name]
             if value < 0 or (value == 0 and name in ("stride", "window_batch")):
-                raise SettingError(f"--inference.{name} is {value}; give {'at least 1' if name in ('stride', 'window_batch') else '0 or more'}")
+                raise SettingError(
+                    f"--inference.{name} is {value}; give"
+                    f" {'at least 1' if name in ('stride', 'window_batch') else '0 or more'}"
+                )
         kept = ("segments_threshold", "segments_count", "plain")  # whose nothing is not None
-        changed: dict[str, Any] = {name: value if name in kept else value or None for name, value in given.items()}
+        changed: dict[str, Any] = {
+            name: value if name in kept else value or None for name, value in given.items()
+        }
         return replace(base, **changed)
 
 
@@ -141,18 +186,20 @@ class TransformSettings:
     """Augmentation of training pairs.
 
     Attributes:
-        resize: (long, short) box the picture is fitted into, keeping its ratio, before the random scale; None keeps its size.
+        resize: (long, short) box the picture is fitted into, keeping its ratio, before the random
+            scale; None keeps its size.
         scale: Range of the random factor on that box.
         crop: Side of the square crop; smaller pictures are filled up at the bottom and right.
-        max_class_share: Crops of one class, or whose largest class holds this share of the labelled pixels or more, are drawn again, up to ten times;
-            None takes every crop.
+        max_class_share: Crops of one class, or whose largest class holds this share of the labelled
+            pixels or more, are drawn again, up to ten times; None takes every crop.
         zoom: Range of a random factor on the picture's own size, where it is not resized.
         rotate: Half of the time, turn by up to so many degrees, filling the corners up.
-        pillow: Turn and zoom as DRN's and SAZS's code does: every picture is turned first, by whole degrees, its corners filled with its mirror
-            image; then zoomed, with the Lanczos filter below 1 and a bicubic one above.
+        pillow: Turn and zoom as DRN's and SAZS's code does: every picture is turned first, by whole
+            degrees, its corners filled with its mirror image; then zoomed, with the Lanczos filter
+            below 1 and a bicubic one above.
         blur: Half of the time, blur with a Gaussian of 5 pixels.
-        min_positives: Methods with one word a picture: crops that keep less than this share of the word's pixels are drawn again, up to
-            thirty times.
+        min_positives: Methods with one word a picture: crops that keep less than this share of the
+            word's pixels are drawn again, up to thirty times.
         centre: Fill smaller pictures up on all sides instead of at the bottom and right.
         flip: Probability of a horizontal flip.
         photometric: Random brightness, contrast, saturation and hue.
@@ -177,11 +224,13 @@ class TrainSettings:
     """How a segmenter is trained.
 
     Attributes:
-        regime: inductive (unseen words and pixels unknown), transductive (unseen words known, their pixels labelled by the network itself)
-            or supervised (all masks).
-        pseudo_label_void: Transductive: label the void pixels too (the paper's variant without dagger).
-        unseen_pixels: Methods with one word a picture: what pixels of unseen words teach. "void": nothing; "background": that they are not the
-            word (HSNet's lists, SAZS, EdgeCLIP: masks of the unseen words are used); "skip": pictures that show any are left out (BAM, ESDA).
+        regime: inductive (unseen words and pixels unknown), transductive (unseen words known, their
+            pixels labelled by the network itself) or supervised (all masks).
+        pseudo_label_void: Transductive: label the void pixels too (the paper's variant without
+            dagger).
+        unseen_pixels: Methods with one word a picture: what pixels of unseen words teach. "void":
+            nothing; "background": that they are not the word (HSNet's lists, SAZS, EdgeCLIP: masks
+            of the unseen words are used); "skip": pictures that show any are left out (BAM, ESDA).
         steps: Optimiser steps.
         batch_size: Pictures a step, over all devices and accumulated parts.
         accumulate: Parts a batch is computed in, one after the other.
@@ -196,7 +245,8 @@ class TrainSettings:
         warmup_ratio: Share of the learning rate the warm-up starts from.
         clip_norm: Bound of the gradient's norm; None for none.
         seed: Of weights, order and augmentation.
-        precision: Lightning's name, or "auto": bf16-mixed where the hardware computes in it, else 32-true.
+        precision: Lightning's name, or "auto": bf16-mixed where the hardware computes in it, else
+            32-true.
         workers: Processes that prepare batches.
         save_every: Steps between resumable states.
         snapshots: Steps after which the weights are kept as a run folder of their own, OUT/step-N.

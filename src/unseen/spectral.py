@@ -1,11 +1,14 @@
-"""Segments of a picture from the eigenvectors of a graph of its patches, without words and without labels.
+"""Segments of a picture from the eigenvectors of a graph of its patches, without words and without
+labels.
 
-Melas-Kyriazi et al., "Deep Spectral Methods", CVPR 2022, arXiv 2205.07839; SAZS (CVPR 2023, arXiv 2304.08491) reads their segments. Patches
-are joined by W, the cosine of their features with negatives cut, and D holds W's row sums; the smallest solutions of (D - W) v = μ D v cut the
-picture where the fewest joints break, and v > 0 is a segment. v₀ is constant: everything.
+Melas-Kyriazi et al., "Deep Spectral Methods", CVPR 2022, arXiv 2205.07839; SAZS (CVPR 2023, arXiv
+2304.08491) reads their segments. Patches are joined by W, the cosine of their features with
+negatives cut, and D holds W's row sums; the smallest solutions of (D - W) v = μ D v cut the picture
+where the fewest joints break, and v > 0 is a segment. v₀ is constant: everything.
 
-On the CPU, W is only ever held as its upper triangle, and Lanczos runs on A = D^-½ W D^-½, whose largest eigenvalues θ = 1 - μ are far
-apart, with the known vector of θ = 1 taken out. `benchmarks/spectral.py` compares it with the plain ways.
+On the CPU, W is only ever held as its upper triangle, and Lanczos runs on A = D^-½ W D^-½, whose
+largest eigenvalues θ = 1 - μ are far apart, with the known vector of θ = 1 taken out.
+`benchmarks/spectral.py` compares it with the plain ways.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ from unseen.errors import DataError, SettingError
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.floating[Any]]
 DENSE_BELOW = 400
-"""Fewer patches than this, or than four a vector, are solved densely, on CPUs in double precision."""
+"""Fewer patches than this, or than four a vector, are solved densely, on CPUs in double
+precision."""
 RESIDUAL = 1e-5
 """The most ‖A u - θ u‖ may be for unit u; what is above goes to the dense solver."""
 TIE = 2e-6
@@ -50,7 +54,8 @@ class SpectralSettings:
         count: K, eigenvectors, the constant one included.
         colour: λ, weight of the joints between neighbours in colour and position.
         lapnorm: Solve (D - W) v = μ D v; without, (D - W) v = μ v, which is dense and slow.
-        cell: Side in pixels of a cell of the feature map, to which the patches' features are resized (bilinear); None leaves patches.
+        cell: Side in pixels of a cell of the feature map, to which the patches' features are
+            resized (bilinear); None leaves patches.
     """
 
     count: int = 5
@@ -88,10 +93,15 @@ class Spectrum:
 
     @cached_property
     def segments(self) -> Tensor:
-        """(K, H, W) bool: where a vector is positive, nearest neighbour; the rim repeats the pixels beside it."""
+        """(K, H, W) bool: where a vector is positive, nearest neighbour; the rim repeats the pixels
+        beside it.
+        """
         small = torch.from_numpy(self.eigenvectors > 0).view(1, -1, *self.grid).to(torch.uint8)
         inside = F.interpolate(small, self.covers, mode="nearest")[0]
-        rows, columns = (torch.arange(n).clamp(max=covered - 1) for n, covered in zip(self.size, self.covers, strict=True))
+        rows, columns = (
+            torch.arange(n).clamp(max=covered - 1)
+            for n, covered in zip(self.size, self.covers, strict=True)
+        )
         return inside[:, rows][:, :, columns].bool()
 
 
@@ -99,7 +109,9 @@ class Spectrum:
 
 
 def affinity(features: Floats) -> Floats:
-    """Joints (N, N) between rows (N, C) of length 1, 0..1; the upper triangle alone, the rest is 0."""
+    """Joints (N, N) between rows (N, C) of length 1, 0..1; the upper triangle alone, the rest is
+    0.
+    """
     joints: Floats = ssyrk(1.0, np.ascontiguousarray(features, dtype=np.float32).T, trans=1)
     np.maximum(joints, 0, out=joints)
     top = joints.max()
@@ -109,16 +121,23 @@ def affinity(features: Floats) -> Floats:
 
 
 def colour_affinity(image: NDArray[np.uint8]) -> csr_array:
-    """How often two pixels of a picture (h, w, 3) are among each other's neighbours in colour and position (N, N): 0 to 4."""
+    """How often two pixels of a picture (h, w, 3) are among each other's neighbours in colour and
+    position (N, N): 0 to 4.
+    """
     h, w = image.shape[:2]
     rows, columns = np.meshgrid(np.linspace(0, 1, h), np.linspace(0, 1, w), indexing="ij")
     count = h * w
     total = csr_array((count, count), dtype=np.float32)
     for neighbours, weight in NEIGHBOURS:
-        points = np.column_stack([image.reshape(-1, 3) / 255, weight * columns.ravel(), weight * rows.ravel()])
+        points = np.column_stack(
+            [image.reshape(-1, 3) / 255, weight * columns.ravel(), weight * rows.ravel()]
+        )
         k = min(neighbours, count)
         nearest = cKDTree(points).query(points, k=k)[1].reshape(-1)
-        found = csr_array((np.ones(count * k, dtype=np.float32), (np.repeat(np.arange(count), k), nearest)), shape=(count, count))
+        found = csr_array(
+            (np.ones(count * k, dtype=np.float32), (np.repeat(np.arange(count), k), nearest)),
+            shape=(count, count),
+        )
         total = total + found + found.T
     return csr_array(total)
 
@@ -130,7 +149,10 @@ def rows_of(features: Tensor) -> Tensor:
         DataError: Values that are not finite.
     """
     if not torch.isfinite(features).all():
-        raise DataError("the features of the patches hold values that are not finite; check the weights of the network they come from")
+        raise DataError(
+            "the features of the patches hold values that are not finite; check the weights of the"
+            " network they come from"
+        )
     return F.normalize(features.float(), dim=-1)
 
 
@@ -138,39 +160,69 @@ def rows_of(features: Tensor) -> Tensor:
 
 
 def eigenpairs(joints: Floats, count: int, *, lapnorm: bool = True) -> tuple[Floats, Floats]:
-    """The `count` smallest solutions, eigenvalues (K,) ascending and eigenvectors (K, N), of joints whose upper triangle is read.
+    """The `count` smallest solutions, eigenvalues (K,) ascending and eigenvectors (K, N), of joints
+    whose upper triangle is read.
 
-    Vectors satisfy vᵀ D v = 1 (vᵀ v = 1 without `lapnorm`). Their signs are fixed (`signed`). Where equal eigenvalues go on past the K-th,
-    their vectors could be any; they are 0 then, whose segment is empty: a picture of one colour has v₀ and nothing else.
+    Vectors satisfy vᵀ D v = 1 (vᵀ v = 1 without `lapnorm`). Their signs are fixed (`signed`). Where
+    equal eigenvalues go on past the K-th, their vectors could be any; they are 0 then, whose
+    segment is empty: a picture of one colour has v₀ and nothing else.
 
     Raises:
         SettingError: Fewer patches than vectors.
     """
     n = len(joints)
     if n < count:
-        raise SettingError(f"the picture has {n} patches and so no {count} eigenvectors; ask for fewer, or enlarge the picture")
+        raise SettingError(
+            f"the picture has {n} patches and so no {count} eigenvectors; ask for fewer, or enlarge"
+            " the picture"
+        )
     degrees: Floats = ssymv(1.0, joints, np.ones(n, dtype=np.float32))
     if not lapnorm:
         degrees = np.where(degrees < NO_JOINTS, 1, degrees)
-        values, vectors = _dense(np.diag(degrees.astype(np.float64)) - joints, count + 1, smallest=True)
+        values, vectors = _dense(
+            np.diag(degrees.astype(np.float64)) - joints, count + 1, smallest=True
+        )
         return _finished(values, vectors, count, TIE * max(1.0, float(degrees.max())))
     scale: Floats = (np.where(degrees < NO_JOINTS, 1, degrees) ** -0.5).astype(np.float32)
-    constant = _unit(np.sqrt(degrees))  # A has it with θ = 1; patches without joints are no part of it
+    constant = _unit(
+        np.sqrt(degrees)
+    )  # A has it with θ = 1; patches without joints are no part of it
     found = _lanczos(joints, scale, constant, count) if n >= max(DENSE_BELOW, 4 * count) else None
-    values, vectors = found or _dense(joints.astype(np.float64) * scale * scale[:, None] - 2 * np.outer(constant, constant), count)
-    return _finished(np.r_[0, 1 - values], np.column_stack([constant, vectors]).astype(np.float32) * scale[:, None], count, TIE)
+    values, vectors = found or _dense(
+        joints.astype(np.float64) * scale * scale[:, None] - 2 * np.outer(constant, constant), count
+    )
+    return _finished(
+        np.r_[0, 1 - values],
+        np.column_stack([constant, vectors]).astype(np.float32) * scale[:, None],
+        count,
+        TIE,
+    )
 
 
-def _dense(matrix: NDArray[np.float64], count: int, *, smallest: bool = False) -> tuple[Numbers, Numbers]:
-    """The outermost eigenpairs of a symmetric matrix whose upper triangle is read: the smallest ascending, or the largest descending."""
+def _dense(
+    matrix: NDArray[np.float64], count: int, *, smallest: bool = False
+) -> tuple[Numbers, Numbers]:
+    """The outermost eigenpairs of a symmetric matrix whose upper triangle is read: the smallest
+    ascending, or the largest descending.
+    """
     n = len(matrix)
     count = min(count, n)
-    values, vectors = eigh(matrix, lower=False, subset_by_index=(0, count - 1) if smallest else (n - count, n - 1), overwrite_a=True, check_finite=False)
+    values, vectors = eigh(
+        matrix,
+        lower=False,
+        subset_by_index=(0, count - 1) if smallest else (n - count, n - 1),
+        overwrite_a=True,
+        check_finite=False,
+    )
     return (values, vectors) if smallest else (values[::-1], vectors[:, ::-1])
 
 
-def _lanczos(joints: Floats, scale: Floats, constant: Floats, count: int) -> tuple[Numbers, Numbers] | None:
-    """The largest eigenpairs of A beside the constant one, which is moved to θ = -1, descending; None where they did not converge."""
+def _lanczos(
+    joints: Floats, scale: Floats, constant: Floats, count: int
+) -> tuple[Numbers, Numbers] | None:
+    """The largest eigenpairs of A beside the constant one, which is moved to θ = -1, descending;
+    None where they did not converge.
+    """
 
     def times(x: NDArray[Any]) -> Floats:
         x = x.ravel()
@@ -181,50 +233,89 @@ def _lanczos(joints: Floats, scale: Floats, constant: Floats, count: int) -> tup
     operator = LinearOperator((n, n), matvec=times, dtype=np.float32)
     start = np.random.default_rng(0).standard_normal(n, dtype=np.float32)
     try:
-        values, vectors = eigsh(operator, k=count, which="LA", v0=start - (constant @ start) * constant, ncv=2 * count + 8, tol=RESIDUAL / 10, maxiter=40)
+        values, vectors = eigsh(
+            operator,
+            k=count,
+            which="LA",
+            v0=start - (constant @ start) * constant,
+            ncv=2 * count + 8,
+            tol=RESIDUAL / 10,
+            maxiter=40,
+        )
     except ArpackError:
         return None
-    worst = max(float(np.linalg.norm(times(u) - theta * u)) for theta, u in zip(values, vectors.T, strict=True))
+    worst = max(
+        float(np.linalg.norm(times(u) - theta * u))
+        for theta, u in zip(values, vectors.T, strict=True)
+    )
     aligned = np.abs(vectors.T @ vectors - np.eye(count)).max() < RESIDUAL
     return (values[::-1], vectors[:, ::-1]) if worst < RESIDUAL and aligned else None
 
 
 @torch.no_grad()
 def batched_eigenpairs(features: Tensor, count: int) -> tuple[Floats, Floats]:
-    """As `affinity` and `eigenpairs`, for a batch (B, N, C) of unit rows on any device: eigenvalues (B, K), eigenvectors (B, K, N).
+    """As `affinity` and `eigenpairs`, for a batch (B, N, C) of unit rows on any device: eigenvalues
+    (B, K), eigenvectors (B, K, N).
 
-    Small graphs are solved densely, larger ones by LOBPCG; pictures whose vectors it leaves with a residual go to the dense solver.
+    Small graphs are solved densely, larger ones by LOBPCG; pictures whose vectors it leaves with a
+    residual go to the dense solver.
     """
     n = features.shape[1]
     if n < count:
-        raise SettingError(f"the pictures have {n} patches and so no {count} eigenvectors; ask for fewer, or enlarge the pictures")
+        raise SettingError(
+            f"the pictures have {n} patches and so no {count} eigenvectors; ask for fewer, or"
+            " enlarge the pictures"
+        )
     joints = (features @ features.transpose(1, 2)).clamp_(min=0)
     joints /= joints.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(joints.dtype).tiny)
     degrees = joints.sum(dim=2)
     scale = torch.where(degrees < NO_JOINTS, 1.0, degrees) ** -0.5
     constant = F.normalize(degrees.sqrt(), dim=1)
-    matrix = scale[:, :, None] * joints * scale[:, None, :] - 2 * constant[:, :, None] * constant[:, None, :]
+    matrix = (
+        scale[:, :, None] * joints * scale[:, None, :]
+        - 2 * constant[:, :, None] * constant[:, None, :]
+    )
     wanted = min(count, n)
-    values, vectors = features.new_zeros(len(features), wanted), features.new_zeros(len(features), n, wanted)
+    values, vectors = (
+        features.new_zeros(len(features), wanted),
+        features.new_zeros(len(features), n, wanted),
+    )
     left = torch.ones(len(features), dtype=torch.bool, device=features.device)
     if n >= max(DENSE_BELOW, 4 * count):
         start = torch.randn(n, wanted, generator=torch.Generator().manual_seed(0)).to(features)
         try:
-            values, vectors = torch.lobpcg(matrix, k=wanted, X=start.expand(len(features), -1, -1).contiguous(), largest=True, niter=100, tol=RESIDUAL / 10)
-            left = (matrix @ vectors - values[:, None, :] * vectors).norm(dim=1).amax(dim=1).nan_to_num(nan=1.0) > RESIDUAL
+            values, vectors = torch.lobpcg(
+                matrix,
+                k=wanted,
+                X=start.expand(len(features), -1, -1).contiguous(),
+                largest=True,
+                niter=100,
+                tol=RESIDUAL / 10,
+            )
+            left = (matrix @ vectors - values[:, None, :] * vectors).norm(dim=1).amax(
+                dim=1
+            ).nan_to_num(nan=1.0) > RESIDUAL
         except RuntimeError:
             pass  # all of them are left
     if left.any():
         all_values, all_vectors = torch.linalg.eigh(matrix[left])
-        values[left], vectors[left] = all_values[:, -wanted:].flip(1), all_vectors[:, :, -wanted:].flip(2)
+        values[left], vectors[left] = (
+            all_values[:, -wanted:].flip(1),
+            all_vectors[:, :, -wanted:].flip(2),
+        )
     solved = torch.cat([constant[:, :, None], vectors], dim=2) * scale[:, :, None]
     solved, values = solved.cpu(), F.pad(1 - values, (1, 0)).cpu()
-    pairs = [_finished(mine.numpy(), theirs.numpy(), count, TIE) for mine, theirs in zip(values, solved, strict=True)]
+    pairs = [
+        _finished(mine.numpy(), theirs.numpy(), count, TIE)
+        for mine, theirs in zip(values, solved, strict=True)
+    ]
     return np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
 
 
 def _finished(values: Numbers, vectors: Numbers, count: int, tie: float) -> tuple[Floats, Floats]:
-    """Eigenvalues (K,) and signed eigenvectors (K, N) from columns that may hold one more; arbitrary vectors become 0."""
+    """Eigenvalues (K,) and signed eigenvectors (K, N) from columns that may hold one more;
+    arbitrary vectors become 0.
+    """
     rows = signed(np.ascontiguousarray(vectors.T[:count], dtype=np.float32))
     if len(values) > count:
         rows[np.abs(values[:count] - values[count]) <= tie] = 0
@@ -232,16 +323,22 @@ def _finished(values: Numbers, vectors: Numbers, count: int, tie: float) -> tupl
 
 
 def signed(vectors: Floats) -> Floats:
-    """Vectors (K, N) with the released rule's signs (the smaller part is positive) where it has none made definite.
+    """Vectors (K, N) with the released rule's signs (the smaller part is positive) where it has
+    none made definite.
 
-    The released rule turns a vector that is positive on more than half of the patches, but not on all. Besides, a vector of one sign is made
-    positive, and one that is positive on exactly half is negative at the first patch where it is not 0.
+    The released rule turns a vector that is positive on more than half of the patches, but not on
+    all. Besides, a vector of one sign is made positive, and one that is positive on exactly half is
+    negative at the first patch where it is not 0.
     """
     rows = vectors.copy()
     for row in rows:
         positive, n = int((row > 0).sum()), row.size
         first = row[np.flatnonzero(row)[:1]].sum()
-        if n / 2 < positive < n or (positive == 0 and first < 0) or (2 * positive == n and first > 0):
+        if (
+            n / 2 < positive < n
+            or (positive == 0 and first < 0)
+            or (2 * positive == n and first > 0)
+        ):
             row *= -1
     return rows
 
@@ -254,8 +351,11 @@ def _unit(vector: Floats) -> Floats:
 # --------------------------------------------------------------------- pictures
 
 
-def spectra(features: Tensor, images: Tensor, patch_size: int, settings: SpectralSettings) -> list[Spectrum]:
-    """The solutions for pictures of one size; on a GPU all at once, unless colour or the plain Laplacian is asked for.
+def spectra(
+    features: Tensor, images: Tensor, patch_size: int, settings: SpectralSettings
+) -> list[Spectrum]:
+    """The solutions for pictures of one size; on a GPU all at once, unless colour or the plain
+    Laplacian is asked for.
 
     Args:
         features: (B, N, C), one row for each whole patch, row-major.
@@ -269,17 +369,27 @@ def spectra(features: Tensor, images: Tensor, patch_size: int, settings: Spectra
     """
     size = (images.shape[-2], images.shape[-1])
     if min(size) < patch_size:
-        raise DataError(f"the picture is {size[1]}x{size[0]} pixels, smaller than one patch of {patch_size}; enlarge it")
+        raise DataError(
+            f"the picture is {size[1]}x{size[0]} pixels, smaller than one patch of {patch_size};"
+            " enlarge it"
+        )
     grid = (size[0] // patch_size, size[1] // patch_size)
     covers = (grid[0] * patch_size, grid[1] * patch_size)
     rows = rows_of(features)
     if settings.cell is not None:
         shape = (covers[0] // settings.cell, covers[1] // settings.cell)
         if min(shape) < 1:
-            raise SettingError(f"cells of {settings.cell} pixels are larger than the picture ({size[1]}x{size[0]}); give a smaller one")
+            raise SettingError(
+                f"cells of {settings.cell} pixels are larger than the picture"
+                f" ({size[1]}x{size[0]}); give a smaller one"
+            )
         if shape != grid:  # not made unit again, as in the released recipe
             maps = rows.transpose(1, 2).reshape(len(rows), -1, *grid)  # (B, C, h, w)
-            rows = F.interpolate(maps, shape, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+            rows = (
+                F.interpolate(maps, shape, mode="bilinear", align_corners=False)
+                .flatten(2)
+                .transpose(1, 2)
+            )
         grid = shape
     if rows.device.type != "cpu" and settings.lapnorm and settings.colour == 0:
         found = zip(*batched_eigenpairs(rows, settings.count), strict=True)
@@ -288,12 +398,20 @@ def spectra(features: Tensor, images: Tensor, patch_size: int, settings: Spectra
     for mine, image in zip(rows.cpu().numpy(), images, strict=True):
         joints = affinity(mine)
         if settings.colour > 0:
-            joints += settings.colour * triu(colour_affinity(shrunk(image, grid)), format="csr").toarray()
-        solved.append(Spectrum(*eigenpairs(joints, settings.count, lapnorm=settings.lapnorm), grid, covers, size))
+            joints += (
+                settings.colour * triu(colour_affinity(shrunk(image, grid)), format="csr").toarray()
+            )
+        solved.append(
+            Spectrum(
+                *eigenpairs(joints, settings.count, lapnorm=settings.lapnorm), grid, covers, size
+            )
+        )
     return solved
 
 
 def shrunk(image: Tensor, grid: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture (3, H, W) uint8 at the size of its grid, (h, w, 3) uint8, by Pillow's bilinear filter."""
+    """A picture (3, H, W) uint8 at the size of its grid, (h, w, 3) uint8, by Pillow's bilinear
+    filter.
+    """
     whole = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     return np.asarray(whole.resize((grid[1], grid[0]), Image.Resampling.BILINEAR))

@@ -21,7 +21,9 @@ PAPER, INK, FAINT, ACCENT = (255, 255, 255), (28, 30, 34), (110, 116, 125), (196
 
 
 def colours(count: int) -> list[Colour]:
-    """Distinct colours for word ids: hues a golden angle apart, in three strengths, so that neighbours in the list differ most."""
+    """Distinct colours for word ids: hues a golden angle apart, in three strengths, so that
+    neighbours in the list differ most.
+    """
     strengths = ((0.62, 0.92), (0.85, 0.72), (0.45, 0.98))
     found = []
     for i in range(count):
@@ -32,18 +34,26 @@ def colours(count: int) -> list[Colour]:
 
 
 def palette(count: int) -> list[Colour]:
-    """A colour for every label, at least 256, for tables and indexed PNGs: `colours` for the words, black for everything else."""
+    """A colour for every label, at least 256, for tables and indexed PNGs: `colours` for the words,
+    black for everything else.
+    """
     found = colours(count)
     return [*found[:ORDINARY], *[(0, 0, 0)] * (256 - min(count, ORDINARY)), *found[ORDINARY:]]
 
 
-def paint(image: NDArray[np.uint8], labels: NDArray[Any], count: int, *, strength: float = 0.7) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) with its label map (H, W) laid over it, a dark line where words meet; void pixels lose their colour."""
+def paint(
+    image: NDArray[np.uint8], labels: NDArray[Any], count: int, *, strength: float = 0.7
+) -> NDArray[np.uint8]:
+    """The picture (H, W, 3) with its label map (H, W) laid over it, a dark line where words meet;
+    void pixels lose their colour.
+    """
     table = np.array(palette(count), dtype=np.float32)
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     base = 0.45 * image + 0.55 * grey[..., None]
     known = (labels != IGNORE)[..., None]
-    mixed = np.where(known, (1 - strength) * base + strength * table[labels], 0.5 * grey[..., None] + 110)
+    mixed = np.where(
+        known, (1 - strength) * base + strength * table[labels], 0.5 * grey[..., None] + 110
+    )
     edge = np.zeros(labels.shape, dtype=bool)
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edge[1:] |= labels[1:] != labels[:-1]
@@ -51,8 +61,15 @@ def paint(image: NDArray[np.uint8], labels: NDArray[Any], count: int, *, strengt
     return np.clip(mixed, 0, 255).astype(np.uint8)
 
 
-WIDE_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf", "arial.ttf")
-"""Fonts of the system, asked in this order for words that Pillow's own font, which knows ASCII, cannot write."""
+WIDE_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "Arial Unicode.ttf",
+    "Arial.ttf",
+    "arial.ttf",
+)
+"""Fonts of the system, asked in this order for words that Pillow's own font, which knows ASCII,
+cannot write."""
 
 
 @lru_cache(maxsize=64)
@@ -64,10 +81,17 @@ def _font(size: int, wide: bool = False) -> Any:
 
 
 def _written(word: str, size: int, room: float) -> tuple[str, Any]:
-    """A word as it can be written in `room` pixels, and the font: cut with an ellipsis; without accents where no font has them."""
+    """A word as it can be written in `room` pixels, and the font: cut with an ellipsis; without
+    accents where no font has them.
+    """
     font = _font(size, not word.isascii())
     if not word.isascii() and font.getname() == _font(size).getname():
-        word = unicodedata.normalize("NFKD", word.replace("ß", "ss")).encode("ascii", "ignore").decode() or "?"
+        word = (
+            unicodedata.normalize("NFKD", word.replace("ß", "ss"))
+            .encode("ascii", "ignore")
+            .decode()
+            or "?"
+        )
     shown = word
     while font.getlength(shown) > room and len(word) > 1:
         word = word[:-1]
@@ -86,13 +110,22 @@ class Entry:
 
 
 def legend(entries: Sequence[Entry], width: int, *, scale: float = 1.0) -> Image.Image:
-    """Chips with words, flowing over as many lines as they need; words without masks in training are underlined and marked."""
+    """Chips with words, flowing over as many lines as they need; words without masks in training
+    are underlined and marked.
+    """
     size, chip, gap = round(15 * scale), round(14 * scale), round(10 * scale)
     small = _font(round(12 * scale))
     x, y, line = gap, gap, round(24 * scale)
     places = []
     for entry in entries:
-        note = " ".join(part for part in (entry.note, "(unseen)" if entry.unseen and entry.note else "unseen" if entry.unseen else "") if part)
+        note = " ".join(
+            part
+            for part in (
+                entry.note,
+                "(unseen)" if entry.unseen and entry.note else "unseen" if entry.unseen else "",
+            )
+            if part
+        )
         beside = chip + 6 + (5 + small.getlength(note) if note else 0)
         word, font = _written(entry.word, size, width - 2 * gap - beside)
         length = beside + font.getlength(word) + 1.6 * gap
@@ -103,39 +136,67 @@ def legend(entries: Sequence[Entry], width: int, *, scale: float = 1.0) -> Image
     canvas = Image.new("RGB", (width, y + line + gap // 2), PAPER)
     pen = ImageDraw.Draw(canvas)
     for entry, (left, top, note, word, font) in zip(entries, places, strict=True):
-        pen.rounded_rectangle((left, top + 2, left + chip, top + 2 + chip), radius=3, fill=entry.colour, outline=INK if entry.unseen else None, width=2)
+        pen.rounded_rectangle(
+            (left, top + 2, left + chip, top + 2 + chip),
+            radius=3,
+            fill=entry.colour,
+            outline=INK if entry.unseen else None,
+            width=2,
+        )
         pen.text((left + chip + 6, top + 1 + chip / 2), word, fill=INK, font=font, anchor="lm")
         end = left + chip + 6 + font.getlength(word)
         if note:
-            pen.text((end + 5, top + 1 + chip / 2), note, fill=ACCENT if entry.unseen else FAINT, font=small, anchor="lm")
+            pen.text(
+                (end + 5, top + 1 + chip / 2),
+                note,
+                fill=ACCENT if entry.unseen else FAINT,
+                font=small,
+                anchor="lm",
+            )
         if entry.unseen:
             pen.line((left + chip + 6, top + chip + 4, end, top + chip + 4), fill=ACCENT, width=2)
     return canvas
 
 
-def overlay(image: NDArray[np.uint8], labels: NDArray[Any], names: Sequence[str], unseen: Sequence[str] = ()) -> Image.Image:
-    """The painted picture above a legend of the words found in it, largest first, with their share of the pixels."""
+def overlay(
+    image: NDArray[np.uint8], labels: NDArray[Any], names: Sequence[str], unseen: Sequence[str] = ()
+) -> Image.Image:
+    """The painted picture above a legend of the words found in it, largest first, with their share
+    of the pixels.
+    """
     share = np.bincount(labels.ravel(), minlength=256) / labels.size
     order = [i for i in np.argsort(-share[: len(names)], kind="stable").tolist() if share[i] > 0]
     table = colours(len(names))
-    entries = [Entry(names[i], table[i], names[i] in unseen, f"{100 * share[i]:.1f} %") for i in order]
+    entries = [
+        Entry(names[i], table[i], names[i] in unseen, f"{100 * share[i]:.1f} %") for i in order
+    ]
     if share[IGNORE] > 0:
         entries.append(Entry("no word", (150, 150, 150), note=f"{100 * share[IGNORE]:.1f} %"))
     painted = Image.fromarray(paint(image, labels, len(names)))
     if painted.width < 480:
         factor = min(-(-480 // painted.width), max(1, 2000 // painted.height))
-        painted = painted.resize((painted.width * factor, painted.height * factor), Image.Resampling.NEAREST)
-    return _stack([painted, legend(entries, max(480, painted.width), scale=max(1.0, painted.width / 900))])
+        painted = painted.resize(
+            (painted.width * factor, painted.height * factor), Image.Resampling.NEAREST
+        )
+    return _stack(
+        [painted, legend(entries, max(480, painted.width), scale=max(1.0, painted.width / 900))]
+    )
 
 
 def spread(count: int, shown: int) -> list[int]:
-    """So many places of `count`, evenly spread from the first to the last; all of them where there are fewer."""
-    return sorted({round(place) for place in np.linspace(0, max(0, count - 1), min(shown, count)).tolist()})
+    """So many places of `count`, evenly spread from the first to the last; all of them where there
+    are fewer.
+    """
+    return sorted(
+        {round(place) for place in np.linspace(0, max(0, count - 1), min(shown, count)).tolist()}
+    )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a sheet: the picture, its true label map, predictions by title, and perhaps a note on the picture (the word that was asked for)."""
+    """One line of a sheet: the picture, its true label map, predictions by title, and perhaps a
+    note on the picture (the word that was asked for).
+    """
 
     image: NDArray[np.uint8]
     truth: NDArray[Any]
@@ -144,10 +205,18 @@ class Row:
 
 
 def sheet(
-    rows: Sequence[Row], names: Sequence[str], unseen: Sequence[str], *, title: str, subtitle: str = "", cell: int = 220, across: int = 1,
+    rows: Sequence[Row],
+    names: Sequence[str],
+    unseen: Sequence[str],
+    *,
+    title: str,
+    subtitle: str = "",
+    cell: int = 220,
+    across: int = 1,
     everywhere: bool = False,
-) -> Image.Image:  # fmt: skip
-    """Rows of picture, truth and predictions under column heads, with the legend of the words shown.
+) -> Image.Image:
+    """Rows of picture, truth and predictions under column heads, with the legend of the words
+    shown.
 
     Args:
         rows: What to show; predictions are shown where the truth is known, as the metric sees them.
@@ -157,7 +226,8 @@ def sheet(
         subtitle: Smaller line under it.
         cell: Side of a picture in pixels.
         across: Rows set side by side.
-        everywhere: Show predictions where the truth has no word too (folds, where that means background).
+        everywhere: Show predictions where the truth has no word too (folds, where that means
+            background).
     """
     gap, head = 8, 30
     heads = ["picture", "truth", *rows[0].predictions]
@@ -169,29 +239,53 @@ def sheet(
     for column in range(across):
         for place, text in enumerate(heads):
             left = column * (block + 2 * gap) + gap + place * (cell + gap)
-            pen.text((left + cell / 2, head / 2), text, fill=INK if place < 2 else ACCENT, font=_font(16), anchor="mm")
+            pen.text(
+                (left + cell / 2, head / 2),
+                text,
+                fill=INK if place < 2 else ACCENT,
+                font=_font(16),
+                anchor="mm",
+            )
     present: set[int] = set()
     for index, row in enumerate(rows):
         top, left = head + index // across * (cell + gap), index % across * (block + 2 * gap) + gap
         scored = (row.truth != IGNORE) | everywhere
-        present |= {int(place_of(i)) for shown in (row.truth, *row.predictions.values()) for i in np.unique(shown[scored]) if i != IGNORE}
+        present |= {
+            int(place_of(i))
+            for shown in (row.truth, *row.predictions.values())
+            for i in np.unique(shown[scored])
+            if i != IGNORE
+        }
         shown = [row.image, paint(row.image, row.truth, len(names))]
-        shown += [paint(row.image, np.where(scored, p, IGNORE), len(names)) for p in row.predictions.values()]
+        shown += [
+            paint(row.image, np.where(scored, p, IGNORE), len(names))
+            for p in row.predictions.values()
+        ]
         for place, pixels in enumerate(shown):
             body.paste(_fit(pixels, cell), (left + place * (cell + gap), top))
         if row.note:
             word, font = _written(row.note, 14, cell - 16)
-            pen.rectangle((left, top + cell - 22, left + font.getlength(word) + 12, top + cell), fill=PAPER)
+            pen.rectangle(
+                (left, top + cell - 22, left + font.getlength(word) + 12, top + cell), fill=PAPER
+            )
             pen.text((left + 6, top + cell - 11), word, fill=INK, font=font, anchor="lm")
     table = colours(len(names))
-    entries = [Entry(names[i], table[i], names[i] in unseen) for i in sorted(present, key=lambda i: (names[i] in unseen, i))]
+    entries = [
+        Entry(names[i], table[i], names[i] in unseen)
+        for i in sorted(present, key=lambda i: (names[i] in unseen, i))
+    ]
     return _stack([_title(title, subtitle, width), body, legend(entries, width)])
 
 
 def segments_sheet(
-    rows: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.bool_], Sequence[float]]], *, title: str, subtitle: str = "", cell: int = 220
+    rows: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.bool_], Sequence[float]]],
+    *,
+    title: str,
+    subtitle: str = "",
+    cell: int = 220,
 ) -> Image.Image:
-    """Rows of a picture (H, W, 3) and its eigen-segments (K, H, W), each laid over the picture, with its eigenvalue.
+    """Rows of a picture (H, W, 3) and its eigen-segments (K, H, W), each laid over the picture,
+    with its eigenvalue.
 
     Args:
         rows: Name, picture, segments and eigenvalues.
@@ -201,10 +295,18 @@ def segments_sheet(
     """
     gap, head, foot = 8, 30, 20
     count = max(len(segments) for _, _, segments, _ in rows)
-    body = Image.new("RGB", (gap + (1 + count) * (cell + gap), head + len(rows) * (cell + foot + gap)), PAPER)
+    body = Image.new(
+        "RGB", (gap + (1 + count) * (cell + gap), head + len(rows) * (cell + foot + gap)), PAPER
+    )
     pen = ImageDraw.Draw(body)
     for place, text in enumerate(["picture", *(f"segment {k}" for k in range(count))]):
-        pen.text((gap + place * (cell + gap) + cell / 2, head / 2), text, fill=ACCENT if place else INK, font=_font(16), anchor="mm")
+        pen.text(
+            (gap + place * (cell + gap) + cell / 2, head / 2),
+            text,
+            fill=ACCENT if place else INK,
+            font=_font(16),
+            anchor="mm",
+        )
     for line, (name, image, segments, values) in enumerate(rows):
         top = head + line * (cell + foot + gap)
         body.paste(_fit(image, cell), (gap, top))
@@ -212,9 +314,18 @@ def segments_sheet(
         pen.text((gap + cell / 2, top + cell + foot / 2), word, fill=FAINT, font=font, anchor="mm")
         for k, segment in enumerate(segments):
             left = gap + (1 + k) * (cell + gap)
-            body.paste(_fit(paint(image, np.where(segment, k, IGNORE), count, strength=0.55), cell), (left, top))
+            body.paste(
+                _fit(paint(image, np.where(segment, k, IGNORE), count, strength=0.55), cell),
+                (left, top),
+            )
             note = f"eigenvalue {values[k]:.3f}   {100 * segment.mean():.0f} % of the picture"
-            pen.text((left + cell / 2, top + cell + foot / 2), note, fill=FAINT, font=_font(12), anchor="mm")
+            pen.text(
+                (left + cell / 2, top + cell + foot / 2),
+                note,
+                fill=FAINT,
+                font=_font(12),
+                anchor="mm",
+            )
     return _stack([_title(title, subtitle, body.width), body])
 
 
@@ -232,14 +343,18 @@ def _fit(pixels: NDArray[np.uint8], cell: int) -> Image.Image:
     image = Image.fromarray(pixels)
     factor = cell / max(image.size)
     how = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
-    image = image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))), how)
+    image = image.resize(
+        (max(1, round(image.width * factor)), max(1, round(image.height * factor))), how
+    )
     canvas = Image.new("RGB", (cell, cell), (238, 239, 241))
     canvas.paste(image, ((cell - image.width) // 2, (cell - image.height) // 2))
     return canvas
 
 
 def _stack(parts: Sequence[Image.Image]) -> Image.Image:
-    canvas = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), PAPER)
+    canvas = Image.new(
+        "RGB", (max(part.width for part in parts), sum(part.height for part in parts)), PAPER
+    )
     top = 0
     for part in parts:
         canvas.paste(part, (0, top))

@@ -12,34 +12,66 @@ from unseen.backbones.clip import CLIP, build_clip
 from unseen.data.classes import voc_palette
 
 
-def tiny_clip(image_size: int = 32, patch_size: int = 8, width: int = 32, layers: int = 3, heads: int = 2, embed_dim: int = 16) -> CLIP:
+def tiny_clip(
+    image_size: int = 32,
+    patch_size: int = 8,
+    width: int = 32,
+    layers: int = 3,
+    heads: int = 2,
+    embed_dim: int = 16,
+) -> CLIP:
     """A random CLIP with the true tokenizer and context."""
-    vision = {"image_size": image_size, "patch_size": patch_size, "width": width, "layers": layers, "head_width": width // heads}
+    vision = {
+        "image_size": image_size,
+        "patch_size": patch_size,
+        "width": width,
+        "layers": layers,
+        "head_width": width // heads,
+    }
     text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    return build_clip({"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text, "quick_gelu": False}, source="tiny")
+    return build_clip(
+        {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text, "quick_gelu": False},
+        source="tiny",
+    )
 
 
-def write_voc(root: Path, size: tuple[int, int] = (20, 24), count: int = 4, mode: Literal["P", "L"] = "P") -> Path:
+def write_voc(
+    root: Path, size: tuple[int, int] = (20, 24), count: int = 4, mode: Literal["P", "L"] = "P"
+) -> Path:
     """PASCAL VOC 2012 in mmsegmentation's layout, `root` being the VOC2012 folder; returns it.
 
-    Half of the pictures stand in train.txt, a quarter each in aug.txt and val.txt. Every mask holds, from left to right, a seen class
-    (1 + i % 15), background and an unseen class (16 + i % 5), above a row of void. `SegmentationClass`, stored as `mode`, holds train and
-    val; `SegmentationClassAug`, grey as SBD's masks are, holds train and aug.
+    Half of the pictures stand in train.txt, a quarter each in aug.txt and val.txt. Every mask
+    holds, from left to right, a seen class (1 + i % 15), background and an unseen class (16 + i %
+    5), above a row of void. `SegmentationClass`, stored as `mode`, holds train and val;
+    `SegmentationClassAug`, grey as SBD's masks are, holds train and aug.
     """
     h, w = size
     names = [f"2007_{i:06d}" for i in range(count)]
     quarter = max(1, count // 4)
-    lists = {"train": names[: count - 2 * quarter], "aug": names[count - 2 * quarter : count - quarter], "val": names[count - quarter :]}
+    lists = {
+        "train": names[: count - 2 * quarter],
+        "aug": names[count - 2 * quarter : count - quarter],
+        "val": names[count - quarter :],
+    }
     lists["trainaug"] = lists["train"] + lists["aug"]
-    for folder in ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"):
+    for folder in (
+        "JPEGImages",
+        "SegmentationClass",
+        "SegmentationClassAug",
+        "ImageSets/Segmentation",
+    ):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for name, stems in lists.items():
-        (root / "ImageSets" / "Segmentation" / f"{name}.txt").write_text("".join(f"{stem}\n" for stem in stems))
+        (root / "ImageSets" / "Segmentation" / f"{name}.txt").write_text(
+            "".join(f"{stem}\n" for stem in stems)
+        )
     table, rng = np.array(voc_palette(), dtype=np.uint8), np.random.default_rng(0)
     for i, stem in enumerate(names):
         mask = np.zeros((h, w), dtype=np.uint8)
         mask[:, : w // 3], mask[:, -(w // 3) :], mask[-1] = 1 + i % 15, 16 + i % 5, 255
-        Image.fromarray(table[mask] // 2 + rng.integers(0, 100, (h, w, 3), dtype=np.uint8)).save(root / "JPEGImages" / f"{stem}.jpg")
+        Image.fromarray(table[mask] // 2 + rng.integers(0, 100, (h, w, 3), dtype=np.uint8)).save(
+            root / "JPEGImages" / f"{stem}.jpg"
+        )
         if stem not in lists["aug"]:
             _save_mask(mask, root / "SegmentationClass" / f"{stem}.png", mode)
         if stem not in lists["val"]:
@@ -55,9 +87,11 @@ def _save_mask(mask: np.ndarray, path: Path, mode: Literal["P", "L"]) -> None:
 
 
 def write_folds(folder: Path, size: tuple[int, int] = (60, 80)) -> Path:
-    """PASCAL-5i: eight pictures in `folder`/VOC2012, HSNet's lists in `folder`/lists; returns the VOC2012 folder.
+    """PASCAL-5i: eight pictures in `folder`/VOC2012, HSNet's lists in `folder`/lists; returns the
+    VOC2012 folder.
 
-    Picture i shows the classes 1 + i % 5 (fold 0, in the upper left) and 6 + 4i % 15 (in the lower right), background and a void border.
+    Picture i shows the classes 1 + i % 5 (fold 0, in the upper left) and 6 + 4i % 15 (in the lower
+    right), background and a void border.
     """
     root, (h, w) = folder / "VOC2012", size
     for name in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
@@ -67,12 +101,21 @@ def write_folds(folder: Path, size: tuple[int, int] = (60, 80)) -> Path:
     for i, stem in enumerate(stems):
         mask = np.zeros(size, dtype=np.uint8)
         first, second = 1 + i % 5, 6 + 4 * i % 15
-        mask[: h // 2, : w // 2], mask[h // 2 :, w // 2 :], mask[0], mask[:, 0] = first, second, 255, 255
-        Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)).save(root / "JPEGImages" / f"{stem}.jpg")
+        mask[: h // 2, : w // 2], mask[h // 2 :, w // 2 :], mask[0], mask[:, 0] = (
+            first,
+            second,
+            255,
+            255,
+        )
+        Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)).save(
+            root / "JPEGImages" / f"{stem}.jpg"
+        )
         Image.fromarray(mask).save(root / "SegmentationClassAug" / f"{stem}.png")
         for value in (first, second):
             lines["trn" if i % 2 else "val"][(value - 1) // 5].append(f"{stem}__{value:02d}\n")
-    (root / "ImageSets" / "Segmentation" / "val.txt").write_text("".join(f"{stem}\n" for stem in stems[::2]))
+    (root / "ImageSets" / "Segmentation" / "val.txt").write_text(
+        "".join(f"{stem}\n" for stem in stems[::2])
+    )
     for split, folds in lines.items():
         (folder / "lists" / split).mkdir(parents=True)
         for fold, content in enumerate(folds):
@@ -81,7 +124,8 @@ def write_folds(folder: Path, size: tuple[int, int] = (60, 80)) -> Path:
 
 
 def write_own(folder: Path, count: int = 10, size: tuple[int, int] = (20, 30)) -> Path:
-    """A folder of one's own data: ground (0), cat (1), dog (2) and tree (3, unseen) in every picture, a row of void; three in ten for validation."""
+    """A folder of one's own data: ground (0), cat (1), dog (2) and tree (3, unseen) in every
+    picture, a row of void; three in ten for validation."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "labels").mkdir(exist_ok=True)
     (folder / "classes.txt").write_text("ground\ncat\ndog\ntree # unseen\n")
@@ -89,8 +133,15 @@ def write_own(folder: Path, count: int = 10, size: tuple[int, int] = (20, 30)) -
     rng, names = np.random.default_rng(0), [f"p {i}" for i in range(count)]
     for i, name in enumerate(names):
         mask = np.zeros(size, dtype=np.uint8)
-        mask[: h // 2, : w // 3], mask[: h // 2, -(w // 3) :], mask[h // 2 :, : 2 + i], mask[-1] = 1, 2, 3, 255
-        Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)).save(folder / "images" / f"{name}.png")
+        mask[: h // 2, : w // 3], mask[: h // 2, -(w // 3) :], mask[h // 2 :, : 2 + i], mask[-1] = (
+            1,
+            2,
+            3,
+            255,
+        )
+        Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)).save(
+            folder / "images" / f"{name}.png"
+        )
         Image.fromarray(mask).save(folder / "labels" / f"{name}.png")
     train = count - 3 * count // 10
     for split, part in (("train", names[:train]), ("val", names[train:])):

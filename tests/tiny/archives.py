@@ -1,4 +1,5 @@
-"""Four-picture versions of the published archives, in their true formats, and what the layouts made of them must hold."""
+"""Four-picture versions of the published archives, in their true formats, and what the layouts made
+of them must hold."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ from PIL import Image
 from scipy.io import savemat
 
 from tiny import voc_palette
-from unseen.data.prepare.published import ADE_FULL_IDS, ARCHIVES, CONTEXT_COUNTS, CONTEXT_IDS, KNOWN, Archive
+from unseen.data.prepare.published import (
+    ADE_FULL_IDS,
+    ARCHIVES,
+    CONTEXT_COUNTS,
+    CONTEXT_IDS,
+    KNOWN,
+    Archive,
+)
 
 H, W = 40, 52
 
@@ -36,7 +44,9 @@ def encoded(pixels: np.ndarray, form: str = "PNG", *, palette: bool = False) -> 
 
 def blocks(*values: int) -> np.ndarray:
     """A label map of upright stripes."""
-    return np.repeat(np.array(values, dtype=np.uint8), -(-W // len(values)))[None, :W].repeat(H, axis=0)
+    return np.repeat(np.array(values, dtype=np.uint8), -(-W // len(values)))[None, :W].repeat(
+        H, axis=0
+    )
 
 
 def tar(path: Path, members: dict[str, bytes], mode: str = "w") -> None:
@@ -92,35 +102,69 @@ VOC_SBD = {name: blocks(0, 5, 1 + i, 17) for i, name in enumerate(VOC_NAMES) if 
 
 
 def write_voc_archives(folder: Path) -> None:
-    """0 and 1 are VOC's training pictures, 2 its validation, 3 only SBD's; SBD has masks of 0, 2 (validation) and 3."""
+    """0 and 1 are VOC's training pictures, 2 its validation, 3 only SBD's; SBD has masks of 0, 2
+    (validation) and 3."""
     inside = "VOCdevkit/VOC2012"
-    tar(folder / "VOCtrainval_11-May-2012.tar", {
-        **{f"{inside}/JPEGImages/{name}.jpg": picture(i) for i, name in enumerate(VOC_NAMES)},
-        **{f"{inside}/SegmentationClass/{name}.png": encoded(mask, palette=True) for name, mask in VOC_OWN.items()},
-        f"{inside}/Annotations/{VOC_NAMES[0]}.xml": b"<x/>",
-        f"{inside}/ImageSets/Main/cat_train.txt": b"-1",
-        f"{inside}/ImageSets/Segmentation/train.txt": lines(*VOC_NAMES[:2]),
-        f"{inside}/ImageSets/Segmentation/val.txt": lines(VOC_NAMES[2]),
-        f"{inside}/ImageSets/Segmentation/trainval.txt": lines(*VOC_NAMES[:3]),
-    })  # fmt: skip
-    members = {"benchmark_RELEASE/dataset/train.txt": lines(VOC_NAMES[0], VOC_NAMES[3]), "benchmark_RELEASE/dataset/val.txt": lines(VOC_NAMES[2])}
+    tar(
+        folder / "VOCtrainval_11-May-2012.tar",
+        {
+            **{f"{inside}/JPEGImages/{name}.jpg": picture(i) for i, name in enumerate(VOC_NAMES)},
+            **{
+                f"{inside}/SegmentationClass/{name}.png": encoded(mask, palette=True)
+                for name, mask in VOC_OWN.items()
+            },
+            f"{inside}/Annotations/{VOC_NAMES[0]}.xml": b"<x/>",
+            f"{inside}/ImageSets/Main/cat_train.txt": b"-1",
+            f"{inside}/ImageSets/Segmentation/train.txt": lines(*VOC_NAMES[:2]),
+            f"{inside}/ImageSets/Segmentation/val.txt": lines(VOC_NAMES[2]),
+            f"{inside}/ImageSets/Segmentation/trainval.txt": lines(*VOC_NAMES[:3]),
+        },
+    )
+    members = {
+        "benchmark_RELEASE/dataset/train.txt": lines(VOC_NAMES[0], VOC_NAMES[3]),
+        "benchmark_RELEASE/dataset/val.txt": lines(VOC_NAMES[2]),
+    }
     for name, mask in VOC_SBD.items():
         out = io.BytesIO()
-        savemat(out, {"GTcls": {"Segmentation": mask, "Boundaries": np.zeros((20, 1), dtype=object), "CategoriesPresent": np.unique(mask[mask > 0])}})
+        savemat(
+            out,
+            {
+                "GTcls": {
+                    "Segmentation": mask,
+                    "Boundaries": np.zeros((20, 1), dtype=object),
+                    "CategoriesPresent": np.unique(mask[mask > 0]),
+                }
+            },
+        )
         members[f"benchmark_RELEASE/dataset/cls/{name}.mat"] = out.getvalue()
         members[f"benchmark_RELEASE/dataset/img/{name}.jpg"] = picture(VOC_NAMES.index(name))
     tar(folder / "benchmark.tgz", {**members, "benchmark_RELEASE/benchmark_code/a.m": b"%"}, "w:gz")
 
 
 def write_context_archives(folder: Path) -> dict[str, np.ndarray]:
-    """Two training and two validation pictures; segments as compressed and plain run lengths and as a polygon, and one of a category not kept."""
+    """Two training and two validation pictures; segments as compressed and plain run lengths and as
+    a polygon, and one of a category not kept."""
     names = [f"2008_{i:06d}" for i in range(4)]
     inside = "VOCdevkit/VOC2010"
-    tar(folder / "VOCtrainval_03-May-2010.tar", {f"{inside}/JPEGImages/{name}.jpg": picture(i) for i, name in enumerate([*names, "2008_999999"])})
+    tar(
+        folder / "VOCtrainval_03-May-2010.tar",
+        {
+            f"{inside}/JPEGImages/{name}.jpg": picture(i)
+            for i, name in enumerate([*names, "2008_999999"])
+        },
+    )
     images, segments, expected = [], [], {}
     for i, name in enumerate(names):
         number = int(name.replace("_", ""))
-        images.append({"file_name": f"{name}.jpg", "image_id": number, "phase": "train" if i < 2 else "val", "height": H, "width": W})
+        images.append(
+            {
+                "file_name": f"{name}.jpg",
+                "image_id": number,
+                "phase": "train" if i < 2 else "val",
+                "height": H,
+                "width": W,
+            }
+        )
         mask = np.zeros((H, W), dtype=np.uint8)
         left, ring = blocks(1, 0, 0) == 1, (np.indices((H, W)).sum(axis=0) % 7) < 3
         stuff = CONTEXT_IDS[(10 * i + 4) % 59]
@@ -130,17 +174,38 @@ def write_context_archives(folder: Path) -> dict[str, np.ndarray]:
             (255, 7, blocks(0, 0, 0, 1) == 1, "plain"),
         ):
             counts: object = compressed(runs(area)) if form == "packed" else runs(area)
-            segments.append({"image_id": number, "category_id": category, "segmentation": {"size": [H, W], "counts": counts}})
+            segments.append(
+                {
+                    "image_id": number,
+                    "category_id": category,
+                    "segmentation": {"size": [H, W], "counts": counts},
+                }
+            )
             mask[area] = value
-        segments.append({"image_id": number, "category_id": 458, "segmentation": [[2, 3, 10, 3, 10, 8, 2, 8]]})
+        segments.append(
+            {"image_id": number, "category_id": 458, "segmentation": [[2, 3, 10, 3, 10, 8, 2, 8]]}
+        )
         mask[3:8, 2:10] = 59
         expected[name] = mask
-    images.append({"file_name": "2008_999999.jpg", "image_id": 2008999999, "phase": "test", "height": H, "width": W})
-    (folder / "trainval_merged.json").write_text(json.dumps({"images": images, "annos_segmentation": segments, "categories": []}))
+    images.append(
+        {
+            "file_name": "2008_999999.jpg",
+            "image_id": 2008999999,
+            "phase": "test",
+            "height": H,
+            "width": W,
+        }
+    )
+    (folder / "trainval_merged.json").write_text(
+        json.dumps({"images": images, "annos_segmentation": segments, "categories": []})
+    )
     return expected
 
 
-STUFF_RAW = {"train2017": ["000000000009", "000000000025", "000000000030"], "val2017": ["000000000139"]}
+STUFF_RAW = {
+    "train2017": ["000000000009", "000000000025", "000000000030"],
+    "val2017": ["000000000139"],
+}
 STUFF_VALUES = (0, 10, 11, 12, 181, 255, 94, 26)
 
 
@@ -148,7 +213,11 @@ def write_stuff_archives(folder: Path) -> None:
     """Three training pictures and one of validation, with values of absent things."""
     for split, names in STUFF_RAW.items():
         pack(folder / f"{split}.zip", {f"{split}/{name}.jpg": picture(int(name)) for name in names})
-    masks = {f"{split}/{name}.png": encoded(blocks(*STUFF_VALUES)) for split, names in STUFF_RAW.items() for name in names}
+    masks = {
+        f"{split}/{name}.png": encoded(blocks(*STUFF_VALUES))
+        for split, names in STUFF_RAW.items()
+        for name in names
+    }
     pack(folder / "stuffthingmaps_trainval2017.zip", masks)
 
 
@@ -158,19 +227,40 @@ def write_things_archives(folder: Path) -> None:
     members = {"annotations/captions_val2014.json": b"{}"}
     for split, numbers in listed.items():
         names = {number: f"COCO_{split}_{number:012d}" for number in numbers}
-        pack(folder / f"{split}.zip", {f"{split}/{name}.jpg": picture(number) for number, name in names.items()})
+        pack(
+            folder / f"{split}.zip",
+            {f"{split}/{name}.jpg": picture(number) for number, name in names.items()},
+        )
         annotations = []
         for number in numbers:
             if number != 3:
-                square, corner = [[4, 4, 20, 4, 20, 20, 4, 20]], [[10, 10, 30, 10, 30, 30, 10, 30], [40, 0, 50, 0, 50, 6, 40, 6]]
+                square, corner = (
+                    [[4, 4, 20, 4, 20, 20, 4, 20]],
+                    [
+                        [10, 10, 30, 10, 30, 30, 10, 30],
+                        [40, 0, 50, 0, 50, 6, 40, 6],
+                    ],
+                )
                 annotations += [
                     {"image_id": number, "category_id": 1, "iscrowd": 0, "segmentation": square},
                     {"image_id": number, "category_id": 90, "iscrowd": 0, "segmentation": corner},
                 ]
             counts = runs(np.ones((H, W), dtype=bool))
-            annotations.append({"image_id": number, "category_id": 3, "iscrowd": 1, "segmentation": {"size": [H, W], "counts": counts}})
-        images = [{"id": number, "file_name": f"{name}.jpg", "height": H, "width": W} for number, name in names.items()]
-        members[f"annotations/instances_{split}.json"] = json.dumps({"images": images, "annotations": annotations}).encode()
+            annotations.append(
+                {
+                    "image_id": number,
+                    "category_id": 3,
+                    "iscrowd": 1,
+                    "segmentation": {"size": [H, W], "counts": counts},
+                }
+            )
+        images = [
+            {"id": number, "file_name": f"{name}.jpg", "height": H, "width": W}
+            for number, name in names.items()
+        ]
+        members[f"annotations/instances_{split}.json"] = json.dumps(
+            {"images": images, "annotations": annotations}
+        ).encode()
     pack(folder / "annotations_trainval2014.zip", members)
 
 
@@ -178,23 +268,42 @@ def write_ade_archives(folder: Path) -> None:
     """ADE20K in 150 classes: three pictures and one; in full: the same, as colours."""
     small, full = {}, {}
     for i in range(4):
-        split, stem = ("training", f"ADE_train_{i:08d}") if i < 3 else ("validation", f"ADE_val_{i:08d}")
+        split, stem = (
+            ("training", f"ADE_train_{i:08d}") if i < 3 else ("validation", f"ADE_val_{i:08d}")
+        )
         small[f"ADEChallengeData2016/images/{split}/{stem}.jpg"] = picture(i)
-        small[f"ADEChallengeData2016/annotations/{split}/{stem}.png"] = encoded(blocks(0, 1, 150, i + 1))
+        small[f"ADEChallengeData2016/annotations/{split}/{stem}.png"] = encoded(
+            blocks(0, 1, 150, i + 1)
+        )
         at = f"ADE20K_2021_17_01/images/ADE/{split}/urban/street/{stem}"
         colours = np.zeros((H, W, 3), dtype=np.uint8)
-        for place, code in enumerate((ADE_FULL_IDS[0], ADE_FULL_IDS[846], 0, ADE_FULL_IDS[300 + i])):
+        for place, code in enumerate(
+            (ADE_FULL_IDS[0], ADE_FULL_IDS[846], 0, ADE_FULL_IDS[300 + i])
+        ):
             colours[:, 13 * place : 13 * place + 13] = (10 * (code // 256) + i, code % 256, 77)
-        full |= {f"{at}.jpg": picture(i), f"{at}_seg.png": encoded(colours), f"{at}_parts_1.png": encoded(colours), f"{at}.json": b"{}"}
+        full |= {
+            f"{at}.jpg": picture(i),
+            f"{at}_seg.png": encoded(colours),
+            f"{at}_parts_1.png": encoded(colours),
+            f"{at}.json": b"{}",
+        }
         full[f"{at}/instance_000_{stem}.png"] = encoded(blocks(0, 1))
-    pack(folder / "ADEChallengeData2016.zip", {**small, "ADEChallengeData2016/objectInfo150.txt": b""})
+    pack(
+        folder / "ADEChallengeData2016.zip",
+        {**small, "ADEChallengeData2016/objectInfo150.txt": b""},
+    )
     pack(folder / "ADE20K_2021_17_01.zip", full)
 
 
 def write_streets_archives(folder: Path) -> None:
     """Cityscapes: two training pictures, one of validation, one of the test."""
     images, masks = {"README": b"", "license.txt": b""}, {"README": b"", "license.txt": b""}
-    for split, city, frame in (("train", "aachen", 0), ("train", "ulm", 1), ("val", "munster", 2), ("test", "bonn", 3)):
+    for split, city, frame in (
+        ("train", "aachen", 0),
+        ("train", "ulm", 1),
+        ("val", "munster", 2),
+        ("test", "bonn", 3),
+    ):
         name = f"{split}/{city}/{city}_{frame:06d}_000019"
         images[f"leftImg8bit/{name}_leftImg8bit.png"] = picture(frame, "PNG")
         masks[f"gtFine/{name}_gtFine_labelIds.png"] = encoded(blocks(7, 33, 6, 255, 26))
@@ -205,7 +314,16 @@ def write_streets_archives(folder: Path) -> None:
 
 
 TINY_KNOWN = {
-    "voc": {"JPEGImages": 4, "SegmentationClass": 3, "train": 2, "val": 1, "aug": 1, "trainaug": 3, "SegmentationClassAug": 4, "sbd": 3},
+    "voc": {
+        "JPEGImages": 4,
+        "SegmentationClass": 3,
+        "train": 2,
+        "val": 1,
+        "aug": 1,
+        "trainaug": 3,
+        "SegmentationClassAug": 4,
+        "sbd": 3,
+    },
     "coco-stuff": {"train2017": 3, "val2017": 1},
     "coco-20i": {"train2014": 3, "val2014": 1, "masks train2014": 2, "masks val2014": 1},
     "ade20k-150": {"training": 3, "validation": 1},
@@ -215,7 +333,8 @@ TINY_KNOWN = {
 
 
 def publish(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str | None = None) -> None:
-    """Let the archives in `folder` be the published ones, downloaded from `url`/NAME; and the tiny counts be the known ones."""
+    """Let the archives in `folder` be the published ones, downloaded from `url`/NAME; and the tiny
+    counts be the known ones."""
     for key, archive in list(ARCHIVES.items()):
         path = folder / archive.file
         content = path.read_bytes() if path.exists() else b""
@@ -223,7 +342,11 @@ def publish(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str | None = Non
         made = Archive(
             archive.file,
             archive.page,
-            (f"{url}/{archive.file}",) if url and key not in ("ade-full", "cityscapes-images", "cityscapes-masks") else (),
+            (
+                (f"{url}/{archive.file}",)
+                if url and key not in ("ade-full", "cityscapes-images", "cityscapes-masks")
+                else ()
+            ),
             len(content),
             digest,
             archive.also,

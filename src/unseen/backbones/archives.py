@@ -1,7 +1,8 @@
 """Weight files read as data: nothing that lies in a file is ever executed.
 
-Three forms: safetensors; PyTorch's zip or legacy files, through `torch.load(weights_only=True)`; and TorchScript archives, as OpenAI
-publishes CLIP, whose pickled object tree is walked with a reader that knows tensors and empty containers only.
+Three forms: safetensors; PyTorch's zip or legacy files, through `torch.load(weights_only=True)`;
+and TorchScript archives, as OpenAI publishes CLIP, whose pickled object tree is walked with a
+reader that knows tensors and empty containers only.
 """
 
 from __future__ import annotations
@@ -34,16 +35,24 @@ _NUMBERS: list[Any] = [
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file by name, on the CPU. A wrapping `state_dict` key and a `module.` prefix are removed.
+    """The tensors of a weight file by name, on the CPU. A wrapping `state_dict` key and a `module.`
+    prefix are removed.
 
     Raises:
-        CheckpointError: The file is missing, truncated, holds anything but tensors and plain containers, or holds none.
+        CheckpointError: The file is missing, truncated, holds anything but tensors and plain
+            containers, or holds none.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give a file of weights")
     try:
-        if path.suffix != ".safetensors" and path.is_file() and _first_byte(path) not in (b"P", b"\x80"):  # zip, pickle
-            raise CheckpointError(f"{path} is not a file of weights; give a .pt, .pth or .safetensors file")
+        if (
+            path.suffix != ".safetensors"
+            and path.is_file()
+            and _first_byte(path) not in (b"P", b"\x80")
+        ):  # zip, pickle
+            raise CheckpointError(
+                f"{path} is not a file of weights; give a .pt, .pth or .safetensors file"
+            )
         if path.suffix == ".safetensors":
             loaded: Any = load_file(path)
         elif _is_torchscript(path):
@@ -54,17 +63,37 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; check the path") from error
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a complete safetensors file ({error}); download or train it again") from error
+        raise CheckpointError(
+            f"{path} is not a complete safetensors file ({error}); download or train it again"
+        ) from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds Python objects besides tensors, which may run code when loaded; ask its author for safetensors or a plain state dict"
+            f"{path} holds Python objects besides tensors, which may run code when loaded; ask its"
+            " author for safetensors or a plain state dict"
         ) from error
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, KeyError, StopIteration, AttributeError, IndexError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a readable weight file; it may be truncated, so download it again") from error
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        StopIteration,
+        AttributeError,
+        IndexError,
+        TypeError,
+    ) as error:
+        raise CheckpointError(
+            f"{path} is not a readable weight file; it may be truncated, so download it again"
+        ) from error
     while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     entries = loaded.items() if isinstance(loaded, dict) else ()
-    tensors = {name.removeprefix("module."): value for name, value in entries if isinstance(name, str) and isinstance(value, Tensor)}
+    tensors = {
+        name.removeprefix("module."): value
+        for name, value in entries
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors; give a file of weights")
     return tensors
@@ -79,7 +108,9 @@ def _is_torchscript(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
-        return any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in archive.namelist())
+        return any(
+            name.count("/") == 1 and name.endswith("/constants.pkl") for name in archive.namelist()
+        )
 
 
 class _Bag:
@@ -109,16 +140,24 @@ class _Reader(pickle.Unpickler):
 
     def persistent_load(self, pid: tuple[str, str, str, str, int]) -> Tensor:
         _, kind, key, _, count = pid
-        return torch.frombuffer(bytearray(self.archive.read(f"{self.root}/data/{key}")), dtype=_DTYPES[kind], count=count)
+        return torch.frombuffer(
+            bytearray(self.archive.read(f"{self.root}/data/{key}")),
+            dtype=_DTYPES[kind],
+            count=count,
+        )
 
 
-def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+def _rebuild(
+    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> Tensor:
     return storage.as_strided(size, stride, offset).clone()
 
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
-        root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("/data.pkl")
+        root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix(
+            "/data.pkl"
+        )
         tree = _Reader(archive, root).load()
     found: dict[str, Tensor] = {}
 

@@ -1,4 +1,6 @@
-"""Image backbones that are trained: pictures in, one feature vector a cell out; their statistics and their weights; a small one for Doodles."""
+"""Image backbones that are trained: pictures in, one feature vector a cell out; their statistics
+and their weights; a small one for Doodles.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from unseen.backbones.archives import read_state_dict
 from unseen.errors import CheckpointError, SettingError
 
 Statistics = Literal["own", "released"]
-CITYSCAPES_MEAN, CITYSCAPES_STD = (0.29010095, 0.32808144, 0.28696394), (0.18295405, 0.18656561, 0.18447509)
+CITYSCAPES_MEAN, CITYSCAPES_STD = (
+    (0.29010095, 0.32808144, 0.28696394),
+    (
+        0.18295405,
+        0.18656561,
+        0.18447509,
+    ),
+)
 """Statistics the released SAZS normalises with, whatever the backbone was trained on."""
 
 
@@ -25,7 +34,8 @@ class DenseBackbone(nn.Module, ABC):
     Args:
         mean: What is subtracted from a picture's channels.
         std: What they are then divided by.
-        whole: Sides are filled up to multiples of this many pixels, at the bottom and right, with the mean.
+        whole: Sides are filled up to multiples of this many pixels, at the bottom and right, with
+            the mean.
 
     Attributes:
         stride: Pixels between cells.
@@ -75,7 +85,10 @@ class DenseBackbone(nn.Module, ABC):
     def fetch(self, source: str) -> dict[str, Tensor]:
         """The tensors a source holds."""
         if source.startswith("timm:"):
-            raise SettingError(f"timm has no weights for this {type(self).__name__}; give a file of them as weights, or weights=null to start at random")
+            raise SettingError(
+                f"timm has no weights for this {type(self).__name__}; give a file of them as"
+                " weights, or weights=null to start at random"
+            )
         return read_state_dict(Path(source))
 
     @abstractmethod
@@ -87,19 +100,37 @@ class DenseBackbone(nn.Module, ABC):
         """Whether weights must hold the tensor `name`."""
 
     def fill(self, state: dict[str, Tensor], source: str) -> None:
-        """Take over all of `state`, which must hold what was trained before, and nothing unknown."""
+        """Take over all of `state`, which must hold what was trained before, and nothing
+        unknown.
+        """
         own = self.state_dict()
-        needed = [name for name in own if self.trained_before(name) and not name.endswith("num_batches_tracked")]
+        needed = [
+            name
+            for name in own
+            if self.trained_before(name) and not name.endswith("num_batches_tracked")
+        ]
         what = f"{source} does not hold the weights of this {type(self).__name__}"
-        lacks = next((name for name in needed if name not in state), None) or next((name for name in state if name not in own), None)
+        lacks = next((name for name in needed if name not in state), None) or next(
+            (name for name in state if name not in own), None
+        )
         if lacks is not None:
-            raise CheckpointError(f"{what} (first tensor out of place: {lacks}); give the file of the same network and size")
+            raise CheckpointError(
+                f"{what} (first tensor out of place: {lacks}); give the file of the same network"
+                " and size"
+            )
         odd = next((name for name in state if state[name].shape != own[name].shape), None)
         if odd is not None:
-            raise CheckpointError(f"{what} ({odd} is {list(state[odd].shape)} instead of {list(own[odd].shape)}); give the file of the same network and size")
-        bad = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
+            raise CheckpointError(
+                f"{what} ({odd} is {list(state[odd].shape)} instead of {list(own[odd].shape)});"
+                " give the file of the same network and size"
+            )
+        bad = next(
+            (name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None
+        )
         if bad is not None:
-            raise CheckpointError(f"{source} holds values that are not finite (in {bad}); download it again")
+            raise CheckpointError(
+                f"{source} holds values that are not finite (in {bad}); download it again"
+            )
         self.load_state_dict(state, strict=False)
 
 
@@ -107,9 +138,12 @@ class _Residual(nn.Module):
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
-        )  # fmt: skip
+            nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = F.relu(x + self.body(x))
@@ -117,7 +151,8 @@ class _Residual(nn.Module):
 
 
 class SmallBackbone(DenseBackbone):
-    """A convolutional network from scratch at a quarter of the picture's size: for drawings, and to try a set-up out.
+    """A convolutional network from scratch at a quarter of the picture's size: for drawings, and to
+    try a set-up out.
 
     Args:
         embed_dim: D.
@@ -128,13 +163,19 @@ class SmallBackbone(DenseBackbone):
     stride: ClassVar[int] = 4
     has_weights: ClassVar[bool] = False
 
-    def __init__(self, embed_dim: int, *, width: int = 64, dilations: Sequence[int] = (1, 2, 4, 1)) -> None:
+    def __init__(
+        self, embed_dim: int, *, width: int = 64, dilations: Sequence[int] = (1, 2, 4, 1)
+    ) -> None:
         super().__init__((0.5,) * 3, (0.25,) * 3, whole=4)
         self.body = nn.Sequential(
-            nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width // 2), nn.ReLU(),
-            nn.Conv2d(width // 2, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width // 2),
+            nn.ReLU(),
+            nn.Conv2d(width // 2, width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
             *(_Residual(width, dilation) for dilation in dilations),
-        )  # fmt: skip
+        )
         self.head = nn.Conv2d(width, embed_dim, 1)
 
     def features(self, images: Tensor) -> Tensor:

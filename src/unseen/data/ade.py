@@ -15,7 +15,8 @@ ADE150 = (
     "pot", "animal", "bicycle", "lake", "dishwasher", "screen", "blanket", "sculpture", "hood", "sconce", "vase", "traffic light", "tray", "ashcan",
     "fan", "pier", "crt screen", "plate", "monitor", "bulletin board", "shower", "radiator", "glass", "clock", "flag",
 )  # fmt: skip
-"""ADE20K's 150 classes of the scene parsing challenge; the value in a mask is the place in this list plus one."""
+"""ADE20K's 150 classes of the scene parsing challenge; the value in a mask is the place in this
+list plus one."""
 
 ADE847 = (
     "wall", "building, edifice", "sky", "tree", "road, route", "floor, flooring", "ceiling", "bed", "sidewalk, pavement", "earth, ground", "cabinet",
@@ -128,4 +129,5 @@ ADE847 = (
     "dumbbell", "hammer", "tie", "typewriter", "shaker", "cheese dish", "sea star", "racquet", "butane gas cylinder", "paper weight", "shaving brush",
     "sunglasses", "gear shift", "towel rail", "adding machine, totalizer, totaliser",
 )  # fmt: skip
-"""847 classes of the full ADE20K, in the order of the ids its evaluation uses; a name may hold synonyms, set off by commas."""
+"""847 classes of the full ADE20K, in the order of the ids its evaluation uses; a name may hold
+synonyms, set off by commas."""

@@ -1,6 +1,7 @@
 """Benchmarks as data: everything that moves a number is fixed here, and every report repeats it.
 
-Splits are given by name, never by number: the numbers follow from the vocabulary. A folder of one's own is a benchmark too (`unseen.data.own`).
+Splits are given by name, never by number: the numbers follow from the vocabulary. A folder of one's
+own is a benchmark too (`unseen.data.own`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,17 @@ from pathlib import Path
 
 from unseen.data import openers
 from unseen.data.ade import ADE150, ADE847
-from unseen.data.classes import CITYSCAPES, COCO, COCO_STUFF, CONTEXT, CONTEXT_ZS3, DOODLES, DOODLES_FOLDS, VOC, VOC_ZS3
+from unseen.data.classes import (
+    CITYSCAPES,
+    COCO,
+    COCO_STUFF,
+    CONTEXT,
+    CONTEXT_ZS3,
+    DOODLES,
+    DOODLES_FOLDS,
+    VOC,
+    VOC_ZS3,
+)
 from unseen.data.datasets import Background, SegmentationSet
 from unseen.data.episodes import Draw, Episode
 from unseen.data.own import CLASSES, read_classes
@@ -23,20 +34,23 @@ from unseen.settings import InferenceSettings, is_own
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Train on masks of the seen words; then either predict among all words (generalised), or be asked one word at a time (folds).
+    """Train on masks of the seen words; then either predict among all words (generalised), or be
+    asked one word at a time (folds).
 
     Attributes:
         name: As on the command line; the whole path of a folder of one's own.
         summary: One sentence.
         vocabulary: K words in the order of the label ids.
-        unseen: Those without masks in training; none where a benchmark is for runs trained elsewhere, or for methods without training.
+        unseen: Those without masks in training; none where a benchmark is for runs trained
+            elsewhere, or for methods without training.
         templates: Key of the sentence patterns.
         inference: Size and windows of the evaluation, for every method.
         open: (root, split) to the data; split is "train" or "val".
         needs_root: Whether `--root` must say where the data lie.
         background: What becomes of labelled pixels that show none of the classes.
         protocol: What else a report should say.
-        episodes: For folds: (root, way to draw, seed) to the validation pictures and the pairs to ask about.
+        episodes: For folds: (root, way to draw, seed) to the validation pictures and the pairs to
+            ask about.
         folder: Of one's own data.
     """
 
@@ -50,7 +64,9 @@ class Benchmark:
     needs_root: bool = True
     background: Background = "ignore"
     protocol: dict[str, str] = field(default_factory=dict)
-    episodes: Callable[[Path | None, Draw, int], tuple[SegmentationSet, list[Episode]]] | None = None
+    episodes: Callable[[Path | None, Draw, int], tuple[SegmentationSet, list[Episode]]] | None = (
+        None
+    )
     folder: Path | None = None
 
     @property
@@ -70,8 +86,12 @@ class Benchmark:
 
     @property
     def judged(self) -> tuple[str, ...]:
-        """The classes of the confusion matrix: the words, and the background where it is scored without being a word."""
-        return (*self.vocabulary, "background") if self.background == "threshold" else self.vocabulary
+        """The classes of the confusion matrix: the words, and the background where it is scored
+        without being a word.
+        """
+        return (
+            (*self.vocabulary, "background") if self.background == "threshold" else self.vocabulary
+        )
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -89,16 +109,22 @@ class Benchmark:
         return [i for i, name in enumerate(self.vocabulary) if name not in self.unseen]
 
     def asks_as(self, name: str, vocabulary: Sequence[str]) -> bool:
-        """Whether it is the benchmark of that name and vocabulary, or asks the same words in the same way.
+        """Whether it is the benchmark of that name and vocabulary, or asks the same words in the
+        same way.
 
-        So do benchmarks that differ in what they make of the background alone (voc, voc-21), and a folder of one's own that has moved.
+        So do benchmarks that differ in what they make of the background alone (voc, voc-21), and a
+        folder of one's own that has moved.
         """
         if self.name == name:
             return True
         if self.vocabulary != tuple(vocabulary) or self.episodes is not None:
             return False
         other = BENCHMARKS.get(name)
-        return self.folder is not None if other is None else self.folder is None and other.episodes is None and other.unseen == self.unseen
+        return (
+            self.folder is not None
+            if other is None
+            else self.folder is None and other.episodes is None and other.unseen == self.unseen
+        )
 
     def data(self, split: str, root: Path | None) -> SegmentationSet:
         """The pictures and label maps of a split.
@@ -123,7 +149,18 @@ COCO_STUFF_UNSEEN = (
     "cow", "giraffe", "suitcase", "frisbee", "skateboard", "carrot", "scissors", "cardboard", "clouds", "grass", "playingfield", "river", "road", "tree",
     "wall-concrete",
 )  # fmt: skip
-CONTEXT_UNSEEN = ("aeroplane", "bird", "boat", "cat", "cow", "fence", "keyboard", "motorbike", "sofa", "tvmonitor")
+CONTEXT_UNSEEN = (
+    "aeroplane",
+    "bird",
+    "boat",
+    "cat",
+    "cow",
+    "fence",
+    "keyboard",
+    "motorbike",
+    "sofa",
+    "tvmonitor",
+)
 WINDOWS = InferenceSettings(short_side=512, window=512, stride=426)
 """Size and windows of the released ZegCLIP and CLIP-RC."""
 
@@ -156,20 +193,43 @@ def _folds(lists: Path | None = None) -> dict[str, Benchmark]:
 VOC_UNSEEN = ("pottedplant", "sheep", "sofa", "train", "tvmonitor")
 VOC_PICTURES = {"train": "10 582 pictures (VOC train + SBD)", "val": "1 449 pictures"}
 CONTEXT_PICTURES = {"train": "4 996 pictures", "val": "5 104 pictures"}
-THRESHOLD = "0 is the background, a class of its own in pAcc and mIoU: where the best word is less confident than --threshold; 255 is void"
+THRESHOLD = (
+    "0 is the background, a class of its own in pAcc and mIoU: where the best word is less"
+    " confident than --threshold; 255 is void"
+)
 
 
-def _voc(name: str, summary: str, labels: str, background: Background, unseen: tuple[str, ...] = VOC_UNSEEN, *, drop: bool = False) -> Benchmark:
+def _voc(
+    name: str,
+    summary: str,
+    labels: str,
+    background: Background,
+    unseen: tuple[str, ...] = VOC_UNSEEN,
+    *,
+    drop: bool = False,
+) -> Benchmark:
     hidden = tuple(1 + i for i, word in enumerate(VOC) if word in unseen) if drop else ()
     words = ("background", *VOC) if background == "word" else VOC
-    train = {"train": "those of 10 582 pictures (VOC train + SBD) that show no unseen class"} if drop else {}
+    train = (
+        {"train": "those of 10 582 pictures (VOC train + SBD) that show no unseen class"}
+        if drop
+        else {}
+    )
     return Benchmark(
         name=name, summary=summary, vocabulary=words, unseen=unseen, templates="single", inference=WINDOWS, background=background,
         open=partial(openers.voc, background, hidden=hidden), protocol={"labels": labels, **VOC_PICTURES, **train},
     )  # fmt: skip
 
 
-def _context(name: str, summary: str, labels: str, background: Background, unseen: tuple[str, ...] = CONTEXT_UNSEEN, *, drop: bool = False) -> Benchmark:
+def _context(
+    name: str,
+    summary: str,
+    labels: str,
+    background: Background,
+    unseen: tuple[str, ...] = CONTEXT_UNSEEN,
+    *,
+    drop: bool = False,
+) -> Benchmark:
     hidden = tuple(1 + i for i, word in enumerate(CONTEXT) if word in unseen) if drop else ()
     words = ("background", *CONTEXT) if background == "word" else CONTEXT
     train = {"train": "those of 4 996 pictures that show no unseen class"} if drop else {}
@@ -183,17 +243,40 @@ def _zs3() -> list[Benchmark]:
     """ZS3's nested splits: of ten classes in pairs, the first 2, 4, ... 10 are unseen."""
     made = []
     for count in (2, 4, 6, 8, 10):
-        about = "ZS3's nested splits: 2 to 10 unseen classes, background a seen word, training pictures with unseen pixels left out"
-        for base, pairs, maker, most in (("voc", VOC_ZS3, _voc, 20), ("context", CONTEXT_ZS3, _context, 59)):
+        about = (
+            "ZS3's nested splits: 2 to 10 unseen classes, background a seen word, training pictures"
+            " with unseen pixels left out"
+        )
+        for base, pairs, maker, most in (
+            ("voc", VOC_ZS3, _voc, 20),
+            ("context", CONTEXT_ZS3, _context, 59),
+        ):
             labels = f"0 is the background, 1..{most} the classes; 255 is void"
             summary = f"{'PASCAL VOC' if base == 'voc' else 'PASCAL Context'}, {about}"
-            made.append(maker(f"{base}-zs3/{count}", summary, labels, "word", pairs[:count], drop=True))
+            made.append(
+                maker(f"{base}-zs3/{count}", summary, labels, "word", pairs[:count], drop=True)
+            )
     return sorted(made, key=lambda each: each.base, reverse=True)
 
 
-def _whole(name: str, summary: str, vocabulary: tuple[str, ...], opener: Callable[[Path | None, str], SegmentationSet], **protocol: str) -> Benchmark:
+def _whole(
+    name: str,
+    summary: str,
+    vocabulary: tuple[str, ...],
+    opener: Callable[[Path | None, str], SegmentationSet],
+    **protocol: str,
+) -> Benchmark:
     """A benchmark whose words are all scored together."""
-    return Benchmark(name=name, summary=summary, vocabulary=vocabulary, unseen=(), templates="multi", inference=WINDOWS, open=opener, protocol=protocol)
+    return Benchmark(
+        name=name,
+        summary=summary,
+        vocabulary=vocabulary,
+        unseen=(),
+        templates="multi",
+        inference=WINDOWS,
+        open=opener,
+        protocol=protocol,
+    )
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -262,7 +345,9 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def folds_of(name: str) -> list[str]:
-    """The names of a benchmark's folds or nested splits, given its name without one; else the name itself."""
+    """The names of a benchmark's folds or nested splits, given its name without one; else the name
+    itself.
+    """
     return [known for known in BENCHMARKS if known.startswith(f"{name}/")] or [name]
 
 
@@ -272,7 +357,9 @@ def families() -> dict[str, list[Benchmark]]:
     for bench in BENCHMARKS.values():
         parts = folds_of(bench.base)
         ends = [part.partition("/")[2] for part in (parts[0], parts[-1])]
-        found.setdefault(bench.base + (f"/{ends[0]}..{ends[1]}" if len(parts) > 1 else ""), []).append(bench)
+        found.setdefault(
+            bench.base + (f"/{ends[0]}..{ends[1]}" if len(parts) > 1 else ""), []
+        ).append(bench)
     return found
 
 
@@ -296,11 +383,14 @@ def get_benchmark(name: str, lists: Path | None = None) -> Benchmark:
     if is_own(name) or Path(name).is_dir():
         return own_benchmark(Path(name))
     if Path(name).is_absolute():  # as a run on a folder of one's own remembers it
-        raise DataError(f"the folder {name} is not there; where it has moved, name it with --benchmark")
+        raise DataError(
+            f"the folder {name} is not there; where it has moved, name it with --benchmark"
+        )
     near = difflib.get_close_matches(name, BENCHMARKS, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     raise SettingError(
-        f"there is no benchmark called {name!r}{meant}; choose one of {', '.join(families())}, or give a folder with images/, labels/ and {CLASSES}"
+        f"there is no benchmark called {name!r}{meant}; choose one of {', '.join(families())}, or"
+        f" give a folder with images/, labels/ and {CLASSES}"
     )
 
 
@@ -314,9 +404,18 @@ def own_benchmark(folder: Path) -> Benchmark:
     classes = read_classes(folder / CLASSES)
     for place in ("images", "labels"):
         if not (folder / place).is_dir():
-            raise DataError(f"{folder} has no folder {place}/; put pictures into images/ and label maps of the same names into labels/")
+            raise DataError(
+                f"{folder} has no folder {place}/; put pictures into images/ and label maps of the"
+                " same names into labels/"
+            )
     labels = f"id 0 is the first line of {CLASSES}; the highest value, 255 or 65535, is void"
-    zero = {"ignore": "; id 0 (background) is void", "threshold": f"; {THRESHOLD}"}.get(classes.background, "") if classes.first else ""
+    zero = (
+        {"ignore": "; id 0 (background) is void", "threshold": f"; {THRESHOLD}"}.get(
+            classes.background, ""
+        )
+        if classes.first
+        else ""
+    )
     return Benchmark(
         name=str(folder), summary="data of one's own", vocabulary=classes.vocabulary, unseen=classes.unseen, templates="multi", inference=WINDOWS,
         background=classes.background, open=partial(openers.own, folder, classes), needs_root=False, protocol={"labels": labels + zero}, folder=folder,

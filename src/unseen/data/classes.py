@@ -10,7 +10,18 @@ VOC = (
 )  # fmt: skip
 """PASCAL VOC without background; the value in a mask is the place in this list plus one."""
 
-VOC_ZS3 = ("cow", "motorbike", "aeroplane", "sofa", "cat", "tvmonitor", "train", "bottle", "chair", "pottedplant")
+VOC_ZS3 = (
+    "cow",
+    "motorbike",
+    "aeroplane",
+    "sofa",
+    "cat",
+    "tvmonitor",
+    "train",
+    "bottle",
+    "chair",
+    "pottedplant",
+)
 """The classes that ZS3's nested splits of VOC hide, in pairs."""
 
 COCO = (
@@ -23,7 +34,8 @@ COCO = (
     "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven",
     "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
-"""The 80 things of COCO in the order of their category ids; the value in a fold's mask is the place in this list plus one."""
+"""The 80 things of COCO in the order of their category ids; the value in a fold's mask is the place
+in this list plus one."""
 
 COCO_STUFF = (
     *COCO,
@@ -36,7 +48,8 @@ COCO_STUFF = (
     "wall-concrete", "wall-other", "wall-panel", "wall-stone", "wall-tile", "wall-wood", "water-other", "waterdrops", "window-blind", "window-other",
     "wood",
 )  # fmt: skip
-"""COCO-Stuff 164K in the order of its training ids: the 80 things, then 91 kinds of stuff, spelled as in the data set."""
+"""COCO-Stuff 164K in the order of its training ids: the 80 things, then 91 kinds of stuff, spelled
+as in the data set."""
 
 CONTEXT = (
     "aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book", "bottle", "building", "bus", "cabinet", "car", "cat", "ceiling",
@@ -44,9 +57,21 @@ CONTEXT = (
     "light", "motorbike", "mountain", "mouse", "person", "plate", "platform", "pottedplant", "road", "rock", "sheep", "shelves", "sidewalk", "sign",
     "sky", "snow", "sofa", "table", "track", "train", "tree", "truck", "tvmonitor", "wall", "water", "window", "wood",
 )  # fmt: skip
-"""PASCAL Context, the 59 classes in alphabetical order; the value in a mask is the place in this list plus one."""
+"""PASCAL Context, the 59 classes in alphabetical order; the value in a mask is the place in this
+list plus one."""
 
-CONTEXT_ZS3 = ("cow", "motorbike", "sofa", "cat", "boat", "fence", "bird", "tvmonitor", "keyboard", "aeroplane")
+CONTEXT_ZS3 = (
+    "cow",
+    "motorbike",
+    "sofa",
+    "cat",
+    "boat",
+    "fence",
+    "bird",
+    "tvmonitor",
+    "keyboard",
+    "aeroplane",
+)
 """The classes that ZS3's nested splits of Context hide, in pairs."""
 
 CITYSCAPES = (
@@ -68,20 +93,26 @@ DOODLES_FOLDS = tuple(tuple(DOODLES[fold::4]) for fold in range(4))
 def met_in(training: Sequence[str], names: Sequence[str]) -> list[str]:
     """Those of some words that a training list has under the same name.
 
-    Names are the same if they differ in case, blanks and hyphens alone ("potted plant", "pottedplant"), without COCO-Stuff's endings "-other" and
-    "-stuff" ("sky-other", "sky"); of synonyms set off by commas one is enough. Other synonyms ("sofa", "couch") are not known.
+    Names are the same if they differ in case, blanks and hyphens alone ("potted plant",
+    "pottedplant"), without COCO-Stuff's endings "-other" and "-stuff" ("sky-other", "sky"); of
+    synonyms set off by commas one is enough. Other synonyms ("sofa", "couch") are not known.
     """
     known = {spelling for name in training for spelling in _spellings(name)}
     return [name for name in names if _spellings(name) & known]
 
 
 def _spellings(name: str) -> set[str]:
-    parts = (part.strip().lower().removesuffix("-other").removesuffix("-stuff") for part in name.split(","))
+    parts = (
+        part.strip().lower().removesuffix("-other").removesuffix("-stuff")
+        for part in name.split(",")
+    )
     return {"".join(character for character in part if character.isalnum()) for part in parts}
 
 
 def voc_palette(count: int = 256) -> list[tuple[int, int, int]]:
-    """PASCAL's colour map: the bits of an id are dealt to red, green and blue, high bits first; id 0 is black."""
+    """PASCAL's colour map: the bits of an id are dealt to red, green and blue, high bits first; id
+    0 is black.
+    """
     colours = []
     for value in range(count):
         r = g = b = 0

@@ -1,10 +1,13 @@
-"""Doodles: the embedded world. Scenes of simple things on noisy backgrounds, with exact masks and captions.
+"""Doodles: the embedded world. Scenes of simple things on noisy backgrounds, with exact masks and
+captions.
 
-Nothing is stored: scene ``i`` of seed ``s`` is drawn from ``numpy.random.default_rng([s, i])`` in about a millisecond, so the
-same pair always gives the same pixels. Shapes are drawn without anti-aliasing, by the same calls into picture and label map: a pixel
-carries a thing's colour exactly where its label says so.
+Nothing is stored: scene ``i`` of seed ``s`` is drawn from ``numpy.random.default_rng([s, i])`` in
+about a millisecond, so the same pair always gives the same pixels. Shapes are drawn without
+anti-aliasing, by the same calls into picture and label map: a pixel carries a thing's colour
+exactly where its label says so.
 
-Doodles proves mechanisms. A number measured on it is a Doodles number and says nothing about photographs.
+Doodles proves mechanisms. A number measured on it is a Doodles number and says nothing about
+photographs.
 """
 
 from __future__ import annotations
@@ -29,10 +32,16 @@ Polygon = NDArray[np.float64]  # (points, 2), x to the right and y down, in -1..
 Part = tuple[int, Polygon]  # colour slot (0 main, 1 second, 2 detail) and outline
 
 
-def _disc(x: float, y: float, rx: float, ry: float | None = None, start: float = 0.0, stop: float = 360.0) -> Polygon:
-    """A filled ellipse, or the slice of it between two angles (degrees, clockwise from the right)."""
+def _disc(
+    x: float, y: float, rx: float, ry: float | None = None, start: float = 0.0, stop: float = 360.0
+) -> Polygon:
+    """A filled ellipse, or the slice of it between two angles (degrees, clockwise from the
+    right).
+    """
     angles = np.deg2rad(np.linspace(start, stop, 20))
-    return np.stack([x + rx * np.cos(angles), y + (rx if ry is None else ry) * np.sin(angles)], axis=1)
+    return np.stack(
+        [x + rx * np.cos(angles), y + (rx if ry is None else ry) * np.sin(angles)], axis=1
+    )
 
 
 def _box(x0: float, y0: float, x1: float, y1: float) -> Polygon:
@@ -52,8 +61,17 @@ def _star(spikes: int, inner: float, outer: float = 1.0) -> Polygon:
 @cache
 def _parts() -> dict[str, list[Part]]:
     """The outlines of every thing, painted in order."""
-    petals = [(0, _disc(0.5 * np.cos(a), -0.35 + 0.5 * np.sin(a), 0.33)) for a in np.arange(5) * 2 * np.pi / 5 - np.pi / 2]
-    heart = np.concatenate([_disc(-0.48, -0.35, 0.5, 0.5, 160, 355), _disc(0.48, -0.35, 0.5, 0.5, 185, 380), [(0.0, 0.95)]])
+    petals = [
+        (0, _disc(0.5 * np.cos(a), -0.35 + 0.5 * np.sin(a), 0.33))
+        for a in np.arange(5) * 2 * np.pi / 5 - np.pi / 2
+    ]
+    heart = np.concatenate(
+        [
+            _disc(-0.48, -0.35, 0.5, 0.5, 160, 355),
+            _disc(0.48, -0.35, 0.5, 0.5, 185, 380),
+            [(0.0, 0.95)],
+        ]
+    )
     return {
         "tree": [(1, _box(-0.16, 0.2, 0.16, 1)), (0, _disc(0, -0.3, 0.72, 0.68))],
         "house": [(0, _box(-0.75, -0.1, 0.75, 0.95)), (1, _shape((-1, -0.1), (0, -0.95), (1, -0.1))), (2, _box(-0.2, 0.35, 0.2, 0.95))],
@@ -111,30 +129,55 @@ class Scene:
             template: A pattern with one `{}`, which stands after an article: "a photo of a {}".
             with_colours: Name the main colour of every thing.
         """
-        words = [f"{colour} {DOODLES[thing]}" if with_colours else DOODLES[thing] for thing, colour in zip(self.things, self.colours, strict=True)]
+        words = [
+            f"{colour} {DOODLES[thing]}" if with_colours else DOODLES[thing]
+            for thing, colour in zip(self.things, self.colours, strict=True)
+        ]
         return template.format(" and a ".join(sorted(words)))
 
 
 def _background(size: int, variety: float, rng: np.random.Generator) -> Image.Image:
     """A smooth field of random colours with a few strokes."""
     cells = int(rng.integers(1, 5))
-    colours = (variety * rng.integers(30, 226, (cells, cells, 3)) + (1 - variety) * 225).astype(np.uint8)
+    colours = (variety * rng.integers(30, 226, (cells, cells, 3)) + (1 - variety) * 225).astype(
+        np.uint8
+    )
     field = Image.fromarray(colours).resize((size, size), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(field)
     for _ in range(int(variety * rng.integers(0, 6))):
         ends = [tuple(point) for point in rng.uniform(0, size, (2, 2)).tolist()]
-        pen.line(ends, fill=tuple(rng.integers(0, 256, 3).tolist()), width=int(rng.integers(1, 2 + size // 24)))
+        pen.line(
+            ends,
+            fill=tuple(rng.integers(0, 256, 3).tolist()),
+            width=int(rng.integers(1, 2 + size // 24)),
+        )
     return field
 
 
-def _paint(word: str, canvas: Image.Image, radius: float, centre: NDArray[np.float64], variety: float, rng: np.random.Generator) -> tuple[Image.Image, str]:
-    """Draw one thing into the picture; returns the pixels it covers (mode 1) and the name of its main colour."""
+def _paint(
+    word: str,
+    canvas: Image.Image,
+    radius: float,
+    centre: NDArray[np.float64],
+    variety: float,
+    rng: np.random.Generator,
+) -> tuple[Image.Image, str]:
+    """Draw one thing into the picture; returns the pixels it covers (mode 1) and the name of its
+    main colour.
+    """
     turn, flip = variety * np.deg2rad(rng.uniform(-25, 25)), rng.choice((-1.0, 1.0))
     stretch = np.exp(variety * rng.uniform(-0.15, 0.15))
-    frame = radius * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.diag([flip * stretch, 1 / stretch])
+    frame = (
+        radius
+        * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        @ np.diag([flip * stretch, 1 / stretch])
+    )
     names = rng.choice(len(COLOURS), 3, replace=False)
     base = np.array(list(COLOURS.values()))[names] + rng.integers(-22, 23, (3, 3))
-    fills = [tuple(fill) for fill in np.clip(variety * base + (1 - variety) * 30, 0, 255).astype(int).tolist()]
+    fills = [
+        tuple(fill)
+        for fill in np.clip(variety * base + (1 - variety) * 30, 0, 255).astype(int).tolist()
+    ]
     mask = Image.new("1", canvas.size)
     pen, ink = ImageDraw.Draw(canvas), ImageDraw.Draw(mask)
     for slot, outline in _parts()[word]:
@@ -145,12 +188,19 @@ def _paint(word: str, canvas: Image.Image, radius: float, centre: NDArray[np.flo
 
 
 def draw(
-    seed: int, index: int, *, size: int = 64, min_things: int = 1, max_things: int = 3, words: tuple[int, ...] | None = None, variety: float = 1.0
+    seed: int,
+    index: int,
+    *,
+    size: int = 64,
+    min_things: int = 1,
+    max_things: int = 3,
+    words: tuple[int, ...] | None = None,
+    variety: float = 1.0,
 ) -> Scene:
     """Draw scene `index` of the world `seed`.
 
-    Things may overlap: later ones hide parts of earlier ones. A scene in which less than half of a thing, or fewer than 12 of its
-    pixels, can be seen is drawn again from the same generator.
+    Things may overlap: later ones hide parts of earlier ones. A scene in which less than half of a
+    thing, or fewer than 12 of its pixels, can be seen is drawn again from the same generator.
 
     Args:
         seed: Of the world.
@@ -158,11 +208,15 @@ def draw(
         size: Side of the square scene in pixels.
         min_things: Fewest things in a scene.
         max_things: Most things in a scene.
-        variety: From 0, a dark, upright thing in the middle of a light ground (easy to learn from), to 1, the world as it is.
+        variety: From 0, a dark, upright thing in the middle of a light ground (easy to learn from),
+            to 1, the world as it is.
         words: Indices the things are drawn from; all of `DOODLES` by default.
     """
     if not 1 <= min_things <= max_things <= min(4, len(DOODLES if words is None else words)):
-        raise SettingError(f"a scene holds 1 to 4 different things, not {min_things} to {max_things} of {len(DOODLES if words is None else words)}")
+        raise SettingError(
+            f"a scene holds 1 to 4 different things, not {min_things} to {max_things} of"
+            f" {len(DOODLES if words is None else words)}"
+        )
     rng = np.random.default_rng([seed, index])
     choice = np.arange(len(DOODLES)) if words is None else np.array(words)
     while True:
@@ -171,7 +225,9 @@ def draw(
         canvas, labels = _background(size, variety, rng), Image.new("L", (size, size), IGNORE)
         colours, areas = [], []
         for thing in things:
-            radius = size * (rng.uniform(0.46 - 0.22 * variety, 0.46) if count == 1 else rng.uniform(0.17, 0.3))
+            radius = size * (
+                rng.uniform(0.46 - 0.22 * variety, 0.46) if count == 1 else rng.uniform(0.17, 0.3)
+            )
             reach = variety * (size / 2 - 0.85 * radius)
             centre = size / 2 + rng.uniform(-reach, reach, 2)
             mask, colour = _paint(DOODLES[thing], canvas, radius, centre, variety, rng)

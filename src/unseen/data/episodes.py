@@ -1,13 +1,17 @@
-"""Folds: which pictures and classes a fold benchmark trains on, and the (picture, class) pairs it asks about.
+"""Folds: which pictures and classes a fold benchmark trains on, and the (picture, class) pairs it
+asks about.
 
 Three ways to draw the pairs, which the field mixes up and whose numbers differ:
 
 all      every pair of the fold's list once; nothing is random (the default)
-hsnet    1000 pairs: PASCAL's in the order of the list, over and over; COCO's drawn, first the class, then the picture, then a second picture
+hsnet    1000 pairs: PASCAL's in the order of the list, over and over; COCO's drawn, first the
+class, then the picture, then a second picture
          that the few-shot code would show as an example (HSNet, EdgeCLIP: seed 0)
 sazs     as hsnet, without drawing the example, so that COCO's pairs are others (SAZS: seed 0)
-bam      1000 pictures in the order of the validation list in which a class of the fold covers at least 2048 pixels, over and over, each with
-         one of these classes, drawn (ESDA: seed 923); PASCAL only: for COCO, BAM's own list gives the order, and it is published nowhere stable
+bam      1000 pictures in the order of the validation list in which a class of the fold covers at
+least 2048 pixels, over and over, each with
+         one of these classes, drawn (ESDA: seed 923); PASCAL only: for COCO, BAM's own list gives
+         the order, and it is published nowhere stable
 """
 
 from __future__ import annotations
@@ -52,13 +56,16 @@ class Episode:
     class_id: int
 
 
-def draw(episodes: Sequence[Episode], how: Draw, *, uniform_classes: bool, seed: int, count: int = DRAWS) -> list[Episode]:
+def draw(
+    episodes: Sequence[Episode], how: Draw, *, uniform_classes: bool, seed: int, count: int = DRAWS
+) -> list[Episode]:
     """The pairs to ask about, from those of a fold's list, in its order.
 
     Args:
         episodes: Every pair of the list; of BAM's list for "bam".
         how: See the head of this module.
-        uniform_classes: Whether "hsnet" and "sazs" draw class, then picture (COCO), instead of going through the list (PASCAL).
+        uniform_classes: Whether "hsnet" and "sazs" draw class, then picture (COCO), instead of
+            going through the list (PASCAL).
         seed: Of what is drawn; 0 is HSNet's and SAZS's own for COCO.
         count: Pairs, where not all.
 
@@ -66,7 +73,10 @@ def draw(episodes: Sequence[Episode], how: Draw, *, uniform_classes: bool, seed:
         SettingError: An unknown way.
     """
     if how not in get_args(Draw):
-        raise SettingError(f"there is no way to draw episodes called {how!r}; choose one of {', '.join(get_args(Draw))}")
+        raise SettingError(
+            f"there is no way to draw episodes called {how!r}; choose one of"
+            f" {', '.join(get_args(Draw))}"
+        )
     if how == "all" or not episodes:
         return list(episodes)
     rng = np.random.RandomState(seed)
@@ -77,13 +87,20 @@ def draw(episodes: Sequence[Episode], how: Draw, *, uniform_classes: bool, seed:
         by_class.setdefault(episode.class_id, []).append(episode)
     if how == "bam":
         pictures = list(by_picture.values())
-        return [options[rng.randint(len(options))] for options in (pictures[i % len(pictures)] for i in range(count))]
+        return [
+            options[rng.randint(len(options))]
+            for options in (pictures[i % len(pictures)] for i in range(count))
+        ]
     if uniform_classes:
         drawn = []
         for _ in range(count):
             options = by_class[int(rng.choice(sorted(by_class), 1, replace=False)[0])]
             asked = int(rng.choice(len(options), 1, replace=False)[0])
-            while how == "hsnet" and len(options) > 1 and int(rng.choice(len(options), 1, replace=False)[0]) == asked:
+            while (
+                how == "hsnet"
+                and len(options) > 1
+                and int(rng.choice(len(options), 1, replace=False)[0]) == asked
+            ):
                 pass  # the example must be another picture
             drawn.append(options[asked])
         return drawn
@@ -99,9 +116,11 @@ def is_published(data: bytes, name: str) -> bool:
 
 
 def find_list(lists: Path | None, name: str) -> Path:
-    """HSNet's list `name` ("pascal/val/fold0.txt") in the folder `lists`, or downloaded once from HSNet's public repository and kept.
+    """HSNet's list `name` ("pascal/val/fold0.txt") in the folder `lists`, or downloaded once from
+    HSNet's public repository and kept.
 
-    The folder may hold the lists of one data set (`val/fold0.txt`) or of both (`pascal/val/fold0.txt`).
+    The folder may hold the lists of one data set (`val/fold0.txt`) or of both
+    (`pascal/val/fold0.txt`).
 
     Raises:
         DataError: Not in the folder, not to be downloaded, or not the published list.
@@ -110,23 +129,33 @@ def find_list(lists: Path | None, name: str) -> Path:
         for path in (lists / name, lists / name.partition("/")[2]):
             if path.is_file():
                 return path
-        raise DataError(f"{lists} holds no {name.partition('/')[2]}; give the folder of HSNet's lists (data/splits in its repository) with --lists")
+        raise DataError(
+            f"{lists} holds no {name.partition('/')[2]}; give the folder of HSNet's lists"
+            " (data/splits in its repository) with --lists"
+        )
     path = Path.home() / ".cache" / "unseen" / "lists" / name
     if not path.is_file():
         try:
             with urlopen(f"{SOURCE}/{name}", timeout=30) as answer:
                 data = answer.read()
         except (URLError, OSError, HTTPException) as error:
-            raise DataError(f"HSNet's list {name} could not be fetched from {SOURCE}; check the network, or give a folder that has it with --lists") from error
+            raise DataError(
+                f"HSNet's list {name} could not be fetched from {SOURCE}; check the network, or"
+                " give a folder that has it with --lists"
+            ) from error
         if not is_published(data, name):
-            raise DataError(f"what {SOURCE}/{name} gives is not the list that was published; give the folder of HSNet's lists with --lists")
+            raise DataError(
+                f"what {SOURCE}/{name} gives is not the list that was published; give the folder of"
+                " HSNet's lists with --lists"
+            )
         with replacing(path) as beside:
             beside.write_bytes(data)
     return path
 
 
 def pascal_list(path: Path) -> list[tuple[str, int]]:
-    """The (picture, class from 0) pairs of one of HSNet's PASCAL lists, whose lines read `2007_000032__01`.
+    """The (picture, class from 0) pairs of one of HSNet's PASCAL lists, whose lines read
+    `2007_000032__01`.
 
     Raises:
         DataError: A line that reads otherwise.
@@ -135,7 +164,10 @@ def pascal_list(path: Path) -> list[tuple[str, int]]:
     for line in path.read_text(encoding="utf-8", errors="replace").split():
         stem, separator, number = line.rpartition("__")
         if not separator or not number.isdigit() or not 1 <= int(number) <= 20:
-            raise DataError(f"{path} has the line {line!r}; lines read like 2007_000032__01, a picture and a class from 01 to 20: restore the list")
+            raise DataError(
+                f"{path} has the line {line!r}; lines read like 2007_000032__01, a picture and a"
+                " class from 01 to 20: restore the list"
+            )
         found.append((stem, int(number) - 1))
     return found
 
@@ -148,7 +180,8 @@ class _DataOnly(pickle.Unpickler):
 
 
 def coco_list(path: Path) -> list[tuple[str, int]]:
-    """The (picture, class from 0) pairs of one of HSNet's COCO lists, class by class; pictures as `val2014/COCO_val2014_….jpg`.
+    """The (picture, class from 0) pairs of one of HSNet's COCO lists, class by class; pictures as
+    `val2014/COCO_val2014_….jpg`.
 
     Raises:
         DataError: Not such a list.
@@ -156,15 +189,37 @@ def coco_list(path: Path) -> list[tuple[str, int]]:
     try:
         with path.open("rb") as file:
             classes = _DataOnly(file).load()
-        return [(str(picture), int(class_id)) for class_id, pictures in sorted(classes.items()) for picture in pictures]
-    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, OverflowError, MemoryError, IndexError, KeyError) as error:
-        raise DataError(f"{path} is not one of HSNet's lists (a plain dictionary from class to pictures); restore it") from error
+        return [
+            (str(picture), int(class_id))
+            for class_id, pictures in sorted(classes.items())
+            for picture in pictures
+        ]
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+        IndexError,
+        KeyError,
+    ) as error:
+        raise DataError(
+            f"{path} is not one of HSNet's lists (a plain dictionary from class to pictures);"
+            " restore it"
+        ) from error
 
 
 # --------------------------------------------------------------- pictures of a fold
 
 
-def paired(listed: Sequence[tuple[str, int]], locate: Callable[[str], Pair], source: Path, classes: Sequence[int]) -> tuple[list[Pair], list[Episode]]:
+def paired(
+    listed: Sequence[tuple[str, int]],
+    locate: Callable[[str], Pair],
+    source: Path,
+    classes: Sequence[int],
+) -> tuple[list[Pair], list[Episode]]:
     """The pictures of a list, each once in the order of its first line, and the list's pairs.
 
     Args:
@@ -174,7 +229,8 @@ def paired(listed: Sequence[tuple[str, int]], locate: Callable[[str], Pair], sou
         classes: The classes the list may name.
 
     Raises:
-        DataError: An empty list, a class that does not belong in it, a picture or mask that is not there.
+        DataError: An empty list, a class that does not belong in it, a picture or mask that is not
+            there.
     """
     if not listed:
         raise DataError(f"{source} is empty; restore the list")
@@ -183,7 +239,10 @@ def paired(listed: Sequence[tuple[str, int]], locate: Callable[[str], Pair], sou
     episodes, missing = [], []
     for name, class_id in listed:
         if class_id not in classes:
-            raise DataError(f"{source} asks for class {class_id + 1} in {name}, which does not belong in this list; restore it")
+            raise DataError(
+                f"{source} asks for class {class_id + 1} in {name}, which does not belong in this"
+                " list; restore it"
+            )
         if name not in numbers:
             pair = locate(name)
             missing += [path for path in (pair.image, pair.labels) if not path.is_file()]
@@ -192,14 +251,21 @@ def paired(listed: Sequence[tuple[str, int]], locate: Callable[[str], Pair], sou
         episodes.append(Episode(numbers[name], class_id))
     if missing:
         more = f", nor are {len(missing) - 1} more files it names" if len(missing) > 1 else ""
-        raise DataError(f"{source} names {missing[0].stem}, but {missing[0]} is not there{more}; complete the data set, or take the lines out of the list")
+        raise DataError(
+            f"{source} names {missing[0].stem}, but {missing[0]} is not there{more}; complete the"
+            " data set, or take the lines out of the list"
+        )
     return pairs, episodes
 
 
-def bam_list(pairs: Sequence[Pair], num_classes: int, novel: Sequence[int]) -> tuple[list[Pair], list[Episode]]:
-    """BAM's validation pictures and pairs, by its rule on masks stored as 0 background, 1..C classes, 255 void.
+def bam_list(
+    pairs: Sequence[Pair], num_classes: int, novel: Sequence[int]
+) -> tuple[list[Pair], list[Episode]]:
+    """BAM's validation pictures and pairs, by its rule on masks stored as 0 background, 1..C
+    classes, 255 void.
 
-    A class counts in a picture if it covers at least `AREA` pixels; a picture is kept if a novel class counts in it.
+    A class counts in a picture if it covers at least `AREA` pixels; a picture is kept if a novel
+    class counts in it.
     """
     kept: list[Pair] = []
     episodes: list[Episode] = []

@@ -1,11 +1,14 @@
-"""EdgeCLIP: words as prototypes that a picture's own features refine in two rounds, and a loss that looks at contours.
+"""EdgeCLIP: words as prototypes that a picture's own features refine in two rounds, and a loss that
+looks at contours.
 
-Fang et al., "EdgeCLIP", code prepared for IEEE TCSVT, released without training code, weights or paper; derived from SSP (Fan et al., ECCV 2022,
-arXiv 2207.11549). Given one word and a picture, it says for each pixel whether it shows that word (binary). CLIP gives the words alone: pictures go
+Fang et al., "EdgeCLIP", code prepared for IEEE TCSVT, released without training code, weights or
+paper; derived from SSP (Fan et al., ECCV 2022, arXiv 2207.11549). Given one word and a picture, it
+says for each pixel whether it shows that word (binary). CLIP gives the words alone: pictures go
 through a ResNet.
 
-What training needs and was not released (composition of the loss, bands along contours, schedule) is our choice; defects of what was released are
-named options, whose released values `PUBLISHED` holds.
+What training needs and was not released (composition of the loss, bands along contours, schedule)
+is our choice; defects of what was released are named options, whose released values `PUBLISHED`
+holds.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from unseen.modules.losses import cross_entropy
 from unseen.segmenter import Kind, Prediction, TextFeatures, TextSegmenter
 
 EPS = 1e-8
-"""The least length of a vector that is made unit: a pixel whose features are all 0 has the cosine 0 with everything."""
+"""The least length of a vector that is made unit: a pixel whose features are all 0 has the cosine 0
+with everything."""
 SCALE = 10.0
 """Of cosines, where they are scores."""
 
@@ -48,29 +52,39 @@ class EdgeCLIP(TextSegmenter):
 
     Args:
         clip: The text half of a CLIP.
-        weights: What the ResNet starts from: a file, or "timm:resnet50s.gluon_in1k" (`DilatedResNet.load_weights`).
+        weights: What the ResNet starts from: a file, or "timm:resnet50s.gluon_in1k"
+            (`DilatedResNet.load_weights`).
         stem: `DilatedResNet`.
         planes: `DilatedResNet`.
         blocks: `DilatedResNet`; (3, 4, 6) is ResNet-50.
         strides: `DilatedResNet`.
-        train_backbone: What of the ResNet learns: its third stage (released), or all, for which it needs no weights.
+        train_backbone: What of the ResNet learns: its third stage (released), or all, for which it
+            needs no weights.
         norm: What the batch norms of the part that learns do: `DilatedResNet`.
         match_dim: D, channels in which words and pixels are compared.
         dropout: On whole channels of features and words.
         gate_dropout: On the gate's logits.
         thresholds: Least probabilities of foreground and background pixels that make prototypes.
-        top: So many of the most probable pixels make a prototype where none reaches its threshold; all, where a picture has fewer.
-        background_text: The background word's projection: "supervised", learns from a cross-entropy on the first scores; "frozen", as released,
-            where it only picks pixels and so stays random for ever.
+        top: So many of the most probable pixels make a prototype where none reaches its threshold;
+            all, where a picture has fewer.
+        background_text: The background word's projection: "supervised", learns from a cross-entropy
+            on the first scores; "frozen", as released, where it only picks pixels and so stays
+            random for ever.
         triplet_weight: Of the loss on contours.
         margin: Of that loss.
-        edge_radius: Width in pixels of the bands on both sides of a contour; by default one step of the feature grid (8 pixels for strides of 2), so
-            that sampling the bands at that grid keeps them; masks with a void contour need more by its width.
+        edge_radius: Width in pixels of the bands on both sides of a contour; by default one step of
+            the feature grid (8 pixels for strides of 2), so that sampling the bands at that grid
+            keeps them; masks with a void contour need more by its width.
         templates: The sentence a word is put in; the figure's is "no_article".
-        normalization: Statistics of the pictures: ImageNet's, which the weights were made with, or "none" as released.
+        normalization: Statistics of the pictures: ImageNet's, which the weights were made with, or
+            "none" as released.
     """
 
-    PUBLISHED: ClassVar[dict[str, Any]] = {"background_text": "frozen", "normalization": "none", "templates": "no_article"}
+    PUBLISHED: ClassVar[dict[str, Any]] = {
+        "background_text": "frozen",
+        "normalization": "none",
+        "templates": "no_article",
+    }
     kind: ClassVar[Kind] = "binary"
     mean: Tensor
     std: Tensor
@@ -100,18 +114,32 @@ class EdgeCLIP(TextSegmenter):
     ) -> None:
         super().__init__(clip, templates=templates, background_word="background", unit_text=False)
         if not all(0 < threshold < 1 for threshold in thresholds) or not margin >= 0:
-            raise SettingError(f"thresholds {tuple(thresholds)} and margin {margin} do not fit; give probabilities, and 0 or more")
+            raise SettingError(
+                f"thresholds {tuple(thresholds)} and margin {margin} do not fit; give"
+                " probabilities, and 0 or more"
+            )
         self.weights, self.train_backbone = weights, train_backbone
         self.thresholds, self.top, self.background_text = tuple(thresholds), top, background_text
         self.triplet_weight, self.margin = triplet_weight, margin
-        self.backbone = DilatedResNet(stem, planes, blocks, strides, trained=train_backbone, norm=norm)
+        self.backbone = DilatedResNet(
+            stem, planes, blocks, strides, trained=train_backbone, norm=norm
+        )
         self.edge_radius = self.backbone.stride if edge_radius is None else edge_radius
         self.project = _projection(self.backbone.channels, match_dim, dropout)
         self.project_word = _projection(clip.embed_dim, match_dim, dropout)
         self.project_background = _projection(clip.embed_dim, match_dim, dropout)
         self.project_background.requires_grad_(background_text == "supervised")
-        self.gate = nn.Sequential(nn.Conv2d(match_dim, match_dim, 1), nn.ReLU(), nn.Conv2d(match_dim, match_dim, 1), nn.Dropout(gate_dropout))
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if normalization == "imagenet" else ((0.0,) * 3, (1.0,) * 3)
+        self.gate = nn.Sequential(
+            nn.Conv2d(match_dim, match_dim, 1),
+            nn.ReLU(),
+            nn.Conv2d(match_dim, match_dim, 1),
+            nn.Dropout(gate_dropout),
+        )
+        mean, std = (
+            (IMAGENET_MEAN, IMAGENET_STD)
+            if normalization == "imagenet"
+            else ((0.0,) * 3, (1.0,) * 3)
+        )
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -126,28 +154,46 @@ class EdgeCLIP(TextSegmenter):
             self.backbone.load_weights(self.weights)
         elif self.train_backbone == "layer3" or self.backbone.norm != "batch":
             raise SettingError(
-                "edgeclip starts from a ResNet that was trained before; give its weights (--options.weights timm:resnet50s.gluon_in1k, or a file), "
-                "or train all of it, batch norms too (--options.train_backbone all --options.norm batch)"
+                "edgeclip starts from a ResNet that was trained before; give its weights"
+                " (--options.weights timm:resnet50s.gluon_in1k, or a file), or train all of it,"
+                " batch norms too (--options.train_backbone all --options.norm batch)"
             )
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Background and foreground (B, 2, h, w) of pictures (B, 3, H, W) and one word each; a single picture is asked every word, its features made once.
+        """Background and foreground (B, 2, h, w) of pictures (B, 3, H, W) and one word each; a
+        single picture is asked every word, its features made once.
 
-        Extras: `initial` and `seeds`, the scores (B, 2, h, w) of the rounds before; `feature` (B, D, h, w); `word` (B, D, 1, 1).
+        Extras: `initial` and `seeds`, the scores (B, 2, h, w) of the rounds before; `feature` (B,
+            D, h, w); `word` (B, D, 1, 1).
         """
         if text.background is None:
-            raise VocabularyError("EdgeCLIP compares words with 'background', whose vector is not among the text features; encode the words by its own tower")
+            raise VocabularyError(
+                "EdgeCLIP compares words with 'background', whose vector is not among the text"
+                " features; encode the words by its own tower"
+            )
         feature = self.project(self.backbone((images - self.mean) / self.std))
         count = len(text)
         word = self.project_word(text.pooled.view(count, -1, 1, 1))
         background = self.project_background(text.background.expand(count, -1)[..., None, None])
-        with torch.autocast(images.device.type, enabled=False):  # thresholds decide here, and bf16 has three digits
-            rounds = self.match(feature.float().expand(count, -1, -1, -1), word.float(), background.float())
-        extras = {"initial": rounds[1].scores, "seeds": rounds[0].scores, "feature": feature, "word": word}
-        return Prediction(rounds[2].scores, (images.shape[-2], images.shape[-1]), extras, align_corners=True)
+        with torch.autocast(
+            images.device.type, enabled=False
+        ):  # thresholds decide here, and bf16 has three digits
+            rounds = self.match(
+                feature.float().expand(count, -1, -1, -1), word.float(), background.float()
+            )
+        extras = {
+            "initial": rounds[1].scores,
+            "seeds": rounds[0].scores,
+            "feature": feature,
+            "word": word,
+        }
+        return Prediction(
+            rounds[2].scores, (images.shape[-2], images.shape[-1]), extras, align_corners=True
+        )
 
     def match(self, feature: Tensor, word: Tensor, background: Tensor) -> list[Round]:
-        """Text-guided dense feature matching: the words' scores, then two rounds in which prototypes of the picture join them.
+        """Text-guided dense feature matching: the words' scores, then two rounds in which
+        prototypes of the picture join them.
 
         Args:
             feature: F (B, D, h, w), not negative.
@@ -160,12 +206,23 @@ class EdgeCLIP(TextSegmenter):
         foreground, background = 0.5 * word + 0.5 * near, 0.3 * far + 0.7 * local
         second = Round(foreground, background, cosine_scores(unit, foreground, background))
         again, far, local = self.prototypes(self.gated(feature, second.scores), second.scores)
-        foreground, background = 0.2 * word + 0.3 * near + 0.5 * again, 0.4 * background + 0.6 * (0.3 * far + 0.7 * local)
-        return [first, second, Round(foreground, background, cosine_scores(unit, foreground, background))]
+        foreground, background = (
+            0.2 * word + 0.3 * near + 0.5 * again,
+            0.4 * background + 0.6 * (0.3 * far + 0.7 * local),
+        )
+        return [
+            first,
+            second,
+            Round(foreground, background, cosine_scores(unit, foreground, background)),
+        ]
 
     def gated(self, feature: Tensor, scores: Tensor) -> Tensor:
-        """Features (B, D, h, w), channel by channel let through by what the foreground's pixels show."""
-        shown = (feature * scores.argmax(dim=1, keepdim=True)).mean(dim=(2, 3), keepdim=True)  # over all pixels, not the foreground's alone
+        """Features (B, D, h, w), channel by channel let through by what the foreground's pixels
+        show.
+        """
+        shown = (feature * scores.argmax(dim=1, keepdim=True)).mean(
+            dim=(2, 3), keepdim=True
+        )  # over all pixels, not the foreground's alone
         gate: Tensor = self.gate(shown)
         return gate.sigmoid() * feature
 
@@ -177,16 +234,27 @@ class EdgeCLIP(TextSegmenter):
             scores: (B, 2, h, w).
 
         Returns:
-            SF and SB (B, D, 1, 1), foreground and background; LB (B, D, h, w): for every pixel the mean of the background's pixels, weighted
-            with the softmax of twice their cosines with it.
+            SF and SB (B, D, 1, 1), foreground and background; LB (B, D, h, w): for every pixel the
+            mean of the background's pixels, weighted with the softmax of twice their cosines with
+            it.
         """
         flat = feature.flatten(2)  # (B, D, N)
         probability = scores.softmax(dim=1).flatten(2)
-        sure = [surest(probability[:, 1 - i], threshold, self.top) for i, threshold in enumerate(self.thresholds)]  # (B, N) each
-        means = [(flat @ mask.float().unsqueeze(2) / mask.sum(dim=1).view(-1, 1, 1)).unsqueeze(3) for mask in sure]
-        pixels = flat.transpose(1, 2).contiguous().unsqueeze(1)  # (B, 1, N, D): attention of one head; contiguous, or the fused kernel is not taken
+        sure = [
+            surest(probability[:, 1 - i], threshold, self.top)
+            for i, threshold in enumerate(self.thresholds)
+        ]  # (B, N) each
+        means = [
+            (flat @ mask.float().unsqueeze(2) / mask.sum(dim=1).view(-1, 1, 1)).unsqueeze(3)
+            for mask in sure
+        ]
+        pixels = (
+            flat.transpose(1, 2).contiguous().unsqueeze(1)
+        )  # (B, 1, N, D): attention of one head; contiguous, or the fused kernel is not taken
         unit = F.normalize(pixels, dim=-1, eps=EPS)
-        local = F.scaled_dot_product_attention(unit, unit, pixels, attn_mask=sure[1][:, None, None], scale=2.0)
+        local = F.scaled_dot_product_attention(
+            unit, unit, pixels, attn_mask=sure[1][:, None, None], scale=2.0
+        )
         return means[0], means[1], local.squeeze(1).transpose(1, 2).reshape(feature.shape)
 
     def confidence(self, scores: Tensor) -> Tensor:
@@ -194,47 +262,70 @@ class EdgeCLIP(TextSegmenter):
         return scores.sigmoid()
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
-        """Terms `mask`, `initial`, `seeds` (with a supervised background word), `edge`, weighted, and their sum `total`, for labels (B, H, W) of 1, 0, 255."""
+        """Terms `mask`, `initial`, `seeds` (with a supervised background word), `edge`, weighted,
+        and their sum `total`, for labels (B, H, W) of 1, 0, 255.
+        """
         size, extras = (labels.shape[-2], labels.shape[-1]), prediction.extras
 
         def mask_loss(scores: Tensor) -> Tensor:
-            return cross_entropy(Prediction(scores, prediction.covers, align_corners=True).resized(size), labels)
+            return cross_entropy(
+                Prediction(scores, prediction.covers, align_corners=True).resized(size), labels
+            )
 
         losses = {"mask": mask_loss(prediction.logits), "initial": mask_loss(extras["initial"])}
         if self.background_text == "supervised":
             losses["seeds"] = mask_loss(extras["seeds"])
         feature = extras["feature"].float()
-        inside, outside = (sampled(band, (feature.shape[-2], feature.shape[-1])) for band in bands(labels, self.edge_radius))
+        inside, outside = (
+            sampled(band, (feature.shape[-2], feature.shape[-1]))
+            for band in bands(labels, self.edge_radius)
+        )
         with torch.autocast(feature.device.type, enabled=False):
-            losses["edge"] = self.triplet_weight * triplet_loss(extras["word"].float().flatten(1), feature, inside, outside, self.margin)
+            losses["edge"] = self.triplet_weight * triplet_loss(
+                extras["word"].float().flatten(1), feature, inside, outside, self.margin
+            )
         return {**losses, "total": torch.stack(list(losses.values())).sum()}
 
 
 def _projection(channels: int, match_dim: int, dropout: float) -> nn.Sequential:
     """Into the space of words and pixels, whose vectors are not negative."""
-    return nn.Sequential(nn.Conv2d(channels, match_dim, 1, bias=False), nn.ReLU(), nn.Dropout2d(dropout))
+    return nn.Sequential(
+        nn.Conv2d(channels, match_dim, 1, bias=False), nn.ReLU(), nn.Dropout2d(dropout)
+    )
 
 
 def cosine_scores(unit: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
     """Ten times the cosines (B, 2, h, w) of unit features with two prototypes, background first."""
-    return SCALE * torch.stack([(unit * F.normalize(prototype, dim=1, eps=EPS)).sum(dim=1) for prototype in (background, foreground)], dim=1)
+    return SCALE * torch.stack(
+        [
+            (unit * F.normalize(prototype, dim=1, eps=EPS)).sum(dim=1)
+            for prototype in (background, foreground)
+        ],
+        dim=1,
+    )
 
 
 def surest(probability: Tensor, threshold: float, top: int) -> Tensor:
-    """(B, N) bool: the pixels above a threshold, or where a picture has none, its `top` most probable ones."""
+    """(B, N) bool: the pixels above a threshold, or where a picture has none, its `top` most
+    probable ones.
+    """
     above = probability > threshold
     best = probability.topk(min(top, probability.shape[1]), dim=1).indices
-    return torch.where(above.any(dim=1, keepdim=True), above, torch.zeros_like(above).scatter(1, best, True))
+    return torch.where(
+        above.any(dim=1, keepdim=True), above, torch.zeros_like(above).scatter(1, best, True)
+    )
 
 
 # ---------------------------------------------------------------- contours
 
 
 def bands(labels: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Pixels (B, H, W) bool of the thing and of what is not it, that lie within a square of `radius` pixels of each other; void is neither.
+    """Pixels (B, H, W) bool of the thing and of what is not it, that lie within a square of
+    `radius` pixels of each other; void is neither.
 
-    The thing less its erosion, and its dilation less it, both with a square of (2·radius + 1)² pixels. A thing's contour is also where it meets
-    void; the border of the picture is none, nor is that of what a picture was filled up with: rows and columns of nothing but void.
+    The thing less its erosion, and its dilation less it, both with a square of (2·radius + 1)²
+    pixels. A thing's contour is also where it meets void; the border of the picture is none, nor is
+    that of what a picture was filled up with: rows and columns of nothing but void.
     """
     thing, known = labels == 1, labels != IGNORE
     picture = known.any(dim=2, keepdim=True) & known.any(dim=1, keepdim=True)
@@ -251,18 +342,26 @@ def sampled(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(mask.float().unsqueeze(1), size).squeeze(1) > 0
 
 
-def triplet_loss(word: Tensor, feature: Tensor, inside: Tensor, outside: Tensor, margin: float) -> Tensor:
-    """The word should be nearer to the thing's side of its contour than to the other, by a margin; mean over the pictures with both sides.
+def triplet_loss(
+    word: Tensor, feature: Tensor, inside: Tensor, outside: Tensor, margin: float
+) -> Tensor:
+    """The word should be nearer to the thing's side of its contour than to the other, by a margin;
+    mean over the pictures with both sides.
 
     Args:
         word: (B, D).
         feature: (B, D, h, w).
-        inside: (B, h, w) bool; compared is the mean of its pixels' unit vectors, which is not made unit again.
+        inside: (B, h, w) bool; compared is the mean of its pixels' unit vectors, which is not made
+            unit again.
         outside: (B, h, w) bool, likewise.
         margin: Of the distances' difference.
     """
     anchor, unit = F.normalize(word, dim=1, eps=EPS), F.normalize(feature, dim=1, eps=EPS)
-    means = [torch.einsum("bdhw,bhw->bd", unit, side.float()) / side.sum(dim=(1, 2)).clamp(min=1)[:, None] for side in (inside, outside)]
+    means = [
+        torch.einsum("bdhw,bhw->bd", unit, side.float())
+        / side.sum(dim=(1, 2)).clamp(min=1)[:, None]
+        for side in (inside, outside)
+    ]
     near, far = (F.pairwise_distance(anchor, mean) for mean in means)
     both = inside.flatten(1).any(dim=1) & outside.flatten(1).any(dim=1)
     return ((margin + near - far).clamp(min=0) * both).sum() / both.sum().clamp(min=1)

@@ -1,11 +1,14 @@
-"""SAZS: an image backbone is trained to put pixels where a frozen CLIP puts words, with the help of the edges of the masks.
+"""SAZS: an image backbone is trained to put pixels where a frozen CLIP puts words, with the help of
+the edges of the masks.
 
-Liu et al., "Delving into Shape-aware Zero-shot Semantic Segmentation", CVPR 2023, pp. 2999-3009, arXiv 2304.08491. Given one word and a
-picture, it says for each cell whether it shows that word or "others" (binary): the larger of two dot products. While training, an edge
-head on the same features learns where things meet, and the cells it is sure of count once more.
+Liu et al., "Delving into Shape-aware Zero-shot Semantic Segmentation", CVPR 2023, pp. 2999-3009,
+arXiv 2304.08491. Given one word and a picture, it says for each cell whether it shows that word or
+"others" (binary): the larger of two dot products. While training, an edge head on the same features
+learns where things meet, and the cells it is sure of count once more.
 
-The paper's second half, the choice among spectral segments, is not part of the network: `unseen.spectral`. The released code scores it
-with the labels' help. The defaults here are what we found right, `PUBLISHED` holds the released values; `docs/methods.md` lists them.
+The paper's second half, the choice among spectral segments, is not part of the network:
+`unseen.spectral`. The released code scores it with the labels' help. The defaults here are what we
+found right, `PUBLISHED` holds the released values; `docs/methods.md` lists them.
 """
 
 from __future__ import annotations
@@ -20,7 +23,13 @@ from torch.nn import functional as F
 
 from unseen.backbones.archives import read_state_dict
 from unseen.backbones.clip import CLIPText
-from unseen.backbones.dense import CITYSCAPES_MEAN, CITYSCAPES_STD, DenseBackbone, SmallBackbone, Statistics
+from unseen.backbones.dense import (
+    CITYSCAPES_MEAN,
+    CITYSCAPES_STD,
+    DenseBackbone,
+    SmallBackbone,
+    Statistics,
+)
 from unseen.backbones.drn import DRN
 from unseen.backbones.mobilenet import DilatedMobileNet
 from unseen.backbones.vit import ReassembledViT
@@ -31,7 +40,8 @@ from unseen.segmenter import Kind, Prediction, TextFeatures, TextSegmenter
 
 Shape = Literal["released", "sigmoid", "off"]
 TILES = (3, 6)
-"""Rows and columns of tiles the shape network looks at, whatever the picture's form (a leftover of Cityscapes)."""
+"""Rows and columns of tiles the shape network looks at, whatever the picture's form (a leftover of
+Cityscapes)."""
 
 
 class SAZS(TextSegmenter):
@@ -39,23 +49,30 @@ class SAZS(TextSegmenter):
 
     Args:
         clip: The text half of a CLIP.
-        backbone: "vit_large" and "drn_d_105" (released), "mobilenet_v2", or "small", a convolutional network from scratch.
-        weights: What the backbone starts from: a weight file, or "timm:NAME" for the ViT; random by default. Asked for when a training begins only.
-        background: What a cell that is not the word is compared with: the vector of the word "others", or one that is learned, for words that come
-            from a file.
+        backbone: "vit_large" and "drn_d_105" (released), "mobilenet_v2", or "small", a
+            convolutional network from scratch.
+        weights: What the backbone starts from: a weight file, or "timm:NAME" for the ViT; random by
+            default. Asked for when a training begins only.
+        background: What a cell that is not the word is compared with: the vector of the word
+            "others", or one that is learned, for words that come from a file.
         templates: The sentence a word is put in; released: the bare "name".
         unit_text: Whether words' vectors are made unit; released: as the tower gives them.
         scale: Factor of the dot products.
-        statistics: What pictures are normalised with: the backbone's own, or Cityscapes' as released.
+        statistics: What pictures are normalised with: the backbone's own, or Cityscapes' as
+            released.
         dropout: On whole channels of the features; released DRN: 0.95 on PASCAL, 0.9 on COCO.
-        balanced: Whether the word's cells and those of "others" weigh the same in a batch (or a part of it computed at a time), however many there are.
+        balanced: Whether the word's cells and those of "others" weigh the same in a batch (or a
+            part of it computed at a time), however many there are.
         loss_weights: Of pixels and words, edges, edge attention, shape.
         edge_logit: Cells whose edge logit is above this have a part in the edge attention.
-        attention_over: Whether that loss is the "mean" over pictures, or their "sum" as released, so that it grows with the batch.
-        shape: What the shape network sees of the edges: probabilities ("sigmoid"), or the log-softmax over their one channel, which is 0
-            everywhere ("released"): a constant without gradient. "off" leaves the term out.
+        attention_over: Whether that loss is the "mean" over pictures, or their "sum" as released,
+            so that it grows with the batch.
+        shape: What the shape network sees of the edges: probabilities ("sigmoid"), or the
+            log-softmax over their one channel, which is 0 everywhere ("released"): a constant
+            without gradient. "off" leaves the term out.
         shape_weights: File of the shape network (InverseForm's `distance_measures_regressor.pth`).
-        void: What a 255 pixel is to the losses: nothing ("ignore"), or "others" to words and one more thing to edges (released).
+        void: What a 255 pixel is to the losses: nothing ("ignore"), or "others" to words and one
+            more thing to edges (released).
         edge_radius: Pixels within this distance of another thing are edges.
         vit_sizes: Of "vit_large": channels, blocks, heads, width of the MLPs, positions a side.
         drn_layers: Of "drn_d_105": convolutions or bottlenecks of the eight levels.
@@ -75,7 +92,9 @@ class SAZS(TextSegmenter):
     kind: ClassVar[Kind] = "binary"
     frozen: ClassVar[tuple[str, ...]] = ("clip", "shape_network")
     reads_things: ClassVar[bool] = True
-    words_at_once: ClassVar[int] = 1024  # a word is one more pair of products with features that are there
+    words_at_once: ClassVar[int] = (
+        1024  # a word is one more pair of products with features that are there
+    )
 
     def __init__(
         self,
@@ -99,28 +118,63 @@ class SAZS(TextSegmenter):
         edge_radius: int = 2,
         vit_sizes: tuple[int, int, int, int, int] = (1024, 12, 16, 4096, 24),
         drn_layers: tuple[int, int, int, int, int, int, int, int] = (1, 1, 3, 4, 23, 3, 1, 1),
-        drn_channels: tuple[int, int, int, int, int, int, int, int] = (16, 32, 64, 128, 256, 512, 512, 512),
+        drn_channels: tuple[int, int, int, int, int, int, int, int] = (
+            16,
+            32,
+            64,
+            128,
+            256,
+            512,
+            512,
+            512,
+        ),
         small_width: int = 64,
     ) -> None:
-        super().__init__(clip, templates=templates, background_word="others" if background == "word" else None, unit_text=unit_text)
-        self.backbone = _backbone(backbone, clip.embed_dim, vit_sizes, drn_layers, drn_channels, small_width)
+        super().__init__(
+            clip,
+            templates=templates,
+            background_word="others" if background == "word" else None,
+            unit_text=unit_text,
+        )
+        self.backbone = _backbone(
+            backbone, clip.embed_dim, vit_sizes, drn_layers, drn_channels, small_width
+        )
         if statistics == "released":
-            for buffer, values in ((self.backbone.mean, CITYSCAPES_MEAN), (self.backbone.std, CITYSCAPES_STD)):
+            for buffer, values in (
+                (self.backbone.mean, CITYSCAPES_MEAN),
+                (self.backbone.std, CITYSCAPES_STD),
+            ):
                 buffer.copy_(torch.tensor(values).view(3, 1, 1))
         if weights is not None and not self.backbone.has_weights:
             raise SettingError(
-                f"the backbone {backbone!r} starts from scratch; leave weights away (null, where the recipe names some), or choose another backbone"
+                f"the backbone {backbone!r} starts from scratch; leave weights away (null, where"
+                " the recipe names some), or choose another backbone"
             )
         if shape != "off" and shape_weights is None:
             raise SettingError(
-                "the shape loss needs the weights of its network (InverseForm's distance_measures_regressor.pth); give shape_weights, or shape=off"
+                "the shape loss needs the weights of its network (InverseForm's"
+                " distance_measures_regressor.pth); give shape_weights, or shape=off"
             )
-        self.weights, self.shape, self.shape_weights, self.void, self.edge_radius = weights, shape, shape_weights, void, edge_radius
-        self.scale, self.balanced, self.loss_weights, self.edge_logit, self.attention_over = scale, balanced, loss_weights, edge_logit, attention_over
+        self.weights, self.shape, self.shape_weights, self.void, self.edge_radius = (
+            weights,
+            shape,
+            shape_weights,
+            void,
+            edge_radius,
+        )
+        self.scale, self.balanced, self.loss_weights, self.edge_logit, self.attention_over = (
+            scale,
+            balanced,
+            loss_weights,
+            edge_logit,
+            attention_over,
+        )
         self.others = nn.Parameter(torch.zeros(clip.embed_dim)) if background == "learned" else None
         self.dropout = nn.Dropout2d(dropout)
         self.edge_head = nn.Conv2d(clip.embed_dim, 1, 1)
-        self.shape_network: nn.Module = nn.Identity()  # until a training begins: nothing else needs its 400 MB
+        self.shape_network: nn.Module = (
+            nn.Identity()
+        )  # until a training begins: nothing else needs its 400 MB
 
     def initialise(self) -> None:
         """Load the backbone's weights and the shape network."""
@@ -130,20 +184,30 @@ class SAZS(TextSegmenter):
             self.shape_network = load_shape_network(self.shape_weights).to(self.device)
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Logits (B, 2, h, w), others and word, of pictures (B, 3, H, W), RGB in 0..1, and B words; a single picture is asked every word.
+        """Logits (B, 2, h, w), others and word, of pictures (B, 3, H, W), RGB in 0..1, and B words;
+        a single picture is asked every word.
 
         Extras: `edges`, logits (B, 1, h, w).
         """
         others = text.background if self.others is None else self.others
         if others is None:
-            raise VocabularyError("SAZS compares words with 'others', whose vector is not among the text features; train with background=learned")
+            raise VocabularyError(
+                "SAZS compares words with 'others', whose vector is not among the text features;"
+                " train with background=learned"
+            )
         features = self.dropout(self.backbone(images))  # (B, D, h, w)
-        words = torch.stack([others.expand_as(text.pooled), text.pooled], dim=1).to(features.dtype)  # (B, 2, D)
+        words = torch.stack([others.expand_as(text.pooled), text.pooled], dim=1).to(
+            features.dtype
+        )  # (B, 2, D)
         logits = torch.einsum("bdhw,btd->bthw", features.expand(len(words), -1, -1, -1), words)
-        return Prediction(self.scale * logits, self.backbone.covers(images), {"edges": self.edge_head(features)})
+        return Prediction(
+            self.scale * logits, self.backbone.covers(images), {"edges": self.edge_head(features)}
+        )
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
-        """The differences of a word's two logits, as they are: the larger, the closer a cell is to the word, for all words alike."""
+        """The differences of a word's two logits, as they are: the larger, the closer a cell is to
+        the word, for all words alike.
+        """
         return logits
 
     def confidence(self, scores: Tensor) -> Tensor:
@@ -153,21 +217,28 @@ class SAZS(TextSegmenter):
     # -------------------------------------------------------------------- losses
 
     def targets(self, prediction: Prediction, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """For every cell, at its upper left pixel: 1 the word, 0 others; 1 an edge, 0 none; each (B, h, w) int64, 255 where not known."""
+        """For every cell, at its upper left pixel: 1 the word, 0 others; 1 an edge, 0 none; each
+        (B, h, w) int64, 255 where not known.
+        """
         h, w = prediction.covers
         labels = F.pad(labels, (0, w - labels.shape[-1], 0, h - labels.shape[-2]), value=IGNORE)
         step = self.backbone.stride
-        edges = edge_map(labels, radius=self.edge_radius, step=step, void_is_other=self.void == "others")
+        edges = edge_map(
+            labels, radius=self.edge_radius, step=step, void_is_other=self.void == "others"
+        )
         small = labels[:, ::step, ::step]
         known = torch.where(small == 1, 1, 0)
-        return (known if self.void == "others" else torch.where(small == IGNORE, IGNORE, known)), edges
+        return (
+            known if self.void == "others" else torch.where(small == IGNORE, IGNORE, known)
+        ), edges
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
         """Weighted terms `seg`, `edge`, `attention`, perhaps `shape`, and their sum `total`.
 
         Args:
             prediction: Of pictures with a word each.
-            labels: (B, H, W) of 1 (the word), 0 (none of the words), 255, and numbers above 1 for other things.
+            labels: (B, H, W) of 1 (the word), 0 (none of the words), 255, and numbers above 1 for
+                other things.
         """
         return self.losses(prediction, *self.targets(prediction, labels))
 
@@ -179,29 +250,43 @@ class SAZS(TextSegmenter):
         losses = {
             "seg": pixel * pixel_loss(logits, target, balanced=self.balanced),
             "edge": edge * balanced_edge_loss(edge_logits, edges),
-            "attention": attention * (of_pictures.sum() if self.attention_over == "sum" else of_pictures.mean()),
+            "attention": (
+                attention
+                * (of_pictures.sum() if self.attention_over == "sum" else of_pictures.mean())
+            ),
         }
         if self.shape != "off":
             losses["shape"] = shape * self.shape_loss(edge_logits, edges)
         return {**losses, "total": torch.stack(list(losses.values())).sum()}
 
     def shape_loss(self, edge_logits: Tensor, edges: Tensor) -> Tensor:
-        """Mean over tiles of the length of the shape network's answer to edges found and true, (B, h, w) each."""
+        """Mean over tiles of the length of the shape network's answer to edges found and true, (B,
+        h, w) each.
+        """
         if not isinstance(self.shape_network, ShapeNetwork):
-            raise SettingError("the shape network is not loaded, as it is in training alone; call initialise() first")
+            raise SettingError(
+                "the shape network is not loaded, as it is in training alone; call initialise()"
+                " first"
+            )
         known = (edges != IGNORE).float()
-        found = edge_logits.unsqueeze(1).log_softmax(dim=1)[:, 0] if self.shape == "released" else edge_logits.sigmoid()
+        found = (
+            edge_logits.unsqueeze(1).log_softmax(dim=1)[:, 0]
+            if self.shape == "released"
+            else edge_logits.sigmoid()
+        )
         lengths: Tensor = self.shape_network(found * known, edges * known).norm(dim=1)
         return lengths.mean()
 
 
 def pixel_loss(logits: Tensor, target: Tensor, *, balanced: bool) -> Tensor:
-    """Cross-entropy of the word against "others": the mean over known cells, or, balanced, the mean of the word's mean and the others' mean.
+    """Cross-entropy of the word against "others": the mean over known cells, or, balanced, the mean
+    of the word's mean and the others' mean.
 
     Args:
         logits: (B, 2, h, w).
         target: (B, h, w) of 1, 0 and 255, which weighs nothing.
-        balanced: Weigh both alike, however many cells they have; where there are none of one, the other's mean is all.
+        balanced: Weigh both alike, however many cells they have; where there are none of one, the
+            other's mean is all.
     """
     costs = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
     if not balanced:
@@ -212,7 +297,8 @@ def pixel_loss(logits: Tensor, target: Tensor, *, balanced: bool) -> Tensor:
 
 
 def balanced_edge_loss(logits: Tensor, edges: Tensor) -> Tensor:
-    """Binary cross-entropy of edge logits (B, h, w), edges and others with equal weight over the batch, divided by the number of cells.
+    """Binary cross-entropy of edge logits (B, h, w), edges and others with equal weight over the
+    batch, divided by the number of cells.
 
     Args:
         logits: Of the edge head.
@@ -221,13 +307,17 @@ def balanced_edge_loss(logits: Tensor, edges: Tensor) -> Tensor:
     edge, none = edges == 1, edges == 0
     share = none.sum() / (edge.sum() + none.sum()).clamp(min=1)
     weights = torch.where(edge, share, torch.where(none, 1 - share, 0))
-    return (weights * F.binary_cross_entropy_with_logits(logits, edge.float(), reduction="none")).mean()
+    return (
+        weights * F.binary_cross_entropy_with_logits(logits, edge.float(), reduction="none")
+    ).mean()
 
 
 def edge_attention(logits: Tensor, target: Tensor, kept: Tensor) -> Tensor:
-    """Cross-entropy of each picture over the cells that are kept, (B,); 0 for a picture without any, where the released code divides 0 by 0.
+    """Cross-entropy of each picture over the cells that are kept, (B,); 0 for a picture without
+    any, where the released code divides 0 by 0.
 
-    A class weighs 2 minus its share of the kept cells of the batch; a picture's loss is the weighted mean.
+    A class weighs 2 minus its share of the kept cells of the batch; a picture's loss is the
+    weighted mean.
 
     Args:
         logits: (B, 2, h, w).
@@ -236,7 +326,9 @@ def edge_attention(logits: Tensor, target: Tensor, kept: Tensor) -> Tensor:
     """
     kept = kept & (target != IGNORE)
     count = kept.sum()
-    weights = torch.stack([attention_weight((kept & (target == value)).sum(), count) for value in (0, 1)])
+    weights = torch.stack(
+        [attention_weight((kept & (target == value)).sum(), count) for value in (0, 1)]
+    )
     costs = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
     weight = torch.where(kept, weights[torch.where(target == 1, 1, 0)], 0)
     # A picture without kept cells costs 0 / 1; one with any has a weight of at least 1.
@@ -252,18 +344,30 @@ def attention_weight(cells: Tensor, of: Tensor) -> Tensor:
 
 
 def _backbone(
-    name: str, embed_dim: int, vit_sizes: tuple[int, ...], drn_layers: tuple[int, ...], drn_channels: tuple[int, ...], small_width: int
-) -> DenseBackbone:  # fmt: skip
+    name: str,
+    embed_dim: int,
+    vit_sizes: tuple[int, ...],
+    drn_layers: tuple[int, ...],
+    drn_channels: tuple[int, ...],
+    small_width: int,
+) -> DenseBackbone:
     if name == "vit_large":
         width, layers, heads, hidden, grid = vit_sizes
-        return ReassembledViT(embed_dim, width=width, num_layers=layers, num_heads=heads, hidden_dim=hidden, grid=grid)
+        return ReassembledViT(
+            embed_dim, width=width, num_layers=layers, num_heads=heads, hidden_dim=hidden, grid=grid
+        )
     if name == "drn_d_105":
         return DRN(embed_dim, layers=drn_layers, channels=drn_channels)
-    return DilatedMobileNet(embed_dim) if name == "mobilenet_v2" else SmallBackbone(embed_dim, width=small_width)
+    return (
+        DilatedMobileNet(embed_dim)
+        if name == "mobilenet_v2"
+        else SmallBackbone(embed_dim, width=small_width)
+    )
 
 
 class ShapeNetwork(nn.Module):
-    """InverseForm's network (Borse et al. 2021): how far a tile of edges is from another, as four numbers.
+    """InverseForm's network (Borse et al. 2021): how far a tile of edges is from another, as four
+    numbers.
 
     Args:
         tile: Side of a tile; released: 224.
@@ -273,13 +377,23 @@ class ShapeNetwork(nn.Module):
     def __init__(self, tile: int = 224, hidden: tuple[int, int] = (1000, 32)) -> None:
         super().__init__()
         self.tile = tile
-        self.fc = nn.Sequential(nn.Linear(2 * tile * tile, hidden[0]), nn.ReLU(), nn.Linear(hidden[0], hidden[1]), nn.ReLU(), nn.Linear(hidden[1], 4))
+        self.fc = nn.Sequential(
+            nn.Linear(2 * tile * tile, hidden[0]),
+            nn.ReLU(),
+            nn.Linear(hidden[0], hidden[1]),
+            nn.ReLU(),
+            nn.Linear(hidden[1], 4),
+        )
         self.requires_grad_(False)
 
     def tiles(self, maps: Tensor) -> Tensor:
-        """Maps (B, h, w) at 3 x 6 tiles' size, cut row by row: (18·B, tile²), the pictures of a tile side by side."""
+        """Maps (B, h, w) at 3 x 6 tiles' size, cut row by row: (18·B, tile²), the pictures of a
+        tile side by side.
+        """
         size = TILES[0] * self.tile, TILES[1] * self.tile
-        large = F.interpolate(maps.float().unsqueeze(1), size, mode="bilinear", align_corners=False)[:, 0]
+        large = F.interpolate(
+            maps.float().unsqueeze(1), size, mode="bilinear", align_corners=False
+        )[:, 0]
         cut = large.view(-1, TILES[0], self.tile, TILES[1], self.tile)
         return cut.permute(1, 3, 0, 2, 4).flatten(3).flatten(0, 2)  # (3, 6, B, tile²) first
 
@@ -295,13 +409,20 @@ def load_shape_network(file: str) -> ShapeNetwork:
     Raises:
         CheckpointError: Not such a file.
     """
-    state = {name[name.index("fc.") :]: tensor for name, tensor in read_state_dict(Path(file)).items() if "fc." in name}
+    state = {
+        name[name.index("fc.") :]: tensor
+        for name, tensor in read_state_dict(Path(file)).items()
+        if "fc." in name
+    }
     try:
         hidden, pairs = state["fc.0.weight"].shape
         network = ShapeNetwork(round((pairs // 2) ** 0.5), (hidden, len(state["fc.2.weight"])))
         network.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{file} does not hold InverseForm's shape network (fc.0, fc.2, fc.4); give distance_measures_regressor.pth") from error
+        raise CheckpointError(
+            f"{file} does not hold InverseForm's shape network (fc.0, fc.2, fc.4); give"
+            " distance_measures_regressor.pth"
+        ) from error
     if not all(torch.isfinite(tensor).all() for tensor in state.values()):
         raise CheckpointError(f"{file} holds values that are not finite; download it again")
     return network

@@ -1,6 +1,7 @@
 """Segmentation by CLIP without training: one override of the attention in the tower's last block.
 
-With Q, K, V the heads' projections in the last block, s = 1/√(head width) and σ the row softmax, the block's output is built from
+With Q, K, V the heads' projections in the last block, s = 1/√(head width) and σ the row softmax,
+the block's output is built from
 
 =========  ==============================  ================  =====================================
 mode       attention                       residual and FFN  source
@@ -37,28 +38,44 @@ class TrainingFree(ClipSegmenter):
         clip: The tower.
         mode: Which override.
         templates: Key of `unseen.backbones.clip.TEMPLATES`.
-        temperature: Factor on the cosines before the softmax over words (40 in the released codes of SCLIP and NACLIP).
+        temperature: Factor on the cosines before the softmax over words (40 in the released codes
+            of SCLIP and NACLIP).
         gaussian_std: τ of naclip's neighbourhood prior, in patches (5 in the paper).
     """
 
     trainable: ClassVar[bool] = False
 
-    def __init__(self, clip: CLIP, *, mode: Mode = "naclip", templates: str = "single", temperature: float = 40.0, gaussian_std: float = 5.0) -> None:
+    def __init__(
+        self,
+        clip: CLIP,
+        *,
+        mode: Mode = "naclip",
+        templates: str = "single",
+        temperature: float = 40.0,
+        gaussian_std: float = 5.0,
+    ) -> None:
         super().__init__(clip, templates=templates)
         if mode not in get_args(Mode):
-            raise SettingError(f"there is no training-free mode {mode!r}; choose one of {', '.join(get_args(Mode))}")
+            raise SettingError(
+                f"there is no training-free mode {mode!r}; choose one of"
+                f" {', '.join(get_args(Mode))}"
+            )
         self.mode, self.temperature, self.gaussian_std = mode, temperature, gaussian_std
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
         """Cosines (B, K, h, w) of pictures (B, 3, H, W), RGB in 0..1."""
         h, w = self.clip.grid(images)
         x = self.clip.blocks(self.clip.embed(images), stop=-1)
-        features = F.normalize(self.clip.finish(self._last_block(x, (h, w))[:, 1:]), dim=-1)  # (B, N, D)
+        features = F.normalize(
+            self.clip.finish(self._last_block(x, (h, w))[:, 1:]), dim=-1
+        )  # (B, N, D)
         logits = (features @ text.pooled.T).transpose(1, 2).reshape(len(images), -1, h, w)
         return Prediction(logits, (h * self.clip.patch_size, w * self.clip.patch_size))
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
-        """Cosines times the temperature: windows are averaged before the softmax, as the released codes do."""
+        """Cosines times the temperature: windows are averaged before the softmax, as the released
+        codes do.
+        """
         return self.temperature * logits
 
     def confidence(self, scores: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
-"""ZegCLIP: one-stage zero-shot segmentation on a frozen CLIP (Zhou et al., CVPR 2023, arXiv 2212.03588).
+"""ZegCLIP: one-stage zero-shot segmentation on a frozen CLIP (Zhou et al., CVPR 2023, arXiv
+2212.03588).
 
-Visual prompts adapt the frozen image tower; each word asks the patches through a small decoder, whose last scores, before the softmax, are
-the word's map. The query of word c in picture b is the *relationship descriptor* [g ⊙ t_c ; t_c]: the picture's class token g meets the word's
-vector t_c, so that a word never trained on still asks in terms the decoder knows.
+Visual prompts adapt the frozen image tower; each word asks the patches through a small decoder,
+whose last scores, before the softmax, are the word's map. The query of word c in picture b is the
+*relationship descriptor* [g ⊙ t_c ; t_c]: the picture's class token g meets the word's vector t_c,
+so that a word never trained on still asks in terms the decoder knows.
 
-The released code differs from the paper and from sound practice in a few places. Each is a named option; the defaults are what we found
-right, `PUBLISHED` holds the released values. `docs/methods.md` lists them with numbers.
+The released code differs from the paper and from sound practice in a few places. Each is a named
+option; the defaults are what we found right, `PUBLISHED` holds the released values.
+`docs/methods.md` lists them with numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from unseen.segmenter import ClipSegmenter, Prediction, TextFeatures
 
 
 class RelationshipDescriptor(nn.Module):
-    """Queries from words and the picture they are asked of: q = W_q [g ⊙ t ; t] + b_q (paper eq. 5)."""
+    """Queries from words and the picture they are asked of: q = W_q [g ⊙ t ; t] + b_q (paper eq.
+    5).
+    """
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
@@ -41,7 +46,8 @@ class RelationshipDescriptor(nn.Module):
 class MaskDecoder(nn.Module):
     """Decoder layers, then scores of the words on the patches (paper eqs. 6-8).
 
-    The released decoder's last layer is a whole layer of which only the query and key projections reach the output; here it is only those.
+    The released decoder's last layer is a whole layer of which only the query and key projections
+    reach the output; here it is only those.
 
     Args:
         embed_dim: D.
@@ -55,13 +61,23 @@ class MaskDecoder(nn.Module):
     """
 
     def __init__(
-        self, embed_dim: int, num_layers: int, num_heads: int, hidden_dim: int, dropout: float, *, identical: bool, deep_supervision: bool,
+        self,
+        embed_dim: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_dim: int,
+        dropout: float,
+        *,
+        identical: bool,
+        deep_supervision: bool,
         scale: Literal["heads", "width"],
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.deep_supervision = deep_supervision
         self.score_heads = num_heads if scale == "heads" else 1
-        layers = [DecoderLayer(embed_dim, num_heads, hidden_dim, dropout) for _ in range(num_layers - 1)]
+        layers = [
+            DecoderLayer(embed_dim, num_heads, hidden_dim, dropout) for _ in range(num_layers - 1)
+        ]
         self.q, self.k = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, embed_dim)
         if identical and layers:
             for layer in layers[1:]:
@@ -71,7 +87,9 @@ class MaskDecoder(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, queries: Tensor, memory: Tensor) -> list[Tensor]:
-        """Scores (B, K, N) after each layer, last one last, of queries (B, K, D) on memory (B, N, D); earlier ones only while training."""
+        """Scores (B, K, N) after each layer, last one last, of queries (B, K, D) on memory (B, N,
+        D); earlier ones only while training.
+        """
         scores = []
         for layer in cast(list[DecoderLayer], self.layers):
             if self.training and self.deep_supervision:
@@ -91,22 +109,29 @@ class ZegCLIP(ClipSegmenter):
         decoder_heads: Its heads.
         hidden_dim: Width of its feed-forward part; 4 D by default.
         dropout: In decoder and prompts.
-        mask_weight: Weight of the focal loss (100 in the released configuration, 20 in its class default).
+        mask_weight: Weight of the focal loss (100 in the released configuration, 20 in its class
+            default).
         dice_weight: Weight of the dice loss.
         focal_alpha: Weight of positives in the focal loss.
-        calibration: γ, taken from the probability of words trained on when not all words were (released: 0.1, wired in).
-        templates: Sentences the words are put in ("single" on VOC, "multi" on COCO-Stuff and Context).
+        calibration: γ, taken from the probability of words trained on when not all words were
+            (released: 0.1, wired in).
+        templates: Sentences the words are put in ("single" on VOC, "multi" on COCO-Stuff and
+            Context).
         normalization: Statistics of the pictures: CLIP's own, or ImageNet's as released.
         class_embedding_twice: Add CLIP's class embedding a second time (released: yes, by mistake).
         void: What a 255 pixel is to the losses: "ignore", or "negative" for every word (released).
-        focal_over: What the focal loss is averaged over when void is ignored: "labelled" pixels, or "all".
-        prompt_norm: A trainable norm before the tower's final one; released for deep prompts only (None).
-        deep_supervision: Losses on every decoder layer's scores, as the released loss class prepares but never does.
+        focal_over: What the focal loss is averaged over when void is ignored: "labelled" pixels, or
+            "all".
+        prompt_norm: A trainable norm before the tower's final one; released for deep prompts only
+            (None).
+        deep_supervision: Losses on every decoder layer's scores, as the released loss class
+            prepares but never does.
         identical_layers: Start all decoder layers from equal values (released).
-        scale: Of the dot products that are the maps: "heads", the mean over the heads' scaled products, 1/(heads·√(D/heads)) (paper eq. 8,
-            released); or "width", 1/√D.
+        scale: Of the dot products that are the maps: "heads", the mean over the heads' scaled
+            products, 1/(heads·√(D/heads)) (paper eq. 8, released); or "width", 1/√D.
         resize: How the position table is resized ("bilinear" as released).
-        train_grid: A grid the position table goes through first; released: the one of the 512-pixel crops.
+        train_grid: A grid the position table goes through first; released: the one of the 512-pixel
+            crops.
     """
 
     PUBLISHED: ClassVar[dict[str, Any]] = {
@@ -152,38 +177,65 @@ class ZegCLIP(ClipSegmenter):
         self.mask_loss = MaskLoss(mask_weight, dice_weight, focal_alpha, void, focal_over)
         self.resize, self.train_grid = resize, tuple(train_grid) if train_grid is not None else None
         self.prompts, self.prompt_norm = make_prompts(
-            num_prompts, clip.width, clip.patch_size, clip.num_layers, depth=prompt_depth, dropout=dropout, norm=prompt_norm
+            num_prompts,
+            clip.width,
+            clip.patch_size,
+            clip.num_layers,
+            depth=prompt_depth,
+            dropout=dropout,
+            norm=prompt_norm,
         )
         self.descriptor = RelationshipDescriptor(clip.embed_dim)
         hidden = hidden_dim or 4 * clip.embed_dim
         self.decoder = MaskDecoder(
-            clip.embed_dim, decoder_layers, decoder_heads, hidden, dropout, identical=identical_layers, deep_supervision=deep_supervision, scale=scale
+            clip.embed_dim,
+            decoder_layers,
+            decoder_heads,
+            hidden,
+            dropout,
+            identical=identical_layers,
+            deep_supervision=deep_supervision,
+            scale=scale,
         )
 
     def encode_image(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors of the class token (B, D) and of the patches (B, N, D), of pictures (B, 3, H, W) in 0..1."""
-        x = self.clip.embed(images, resize=self.resize, via=self.train_grid, twice=self.class_embedding_twice)  # type: ignore[arg-type]
+        """Unit vectors of the class token (B, D) and of the patches (B, N, D), of pictures (B, 3,
+        H, W) in 0..1.
+        """
+        x = self.clip.embed(
+            images, resize=self.resize, via=self.train_grid, twice=self.class_embedding_twice
+        )  # type: ignore[arg-type]
         x = self.prompts.through(self.clip.block, self.clip.num_layers, x)  # (B, 1 + N, C)
         x = F.normalize(self.clip.finish(self.prompt_norm(x)), dim=-1)
         return x[:, 0], x[:, 1:]
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Logits (B, K, h, w) of pictures (B, 3, H, W), RGB in 0..1; those of earlier decoder layers as extras under deep supervision."""
+        """Logits (B, K, h, w) of pictures (B, 3, H, W), RGB in 0..1; those of earlier decoder
+        layers as extras under deep supervision.
+        """
         h, w = self.clip.grid(images)
         picture, patches = self.encode_image(images)
-        maps = [m.unflatten(2, (h, w)) for m in self.decoder(self.descriptor(picture, text.pooled), patches)]
+        maps = [
+            m.unflatten(2, (h, w))
+            for m in self.decoder(self.descriptor(picture, text.pooled), patches)
+        ]
         extras = {f"logits_{i}": m for i, m in enumerate(maps[:-1])}
         return Prediction(maps[-1], (h * self.clip.patch_size, w * self.clip.patch_size), extras)
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
-        """Probabilities, those of words trained on lowered by γ (released inference, spec of calibrated stacking)."""
+        """Probabilities, those of words trained on lowered by γ (released inference, spec of
+        calibrated stacking).
+        """
         return calibrated(logits.sigmoid(), seen, self.calibration)
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
-        """Terms `mask` (focal) and `dice`, weighted, and their sum `total`; each divided by the (picture, class) pairs present, at least 1."""
+        """Terms `mask` (focal) and `dice`, weighted, and their sum `total`; each divided by the
+        (picture, class) pairs present, at least 1.
+        """
         size = (labels.shape[-2], labels.shape[-1])
         every = [
-            self.mask_loss(maps, labels, lambda m: Prediction(m, prediction.covers).resized(size)) for maps in (prediction.logits, *prediction.extras.values())
+            self.mask_loss(maps, labels, lambda m: Prediction(m, prediction.covers).resized(size))
+            for maps in (prediction.logits, *prediction.extras.values())
         ]
         losses = {name: torch.stack([terms[name] for terms in every]).sum() for name in every[0]}
         return {**losses, "total": losses["mask"] + losses["dice"]}

@@ -1,4 +1,6 @@
-"""Queries of words that meet a picture: what ZegCLIP calls the relationship descriptor and CLIP-RC asks once a region."""
+"""Queries of words that meet a picture: what ZegCLIP calls the relationship descriptor and CLIP-RC
+asks once a region.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from torch import Tensor
 
 
 def relationship(views: Tensor, words: Tensor) -> Tensor:
-    """[v ⊙ t ; t] of every view of a picture and every word, (B, R·K, 2D), view by view (ZegCLIP eq. 5).
+    """[v ⊙ t ; t] of every view of a picture and every word, (B, R·K, 2D), view by view (ZegCLIP
+    eq. 5).
 
     Args:
         views: (B, R, D), what the picture is seen as: its class token (R = 1), or its regions.

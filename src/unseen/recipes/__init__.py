@@ -1,4 +1,6 @@
-"""Recipes: what a method's published or chosen settings for a benchmark are, one YAML file a method, one section a benchmark."""
+"""Recipes: what a method's published or chosen settings for a benchmark are, one YAML file a
+method, one section a benchmark.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from unseen.settings import ModelSettings, Regime, TrainSettings, TransformSetti
 
 
 def recipe(method: str, benchmark: str, regime: Regime = "inductive") -> dict[str, Any]:
-    """What the method's recipe says for a benchmark and regime, as nested dictionaries `model` and `train`; empty if it says nothing."""
+    """What the method's recipe says for a benchmark and regime, as nested dictionaries `model` and
+    `train`; empty if it says nothing.
+    """
     file = resources.files("unseen") / "recipes" / f"{method}.yaml"
     if not file.is_file():
         return {}
@@ -26,15 +30,23 @@ def recipe(method: str, benchmark: str, regime: Regime = "inductive") -> dict[st
 
 
 def settings(method: str, benchmark: str, **train: Any) -> tuple[ModelSettings, TrainSettings]:
-    """The defaults, then the recipe, then the given values of `TrainSettings`: as `unseen train` resolves them."""
+    """The defaults, then the recipe, then the given values of `TrainSettings`: as `unseen train`
+    resolves them.
+    """
     found = recipe(method, benchmark, train.get("regime", "inductive"))
     stages = dict(found.get("train", {}))
     transforms = TransformSettings(**stages.pop("transforms", {}))
-    return ModelSettings(method, **found.get("model", {})), TrainSettings(**{**stages, "transforms": transforms, **train})
+    return ModelSettings(method, **found.get("model", {})), TrainSettings(
+        **{**stages, "transforms": transforms, **train}
+    )
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in over.items():
-        out[key] = _merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+        out[key] = (
+            _merged(out[key], value)
+            if isinstance(value, dict) and isinstance(out.get(key), dict)
+            else value
+        )
     return out

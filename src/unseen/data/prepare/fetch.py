@@ -27,10 +27,16 @@ PAUSE = 1.0
 
 
 def known_archive(archive: Archive, work: Work) -> Path | None:
-    """Where the archive lies already, if it does: in the folder given with --from, or among earlier downloads."""
+    """Where the archive lies already, if it does: in the folder given with --from, or among earlier
+    downloads.
+    """
     below = ("", "downloads", *archive.also)
-    places = [folder / end for folder in (work.source, work.root) if folder is not None for end in below]
-    return next((place / archive.file for place in places if (place / archive.file).is_file()), None)
+    places = [
+        folder / end for folder in (work.source, work.root) if folder is not None for end in below
+    ]
+    return next(
+        (place / archive.file for place in places if (place / archive.file).is_file()), None
+    )
 
 
 def obtain(archive: Archive, work: Work) -> Path:
@@ -51,8 +57,9 @@ def by_hand(archives: Sequence[Archive], work: Work) -> DataError:
     """What to say of archives of one page that a person has to fetch."""
     names, one = " and ".join(archive.file for archive in archives), len(archives) == 1
     return DataError(
-        f"{names} {'lies' if one else 'lie'} behind a login or a form: get {'it' if one else 'them'} from {archives[0].page}, "
-        f"then put {'it' if one else 'them'} into {work.downloads}, or give the folder with --from"
+        f"{names} {'lies' if one else 'lie'} behind a login or a form: get"
+        f" {'it' if one else 'them'} from {archives[0].page}, then put {'it' if one else 'them'}"
+        f" into {work.downloads}, or give the folder with --from"
     )
 
 
@@ -64,7 +71,10 @@ def verified(archive: Archive, path: Path, work: Work) -> Path:
     """
     problem = _problem(archive, path, work)
     if problem:
-        raise DataError(f"{path} is not the published file ({problem}): cut short or changed; take it away and run again, or fetch it anew from {archive.page}")
+        raise DataError(
+            f"{path} is not the published file ({problem}): cut short or changed; take it away and"
+            f" run again, or fetch it anew from {archive.page}"
+        )
     return path
 
 
@@ -75,10 +85,14 @@ def _download(archive: Archive, work: Work) -> Path:
         have = part.stat().st_size if part.exists() else 0
         free = shutil.disk_usage(work.downloads).free
     except OSError as error:
-        raise DataError(f"{work.downloads} cannot be written ({error.strerror or error}); choose another place with --root") from error
+        raise DataError(
+            f"{work.downloads} cannot be written ({error.strerror or error}); choose another place"
+            " with --root"
+        ) from error
     if archive.size is not None and archive.size - have > free:
         raise DataError(
-            f"{archive.file} takes {_mb(archive.size - have)}, but {work.downloads} has {_mb(free)} left; free some space, or choose another place with --root"
+            f"{archive.file} takes {_mb(archive.size - have)}, but {work.downloads} has {_mb(free)}"
+            " left; free some space, or choose another place with --root"
         )
     reasons = []
     for url in archive.urls:
@@ -100,12 +114,15 @@ def _download(archive: Archive, work: Work) -> Path:
     with suppress(OSError):  # where something is kept
         work.downloads.rmdir()
     raise DataError(
-        f"{archive.file} could not be downloaded ({'; '.join(reasons)}); {kept}fetch it by other means from {archive.page} and give its folder with --from"
+        f"{archive.file} could not be downloaded ({'; '.join(reasons)}); {kept}fetch it by other"
+        f" means from {archive.page} and give its folder with --from"
     )
 
 
 def _fetch(url: str, part: Path, archive: Archive, work: Work) -> str | None:
-    """Download to `part`, going on where it ends and whenever the server breaks off; why not, else None."""
+    """Download to `part`, going on where it ends and whenever the server breaks off; why not, else
+    None.
+    """
     fruitless, reason = 0, ""
     with work.bar(archive.file, archive.size, bytes_=True) as advance:
         while fruitless < TRIES:
@@ -115,7 +132,9 @@ def _fetch(url: str, part: Path, archive: Archive, work: Work) -> str | None:
                     return None
                 reason = "the server broke off"
             except HTTPError as error:
-                if error.code == 416 and before:  # nothing lies beyond what is there: whole, or too long
+                if (
+                    error.code == 416 and before
+                ):  # nothing lies beyond what is there: whole, or too long
                     if archive.size in (None, before):
                         return None
                     part.unlink()
@@ -124,8 +143,15 @@ def _fetch(url: str, part: Path, archive: Archive, work: Work) -> str | None:
                 if error.code in (401, 403, 404, 410):
                     return reason
             except (URLError, OSError, HTTPException) as error:
-                if isinstance(error, OSError) and not isinstance(error, URLError | ConnectionError | TimeoutError) and error.filename is not None:
-                    raise DataError(f"{part} cannot be written ({error.strerror}); choose another place with --root") from error
+                if (
+                    isinstance(error, OSError)
+                    and not isinstance(error, URLError | ConnectionError | TimeoutError)
+                    and error.filename is not None
+                ):
+                    raise DataError(
+                        f"{part} cannot be written ({error.strerror}); choose another place with"
+                        " --root"
+                    ) from error
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
             if (part.stat().st_size if part.exists() else 0) > before:
                 fruitless = 0
@@ -136,11 +162,19 @@ def _fetch(url: str, part: Path, archive: Archive, work: Work) -> str | None:
     return reason
 
 
-def _append(url: str, part: Path, before: int, archive: Archive, advance: Callable[[int], None]) -> bool:
-    """One request; whether the file is whole now. What is there is given up only for an answer that can be the file."""
-    request = Request(url, headers={"User-Agent": "unseen", **({"Range": f"bytes={before}-"} if before else {})})
+def _append(
+    url: str, part: Path, before: int, archive: Archive, advance: Callable[[int], None]
+) -> bool:
+    """One request; whether the file is whole now. What is there is given up only for an answer that
+    can be the file.
+    """
+    request = Request(
+        url, headers={"User-Agent": "unseen", **({"Range": f"bytes={before}-"} if before else {})}
+    )
     with urlopen(request, timeout=30) as answer:
-        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {before}-")
+        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(
+            f"bytes {before}-"
+        )
         length = answer.headers.get("Content-Length")
         total = None if length is None else int(length) + (before if goes_on else 0)
         if answer.headers.get_content_type() == "text/html":
@@ -154,7 +188,10 @@ def _append(url: str, part: Path, before: int, archive: Archive, advance: Callab
                     try:
                         file.write(chunk)
                     except OSError as error:
-                        raise DataError(f"{part} cannot be written ({error.strerror or error}); free some space; what is there is kept") from error
+                        raise DataError(
+                            f"{part} cannot be written ({error.strerror or error}); free some"
+                            " space; what is there is kept"
+                        ) from error
                     advance(file.tell())
         except HTTPException:
             return False
@@ -171,13 +208,20 @@ def _problem(archive: Archive, path: Path, work: Work) -> str | None:
     kind, _, wanted = archive.digest.partition(":")
     made = hashlib.new(kind, usedforsecurity=False)
     try:
-        with path.open("rb") as file, work.bar(f"checking {archive.file}", size, bytes_=True) as advance:
+        with (
+            path.open("rb") as file,
+            work.bar(f"checking {archive.file}", size, bytes_=True) as advance,
+        ):
             while chunk := file.read(CHUNK):
                 made.update(chunk)
                 advance(file.tell())
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); restore it") from error
-    return None if made.hexdigest().startswith(wanted) else f"{kind} {made.hexdigest()} instead of {wanted}"
+    return (
+        None
+        if made.hexdigest().startswith(wanted)
+        else f"{kind} {made.hexdigest()} instead of {wanted}"
+    )
 
 
 def _mb(size: int) -> str:

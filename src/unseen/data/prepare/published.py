@@ -1,4 +1,6 @@
-"""What the makers of the data sets published: archives, checksums, counts, ids. Literal data, nothing else."""
+"""What the makers of the data sets published: archives, checksums, counts, ids. Literal data,
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,11 @@ class Archive:
     Attributes:
         file: Its name.
         page: Where a person finds it.
-        urls: Where it is downloaded from, tried in order; none for what lies behind a login or a form.
+        urls: Where it is downloaded from, tried in order; none for what lies behind a login or a
+            form.
         size: Bytes, where known.
-        digest: "md5:...", "sha1:..." or "sha256:..." (or the first digits of it), where one is published.
+        digest: "md5:...", "sha1:..." or "sha256:..." (or the first digits of it), where one is
+            published.
         also: Folders below a root in which people keep it.
     """
 
@@ -33,7 +37,9 @@ _DETAIL = "https://codalabuser.blob.core.windows.net/public/trainval_merged.json
 
 
 def _coco(file: str, size: int, md5: str, folder: str = "zips") -> Archive:
-    return Archive(file, _COCO, (f"http://images.cocodataset.org/{folder}/{file}",), size, f"md5:{md5}")
+    return Archive(
+        file, _COCO, (f"http://images.cocodataset.org/{folder}/{file}",), size, f"md5:{md5}"
+    )
 
 
 ARCHIVES = {
@@ -67,7 +73,8 @@ ARCHIVES = {
         "gtFine_trainvaltest.zip", "https://www.cityscapes-dataset.com/downloads/", (), None, "md5:4237c19de34c8a376e9ba46b495d6f66"
     ),
 }  # fmt: skip
-"""Sizes and checksums are given where at least one source states them; one public script swaps those of train2017 and val2017, and is wrong."""
+"""Sizes and checksums are given where at least one source states them; one public script swaps
+those of train2017 and val2017, and is wrong."""
 
 KNOWN = {
     "voc": {
@@ -82,9 +89,11 @@ KNOWN = {
 }  # fmt: skip
 """Pictures or masks of each data set when it is whole."""
 CONTEXT_COUNTS = {"train": (4_996, 4_998), "val": (5_104, 5_105)}
-"""Pictures of Context's lists: as the Detail package gives them by its maintainer's figures, and as the lists that came before it."""
+"""Pictures of Context's lists: as the Detail package gives them by its maintainer's figures, and as
+the lists that came before it."""
 COCO_20I_VAL = ((26_052, 35_783), (15_305, 17_912), (13_138, 14_563), (12_640, 14_315))
-"""COCO-20i: (pictures, (picture, class) pairs) of the four folds in which a novel class covers 2048 pixels, in the masks that the lists were made from."""
+"""COCO-20i: (pictures, (picture, class) pairs) of the four folds in which a novel class covers 2048
+pixels, in the masks that the lists were made from."""
 
 COCO_IDS = (
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 27, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44,
@@ -102,7 +111,8 @@ CONTEXT_IDS = (
 COCO_STUFF_ABSENT = (
     11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90,
 )  # fmt: skip
-"""Values of COCO-Stuff's masks that stand for things nobody annotated (street sign, hat, shoe, ...)."""
+"""Values of COCO-Stuff's masks that stand for things nobody annotated (street sign, hat, shoe,
+...)."""
 
 CITYSCAPES_IDS = (
     7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33,

@@ -25,10 +25,21 @@ def ade_folder(root: Path) -> Path:
 def prepare_ade(work: Work) -> None:
     """Pictures and masks as they are: 0 is other, 1..150 the classes."""
     base, known, inside = ade_folder(work.root), KNOWN["ade20k-150"], "ADEChallengeData2016"
-    ensure(work, ARCHIVES["ade"], [
-        Part(f"{inside}/{folder}/{split}", base / folder / split, (suffix,), known[split], also=(f"ade/{inside}/{folder}/{split}",))
-        for folder, suffix in (("images", ".jpg"), ("annotations", ".png")) for split in SPLITS
-    ])  # fmt: skip
+    ensure(
+        work,
+        ARCHIVES["ade"],
+        [
+            Part(
+                f"{inside}/{folder}/{split}",
+                base / folder / split,
+                (suffix,),
+                known[split],
+                also=(f"ade/{inside}/{folder}/{split}",),
+            )
+            for folder, suffix in (("images", ".jpg"), ("annotations", ".png"))
+            for split in SPLITS
+        ],
+    )
 
 
 def count_ade(root: Path) -> list[Count]:
@@ -39,9 +50,21 @@ def count_ade(root: Path) -> list[Count]:
 def _count_pairs(base: Path, known: dict[str, int]) -> list[Count]:
     found = []
     for split in SPLITS:
-        pictures, masks = names(base / "images" / split, ".jpg"), names(base / "annotations" / split, ".png")
-        found += [Count(f"images/{split}", len(pictures), known.get(split)), Count(f"annotations/{split}", len(masks), known.get(split))]
-        found.append(Count(f"pictures of {split} without mask", len({Path(name).stem for name in pictures} - {Path(name).stem for name in masks}), 0))
+        pictures, masks = (
+            names(base / "images" / split, ".jpg"),
+            names(base / "annotations" / split, ".png"),
+        )
+        found += [
+            Count(f"images/{split}", len(pictures), known.get(split)),
+            Count(f"annotations/{split}", len(masks), known.get(split)),
+        ]
+        found.append(
+            Count(
+                f"pictures of {split} without mask",
+                len({Path(name).stem for name in pictures} - {Path(name).stem for name in masks}),
+                0,
+            )
+        )
     return found
 
 
@@ -54,22 +77,36 @@ def ade_full_folder(root: Path) -> Path:
 
 
 def prepare_ade_full(work: Work) -> None:
-    """Pictures as images/SPLIT/NAME.jpg, masks of 847 classes as 16-bit annotations/SPLIT/NAME.png."""
+    """Pictures as images/SPLIT/NAME.jpg, masks of 847 classes as 16-bit
+    annotations/SPLIT/NAME.png.
+    """
     base = ade_full_folder(work.root)
     if all(names(base / "images" / split, ".jpg") for split in SPLITS) and _count_right(base):
         work.say("full ADE20K: its files are in place")
         return
     raw = [
-        Part(f"ADE20K_2021_17_01/images/ADE/{split}", base / "images" / "ADE" / split, (".jpg", "_seg.png"), deep=True, also=(f"images/ADE/{split}",))
+        Part(
+            f"ADE20K_2021_17_01/images/ADE/{split}",
+            base / "images" / "ADE" / split,
+            (".jpg", "_seg.png"),
+            deep=True,
+            also=(f"images/ADE/{split}",),
+        )
         for split in SPLITS
     ]
     ensure(work, ARCHIVES["ade-full"], raw)
     items = []
     for split in SPLITS:
-        done = names(base / "annotations" / split, ".png") & {f"{Path(name).stem}.png" for name in names(base / "images" / split, ".jpg")}
+        done = names(base / "annotations" / split, ".png") & {
+            f"{Path(name).stem}.png" for name in names(base / "images" / split, ".jpg")
+        }
         pictures = deep_names(base / "images" / "ADE" / split, ".jpg")
         items += [
-            (path, base / "images" / split / path.name, base / "annotations" / split / f"{path.stem}.png")
+            (
+                path,
+                base / "images" / split / path.name,
+                base / "annotations" / split / f"{path.stem}.png",
+            )
             for path in pictures
             if f"{path.stem}.png" not in done
         ]
@@ -77,7 +114,9 @@ def prepare_ade_full(work: Work) -> None:
 
 
 def _count_right(base: Path) -> bool:
-    return all(count.right for count in _count_pairs(base, KNOWN["ade20k-847"])) and not any((base / "images" / "ADE").glob("*"))
+    return all(count.right for count in _count_pairs(base, KNOWN["ade20k-847"])) and not any(
+        (base / "images" / "ADE").glob("*")
+    )
 
 
 def ade_full_mask(paths: tuple[Path, Path, Path]) -> None:
@@ -88,7 +127,10 @@ def ade_full_mask(paths: tuple[Path, Path, Path]) -> None:
         with Image.open(colours) as opened:
             labels = ade_full_labels(np.array(opened.convert("RGB")))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"the mask {colours} cannot be read ({str(error).splitlines()[0]}); delete it and run again to unpack it anew") from error
+        raise DataError(
+            f"the mask {colours} cannot be read ({str(error).splitlines()[0]}); delete it and run"
+            " again to unpack it anew"
+        ) from error
     save_mask(mask, labels)
     if not image.exists():
         link_or_copy(picture, image)
@@ -115,17 +157,43 @@ def prepare_cityscapes(work: Work) -> None:
     """Pictures, masks of label ids, and masks of training ids beside them."""
     base, known = cityscapes_folder(work.root), KNOWN["cityscapes"]
     wanted = [
-        (ARCHIVES[key], [
-            Part(f"{folder}/{split}", base / folder / split, (suffix,), known[split], also=(f"cityscapes/{folder}/{split}",), deep=True, optional=not read)
-            for split, read in STREETS.items() if not (key == "cityscapes-masks" and read and _training_ids(base, split) >= known[split])
-        ])
-        for key, folder, suffix in (("cityscapes-images", "leftImg8bit", "_leftImg8bit.png"), ("cityscapes-masks", "gtFine", "_gtFine_labelIds.png"))
-    ]  # fmt: skip
+        (
+            ARCHIVES[key],
+            [
+                Part(
+                    f"{folder}/{split}",
+                    base / folder / split,
+                    (suffix,),
+                    known[split],
+                    also=(f"cityscapes/{folder}/{split}",),
+                    deep=True,
+                    optional=not read,
+                )
+                for split, read in STREETS.items()
+                if not (
+                    key == "cityscapes-masks"
+                    and read
+                    and _training_ids(base, split) >= known[split]
+                )
+            ],
+        )
+        for key, folder, suffix in (
+            ("cityscapes-images", "leftImg8bit", "_leftImg8bit.png"),
+            ("cityscapes-masks", "gtFine", "_gtFine_labelIds.png"),
+        )
+    ]
     demand(work, wanted)
     for archive, parts in wanted:
         ensure(work, archive, parts)
-    items = [(path, path.with_name(path.name.replace("labelIds", "labelTrainIds"))) for path in deep_names(base / "gtFine", "_gtFine_labelIds.png")]
-    work.each("Cityscapes' training ids", cityscapes_mask, [item for item in items if not item[1].exists()])
+    items = [
+        (path, path.with_name(path.name.replace("labelIds", "labelTrainIds")))
+        for path in deep_names(base / "gtFine", "_gtFine_labelIds.png")
+    ]
+    work.each(
+        "Cityscapes' training ids",
+        cityscapes_mask,
+        [item for item in items if not item[1].exists()],
+    )
 
 
 def cityscapes_mask(paths: tuple[Path, Path]) -> None:
@@ -141,6 +209,20 @@ def count_cityscapes(root: Path) -> list[Count]:
     """Pictures and masks of Cityscapes."""
     base, known, found = cityscapes_folder(root), KNOWN["cityscapes"], []
     for split, read in STREETS.items():
-        found.append(Count(f"leftImg8bit/{split}", len(deep_names(base / "leftImg8bit" / split, "_leftImg8bit.png")), known[split], binding=read))
-        found.append(Count(f"gtFine/{split}/*_labelTrainIds.png", _training_ids(base, split), known[split], binding=read))
+        found.append(
+            Count(
+                f"leftImg8bit/{split}",
+                len(deep_names(base / "leftImg8bit" / split, "_leftImg8bit.png")),
+                known[split],
+                binding=read,
+            )
+        )
+        found.append(
+            Count(
+                f"gtFine/{split}/*_labelTrainIds.png",
+                _training_ids(base, split),
+                known[split],
+                binding=read,
+            )
+        )
     return found

@@ -1,4 +1,6 @@
-"""Archives and folders into their places: nothing outside the place, no links, no bombs, nothing half-written, nothing overwritten."""
+"""Archives and folders into their places: nothing outside the place, no links, no bombs, nothing
+half-written, nothing overwritten.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from unseen.data.prepare.work import Work
 
 LARGEST_FILE, LARGEST_GROWTH = 4 << 30, 100
-"""Bytes of one unpacked file; how many times its archive's size all of them may take (plus a gigabyte)."""
+"""Bytes of one unpacked file; how many times its archive's size all of them may take (plus a
+gigabyte)."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,14 @@ class Part:
         to: Folder they go to.
         suffixes: Only files that end so.
         count: How many there are, where known.
-        needs: Names that must be there for the part to be complete; with neither these nor `count`, nothing says that it is.
-        also: Other places, below the folder given with --from, where people keep the same files unpacked.
+        needs: Names that must be there for the part to be complete; with neither these nor `count`,
+            nothing says that it is.
+        also: Other places, below the folder given with --from, where people keep the same files
+            unpacked.
         deep: Whether files lie in folders below.
         optional: Taken along, but not missed: nothing reads it.
-        made: Made by a tool, of which there are several: what is in place is kept, however many bytes it has.
+        made: Made by a tool, of which there are several: what is in place is kept, however many
+            bytes it has.
     """
 
     inside: str
@@ -69,14 +75,19 @@ class Part:
     def destination(self, path: PurePosixPath) -> Path | None:
         """Where a member of the archive belongs, if it is wanted."""
         inside = PurePosixPath(self.inside)
-        if not path.is_relative_to(inside) or not path.name.endswith(self.suffixes) or path.name.startswith("."):
+        if (
+            not path.is_relative_to(inside)
+            or not path.name.endswith(self.suffixes)
+            or path.name.startswith(".")
+        ):
             return None
         rest = path.relative_to(inside)
         return self.to / rest if self.deep or len(rest.parts) == 1 else None
 
 
 def ensure(work: Work, archive: Archive, parts: Sequence[Part]) -> None:
-    """See that the parts of an archive are in their places: there already, in an unpacked folder, or in the archive, which is fetched if need be.
+    """See that the parts of an archive are in their places: there already, in an unpacked folder,
+    or in the archive, which is fetched if need be.
 
     Raises:
         DataError: Not to be had, damaged, unsafe, or in conflict with what is there.
@@ -85,8 +96,13 @@ def ensure(work: Work, archive: Archive, parts: Sequence[Part]) -> None:
     if all(part.optional for part in open_):
         work.say(f"{archive.file}: its files are in place")
         return
-    if known_archive(archive, work) is None and all(part.count is None and not part.needs and part.present() for part in open_):
-        work.say(f"{archive.file} is not at hand and its number of files not published; going on with those in {open_[0].to}")
+    if known_archive(archive, work) is None and all(
+        part.count is None and not part.needs and part.present() for part in open_
+    ):
+        work.say(
+            f"{archive.file} is not at hand and its number of files not published; going on with"
+            f" those in {open_[0].to}"
+        )
         return
     path = obtain(archive, work)
     work.say(f"unpacking {path}")
@@ -103,30 +119,41 @@ def adopt(work: Work, parts: Sequence[Part]) -> list[Part]:
             if part.complete or not (part.count or part.needs):
                 open_.remove(part)
             elif part.count:
-                work.say(f"{len(part.present())} of {part.count} files are in {part.to} now; the rest is still to be had")
+                work.say(
+                    f"{len(part.present())} of {part.count} files are in {part.to} now; the rest is"
+                    " still to be had"
+                )
     return open_
 
 
 def demand(work: Work, wanted: Sequence[tuple[Archive, Sequence[Part]]]) -> None:
-    """See that archives which cannot be downloaded are at hand where they are needed, all of them before any is opened.
+    """See that archives which cannot be downloaded are at hand where they are needed, all of them
+    before any is opened.
 
     Raises:
         DataError: Some are not.
     """
     missing = [
-        archive for archive, parts in wanted
-        if not archive.urls and known_archive(archive, work) is None
+        archive
+        for archive, parts in wanted
+        if not archive.urls
+        and known_archive(archive, work) is None
         and any(not (part.optional or part.complete or unpacked(part, work)) for part in parts)
-    ]  # fmt: skip
+    ]
     if missing:
         raise by_hand(missing, work)
 
 
 def unpacked(part: Part, work: Work) -> Path | None:
-    """The folder below --from that holds the part unpacked: the path it has in the archive, or an end of it."""
+    """The folder below --from that holds the part unpacked: the path it has in the archive, or an
+    end of it.
+    """
     if work.source is None:
         return None
-    ends = [PurePosixPath(*PurePosixPath(part.inside).parts[i:]) for i in range(len(PurePosixPath(part.inside).parts))]
+    ends = [
+        PurePosixPath(*PurePosixPath(part.inside).parts[i:])
+        for i in range(len(PurePosixPath(part.inside).parts))
+    ]
     folders = [work.source / end for end in (*ends, *map(PurePosixPath, part.also))]
     if part.inside and work.source.name == ends[-1].name:
         folders.append(work.source)
@@ -139,10 +166,18 @@ def unpacked(part: Part, work: Work) -> Path | None:
 
 
 def _adopt(folder: Path, part: Part, work: Work) -> None:
-    """Take the files of an unpacked folder into their places: as hard links on the same disk, else as copies."""
+    """Take the files of an unpacked folder into their places: as hard links on the same disk, else
+    as copies.
+    """
     work.say(f"taking the files of {folder}")
     files = [
-        path for suffix in part.suffixes for path in (deep_names(folder, suffix) if part.deep else sorted(folder / name for name in names(folder, suffix)))
+        path
+        for suffix in part.suffixes
+        for path in (
+            deep_names(folder, suffix)
+            if part.deep
+            else sorted(folder / name for name in names(folder, suffix))
+        )
     ]
     with work.bar(f"{folder.name} into place", len(files)) as advance:
         for done, path in enumerate(files, start=1):
@@ -177,9 +212,14 @@ def _kept(target: Path, size: int, source: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise DataError(f"{target} cannot be written ({error.strerror}); choose another place with --root") from error
+        raise DataError(
+            f"{target} cannot be written ({error.strerror}); choose another place with --root"
+        ) from error
     if there != size:
-        raise DataError(f"{target} has {there} bytes, but {size} in {source}: it is cut short or was changed; move it away and run again")
+        raise DataError(
+            f"{target} has {there} bytes, but {size} in {source}: it is cut short or was changed;"
+            " move it away and run again"
+        )
     return True
 
 
@@ -187,7 +227,8 @@ def unpack(path: Path, parts: Sequence[Part], work: Work) -> None:
     """Unpack the wanted files of a .tar, .tgz or .zip; those in place already are left as they are.
 
     Raises:
-        DataError: Damaged or cut short, a path that leads outside, a link among the wanted files, or far too large.
+        DataError: Damaged or cut short, a path that leads outside, a link among the wanted files,
+            or far too large.
     """
     try:
         opened = _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path)
@@ -199,19 +240,39 @@ def unpack(path: Path, parts: Sequence[Part], work: Work) -> None:
                 if target is None:
                     continue
                 if link:
-                    raise DataError(f"{path} holds {name} as a link, which the published archive does not; fetch it anew")
+                    raise DataError(
+                        f"{path} holds {name} as a link, which the published archive does not;"
+                        " fetch it anew"
+                    )
                 budget -= size
                 if size > LARGEST_FILE or budget < 0:
-                    raise DataError(f"{path} unpacks to far more than belongs in it ({name}: {size} bytes); nothing more was unpacked: fetch it anew")
+                    raise DataError(
+                        f"{path} unpacks to far more than belongs in it ({name}: {size} bytes);"
+                        " nothing more was unpacked: fetch it anew"
+                    )
                 wanted += 1
                 if not _kept(target, size, path):
                     _write(target, size, content, f"{name} in {path}")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path} is damaged or cut short ({_short(error)}); delete it and fetch it anew, what was unpacked is kept") from error
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
+        zlib.error,
+        gzip.BadGzipFile,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise DataError(
+            f"{path} is damaged or cut short ({_short(error)}); delete it and fetch it anew, what"
+            " was unpacked is kept"
+        ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); restore it") from error
     if not wanted:
-        raise DataError(f"{path} holds none of the files expected in {parts[0].inside or 'it'}; it is another archive of that name: fetch the published one")
+        raise DataError(
+            f"{path} holds none of the files expected in {parts[0].inside or 'it'}; it is another"
+            " archive of that name: fetch the published one"
+        )
 
 
 Member = tuple[str, int, bool, Callable[[], IO[bytes]], int]
@@ -222,8 +283,16 @@ def _zip_members(path: Path) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.is_dir():
-                kind = info.external_attr >> 28  # the file type of Unix's mode; 0 where another system packed
-                yield info.filename, info.file_size, kind not in (0, 8), lambda info=info: archive.open(info), info.header_offset  # type: ignore[misc]
+                kind = (
+                    info.external_attr >> 28
+                )  # the file type of Unix's mode; 0 where another system packed
+                yield (
+                    info.filename,
+                    info.file_size,
+                    kind not in (0, 8),
+                    lambda info=info: archive.open(info),
+                    info.header_offset,
+                )  # type: ignore[misc]
 
 
 def _tar_members(path: Path) -> Iterator[Member]:
@@ -241,8 +310,17 @@ def _tar_members(path: Path) -> Iterator[Member]:
 
 def _target(name: str, parts: Sequence[Part], path: Path) -> Path | None:
     clean = PurePosixPath(name.removeprefix("./"))
-    if clean.is_absolute() or ".." in clean.parts or "\\" in name or "\0" in name or (clean.parts and ":" in clean.parts[0]):
-        raise DataError(f"{path} holds {name!r}, which would be written outside of its folder; do not trust this archive, fetch the published one")
+    if (
+        clean.is_absolute()
+        or ".." in clean.parts
+        or "\\" in name
+        or "\0" in name
+        or (clean.parts and ":" in clean.parts[0])
+    ):
+        raise DataError(
+            f"{path} holds {name!r}, which would be written outside of its folder; do not trust"
+            " this archive, fetch the published one"
+        )
     return next((target for part in parts if (target := part.destination(clean)) is not None), None)
 
 
@@ -253,7 +331,10 @@ def _write(target: Path, size: int, content: Callable[[], IO[bytes]], what: str)
             written += len(chunk)
             file.write(chunk)
         if written != size:
-            raise DataError(f"{what} is cut short ({written} of {size} bytes); delete the archive and fetch it anew, what was unpacked is kept")
+            raise DataError(
+                f"{what} is cut short ({written} of {size} bytes); delete the archive and fetch it"
+                " anew, what was unpacked is kept"
+            )
 
 
 def _chunks(content: Callable[[], IO[bytes]], what: str) -> Iterator[bytes]:
@@ -263,7 +344,10 @@ def _chunks(content: Callable[[], IO[bytes]], what: str) -> Iterator[bytes]:
             while chunk := stream.read(CHUNK):
                 yield chunk
     except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{what} is damaged or cut short ({_short(error)}); delete the archive and fetch it anew, what was unpacked is kept") from error
+        raise DataError(
+            f"{what} is damaged or cut short ({_short(error)}); delete the archive and fetch it"
+            " anew, what was unpacked is kept"
+        ) from error
 
 
 def _short(error: Exception) -> str:
