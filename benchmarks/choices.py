@@ -129,7 +129,7 @@ def trained(
     elif choice != "ours" and not changes:
         model = replace(model, options={**model.options, name: yaml.safe_load(value)})
     if not METHODS[method].cls.trainable:
-        return *build(model, get_benchmark(benchmark).vocabulary), train.regime
+        return *build(model, get_benchmark(benchmark).class_names), train.regime
     with tempfile.TemporaryDirectory() as folder:
         init = None
         if train.regime == "transductive":

@@ -1,4 +1,4 @@
-"""A method with one word a picture on the folds of Doodles: one training run per fold and seed;
+"""A method with one word an image on the folds of Doodles: one training run per fold and seed;
 prints a Markdown table.
 
 Run: python benchmarks/folds.py edgeclip
@@ -37,7 +37,7 @@ def all_foreground(fold: str) -> float:
     """What the answer "everything" scores."""
     bench = get_benchmark(fold)
     scenes, episodes = bench.episodes(None, "all", 0)
-    counts = EpisodeCounts(len(bench.vocabulary))
+    counts = EpisodeCounts(len(bench.class_names))
     for episode in episodes:
         truth = (scenes[episode.index].labels == episode.class_id).long()
         counts.update(torch.ones_like(truth, dtype=torch.bool), truth, episode.class_id)

@@ -3,7 +3,7 @@ against all at once; prints ratios.
 
 Run: python benchmarks/loss_memory.py
 
-Each side runs in a process of its own, forward and backward on one picture of 512 pixels and 156
+Each side runs in a process of its own, forward and backward on one image of 512 pixels and 156
 words.
 """
 

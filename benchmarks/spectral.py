@@ -1,4 +1,4 @@
-"""Eigen-segments of one picture, a grid of 60 by 60 patches and five vectors: ours against the
+"""Eigen-segments of one image, a grid of 60 by 60 patches and five vectors: ours against the
 plain ways, side by side, on one thread.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/spectral.py [--rounds 7] [--side 60]

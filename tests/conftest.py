@@ -58,7 +58,7 @@ class Released:
             dice_weight=self.config["dice_weight"],
             **({"recovery_weight": self.config[weight]} if weight else {}),
         )
-        self.segmenter.clip.mean.zero_()  # the fixtures' pictures are normalised already
+        self.segmenter.clip.mean.zero_()  # the fixtures' images are normalised already
         self.segmenter.clip.std.fill_(1)
         self.text = TextFeatures(tuple("abcdefg"), self.tensors["in.text_embedding"].float())
         self.seen = None if self.config["self_training"] else self.config["base_class"]

@@ -131,7 +131,7 @@ def test_partial_prompts_leave_after_their_last_block() -> None:
     assert torch.equal(module.renew(3, gone), gone)
 
 
-def test_prompt_dropout_is_drawn_for_each_picture() -> None:
+def test_prompt_dropout_is_drawn_for_each_image() -> None:
     module, x = prompts(1).train(), torch.zeros(B, 1 + N, D)
     drawn = module.enter(x)[:, 1 : 1 + PROMPTS]
     assert not torch.equal(drawn[0] == 0, drawn[1] == 0)

@@ -1,4 +1,4 @@
-"""Every generalised benchmark on four pictures in its true layout, through the command line; runs
+"""Every generalised benchmark on four images in its true layout, through the command line; runs
 across data sets; vocabularies above 253 words."""
 
 from __future__ import annotations
@@ -27,11 +27,19 @@ from tiny.sets import (
 from unseen.__main__ import main
 from unseen.data.ade import ADE150, ADE847
 from unseen.data.benchmarks import BENCHMARKS, families, folds_of, get_benchmark
-from unseen.data.classes import CITYSCAPES, COCO_STUFF, CONTEXT, CONTEXT_ZS3, VOC, VOC_ZS3, met_in
+from unseen.data.classes import (
+    CITYSCAPES,
+    COCO_STUFF,
+    CONTEXT,
+    CONTEXT_ZS3,
+    VOC,
+    VOC_ZS3,
+    shared_classes,
+)
 from unseen.data.datasets import LabelledImages
 from unseen.errors import DataError, SettingError
 from unseen.inference import best_words
-from unseen.labels import BACKGROUND, IGNORE, PADDING, label_of, place_of, rank_of
+from unseen.labels import BACKGROUND, IGNORE, PADDING, index_to_label, label_to_index, subset_lookup
 from unseen.metrics import ConfusionMatrix
 from unseen.settings import InferenceSettings
 from unseen.visualize import colours, paint, palette
@@ -78,7 +86,7 @@ def test_nested_splits() -> None:
         for count in (2, 4, 6, 8, 10):
             bench = get_benchmark(f"{base}/{count}")
             assert bench.unseen == hidden[:count]
-            assert bench.vocabulary == ("background", *vocabulary)
+            assert bench.class_names == ("background", *vocabulary)
             assert "background" in bench.seen
     assert VOC_ZS3[:6] == ("cow", "motorbike", "aeroplane", "sofa", "cat", "tvmonitor")
     assert set(CONTEXT_ZS3) == set(get_benchmark("context").unseen)
@@ -191,7 +199,7 @@ def voc(root: Path) -> Path:
 
 
 def voc_pixels(*, background: bool) -> dict[str, int]:
-    """Of pictures 9, 10, 11 of `write_voc`: 8 of 24 columns a class, 19 of 20 rows."""
+    """Of images 9, 10, 11 of `write_voc`: 8 of 24 columns a class, 19 of 20 rows."""
     found = {VOC[i % 15]: 19 * 8 for i in (9, 10, 11)} | {
         VOC[15 + i % 5]: 19 * 8 for i in (9, 10, 11)
     }
@@ -264,16 +272,14 @@ def test_train_and_evaluate(name: str, tmp_path: Path, capsys: pytest.CaptureFix
         bench.data("val", tmp_path / "run")
 
 
-def test_pictures_with_unseen_pixels_are_left_out(tmp_path: Path) -> None:
+def test_images_with_unseen_pixels_are_left_out(tmp_path: Path) -> None:
     root = write_context(tmp_path / "data")
     data = get_benchmark("context-zs3/2").data("train", root)
     assert isinstance(data, LabelledImages)
     assert [pair.image.stem for pair in data.pairs] == ["2008_000001"], "0 shows a cow"
     assert len(get_benchmark("context-zs3/2").data("val", root)) == 2, "validation is whole"
     (root / "ImageSets" / "SegmentationContext" / "train.txt").write_text("2008_000000\n")
-    with pytest.raises(
-        DataError, match="every one of the 1 training pictures shows an unseen class"
-    ):
+    with pytest.raises(DataError, match="every one of the 1 training images shows an unseen class"):
         get_benchmark("context-zs3/2").data("train", root)
 
 
@@ -369,11 +375,11 @@ def test_a_run_on_another_data_set(
         156,
     )
     met = protocol["trained_on"]["met"]
-    assert met == met_in(get_benchmark("coco-stuff").seen, bench.vocabulary)
+    assert met == shared_classes(get_benchmark("coco-stuff").seen, bench.class_names)
     known = [report["iou"][word] for word in met if report["iou"][word] is not None]
     new = [
         report["iou"][word]
-        for word in bench.vocabulary
+        for word in bench.class_names
         if word not in met and report["iou"][word] is not None
     ]
     for score, values in (("mIoU_met", known), ("mIoU_new", new), ("mIoU", known + new)):
@@ -381,18 +387,18 @@ def test_a_run_on_another_data_set(
             pytest.approx(np.mean(values), abs=1e-3) if values else None
         )
     assert (
-        f"{len(met)} of the {len(bench.vocabulary)} words were met with masks in training on"
+        f"{len(met)} of the {len(bench.class_names)} words were met with masks in training on"
         " coco-stuff" in " ".join(capsys.readouterr().out.split())
     )
 
 
 def test_which_words_were_met() -> None:
     training = get_benchmark("coco-stuff").seen
-    assert met_in(
+    assert shared_classes(
         training,
         ["pottedplant", "Dining-Table", "sky", "wall", "cow", "building, edifice", "sofa", "desk"],
     ) == ["pottedplant", "Dining-Table", "sky", "wall", "building, edifice", "desk"]
-    assert met_in(training, CITYSCAPES) == [
+    assert shared_classes(training, CITYSCAPES) == [
         "building",
         "wall",
         "fence",
@@ -406,20 +412,20 @@ def test_which_words_were_met() -> None:
         "motorcycle",
         "bicycle",
     ]
-    assert met_in(COCO_STUFF, COCO_STUFF) == list(COCO_STUFF)
-    assert met_in((), VOC) == []
+    assert shared_classes(COCO_STUFF, COCO_STUFF) == list(COCO_STUFF)
+    assert shared_classes((), VOC) == []
 
 
 # ------------------------------------------------------------ more than 253 words
 
 
 def test_labels_skip_the_special_values() -> None:
-    labels = label_of(torch.arange(847))
+    labels = index_to_label(torch.arange(847))
     assert labels[[0, 252, 253, 846]].tolist() == [0, 252, 256, 849]
     assert not {BACKGROUND, PADDING, IGNORE} & set(labels.tolist())
-    assert torch.equal(place_of(labels), torch.arange(847))
-    assert place_of(labels.numpy()).tolist() == list(range(847))
-    table = rank_of([846, 0, 253])
+    assert torch.equal(label_to_index(labels), torch.arange(847))
+    assert label_to_index(labels.numpy()).tolist() == list(range(847))
+    table = subset_lookup([846, 0, 253])
     assert table[torch.tensor([849, 0, 256, 1, 255, 848])].tolist() == [
         0,
         1,

@@ -50,7 +50,7 @@ def test_a_sound_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     main(["check", str(folder), "--out", str(tmp_path / "out")])
     about = json.loads((tmp_path / "out" / "check.json").read_text())
     assert about["findings"] == []
-    assert (about["train"]["pictures"], about["val"]["pictures"]) == (7, 3)
+    assert (about["train"]["images"], about["val"]["images"]) == (7, 3)
     assert sum(about["val"]["pixels"].values()) == 3 * (20 * 30 - 30)
     assert Image.open(tmp_path / "out" / "sheet.png").width > 400
     out = capsys.readouterr().out
@@ -96,7 +96,7 @@ def test_classes_stored_one_too_low(folder: Path) -> None:
 
 
 def test_palettes_of_their_own(folder: Path) -> None:
-    """Pictures of colours saved with a palette each: the ids are places in palettes that were
+    """Images of colours saved with a palette each: the ids are places in palettes that were
     chosen one by one."""
     for i, colours in ((1, [0, 0, 0, 128, 0, 0, 0, 128, 0]), (2, [0, 0, 0, 0, 128, 0, 128, 0, 0])):
         image = Image.fromarray(np.minimum(mask(folder, i), 2).astype(np.uint8), mode="P")
@@ -106,7 +106,7 @@ def test_palettes_of_their_own(folder: Path) -> None:
 
 
 def test_half_a_layout(folder: Path) -> None:
-    """Loose pictures beside images/train and images/val, and one of the two alone: nothing is left
+    """Loose images beside images/train and images/val, and one of the two alone: nothing is left
     out without a word."""
     for split in ("train", "val"):
         (folder / f"{split}.txt").unlink()
@@ -116,14 +116,14 @@ def test_half_a_layout(folder: Path) -> None:
                 folder / kind / split / "a.png"
             )
     [line] = found(folder)
-    assert line.startswith("pictures that are not read")
+    assert line.startswith("images that are not read")
     assert (
         "and 5 more; put all of them into images/train and images/val, or all into images/" in line
     )
-    with pytest.raises(DataError, match="pictures that are not read"):
+    with pytest.raises(DataError, match="images that are not read"):
         get_benchmark(str(folder)).data("train", None)
     shutil.rmtree(folder / "images" / "val")
-    assert any("pictures that are not read" in line and "train" in line for line in found(folder))
+    assert any("images that are not read" in line and "train" in line for line in found(folder))
 
 
 def test_marks_that_are_nearly_one(folder: Path) -> None:
@@ -132,7 +132,7 @@ def test_marks_that_are_nearly_one(folder: Path) -> None:
         with pytest.raises(DataError, match="line 2 of .* which is no mark but like one"):
             found(folder)
     classes(folder, "dog\nC # sharp\ntree\ncat # Unseen # seen\n")
-    assert get_benchmark(str(folder)).vocabulary == ("dog", "C # sharp", "tree", "cat # Unseen")
+    assert get_benchmark(str(folder)).class_names == ("dog", "C # sharp", "tree", "cat # Unseen")
 
 
 def test_ids_one_too_high(folder: Path) -> None:
@@ -155,7 +155,7 @@ def test_ids_that_were_blurred(folder: Path) -> None:
     assert "went through JPEG" in line
 
 
-def test_pictures_that_ask_to_be_turned(folder: Path) -> None:
+def test_images_that_ask_to_be_turned(folder: Path) -> None:
     path = folder / "images" / "p 2.png"
     with Image.open(path) as image:
         image.load()
@@ -163,7 +163,7 @@ def test_pictures_that_ask_to_be_turned(folder: Path) -> None:
         tags[0x0112] = 3
         image.save(path, exif=tags)
     assert any(
-        line.startswith("pictures that ask to be turned") and "p 2.png" in line
+        line.startswith("images that ask to be turned") and "p 2.png" in line
         for line in found(folder, "warning")
     )
 
@@ -186,9 +186,9 @@ def test_classes_nobody_labelled(folder: Path) -> None:
     classes(folder, "ground\ncat\ndog\ntree # unseen\nyeti\nghost # unseen\n")
     assert found(folder) == []
     first, second = found(folder, "warning")
-    assert first.startswith("seen classes that no training picture shows: yeti; check")
+    assert first.startswith("seen classes that no training image shows: yeti; check")
     assert second.startswith(
-        "classes that no validation picture shows, which get no score: yeti, ghost; check"
+        "classes that no validation image shows, which get no score: yeti, ghost; check"
     )
     for i in range(7):
         keep(folder, i, np.full((20, 30), 255, dtype=np.uint8))
@@ -206,7 +206,7 @@ def test_sizes(folder: Path) -> None:
     keep(folder, 8, np.zeros((21, 30), dtype=np.uint8))
     [line] = found(folder)
     assert (
-        "p 8.png (30x21, its picture 30x20); make them again at the picture's size, with"
+        "p 8.png (30x21, its image 30x20); make them again at the image's size, with"
         " nearest-neighbour resizing" in line
     )
 
@@ -239,7 +239,7 @@ def test_leaks(folder: Path) -> None:
         file.write("p 0\n")
     shutil.copy(folder / "images" / "p 1.png", folder / "images" / "p 9.png")
     both, same = found(folder)
-    assert both.startswith("pictures that are in training and in validation: ")
+    assert both.startswith("images that are in training and in validation: ")
     assert both.endswith("p 0.png; take them out of one of the two")
     assert "in training under another name" in same
     assert same.count("p 9.png") == same.count("p 1.png") == 1
@@ -250,13 +250,13 @@ def test_leaks(folder: Path) -> None:
 def test_partners_and_lists(folder: Path) -> None:
     (folder / "labels" / "p 1.png").unlink()
     (folder / "images" / "p 2.png").unlink()
-    missing, unknown = sorted(found(folder), reverse=True)
-    assert missing.startswith("pictures without a label map: ")
-    assert "p 1.png; save it in labels/ under the picture's name" in missing
-    assert unknown.startswith("names on lists without a picture in images/: p 2 (train.txt); ")
+    missing, unknown = sorted(found(folder))
+    assert missing.startswith("images without a label map: ")
+    assert "p 1.png; save it in labels/ under the image's name" in missing
+    assert unknown.startswith("names on lists without an image in images/: p 2 (train.txt); ")
     [line] = found(folder, "warning")
-    assert line.startswith("label maps without a picture, which are not used: ")
-    with pytest.raises(DataError, match="pictures without a label map"):
+    assert line.startswith("label maps without an image, which are not used: ")
+    with pytest.raises(DataError, match="images without a label map"):
         get_benchmark(str(folder)).data("train", None)
 
 
@@ -265,7 +265,7 @@ def test_unreadable_files(folder: Path) -> None:
     picture.write_bytes(picture.read_bytes()[:200])
     labels.write_bytes(b"nothing")
     first, second = found(folder)
-    assert "pictures that cannot be read" in first
+    assert "images that cannot be read" in first
     assert "p 1.png; replace them" in first
     assert "label maps that cannot be read" in second
     assert "p 2.png; make them again" in second
@@ -274,7 +274,7 @@ def test_unreadable_files(folder: Path) -> None:
 def test_an_empty_split(folder: Path) -> None:
     (folder / "val.txt").write_text("")
     [line] = found(folder)
-    assert line.startswith("there are no labelled pictures for validation (train.txt and val.txt)")
+    assert line.startswith("there are no labelled images for validation (train.txt and val.txt)")
 
 
 def test_named_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,7 +282,7 @@ def test_named_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     main(["check", "voc", "--root", str(root), "--out", str(tmp_path / "out")])
     out = capsys.readouterr().out
     assert "15 seen, 5 unseen" in out
-    assert json.loads((tmp_path / "out" / "check.json").read_text())["train"]["pictures"] == 15
+    assert json.loads((tmp_path / "out" / "check.json").read_text())["train"]["images"] == 15
     assert "has no files to check" in said(capsys, "check", "doodles")
     assert "--root" in said(capsys, "check", "voc")
     folds = write_folds(tmp_path / "folds")
@@ -293,7 +293,7 @@ def test_named_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         ).survey.findings
     ]
     assert (
-        "classes that no validation picture shows, which get no score: boat; check their ids and"
+        "classes that no validation image shows, which get no score: boat; check their ids and"
         " spelling, or label some" in warnings
     )
     (root / "ImageSets" / "Segmentation" / "val.txt").unlink()

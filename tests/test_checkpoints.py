@@ -50,7 +50,7 @@ def test_round_trip(run: tuple[Path, ClipSegmenter]) -> None:
     )
     assert not loaded.training
     assert (
-        about.vocabulary,
+        about.class_names,
         about.seen,
         about.inference.window,
         about.model.options["calibration"],

@@ -36,7 +36,7 @@ def make(name: str, **more: object) -> ClipSegmenter:
 
 
 def task(segmenter: ClipSegmenter) -> tuple[TextFeatures, torch.Tensor]:
-    """Words and random labels for two pictures of 32 by 32 pixels."""
+    """Words and random labels for two images of 32 by 32 pixels."""
     text = segmenter.encode_text(WORDS)
     if segmenter.kind == "binary":
         return text.select([0, 2]), torch.randint(0, 2, (2, 32, 32))
@@ -76,8 +76,8 @@ def test_an_image_alone_scores_as_in_a_batch(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [name for name, method in METHODS.items() if method.cls.kind == "binary"]
 )
-def test_binary_methods_take_one_word_a_picture(name: str) -> None:
-    """A batch with a word for each picture, and a map of background and word for each."""
+def test_binary_methods_take_one_word_an_image(name: str) -> None:
+    """A batch with a word for each image, and a map of background and word for each."""
     segmenter = make(name).eval()
     images, text = torch.rand(2, 3, 32, 40), segmenter.encode_text(WORDS).select([3, 1])
     logits = segmenter(images, text).logits
@@ -138,7 +138,7 @@ def test_losses_add_up_and_leave_labels_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
-def test_a_few_steps_on_one_picture_learn_it(name: str) -> None:
+def test_a_few_steps_on_one_image_learn_it(name: str) -> None:
     segmenter = make(name, dropout=0.0).train()
     images, labels = torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32, dtype=torch.int64)
     images[:, :, :, 16:] *= 0.1

@@ -56,7 +56,7 @@ def test_voc_palette() -> None:
 def test_splits_part_the_vocabulary(name: str) -> None:
     benchmark = get_benchmark(name)
     assert benchmark.name == name
-    assert set(benchmark.unseen) <= set(benchmark.vocabulary)
+    assert set(benchmark.unseen) <= set(benchmark.class_names)
     sizes = {
         "coco-stuff": (156, 15),
         "context": (49, 10),
@@ -74,14 +74,14 @@ def test_splits_part_the_vocabulary(name: str) -> None:
         benchmark.base, (15, 5)
     )
     assert sorted(benchmark.seen_ids + benchmark.unseen_ids) == list(
-        range(len(benchmark.vocabulary))
+        range(len(benchmark.class_names))
     )
-    assert len(set(benchmark.vocabulary)) == len(benchmark.vocabulary)
-    assert {benchmark.vocabulary[i] for i in benchmark.unseen_ids} == set(benchmark.unseen)
+    assert len(set(benchmark.class_names)) == len(benchmark.class_names)
+    assert {benchmark.class_names[i] for i in benchmark.unseen_ids} == set(benchmark.unseen)
 
 
 def test_unseen_ids() -> None:
-    assert get_benchmark("voc").vocabulary == VOC
+    assert get_benchmark("voc").class_names == VOC
     assert get_benchmark("voc").unseen_ids == [15, 16, 17, 18, 19]
     assert [VOC[i] for i in get_benchmark("voc").unseen_ids] == [
         "pottedplant",
@@ -129,7 +129,7 @@ def test_benchmarks_that_cannot_be_had() -> None:
     ):
         get_benchmark("vok")
     with pytest.raises(
-        DataError, match="the benchmark voc needs its pictures; say where they lie with --root"
+        DataError, match="the benchmark voc needs its images; say where they lie with --root"
     ):
         get_benchmark("voc").data("val", None)
 
@@ -178,7 +178,7 @@ def test_a_scene_is_its_seed_and_number() -> None:
 def drawn(
     monkeypatch: pytest.MonkeyPatch, index: int
 ) -> tuple[doodles.Scene, list[NDArray[np.bool_]]]:
-    """A scene on a magenta ground, and the pixels of the picture that each of its things changed
+    """A scene on a magenta ground, and the pixels of the image that each of its things changed
     when it was painted."""
     changed: list[NDArray[np.bool_]] = []
     paint = doodles._paint
@@ -317,7 +317,7 @@ def test_a_mask_of_another_size(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
         match=(
-            r"a_mask\.png is 2x1 pixels, its picture 5x4; make the mask again at the picture's size"
+            r"a_mask\.png is 2x1 pixels, its image 5x4; make the mask again at the image's size"
         ),
     ):
         LabelledImages([pair(tmp_path, [[0, 1]], (4, 5))], 2)[0]
@@ -329,7 +329,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
         DataError, match=r"the label map .*gone\.png does not exist; check the data set's folder"
     ):
         LabelledImages([Pair(one.image, tmp_path / "gone.png")], 2)[0]
-    with pytest.raises(DataError, match=r"the picture .*gone\.png does not exist; check the path"):
+    with pytest.raises(DataError, match=r"the image .*gone\.png does not exist; check the path"):
         LabelledImages([Pair(tmp_path / "gone.png", one.labels)], 2)[0]
 
 

@@ -223,7 +223,7 @@ def small(**options: Any) -> EdgeCLIP:
     return segmenter.eval()
 
 
-def test_a_single_picture_is_asked_every_word_and_seen_once() -> None:
+def test_a_single_image_is_asked_every_word_and_seen_once() -> None:
     segmenter, image = small(), torch.rand(1, 3, 40, 56)
     text, seen = segmenter.encode_text(["tree", "car", "fish"]), []
     segmenter.backbone.register_forward_hook(lambda *_: seen.append(1))
@@ -247,7 +247,7 @@ def test_words_are_as_long_as_the_tower_makes_them_and_the_background_is_bare() 
 @pytest.mark.parametrize("what", ["one pixel", "all"])
 def test_features_of_zero_do_no_harm(what: str) -> None:
     """The released code divides by their length: one such pixel among the background's makes a
-    picture NaN."""
+    image NaN."""
     segmenter = small(dropout=0.0, gate_dropout=0.0)
     feature = torch.rand(2, 32, 4, 5)
     feature[:, :, 0, 0] = 0
@@ -272,7 +272,7 @@ def test_fewer_pixels_than_seeds() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1, 255])
-def test_pictures_without_a_contour(value: int) -> None:
+def test_images_without_a_contour(value: int) -> None:
     """A word that is nowhere, one that is everywhere, and void alone: no triplet, finite losses and
     gradients."""
     segmenter = small().train()
@@ -291,7 +291,7 @@ def test_bands_follow_the_contour() -> None:
     inside, outside = bands(labels, 2)
     expected = torch.zeros(12, 12, dtype=torch.bool)
     expected[4:, 4:10] = True
-    expected[6:, 6:8] = False  # erodes from three sides; the picture's lower border is no contour
+    expected[6:, 6:8] = False  # erodes from three sides; the image's lower border is no contour
     assert torch.equal(inside[0], expected)
     around = torch.zeros(12, 12, dtype=torch.bool)
     around[2:, 2:12] = True

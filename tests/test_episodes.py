@@ -76,7 +76,7 @@ def hsnet() -> Path:
 
 
 def test_the_published_lists(hsnet: Path) -> None:
-    """Lines and pictures of every fold, as counted on the published files."""
+    """Lines and images of every fold, as counted on the published files."""
     import hashlib
 
     for fold, (lines, pictures) in enumerate([(346, 345), (451, 433), (725, 587), (346, 326)]):
@@ -140,7 +140,7 @@ def test_lists_are_downloaded_once_and_checked(
 
 
 def test_bam_rule(tmp_path: Path) -> None:
-    """A class counts from 2048 pixels on; pictures are kept for novel classes that count."""
+    """A class counts from 2048 pixels on; images are kept for novel classes that count."""
     root = write_folds(tmp_path)
     masks = {
         "none": {},
@@ -183,7 +183,7 @@ def test_draws() -> None:
             episode.class_id for episode in draw(lopsided, how, uniform_classes=True, seed=0)
         )  # type: ignore[arg-type]
         assert sum(drawn.values()) == 1000
-        assert abs(drawn[1] - 500) < 60, "first the class, then the picture"
+        assert abs(drawn[1] - 500) < 60, "first the class, then the image"
     assert draw(lopsided, "hsnet", uniform_classes=True, seed=0) != draw(
         lopsided, "sazs", uniform_classes=True, seed=0
     ), "hsnet draws an example too"
@@ -217,7 +217,7 @@ def test_counts() -> None:
 
 
 def test_released_evaluation_of_esda() -> None:
-    """The canvas pictures are fitted into, and what is counted on them (fixture esda_preproc)."""
+    """The canvas images are fitted into, and what is counted on them (fixture esda_preproc)."""
     tensors, about = golden("esda_preproc")
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     settings, counts = InferenceSettings(canvas=about["size"]), EpisodeCounts(5)
@@ -424,7 +424,7 @@ def test_bad_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "holds no val/fold0.txt" in said(
         capsys, "evaluate", "naclip", *common[:4], "--lists", str(root)
     )
-    assert "needs its pictures" in said(capsys, "evaluate", "naclip", "--benchmark", "coco-20i/1")
+    assert "needs its images" in said(capsys, "evaluate", "naclip", "--benchmark", "coco-20i/1")
     assert "has 4 folds; choose one" in said(
         capsys, "train", "esda", "--benchmark", "pascal-5i", "--out", str(tmp_path / "x")
     )

@@ -45,7 +45,7 @@ class Released:
             **options,
         )
         assert isinstance(segmenter, ESDA)
-        segmenter.clip.mean.zero_()  # the fixtures' pictures are normalised already
+        segmenter.clip.mean.zero_()  # the fixtures' images are normalised already
         segmenter.clip.std.fill_(1)
         return segmenter, report
 
@@ -144,7 +144,7 @@ def small(**options: Any) -> ESDA:
     return segmenter.eval()
 
 
-def test_a_single_picture_is_asked_every_word() -> None:
+def test_a_single_image_is_asked_every_word() -> None:
     segmenter, image = small(), torch.rand(1, 3, 40, 56)
     text = segmenter.encode_text(["tree", "car", "fish"])
     together, separate = segmenter(image, text), segmenter(image.expand(3, -1, -1, -1), text)
@@ -213,7 +213,7 @@ def test_priors_pull_towards_the_mask_or_away_from_it() -> None:
     assert costs == pytest.approx([0.31326, 1.31326], abs=1e-4)
 
 
-def test_pictures_of_void_alone_cost_nothing_to_the_mask() -> None:
+def test_images_of_void_alone_cost_nothing_to_the_mask() -> None:
     segmenter = small().train()
     labels = torch.full((1, 32, 32), 255)
     losses = segmenter.loss(

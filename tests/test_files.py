@@ -1,4 +1,4 @@
-"""Nothing half-written under its final name; pictures and label maps as they were stored."""
+"""Nothing half-written under its final name; images and label maps as they were stored."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_file_may_be_read_as_any_other(tmp_path: Path) -> None:
     assert (tmp_path / "a.txt").read_bytes() == "ä".encode()
 
 
-# -------------------------------------------------------------------- pictures
+# -------------------------------------------------------------------- images
 
 
 def test_read_image_keeps_colours(tmp_path: Path) -> None:
@@ -136,18 +136,16 @@ def test_upright_only_when_asked(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "a.png", upright=True), np.rot90(pixels, -1))
 
 
-def test_a_missing_picture(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"the picture .*nowhere\.jpg does not exist; check the path"
-    ):
+def test_a_missing_image(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the image .*nowhere\.jpg does not exist; check the path"):
         read_image(tmp_path / "nowhere.jpg")
 
 
-def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_text("no picture")
+def test_a_file_that_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("no image")
     with pytest.raises(
         DataError,
-        match=r"a\.jpg cannot be read \(not a picture\); replace the file or leave it out",
+        match=r"a\.jpg cannot be read \(not an image\); replace the file or leave it out",
     ):
         read_image(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="cannot be read"):
@@ -155,7 +153,7 @@ def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_truncated_picture(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_image(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(noise(64, 64)).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -235,13 +233,13 @@ def test_find_images(tmp_path: Path) -> None:
     assert find_images([]) == []
 
 
-def test_a_folder_without_pictures(tmp_path: Path) -> None:
+def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match=r"holds no pictures \(\.jpg, .*\); check the path"):
+    with pytest.raises(DataError, match=r"holds no images \(\.jpg, .*\); check the path"):
         find_images([tmp_path])
 
 
-def test_two_pictures_of_one_name(tmp_path: Path) -> None:
+def test_two_images_of_one_name(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png"):
         (tmp_path / name).touch()
     with pytest.raises(

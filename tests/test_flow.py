@@ -93,7 +93,7 @@ def test_train_writes_a_run(run: Path) -> None:
 def test_evaluate_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["evaluate", str(run), "--limit", "6", "--out", str(tmp_path / "eval")])
     report = json.loads((tmp_path / "eval" / "report.json").read_text())
-    assert report["pictures"] == 6
+    assert report["images"] == 6
     assert report["protocol"]["oracle"] is False
     assert report["protocol"]["calibrated"] is True
     assert report["protocol"]["train"]["seed"] == 0
@@ -108,7 +108,7 @@ def test_evaluate_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     s, u = report["scores"]["mIoU_S"], report["scores"]["mIoU_U"]
     assert report["scores"]["hIoU"] == pytest.approx(2 * s * u / (s + u) if s + u else 0, abs=1e-3)
     assert Image.open(tmp_path / "eval" / "sheet.png").width > 400
-    assert not (run / "metrics.json").exists(), "a part of the pictures is not the run's score"
+    assert not (run / "metrics.json").exists(), "a part of the images is not the run's score"
     assert "hIoU" in capsys.readouterr().out
 
 
@@ -181,7 +181,7 @@ def test_segment_with_a_run_and_python(run: Path, photo: Path, tmp_path: Path) -
     assert "doodles" in unseen.list_benchmarks()
 
 
-def test_segment_a_folder_goes_on_after_a_bad_picture(
+def test_segment_a_folder_goes_on_after_a_bad_image(
     photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.jpg").write_bytes(photo.read_bytes()[:300])
@@ -550,14 +550,12 @@ def test_bad_words(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "notes.jpg").write_text("not a picture")
+def test_bad_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.jpg").write_text("not an image")
     (tmp_path / "empty").mkdir()
     assert "does not exist" in said(capsys, "segment", str(tmp_path / "no.jpg"), "--words", "tree")
     assert "notes.jpg" in said(capsys, "segment", str(tmp_path / "notes.jpg"), "--words", "tree")
-    assert "holds no pictures" in said(
-        capsys, "segment", str(tmp_path / "empty"), "--words", "tree"
-    )
+    assert "holds no images" in said(capsys, "segment", str(tmp_path / "empty"), "--words", "tree")
 
 
 def test_bad_names(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -752,7 +750,7 @@ def test_no_place_to_write(photo: Path, tmp_path: Path, capsys: pytest.CaptureFi
     )
 
 
-def test_results_never_replace_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_never_replace_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
     assert "choose another folder" in said(

@@ -151,11 +151,11 @@ def test_window_batch_bounds_the_batch_and_changes_nothing() -> None:
         )
         assert (scores - expected).abs().max() < 1e-6
         windows = [size[0] for size in segmenter.sizes]
-        assert sum(windows) == 24, "twelve a picture"
+        assert sum(windows) == 24, "twelve an image"
         assert max(windows) == min(window_batch, 24)
 
 
-def test_a_batch_scores_as_its_pictures() -> None:
+def test_a_batch_scores_as_its_images() -> None:
     segmenter, text = words(3)
     images, settings = (
         torch.rand(3, 3, 30, 45),
@@ -168,7 +168,7 @@ def test_a_batch_scores_as_its_pictures() -> None:
     assert (together - alone).abs().max() < 1e-6
 
 
-# ---------------------------------------------------------------- picture size
+# ---------------------------------------------------------------- image size
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_short_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert resized.max() <= 1
 
 
-def test_a_picture_that_fits_is_left_alone() -> None:
+def test_an_image_that_fits_is_left_alone() -> None:
     images = torch.rand(1, 3, 20, 30)
     assert fitted(images, InferenceSettings(short_side=20)) is images
     assert fitted(images, InferenceSettings()) is images
@@ -200,7 +200,7 @@ def test_a_picture_that_fits_is_left_alone() -> None:
         InferenceSettings(canvas=48),
     ],
 )
-def test_results_have_the_pictures_size(size: tuple[int, int], settings: InferenceSettings) -> None:
+def test_results_have_the_images_size(size: tuple[int, int], settings: InferenceSettings) -> None:
     segmenter, text = words(4)
     maps = label_maps(segmenter, torch.rand(2, 3, *size), text, settings)
     assert maps.labels.shape == maps.confidence.shape == (2, *size)
@@ -227,7 +227,7 @@ def test_labels_are_the_best_of_the_resized_scores() -> None:
     assert len(labels.unique()) > 1
 
 
-def test_bytes_and_fractions_are_the_same_picture() -> None:
+def test_bytes_and_fractions_are_the_same_image() -> None:
     segmenter, text = words(3)
     images = torch.randint(0, 256, (1, 3, 20, 30), dtype=torch.uint8)
     settings = InferenceSettings(short_side=24, window=16, stride=8)
@@ -336,7 +336,7 @@ def test_a_tower_can_be_trained_on_after_it_predicted() -> None:
 
 
 def test_plain_squares_are_resized_once_and_without_antialiasing() -> None:
-    """SAZS's evaluation; a method whose maps cover more than the picture is resized in two steps,
+    """SAZS's evaluation; a method whose maps cover more than the image is resized in two steps,
     to cut the rim off."""
     segmenter = create("naclip", tiny_clip()).eval()
     images, text = torch.rand(1, 3, 50, 70), segmenter.encode_text(("tree", "car"))
@@ -357,5 +357,5 @@ def test_plain_needs_a_square_and_no_windows() -> None:
     assert (changed.square, changed.plain) == (64, True)
     assert InferenceChanges(plain=False).on(changed).plain is False
     for wrong in (InferenceSettings(), InferenceSettings(square=64, window=32)):
-        with pytest.raises(SettingError, match="plain is a way to take whole pictures as squares"):
+        with pytest.raises(SettingError, match="plain is a way to take whole images as squares"):
             InferenceChanges(plain=True).on(wrong)

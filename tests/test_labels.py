@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from unseen.labels import IGNORE, PADDING, rank_of
+from unseen.labels import IGNORE, PADDING, subset_lookup
 
 
 def test_void_and_padding_are_distinct() -> None:
@@ -12,7 +12,7 @@ def test_void_and_padding_are_distinct() -> None:
 
 
 def test_rank_of_is_the_place_in_the_list() -> None:
-    table = rank_of([7, 0, 3])
+    table = subset_lookup([7, 0, 3])
     assert table.shape == (256,)
     assert table.dtype == torch.int64
     assert table[torch.tensor([7, 0, 3, 1, 254, 255])].tolist() == [0, 1, 2, 255, 255, 255]
@@ -20,5 +20,5 @@ def test_rank_of_is_the_place_in_the_list() -> None:
 
 
 def test_rank_of_nothing_and_of_another_size() -> None:
-    assert rank_of([]).unique().tolist() == [IGNORE]
-    assert rank_of([2, 1], size=4).tolist() == [255, 1, 0, 255]
+    assert subset_lookup([]).unique().tolist() == [IGNORE]
+    assert subset_lookup([2, 1], size=4).tolist() == [255, 1, 0, 255]

@@ -24,7 +24,7 @@ CLASSES = 4
 
 
 def maps() -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (2, 4, 5, 6), labels with void pixels and without class 3 in the first picture,
+    """Logits (2, 4, 5, 6), labels with void pixels and without class 3 in the first image,
     weights."""
     logits, labels = 2 * torch.randn(2, CLASSES, 5, 6), torch.randint(0, CLASSES, (2, 5, 6))
     labels[0] = labels[0].clamp(max=2)
@@ -124,7 +124,7 @@ def test_void_pixels_neither_count_nor_learn(
     assert (changed.grad[~void & targets] != 0).all()
 
 
-def test_a_picture_of_void_alone_costs_nothing() -> None:
+def test_an_image_of_void_alone_costs_nothing() -> None:
     logits = torch.randn(1, CLASSES, 3, 3, requires_grad=True)
     targets, weights = one_hot(torch.full((1, 3, 3), IGNORE), CLASSES), torch.zeros(1, 1, 3, 3)
     total = sigmoid_focal_loss(logits, targets, weights) + dice_loss(logits, targets, weights)

@@ -133,7 +133,7 @@ def test_merging_is_updating() -> None:
     assert torch.equal(whole.counts, parts.counts)
 
 
-def test_void_pictures_count_nothing() -> None:
+def test_void_images_count_nothing() -> None:
     assert matrix_of(torch.tensor([0, 99]), torch.tensor([IGNORE, IGNORE]), 2).counts.sum() == 0
 
 

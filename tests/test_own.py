@@ -50,7 +50,7 @@ def test_marks_and_names(tmp_path: Path) -> None:
             " seen\nbus#unseen\n\n",
         )
     )
-    assert found.vocabulary == ("cat", "sofa", "C# sharp", "#1", "odd # unseen", "bus#unseen")
+    assert found.class_names == ("cat", "sofa", "C# sharp", "#1", "odd # unseen", "bus#unseen")
     assert found.unseen == ("sofa", "#1")
     assert (found.background, found.first) == ("ignore", 0)
 
@@ -66,7 +66,7 @@ def test_marks_and_names(tmp_path: Path) -> None:
 def test_backgrounds(tmp_path: Path, line: str, background: str, first: int) -> None:
     found = read_classes(classes(tmp_path, f"{line}\ncat\n"))
     assert (found.background, found.first) == (background, first)
-    assert found.vocabulary == (("cat",) if first else ("background", "cat"))
+    assert found.class_names == (("cat",) if first else ("background", "cat"))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_ids_and_void(tmp_path: Path) -> None:
     assert data[0].labels.unique().tolist() == [0, 1, 2, 3, IGNORE]
     classes(tmp_path, "nothing # ignore\ncat\ndog\ntree # unseen\n")
     bench = get_benchmark(str(tmp_path))
-    assert (bench.vocabulary, bench.unseen, bench.background) == (
+    assert (bench.class_names, bench.unseen, bench.background) == (
         ("cat", "dog", "tree"),
         ("tree",),
         "ignore",
@@ -180,7 +180,7 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     ):
         get_benchmark(str(tmp_path))
     classes(tmp_path, "cat\n")
-    with pytest.raises(DataError, match="has no folder images/; put pictures"):
+    with pytest.raises(DataError, match="has no folder images/; put images"):
         get_benchmark(str(tmp_path))
     write_own(tmp_path)
     with pytest.raises(SettingError, match="leave --root away"):

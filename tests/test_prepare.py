@@ -1,4 +1,4 @@
-"""Data sets from their archives: four-picture versions in the true formats, a server that breaks
+"""Data sets from their archives: four-image versions in the true formats, a server that breaks
 off and lies, and everything that can be wrong."""
 
 from __future__ import annotations
@@ -231,9 +231,7 @@ def evaluate_two_steps(
             "48",
         ]
     )
-    assert (
-        json.loads((run / f"eval-{benchmark}" / "report.json").read_text())["pictures"] == pictures
-    )
+    assert json.loads((run / f"eval-{benchmark}" / "report.json").read_text())["images"] == pictures
 
 
 def test_voc_with_masks_of_sbd_at_hand(archives: Path, tmp_path: Path) -> None:
@@ -326,7 +324,7 @@ def test_coco_folds(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     root = tmp_path / "data"
     ready("coco-20i", root, archives)
     out = capsys.readouterr().out
-    assert "fold 0: pictures with a novel class of 2048 pixels" in out
+    assert "fold 0: images with a novel class of 2048 pixels" in out
     assert "other" in out, "the published number is another, which is a remark"
     folder = root / "COCO2014" / "annotations"
     expected = np.zeros((made.H, made.W), dtype=np.uint8)
@@ -337,7 +335,7 @@ def test_coco_folds(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert {p.stem[-1] for p in (folder / "train2014").iterdir()} == {
         "1",
         "2",
-    }, "crowds are left out, and so is a picture with nothing else"
+    }, "crowds are left out, and so is an image with nothing else"
     before = files(root)
     ready("coco-20i", root, archives)
     assert files(root) == before
@@ -420,7 +418,7 @@ def test_ade(archives: Path, tmp_path: Path) -> None:
         ]
     )
     assert (
-        json.loads((tmp_path / "run" / "eval-ade20k-847" / "report.json").read_text())["pictures"]
+        json.loads((tmp_path / "run" / "eval-ade20k-847" / "report.json").read_text())["images"]
         == 1
     )
 
@@ -463,7 +461,7 @@ def test_cityscapes(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     evaluate_two_steps(train, tmp_path / "run", "cityscapes", root, pictures=1)
 
 
-def test_cityscapes_without_its_test_pictures(
+def test_cityscapes_without_its_test_images(
     archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As mmsegmentation keeps it; and with masks of training ids alone."""
@@ -555,7 +553,7 @@ def test_annotations_where_mmsegmentation_keeps_them(
 
 def test_what_a_killed_preparation_leaves(archives: Path, tmp_path: Path) -> None:
     """Killed outright it can leave a file that was being written: no benchmark takes it for a
-    picture, and the next preparation removes it."""
+    image, and the next preparation removes it."""
     root = tmp_path / "data"
     ready("ade20k-150", root, archives)
     images = root / "ade" / "ADEChallengeData2016" / "images" / "training"
@@ -621,10 +619,10 @@ def test_fold_counts_follow_bams_rule(archives: Path, tmp_path: Path) -> None:
     counts = {count.what: count.found for count in prepare("coco-20i", tmp_path, check=True)}
     expected = [1, 1, 0, 0]
     assert [
-        counts[f"fold {fold}: pictures with a novel class of 2048 pixels"] for fold in range(4)
+        counts[f"fold {fold}: images with a novel class of 2048 pixels"] for fold in range(4)
     ] == expected
     assert [
-        counts[f"fold {fold}: (picture, class) pairs of 2048 pixels"] for fold in range(4)
+        counts[f"fold {fold}: (image, class) pairs of 2048 pixels"] for fold in range(4)
     ] == expected
 
 
@@ -688,7 +686,7 @@ def test_processes_make_the_same_masks(
     assert all((tmp_path / "one" / name).read_bytes() == content for name, content in found.items())
     broken = tmp_path / "many" / "ADE20K_2021_17_01"
     shutil.rmtree(broken / "annotations")
-    next(broken.rglob("*_seg.png")).write_bytes(b"no picture")
+    next(broken.rglob("*_seg.png")).write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot be read"):
         Work(tmp_path, None, 2).each(
             "masks",
@@ -718,7 +716,7 @@ def inside(x: Fraction, y: Fraction, corners: list[tuple[Fraction, Fraction]]) -
 
 @pytest.mark.parametrize("seed", range(30))
 def test_polygons_against_brute_force(seed: int) -> None:
-    """Random corners, some on the grid of pixel centres and edges, some outside of the picture."""
+    """Random corners, some on the grid of pixel centres and edges, some outside of the image."""
     rng = np.random.default_rng(seed)
     h, w = rng.integers(3, 20, 2).tolist()
     points = rng.uniform(-4, 24, (int(rng.integers(3, 9)), 2))
@@ -1203,7 +1201,7 @@ def test_check_names_what_is_missing(
     before = files(root)
     message = said(capsys, "prepare", "voc", "--root", str(root), "--check")
     assert (
-        "SegmentationClassAug: 3 instead of 4; listed pictures that are missing: 1 instead of 0;"
+        "SegmentationClassAug: 3 instead of 4; listed images that are missing: 1 instead of 0;"
         " listed masks that are missing: 1 instead of 0" in message
     )
     assert f"unseen prepare voc --root {root} makes what is missing" in message
@@ -1220,7 +1218,7 @@ def test_other_peoples_lists_are_not_overwritten(
     message = said(
         capsys, "prepare", "voc", "--root", str(root), "--from", str(archives), "--jobs", "1"
     )
-    assert "names other pictures than belong in it (1 instead of 3); move it away" in message
+    assert "names other images than belong in it (1 instead of 3); move it away" in message
     assert (lists / "trainaug.txt").read_text() == "2007_000000\n"
 
 

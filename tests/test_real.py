@@ -77,7 +77,7 @@ def test_two_steps_and_an_evaluation(voc_small: Path, tmp_path: Path, tower: str
         ]
     )
     report = json.loads((run / "eval-voc" / "report.json").read_text())
-    assert report["pictures"] == 53
+    assert report["images"] == 53
     assert (
         sum(map(sum, report["confusion"]["pixels"]))
         == report["pixels"]

@@ -77,7 +77,7 @@ class Released:
         assert isinstance(segmenter, SAZS)
         self.segmenter = segmenter
         self.segmenter.shape_network = shape_network()[0]
-        self.segmenter.backbone.mean.zero_()  # the fixtures' pictures are normalised already
+        self.segmenter.backbone.mean.zero_()  # the fixtures' images are normalised already
         self.segmenter.backbone.std.fill_(1)
         self.text = TextFeatures(
             ("a", "b"), self.tensors["text"][:, 1], None, self.tensors["text"][0, 0]
@@ -241,7 +241,7 @@ def test_edge_truth() -> None:
 
 
 def test_masks_of_the_test_step() -> None:
-    """Squashed without anti-aliasing, and the answer brought to the picture's size at once: the
+    """Squashed without anti-aliasing, and the answer brought to the image's size at once: the
     released code's masks, pixel by pixel."""
     tensors, about = golden("sazs_infer_pascal")
     segmenter = Released("sazs_dpt_tiny").segmenter.eval()
@@ -268,7 +268,7 @@ def maps(logits: Tensor, edges: Tensor) -> Prediction:
     return Prediction(logits, (4 * logits.shape[2], 4 * logits.shape[3]), {"edges": edges})
 
 
-def test_pictures_without_a_confident_edge_cost_no_attention() -> None:
+def test_images_without_a_confident_edge_cost_no_attention() -> None:
     """The released code divides 0 by 0 there, and the whole loss is NaN."""
     logits, target = torch.randn(2, 2, 4, 4, requires_grad=True), torch.randint(0, 2, (2, 4, 4))
     kept = torch.zeros(2, 4, 4, dtype=torch.bool)
@@ -568,7 +568,7 @@ def test_words_from_a_file_and_a_learned_background() -> None:
     assert segmenter.others.grad.abs().max() > 0
 
 
-def test_drn_is_not_trained_on_one_picture() -> None:
+def test_drn_is_not_trained_on_one_image() -> None:
     segmenter = create(
         "sazs", tiny_clip(), backbone="drn_d_105", drn_layers=(1,) * 8, drn_channels=(4,) * 8
     ).train()
@@ -635,7 +635,7 @@ def test_the_shape_network_is_loaded_for_training_alone(tmp_path: Path) -> None:
 def test_two_steps_on_photographs(
     voc_small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """MobileNetV2 with real weights, words from a file and a learned background, on the pictures of
+    """MobileNetV2 with real weights, words from a file and a learned background, on the images of
     a fold that are here; then an evaluation."""
     from unseen.__main__ import main
 

@@ -1,5 +1,5 @@
 """Spectral segments: the released eigenvectors and oracle (fixtures sazs_eig, sazs_infer_*), files,
-degenerate pictures, and how masks use them."""
+degenerate images, and how masks use them."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_the_oracle_chooses_as_released() -> None:
 
 
 def test_void_counts_in_released_unions_only() -> None:
-    """The example of the specification: everything foreground, half of the picture void: union 8
+    """The example of the specification: everything foreground, half of the image void: union 8
     against 4."""
     truth = torch.full((2, 4), IGNORE)
     truth[:, :2] = 1
@@ -252,7 +252,7 @@ def test_vectors_that_did_not_converge_are_never_returned(monkeypatch: pytest.Mo
 
 
 def test_equal_eigenvalues_are_all_found() -> None:
-    """Two copies of a picture that know nothing of each other, where a single Krylov space holds
+    """Two copies of an image that know nothing of each other, where a single Krylov space holds
     one of each pair in exact arithmetic."""
     half = smooth(15, 20)
     values, _ = eigenpairs(affinity(torch.block_diag(half, half).numpy()), 6)
@@ -299,7 +299,7 @@ def test_signs_follow_a_fixed_rule() -> None:
 
 @pytest.mark.parametrize("lapnorm", [True, False])
 @pytest.mark.parametrize("n", [9, 420])
-def test_a_picture_of_one_colour_has_the_constant_vector_alone(n: int, lapnorm: bool) -> None:
+def test_an_image_of_one_colour_has_the_constant_vector_alone(n: int, lapnorm: bool) -> None:
     values, vectors = eigenpairs(affinity(rows_of(torch.ones(n, 8)).numpy()), 5, lapnorm=lapnorm)
     assert np.isfinite(values).all()
     assert values[0] == pytest.approx(0, abs=1e-4)
@@ -310,7 +310,7 @@ def test_a_picture_of_one_colour_has_the_constant_vector_alone(n: int, lapnorm: 
     )
 
 
-def test_a_picture_of_two_colours_has_one_cut() -> None:
+def test_an_image_of_two_colours_has_one_cut() -> None:
     features = torch.tensor([[1.0, 0.2], [0.2, 1.0]])[torch.arange(450) % 2]
     _, vectors = eigenpairs(affinity(rows_of(features).numpy()), 5)
     assert (vectors[1] > 0).tolist() == [False, True] * 225
@@ -431,7 +431,7 @@ def picture() -> Tensor:
 
 @pytest.fixture
 def made(picture: Tensor, tmp_path: Path) -> tuple[Path, Spectrum]:
-    """A folder with the spectrum and the masks of a picture "one" of 96 by 96 pixels."""
+    """A folder with the spectrum and the masks of an image "one" of 96 by 96 pixels."""
     found = list(
         extract(
             [("one", picture)],
@@ -468,7 +468,7 @@ def test_stored_segments_that_do_not_fit(made: tuple[Path, Spectrum]) -> None:
     folder, found = made
     with pytest.raises(
         DataError,
-        match=r"one.safetensors was made for a picture of 96x96 pixels, and this one has 90x96",
+        match=r"one.safetensors was made for an image of 96x96 pixels, and this one has 90x96",
     ):
         stored_segments(folder, "one", (96, 90), 4)
     with pytest.raises(
@@ -480,7 +480,7 @@ def test_stored_segments_that_do_not_fit(made: tuple[Path, Spectrum]) -> None:
     (folder / "one.safetensors").unlink()
     with pytest.raises(
         DataError,
-        match=r"one_k0.png was made for a picture of 96x96 pixels, and this one has 96x80",
+        match=r"one_k0.png was made for an image of 96x96 pixels, and this one has 96x80",
     ):
         stored_segments(folder, "one", (80, 96), 4)
     with pytest.raises(DataError, match=r"one_k\*.png holds 4 of 5 eigenvectors"):
@@ -500,7 +500,7 @@ def test_damaged_spectra(made: tuple[Path, Spectrum]) -> None:
     path = folder / "one.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(DataError, match="does not hold the eigenvectors of a picture"):
+    with pytest.raises(DataError, match="does not hold the eigenvectors of an image"):
         load_spectrum(path)
     about = {"grid": [12, 12], "covers": [96, 96], "size": [96, 96]}
     save_file(
@@ -515,7 +515,7 @@ def test_damaged_spectra(made: tuple[Path, Spectrum]) -> None:
         load_spectrum(path)
 
 
-def test_what_is_there_is_kept(made: tuple[Path, Spectrum], picture: Tensor) -> None:
+def test_what_is_there_is_kept(made: tuple[Path, Spectrum], image: Tensor) -> None:
     folder, found = made
     keys, settings = clip_keys(tiny_clip()), SpectralSettings(4)
     before = (folder / "one.safetensors").stat().st_mtime_ns
@@ -529,7 +529,7 @@ def test_what_is_there_is_kept(made: tuple[Path, Spectrum], picture: Tensor) -> 
         list(extract([("one", picture)], keys, replace(settings, colour=3.0), folder))
     with pytest.raises(SettingError, match=r"made with size \(96, 96\), not \(96, 80\)"):
         list(extract([("one", picture[:, :, :80])], keys, settings, folder))
-    with pytest.raises(DataError, match="small: the picture is 5x96 pixels"):
+    with pytest.raises(DataError, match="small: the image is 5x96 pixels"):
         list(extract([("small", picture[:, :, :5])], keys, settings, folder))
 
 
@@ -637,7 +637,7 @@ def test_label_maps_with_claims() -> None:
     assert torch.equal(found[0], found[2])
 
 
-def test_sources_of_segments(made: tuple[Path, Spectrum], picture: Tensor) -> None:
+def test_sources_of_segments(made: tuple[Path, Spectrum], image: Tensor) -> None:
     folder, _ = made
     segmenter, _ = naclip()
     stored = segments_of(segmenter, InferenceSettings(segments_dir=str(folder), segments_count=4))
@@ -688,7 +688,7 @@ def test_reports_say_whether_there_was_an_oracle(method: str) -> None:
     scores = {}
     for name, run in (("doodles", evaluate), ("doodles-5i/0", evaluate_episodes)):
         bench = get_benchmark(name)
-        text = segmenter.encode_text(bench.vocabulary)
+        text = segmenter.encode_text(bench.class_names)
         for kind, inference, oracle in (
             ("none", "none", False),
             ("agreement", "agreement", False),
@@ -749,7 +749,7 @@ def test_thresholds_are_chosen_on_seen_words_alone(
         method, tiny_clip(), **({"text_blocks": (1,)} if method == "esda" else {})
     ).eval()
     bench = get_benchmark(name)
-    text = segmenter.encode_text(bench.vocabulary)
+    text = segmenter.encode_text(bench.class_names)
     asked, splits = set[str](), list[str]()
     forward, data = type(segmenter).forward, type(bench).data
     monkeypatch.setattr(
@@ -768,7 +768,7 @@ def test_thresholds_are_chosen_on_seen_words_alone(
         bench,
         None,
         inference=InferenceSettings(segments="agreement"),
-        pictures=3,
+        images=3,
         thresholds=(0.2, 1.0),
         progress=False,
     )
@@ -788,14 +788,14 @@ def test_the_verb_and_what_reads_its_folder(
 ) -> None:
     out = tmp_path / "eig"
     main(["eigenvectors", "doodles", "--out", str(out), "--limit", "4", "--png"])
-    assert "the eigenvectors of 4 pictures  ->" in capsys.readouterr().out
+    assert "the eigenvectors of 4 images  ->" in capsys.readouterr().out
     names = [f"scene-3-{i}" for i in range(4)]
     assert {p.name for p in out.iterdir()} == {"sheet.png"} | {
         f"{n}.safetensors" for n in names
     } | {f"{n}_k{k}.png" for n in names for k in range(5)}
     assert Image.open(out / "sheet.png").width > 1000
     main(["eigenvectors", "doodles", "--out", str(out), "--limit", "5", "--png"])
-    assert "of 1 pictures, 4 were there" in capsys.readouterr().out
+    assert "of 1 images, 4 were there" in capsys.readouterr().out
     reports = []
     for folder in ([], ["--inference.segments_dir", str(out)]):
         main(
@@ -835,7 +835,7 @@ def test_the_verb_and_what_reads_its_folder(
 def test_the_verb_on_a_folder_and_segment(
     tmp_path: Path, picture: Tensor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     Image.fromarray(picture.permute(1, 2, 0).numpy()[:70]).save(folder / "a.png")
     out = tmp_path / "eig"
@@ -882,10 +882,10 @@ def test_the_verb_on_a_folder_and_segment(
         "naclip",
         inference=InferenceChanges(segments="agreement", segments_dir=str(out), segments_count=3),
     )
-    with pytest.raises(SettingError, match="by the picture's file name; give a path"):
+    with pytest.raises(SettingError, match="by the image's file name; give a path"):
         loaded.segment(picture.permute(1, 2, 0).numpy(), ["tree"])
     for arguments, message in (
-        ([str(folder), "--out", str(folder)], "among the pictures"),
+        ([str(folder), "--out", str(folder)], "among the images"),
         ([str(folder), "--limit", "0"], "at least 1"),
         (["none"], "no benchmark called"),
         ([str(folder), "--out", str(out), "--count", "4"], "made with count 3, not 4"),
@@ -949,7 +949,7 @@ def test_evaluate_with_oracle_and_choice(
         assert message in capsys.readouterr().err
 
 
-def test_masks_of_a_whole_picture_round_trip(tmp_path: Path) -> None:
+def test_masks_of_a_whole_image_round_trip(tmp_path: Path) -> None:
     segments = torch.rand(2, 5, 7) > 0.5
     write_masks(tmp_path, "x", segments)
     assert torch.equal(stored_segments(tmp_path, "x", (5, 7), 2), segments)

@@ -57,7 +57,7 @@ def trained(folder: Path, settings: TrainSettings, **more: bool) -> dict[str, Te
     model = segmenter()
     fit(
         model,
-        model.encode_text(world().vocabulary),
+        model.encode_text(world().class_names),
         world(),
         None,
         folder,
@@ -220,7 +220,7 @@ def test_augmentation_follows_the_key_alone() -> None:
 
 
 def test_what_pixels_of_unseen_words_teach() -> None:
-    """Nothing, that they are not the word, or their pictures are passed over; with things told
+    """Nothing, that they are not the word, or their images are passed over; with things told
     apart, other words have numbers of their own."""
 
     class Pictures:
@@ -264,7 +264,7 @@ def test_resume_ends_in_the_weights_of_the_uninterrupted_run(
     with pytest.raises(KilledError):
         fit(
             model,
-            model.encode_text(world().vocabulary),
+            model.encode_text(world().class_names),
             world(),
             None,
             tmp_path / "cut",
@@ -307,7 +307,7 @@ def test_accumulated_parts_train_like_the_whole_batch(tmp_path: Path) -> None:
         )
         fit(
             model,
-            model.encode_text(bench.vocabulary),
+            model.encode_text(bench.class_names),
             bench,
             None,
             tmp_path / str(parts),
@@ -329,7 +329,7 @@ def test_a_resumed_run_keeps_the_earlier_curve(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         fit(
             model,
-            model.encode_text(world().vocabulary),
+            model.encode_text(world().class_names),
             world(),
             None,
             tmp_path,
@@ -351,7 +351,7 @@ def test_the_state_holds_data_only(tmp_path: Path) -> None:
     assert state["global_step"] == 6
 
 
-def test_pictures_of_different_sizes_without_a_crop(tmp_path: Path) -> None:
+def test_images_of_different_sizes_without_a_crop(tmp_path: Path) -> None:
     class Mixed(DoodleScenes):
         def __getitem__(self, index: int) -> Sample:
             sample = super().__getitem__(index)
@@ -374,13 +374,13 @@ def test_pictures_of_different_sizes_without_a_crop(tmp_path: Path) -> None:
         with pytest.raises(
             SettingError,
             match=(
-                r"^pictures of a batch have different sizes \(32x31, 32x32\); give"
+                r"^images of a batch have different sizes \(32x31, 32x32\); give"
                 r" --train.transforms.crop$"
             ),
         ):
             fit(
                 model,
-                model.encode_text(bench.vocabulary),
+                model.encode_text(bench.class_names),
                 bench,
                 None,
                 tmp_path,
@@ -399,7 +399,7 @@ def test_a_segmenter_in_eval_mode_trains_in_training_mode(tmp_path: Path) -> Non
     )  # type: ignore[union-attr, operator]
     fit(
         model,
-        model.encode_text(world().vocabulary),
+        model.encode_text(world().class_names),
         world(),
         None,
         tmp_path,
@@ -423,7 +423,7 @@ def test_methods_without_training_say_so(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="nothing to train"):
         fit(
             model,
-            model.encode_text(world().vocabulary),
+            model.encode_text(world().class_names),
             world(),
             None,
             tmp_path,
@@ -439,7 +439,7 @@ def test_a_diverged_loss_stops_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="lower --train.lr"):
         fit(
             model,
-            model.encode_text(world().vocabulary),
+            model.encode_text(world().class_names),
             world(),
             None,
             tmp_path,
@@ -455,7 +455,7 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="belongs to another model"):
         fit(
             other,
-            other.encode_text(world().vocabulary),
+            other.encode_text(world().class_names),
             world(),
             None,
             tmp_path,

@@ -1,4 +1,4 @@
-"""Augmentation: picture and label map move together, crops keep their guard, rims are filled."""
+"""Augmentation: image and label map move together, crops keep their guard, rims are filled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tiles(h: int, w: int, tile: int, classes: int = 6) -> Tensor:
 
 
 def encoded(labels: Tensor) -> Tensor:
-    """A picture whose red says the label, whose green the row and whose blue the column."""
+    """An image whose red says the label, whose green the row and whose blue the column."""
     h, w = labels.shape
     rows, columns = torch.arange(h).view(-1, 1).expand(h, w), torch.arange(w).expand(h, w)
     return torch.stack([STEP * labels, rows, columns]).to(torch.uint8)
@@ -107,7 +107,7 @@ def test_the_inputs_are_left_alone() -> None:
     ("size", "expected"),
     [((20, 30), (32, 48)), ((30, 20), (48, 32)), ((10, 100), (6, 64)), ((64, 64), (32, 32))],
 )
-def test_pictures_are_fitted_into_the_box(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_images_are_fitted_into_the_box(size: tuple[int, int], expected: tuple[int, int]) -> None:
     labels = tiles(*size, 4)
     image, out = TrainTransform(plain(resize=(64, 32), scale=(1.0, 1.0)))(encoded(labels), labels)
     assert out.shape == image.shape[1:] == expected
@@ -154,7 +154,7 @@ def test_one_class_crops_are_drawn_again(share: float) -> None:
     assert again > 5
 
 
-def test_a_picture_of_one_class_or_of_void_is_cropped_all_the_same() -> None:
+def test_an_image_of_one_class_or_of_void_is_cropped_all_the_same() -> None:
     for value in (3, IGNORE):
         labels = torch.full((20, 20), value)
         assert (
@@ -163,7 +163,7 @@ def test_a_picture_of_one_class_or_of_void_is_cropped_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("size", [(10, 12), (10, 30), (30, 10), (16, 10)])
-def test_small_pictures_are_filled_up(size: tuple[int, int]) -> None:
+def test_small_images_are_filled_up(size: tuple[int, int]) -> None:
     labels = tiles(*size, 3)
     image, out = TrainTransform(plain(crop=16), fill=(122.77, 116.75, 104.09), fill_label=PADDING)(
         encoded(labels), labels
@@ -242,10 +242,10 @@ def test_a_flip_after_a_crop_moves_both() -> None:
     assert torch.equal(image[0].long(), STEP * out)
 
 
-# ------------------------------------------------------------- one word a picture
+# ------------------------------------------------------------- one word an image
 
 
-def test_zoom_changes_the_pictures_own_size() -> None:
+def test_zoom_changes_the_images_own_size() -> None:
     torch.manual_seed(0)
     transform = TrainTransform(
         TransformSettings(resize=None, zoom=(0.5, 0.5), crop=None, flip=0.0, photometric=False)
@@ -283,7 +283,7 @@ def test_crops_keep_the_words_pixels() -> None:
     assert max(kept[0.85]) >= 85
 
 
-def test_small_pictures_are_filled_up_on_all_sides() -> None:
+def test_small_images_are_filled_up_on_all_sides() -> None:
     transform = TrainTransform(
         TransformSettings(
             resize=None, crop=10, centre=True, flip=0.0, photometric=False, max_class_share=1.1
@@ -364,7 +364,7 @@ def test_turning_and_zooming_as_released_by_sazs() -> None:
     assert torch.equal(flip(image, labels)[0].permute(1, 2, 0), tensors["flip.image"])
 
 
-def test_every_picture_is_turned_by_whole_degrees_before_it_is_zoomed() -> None:
+def test_every_image_is_turned_by_whole_degrees_before_it_is_zoomed() -> None:
     image, labels = (
         torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8),
         torch.randint(0, 5, (40, 56)),

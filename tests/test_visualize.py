@@ -27,7 +27,7 @@ from unseen.visualize import (
 
 
 def scene(h: int = 30, w: int = 40) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A noisy picture; word 1 at the left, void at the right, word 0 between."""
+    """A noisy image; word 1 at the left, void at the right, word 0 between."""
     labels = np.zeros((h, w), dtype=np.uint8)
     labels[:, : w // 4], labels[:, -(w // 4) :] = 1, IGNORE
     return np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8), labels
@@ -70,7 +70,7 @@ def test_words_carry_their_colours() -> None:
         assert (painted[here] == colours(2)[word]).all()
 
 
-def test_the_picture_shows_through() -> None:
+def test_the_image_shows_through() -> None:
     image, labels = scene()
     grey = image @ np.array([0.299, 0.587, 0.114])
     mixed = (
@@ -210,7 +210,7 @@ def test_sheet_size(count: int, across: int, lines: int) -> None:
 
 
 def test_sheet_cells() -> None:
-    """Picture, truth and prediction stand side by side; the prediction is void where the truth
+    """Image, truth and prediction stand side by side; the prediction is void where the truth
     is."""
     image, labels = scene(50, 50)
     prediction = np.ones_like(labels)
@@ -242,7 +242,7 @@ def test_the_sheets_legend_names_the_words_shown() -> None:
     assert [holds(below, colour) > 80 for colour in colours(4)] == [True, True, True, False]
 
 
-def test_pictures_keep_their_ratio_in_a_cell() -> None:
+def test_images_keep_their_ratio_in_a_cell() -> None:
     image, labels = np.full((20, 40, 3), 7, dtype=np.uint8), np.zeros((20, 40), dtype=np.uint8)
     cell = np.array(sheet([Row(image, labels, {"ours": labels})], ["sky"], [], title="t", cell=80))[
         72:152, 8:88
@@ -299,7 +299,7 @@ def test_predictions_are_shown_where_the_truth_is_known_or_everywhere() -> None:
     assert cells[1] > 2 * cells[0], "grey where nothing is known, coloured where all is shown"
 
 
-def test_pictures_are_spread_over_all() -> None:
+def test_images_are_spread_over_all() -> None:
     assert spread(20, 8) == [0, 3, 5, 8, 11, 14, 16, 19]
     assert spread(3, 8) == [0, 1, 2]
     assert spread(7, 20) == list(range(7))

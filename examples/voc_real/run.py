@@ -53,7 +53,7 @@ COLOURS = {
 
 
 def lists_of_what_is_there(lists: Path, voc: Path, out: Path) -> Path:
-    """HSNet's lists without the pictures that are not in the folder."""
+    """HSNet's lists without the images that are not in the folder."""
     there = {path.stem for path in (voc / "JPEGImages").glob("*.jpg")}
     for part in ("trn", "val"):
         for fold in FOLDS:
@@ -96,7 +96,7 @@ def settings(asked: argparse.Namespace, seed: int) -> tuple[ModelSettings, Train
 
 @torch.no_grad()
 def write_segments(bench: Benchmark, asked: argparse.Namespace, folder: Path) -> None:
-    """Eigen-segments of a fold's pictures as PNGs, in cells of 16 pixels, from what MobileNetV2
+    """Eigen-segments of a fold's images as PNGs, in cells of 16 pixels, from what MobileNetV2
     learned on ImageNet: no DINO and no CLIP tower is needed.
     """
     backbone: DenseBackbone = DilatedMobileNet(512)
@@ -165,7 +165,7 @@ def measure(asked: argparse.Namespace, lists: Path, fold: int, seed: int) -> dic
         found: dict[str, Any] = json.loads((folder / "scores.json").read_text())
         return found
     segmenter, run = load_run(folder)
-    text = load_words(folder, run, run.vocabulary, segmenter)
+    text = load_words(folder, run, run.class_names, segmenter)
     counts = floors(segmenter, text, bench, asked.voc, seed)
     title = f"sazs, seed {seed}"
     plain = evaluate_episodes(segmenter, text, bench, asked.voc, title=title, inference=SIZE)
@@ -173,7 +173,7 @@ def measure(asked: argparse.Namespace, lists: Path, fold: int, seed: int) -> dic
     counts["one word"] = plain.counts
     write_segments(bench, asked, asked.out / "segments")
     cut = replace(SIZE, segments="agreement", segments_dir=str(asked.out / "segments"))
-    tried = choose_threshold(segmenter, text, bench, asked.voc, inference=cut, pictures=100)
+    tried = choose_threshold(segmenter, text, bench, asked.voc, inference=cut, images=100)
     cut = replace(cut, segments_threshold=max(tried, key=lambda each: (tried[each], each)))
     counts["agreement"] = evaluate_episodes(
         segmenter, text, bench, asked.voc, title=title, inference=cut
@@ -187,7 +187,7 @@ def measure(asked: argparse.Namespace, lists: Path, fold: int, seed: int) -> dic
         inference=replace(cut, segments="none"),
         oracle=True,
     ).counts
-    # The same run with all twenty words at once, on all validation pictures; background is void, as
+    # The same run with all twenty words at once, on all validation images; background is void, as
     # in generalised zero-shot segmentation on VOC.
     generalised = replace(get_benchmark("voc"), unseen=bench.unseen, inference=SIZE)
     at_once = evaluate(
@@ -205,7 +205,7 @@ def measure(asked: argparse.Namespace, lists: Path, fold: int, seed: int) -> dic
         **{name: each.summary(bench.unseen_ids) for name, each in counts.items()},
         "iou": {
             name: {
-                word: 100 * counts[name].iou[bench.vocabulary.index(word)].item()
+                word: 100 * counts[name].iou[bench.class_names.index(word)].item()
                 for word in bench.unseen
             }
             for name in ONE_WORD.values()
@@ -285,7 +285,7 @@ def chart(found: list[list[dict[str, Any]]]) -> str:
 
 
 def main() -> None:
-    """Train and score all folds and seeds; print the tables of the page, write its picture."""
+    """Train and score all folds and seeds; print the tables of the page, write its image."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -60,7 +60,7 @@ def list_(what: str = "all") -> None:
             [
                 (
                     name,
-                    str(len(parts[0].vocabulary)),
+                    str(len(parts[0].class_names)),
                     _range(len(part.unseen) for part in parts)
                     + (" a fold" if parts[0].episodes else ""),
                     parts[0].summary,
@@ -92,7 +92,7 @@ def pretrain(
     seed: int = 0,
     resume: bool = False,
 ) -> None:
-    """Pre-train the small CLIP of the embedded world from pictures and captions; writes
+    """Pre-train the small CLIP of the embedded world from images and captions; writes
     doodles.safetensors into the folder.
 
     Args:
@@ -156,7 +156,7 @@ def train_(
 
     folder = out or api.run_folder(method, benchmark)
     model = ModelSettings(method, clip, published, options or {})
-    notice = _beyond_doodles(clip, get_benchmark(benchmark, lists).vocabulary, "give --clip")
+    notice = _beyond_doodles(clip, get_benchmark(benchmark, lists).class_names, "give --clip")
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of a distributed run
     if first and notice:
         print(notice)
@@ -221,7 +221,7 @@ def evaluate(
         inference: Single values of size and windows to change; a run on its own benchmark keeps its
             own, all else the benchmark's.
         text_embeddings: A .npy file (words, D) to use instead of the text tower.
-        limit: Only the first so many pictures, or episodes; the report then lies in a folder
+        limit: Only the first so many images, or episodes; the report then lies in a folder
             ...-first-N of its own.
         threshold: Pixels whose best word is less confident (0..1) get no word: the background,
             where that is scored so (voc-21), and in folds.
@@ -230,9 +230,9 @@ def evaluate(
             "sazs" or "bam" (ESDA: seed 923) draw them.
         seeds: Of drawn episodes, one evaluation each.
         device: "auto", "cpu", "cuda", ...
-        workers: Processes that read pictures.
+        workers: Processes that read images.
         choose_threshold: Choose --inference.segments_threshold on the seen words of so many
-            training pictures first; 0 leaves it.
+            training images first; 0 leaves it.
         oracle: Let the labels choose between a mask and the eigen-segments, as SAZS was scored: not
             a result, and marked in the report.
         released_counts: Count void pixels of folds into unions, as the released SAZS does.
@@ -245,10 +245,10 @@ def evaluate(
     from unseen.evaluation import evaluate_episodes as run_episodes
 
     if limit is not None and limit < 1:
-        raise SettingError(f"--limit is {limit}; give at least 1 picture")
+        raise SettingError(f"--limit is {limit}; give at least 1 image")
     if choose_threshold < 0:
         raise SettingError(
-            f"--choose-threshold is {choose_threshold}; give a number of training pictures, or 0"
+            f"--choose-threshold is {choose_threshold}; give a number of training images, or 0"
         )
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise SettingError(
@@ -278,7 +278,7 @@ def evaluate(
         )
     for model, settings, run, name in asked:
         folder, bench = Path(model), get_benchmark(name, lists)
-        own = run is not None and bench.asks_as(run.benchmark, run.vocabulary)
+        own = run is not None and bench.asks_as(run.benchmark, run.class_names)
         if bench.episodes is None and episodes != "all":
             raise SettingError(
                 f"--episodes {episodes} is for folds, and {bench.name} has none; leave it away"
@@ -326,7 +326,7 @@ def evaluate(
                 " then give --inference.segments_threshold"
             )
         segmenter, text = build(
-            settings, bench.vocabulary, text_embeddings, folder if run else None
+            settings, bench.class_names, text_embeddings, folder if run else None
         )
         text = text.to(segmenter.to(device_named(device)).device)
         vectors = str(text_embeddings) if text_embeddings else run.text_embeddings if run else None
@@ -337,13 +337,13 @@ def evaluate(
         }
         if choose_threshold:
             tried = scores_of_thresholds(
-                segmenter, text, bench, root, inference=size, pictures=choose_threshold
+                segmenter, text, bench, root, inference=size, images=choose_threshold
             )
             size = replace(
                 size, segments_threshold=max(tried, key=lambda each: (tried[each], each))
             )
             about["threshold_chosen"] = {
-                "pictures": choose_threshold,
+                "images": choose_threshold,
                 "mIoU_seen": {str(each): round(score, 4) for each, score in tried.items()},
             }
             print(
@@ -367,7 +367,7 @@ def evaluate(
             title = f"{title} ({folder})"
         # Across data sets every word counts as trained on, so none is lowered (released cross-
         # dataset configurations).
-        lowered = run.lowered(bench.vocabulary) if run and own else None
+        lowered = run.lowered(bench.class_names) if run and own else None
         made: list[Report] | list[EpisodeReport]
         if bench.episodes is not None:
             made = [
@@ -425,7 +425,7 @@ def evaluate(
         if run and whole:
             _keep_scores(folder, bench.name, made[0].as_dict()["scores"])
         notice = (
-            _beyond_doodles(segmenter.clip.source, bench.vocabulary, "give --clip")
+            _beyond_doodles(segmenter.clip.source, bench.class_names, "give --clip")
             if run is None
             else ""
         )
@@ -522,14 +522,14 @@ def segment_(
     threshold: float | None = None,
     device: str = "auto",
 ) -> None:
-    """Label every pixel of pictures with one of your words.
+    """Label every pixel of images with one of your words.
 
-    For each picture writes NAME.png (label map, ids in the order of the words, 255 for no word),
-    NAME.overlay.png and NAME.json (share and mean score of each word). A picture that cannot be
+    For each image writes NAME.png (label map, ids in the order of the words, 255 for no word),
+    NAME.overlay.png and NAME.json (share and mean score of each word). An image that cannot be
     read is reported and skipped; the exit code is then 2.
 
     Args:
-        images: Pictures, or folders of pictures.
+        images: Images, or folders of images.
         words: Separated by commas: 'cat, sofa'; a word with a comma in double quotes: 'cat, "table,
             laid"'.
         model: A method without training of `unseen list`, or a run folder.
@@ -573,7 +573,7 @@ def segment_(
     inside = next((source for source in sources if source.resolve().parent == out.resolve()), None)
     if inside is not None:
         raise DataError(
-            f"the results would be written beside {inside} and could replace pictures; choose"
+            f"the results would be written beside {inside} and could replace images; choose"
             " another folder with --out"
         )
     for source in sources:
@@ -608,36 +608,36 @@ def eigenvectors_(
     limit: int | None = None,
     device: str = "auto",
 ) -> None:
-    """Cut pictures into spectral segments, without words or labels; what is in the folder already
+    """Cut images into spectral segments, without words or labels; what is in the folder already
     is kept, so a stopped run goes on.
 
-    Writes NAME.safetensors for each picture (eigenvalues and eigenvectors) and sheet.png, which
+    Writes NAME.safetensors for each image (eigenvalues and eigenvectors) and sheet.png, which
     shows some. Use them with --inference.segments agreement --inference.segments_dir DIR in
     evaluate and segment.
 
     Args:
         source: A benchmark of `unseen list`, a folder of your own data (with classes.txt), or a
-            folder of pictures.
+            folder of images.
         out: Folder to write to.
         root: Where the benchmark's data lie.
         split: Of the benchmark: "train" or "val".
         features: Network whose keys join patches: timm:NAME (timm:vit_small_patch16_224.dino, as
             Deep Spectral Methods), timm:NAME@FILE, or a CLIP: "doodles", ARCHITECTURE/TAG of
             open_clip, a weight file.
-        count: Eigenvectors a picture, the constant one included.
+        count: Eigenvectors an image, the constant one included.
         colour: Weight of the joints between neighbours in colour and position.
         cell: Side in pixels of the cells the feature map is resized to; patches by default.
-        lapnorm: Normalise the graph's Laplacian; false is slow for large pictures.
+        lapnorm: Normalise the graph's Laplacian; false is slow for large images.
         png: Write the segments as NAME_k0.png, ... too: 0 and 255, as SAZS reads them.
         lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
-        limit: Only the first so many pictures.
+        limit: Only the first so many images.
         device: "auto", "cpu", "cuda", ...
     """
     from unseen import api
     from unseen.spectral import SpectralSettings
 
     if limit is not None and limit < 1:
-        raise SettingError(f"--limit is {limit}; give at least 1 picture")
+        raise SettingError(f"--limit is {limit}; give at least 1 image")
     settings = SpectralSettings(count, colour, lapnorm, cell)
     made, kept = api.eigenvectors(
         source,
@@ -652,7 +652,7 @@ def eigenvectors_(
         device=device,
     )
     print(
-        f"wrote the eigenvectors of {made} pictures{f', {kept} were there' if kept else ''}  -> "
+        f"wrote the eigenvectors of {made} images{f', {kept} were there' if kept else ''}  -> "
         f" {out}; some are shown in {out / 'sheet.png'}"
     )
 
@@ -734,7 +734,7 @@ def demo(
     and draw what it sees.
 
     Args:
-        out: Folder for the run, the reports and the pictures; an earlier demo there is replaced.
+        out: Folder for the run, the reports and the images; an earlier demo there is replaced.
         seed: Of training.
         steps: Training steps; the recipe's by default.
         limit: Score only the first so many scenes.
@@ -762,8 +762,8 @@ def check(
     spoil it.
 
     Reports ids that are not on the list, classes never labelled, sizes that differ, label maps
-    saved as JPEG or colours, a background that shifts every id, pictures of validation in training,
-    missing partners and unreadable files. Writes check.json and sheet.png, some labelled pictures
+    saved as JPEG or colours, a background that shifts every id, images of validation in training,
+    missing partners and unreadable files. Writes check.json and sheet.png, some labelled images
     to look at.
 
     Args:
@@ -771,7 +771,7 @@ def check(
             list`.
         root: Where the benchmark's data lie.
         out: Folder to write to; runs/check-NAME by default.
-        samples: Pictures on the sheet.
+        samples: Images on the sheet.
         lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
     """
     if samples < 1:
@@ -852,7 +852,7 @@ POSITIONALS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "segment": (
         "images",
-        {"nargs": "+", "type": Path, "help": "Pictures, or folders of pictures."},
+        {"nargs": "+", "type": Path, "help": "Images, or folders of images."},
     ),
 }
 """Arguments without dashes that a signature cannot say."""
@@ -942,7 +942,7 @@ def _parser(argv: list[str]) -> tuple[ArgumentParser, ArgumentParser | None]:
         prog="unseen",
         allow_abbrev=False,
         description=(
-            "Zero-shot semantic segmentation: a picture and a list of words in, one label map out."
+            "Zero-shot semantic segmentation: an image and a list of words in, one label map out."
         ),
     )
     parser.add_argument("--version", action="version", version=f"unseen {__version__}")

@@ -1,4 +1,4 @@
-"""Pictures by words, in three lines of Python.
+"""Images by words, in three lines of Python.
 
 >>> import unseen
 >>> model = unseen.load("naclip", clip="ViT-B-16-quickgelu/openai")
@@ -45,7 +45,7 @@ from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError, VocabularyError
 from unseen.files import find_images, read_image, replacing, write_labels, write_text
 from unseen.inference import Claims, agreement, label_maps, segments_of
-from unseen.labels import IGNORE, ORDINARY
+from unseen.labels import IGNORE, MAX_8BIT_CLASSES
 from unseen.methods import METHODS, create, known
 from unseen.recipes import recipe
 from unseen.segmenter import TextFeatures, TextSegmenter, stored_text, stored_width
@@ -69,7 +69,7 @@ Picture = str | Path | Image.Image | NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A labelled picture.
+    """A labelled image.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
@@ -101,7 +101,7 @@ class Segmentation:
         return np.asarray(self.labels == self.names.index(name))
 
     def overlay(self) -> Image.Image:
-        """The picture with its label map and a legend."""
+        """The image with its label map and a legend."""
         return overlay(self.image, self.labels, self.names, self.unseen)
 
     def as_dict(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class Segmentation:
 
 
 class Predictor:
-    """A segmenter ready to label pictures.
+    """A segmenter ready to label images.
 
     Attributes:
         segmenter: The method.
@@ -153,7 +153,7 @@ class Predictor:
         self._segments = segments_of(segmenter, inference) if inference.segments != "none" else None
 
     def encode(self, names: Sequence[str]) -> TextFeatures:
-        """Encode words once, for many pictures.
+        """Encode words once, for many images.
 
         Raises:
             VocabularyError: No words, too many (more than 253), a repeated one, one that is too
@@ -161,20 +161,20 @@ class Predictor:
         """
         if isinstance(names, str):
             raise VocabularyError(f"the words are one string, {names!r}; give a list of words")
-        if len(names) > ORDINARY:
+        if len(names) > MAX_8BIT_CLASSES:
             raise VocabularyError(
                 f"{len(names)} words are more than a label map with 8 bits holds; give at most"
-                f" {ORDINARY}"
+                f" {MAX_8BIT_CLASSES}"
             )
         return _words(self.segmenter, names, self.run, self.folder).to(self.segmenter.device)
 
     def segment(
         self, image: Picture, names: Sequence[str], *, threshold: float | None = None
     ) -> Segmentation:
-        """Label every pixel of a picture with one of the words.
+        """Label every pixel of an image with one of the words.
 
         Args:
-            image: Path, PIL picture, or (H, W, 3) uint8 array, RGB.
+            image: Path, PIL image, or (H, W, 3) uint8 array, RGB.
             names: At least one word.
             threshold: Pixels whose best word is less confident (0..1) get no word (255).
         """
@@ -186,7 +186,7 @@ class Predictor:
             return None
         if self._segments.folder is not None and not isinstance(source, (str, Path)):
             raise SettingError(
-                "segments are read from a folder by the picture's file name; give a path, or leave"
+                "segments are read from a folder by the image's file name; give a path, or leave"
                 " --inference.segments_dir away"
             )
         return agreement(
@@ -270,7 +270,7 @@ def segment(
     threshold: float | None = None,
     device: str = "auto",
 ) -> Segmentation:
-    """Label one picture; for many, keep what `load` returns."""
+    """Label one image; for many, keep what `load` returns."""
     return load(model, clip=clip, device=device).segment(image, names, threshold=threshold)
 
 
@@ -344,12 +344,12 @@ def train(
             " some as seen"
         )
     torch.manual_seed(settings.seed)
-    segmenter, text = build(model, bench.vocabulary, text_embeddings)
+    segmenter, text = build(model, bench.class_names, text_embeddings)
     run = Run(
         model=model,
         benchmark=bench.name,
-        vocabulary=bench.vocabulary,
-        seen=bench.vocabulary if settings.regime == "supervised" else bench.seen,
+        class_names=bench.class_names,
+        seen=bench.class_names if settings.regime == "supervised" else bench.seen,
         inference=bench.inference,
         train=asdict(settings),
         versions=versions(),
@@ -468,8 +468,8 @@ def convert(
         run = Run(
             model=ModelSettings(method, segmenter.clip.source if separate else TOWER, True, chosen),
             benchmark=bench.name,
-            vocabulary=bench.vocabulary,
-            seen=bench.vocabulary if regime == "supervised" else bench.seen,
+            class_names=bench.class_names,
+            seen=bench.class_names if regime == "supervised" else bench.seen,
             inference=bench.inference,
             train={"regime": regime, "converted_from": file.name},
             versions=versions(),
@@ -502,14 +502,14 @@ def eigenvectors(
     device: str = "auto",
     progress: bool = True,
 ) -> tuple[int, int]:
-    """Keep the eigenvectors of a benchmark's or a folder's pictures; writes NAME.safetensors and a
+    """Keep the eigenvectors of a benchmark's or a folder's images; writes NAME.safetensors and a
     sheet of some of them.
 
-    Pictures whose eigenvectors lie in the folder already are left as they are, so a stopped run
+    Images whose eigenvectors lie in the folder already are left as they are, so a stopped run
     goes on where it was.
 
     Args:
-        source: A benchmark, by name or folder, or a folder of pictures.
+        source: A benchmark, by name or folder, or a folder of images.
         out: Folder to write to.
         root: Where the benchmark's data lie.
         split: Of the benchmark: "train" or "val".
@@ -517,30 +517,28 @@ def eigenvectors(
         features: Network: "timm:NAME", "timm:NAME@FILE", or a CLIP as `load_clip` takes it.
         settings: How.
         png: Write the segments as PNGs too, as SAZS reads them.
-        limit: Only the first so many pictures.
-        shown: Pictures on the sheet, spread over all.
+        limit: Only the first so many images.
+        shown: Images on the sheet, spread over all.
         device: "auto", "cpu", "cuda", ...
         progress: Show a progress bar.
 
     Returns:
-        How many pictures were computed, and how many were there already.
+        How many images were computed, and how many were there already.
 
     Raises:
-        UnseenError: No such source, a network that cannot be had, a picture without eigenvectors,
+        UnseenError: No such source, a network that cannot be had, an image without eigenvectors,
             or a folder that holds others.
     """
     if split not in ("train", "val"):
         raise SettingError(f"there is no split called {split!r}; choose train or val")
     how = settings or SpectralSettings()
     if Path(source).is_file():
-        raise DataError(
-            f"{source} is a file; give the folder of pictures it lies in, or a benchmark"
-        )
+        raise DataError(f"{source} is a file; give the folder of images it lies in, or a benchmark")
     if Path(source).is_dir() and not is_own(source):
         files = find_images([Path(source)])
         if out.resolve() == Path(source).resolve():
             raise DataError(
-                f"the eigenvectors would be written among the pictures of {source}; choose another"
+                f"the eigenvectors would be written among the images of {source}; choose another"
                 " folder with --out"
             )
 
@@ -756,7 +754,7 @@ def _pixels(image: Picture) -> NDArray[np.uint8]:
         return np.array(image.convert("RGB"))
     if not isinstance(image, np.ndarray):
         raise DataError(
-            f"a {type(image).__name__} is not a picture; give a path, a PIL picture, or an (H, W,"
+            f"a {type(image).__name__} is not an image; give a path, a PIL image, or an (H, W,"
             " 3) uint8 array"
         )
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:

@@ -1,4 +1,4 @@
-"""`unseen check`: what is wrong with a data set, in words and in pictures, before it is trained
+"""`unseen check`: what is wrong with a data set, in words and in images, before it is trained
 on.
 """
 
@@ -22,7 +22,7 @@ from unseen.data.own import CLASSES, LABEL_SUFFIXES, SPLITS, UNREAD, contents, r
 from unseen.data.survey import Finding, Looked, Survey, survey
 from unseen.errors import DataError, SettingError
 from unseen.files import replacing, write_text
-from unseen.labels import BACKGROUND, IGNORE, ORDINARY
+from unseen.labels import BACKGROUND, IGNORE, MAX_8BIT_CLASSES
 from unseen.visualize import Row, sheet, spread
 
 
@@ -46,9 +46,9 @@ class Checked:
         return [finding for finding in self.survey.findings if finding.level == "error"]
 
     def save(self, folder: Path, samples: int = 8) -> bool:
-        """Write `check.json`, and `sheet.png` if any picture has labels; whether it has."""
+        """Write `check.json`, and `sheet.png` if any image has labels; whether it has."""
         counts = {
-            split: {"pictures": len(each), "pixels": self.survey.pixels(split)}
+            split: {"images": len(each), "pixels": self.survey.pixels(split)}
             for split, each in self.survey.looked.items()
         }
         about = {
@@ -78,10 +78,10 @@ class Checked:
         return bool(rows)
 
     def _rows(self, samples: int) -> list[Row]:
-        """Pictures with their labels, spread over the splits; ids that are not on the list are
+        """Images with their labels, spread over the splits; ids that are not on the list are
         shown as void.
         """
-        count, first, rows = len(self.benchmark.vocabulary), self.survey.first, []
+        count, first, rows = len(self.benchmark.class_names), self.survey.first, []
         for split, each in self.survey.looked.items():
             good = [
                 one for one in each if not one.trouble and one.size == one.label_size and one.areas
@@ -137,10 +137,10 @@ def check(
             disable=not progress,
         )
 
-    scored = benchmark.vocabulary if benchmark.episodes is None else benchmark.unseen
+    scored = benchmark.class_names if benchmark.episodes is None else benchmark.unseen
     found = survey(
         pairs,
-        benchmark.vocabulary,
+        benchmark.class_names,
         first,
         taught=benchmark.seen,
         scored=scored,
@@ -158,7 +158,7 @@ def _own(benchmark: Benchmark) -> tuple[list[Finding], dict[str, list[Pair]], st
     assert benchmark.folder is not None
     found, findings = contents(benchmark.folder), list[Finding]()
     add = partial(_add, findings)
-    where = "labels/train or labels/val, as the picture lies," if found.nested else "labels/"
+    where = "labels/train or labels/val, as the image lies," if found.nested else "labels/"
     add(
         "error",
         UNREAD,
@@ -168,8 +168,8 @@ def _own(benchmark: Benchmark) -> tuple[list[Finding], dict[str, list[Pair]], st
     )
     add(
         "error",
-        "pictures without a label map",
-        f"save it in {where} under the picture's name ({LABEL_SUFFIXES[0]}), or remove the picture",
+        "images without a label map",
+        f"save it in {where} under the image's name ({LABEL_SUFFIXES[0]}), or remove the image",
         found.unlabelled,
     )
     add(
@@ -181,14 +181,14 @@ def _own(benchmark: Benchmark) -> tuple[list[Finding], dict[str, list[Pair]], st
     )
     add(
         "error",
-        "names on lists without a picture in images/",
+        "names on lists without an image in images/",
         "correct the lists: one name a line, without suffix",
         found.unknown,
     )
     add(
         "warning",
-        "label maps without a picture, which are not used",
-        "restore the picture, or remove them",
+        "label maps without an image, which are not used",
+        "restore the image, or remove them",
         found.pictureless,
     )
     for split in SPLITS:
@@ -197,7 +197,7 @@ def _own(benchmark: Benchmark) -> tuple[list[Finding], dict[str, list[Pair]], st
             findings.append(
                 Finding(
                     "error",
-                    f"there are no labelled pictures for {what} ({found.how})",
+                    f"there are no labelled images for {what} ({found.how})",
                     f"add some to {use}",
                 )
             )
@@ -216,7 +216,7 @@ def _named(
             if benchmark.needs_root and root is None:
                 raise
             what, _, remedy = str(error).rpartition("; ")
-            unused = split == "train" and len(benchmark.vocabulary) > ORDINARY
+            unused = split == "train" and len(benchmark.class_names) > MAX_8BIT_CLASSES
             findings.append(Finding("warning" if unused else "error", f"{split}: {what}", remedy))
             continue
         if not isinstance(data, LabelledImages):
@@ -250,14 +250,14 @@ def print_checked(checked: Checked) -> None:
     words = (
         f"{len(bench.seen)} seen, {len(bench.unseen)} unseen"
         if bench.unseen
-        else f"{len(bench.vocabulary)}, none marked unseen"
+        else f"{len(bench.class_names)}, none marked unseen"
     )
     title = f"{bench.title}: classes: {words}" + (
         f"; splits: {checked.splits}" if checked.splits else ""
     )
     table = Table(
         "split",
-        "pictures",
+        "images",
         "labelled pixels",
         "void",
         "classes shown",

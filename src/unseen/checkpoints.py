@@ -64,7 +64,7 @@ class Run:
     Attributes:
         model: Method, tower and options.
         benchmark: What it was trained on.
-        vocabulary: Its words.
+        class_names: Its words.
         seen: Those whose masks were trained on.
         inference: Size and windows to predict with.
         train: The training settings, as a dictionary.
@@ -77,7 +77,7 @@ class Run:
 
     model: ModelSettings
     benchmark: str
-    vocabulary: tuple[str, ...]
+    class_names: tuple[str, ...]
     seen: tuple[str, ...]
     inference: InferenceSettings
     train: dict[str, Any] = field(default_factory=dict)
@@ -148,6 +148,7 @@ def save_run(folder: Path, segmenter: TextSegmenter, run: Run) -> None:
 def save_config(folder: Path, run: Run) -> None:
     """Write `config.yaml`: at the start of a training, so that `--resume` can compare."""
     config = {"format": FORMAT, **asdict(run)}
+    config["vocabulary"] = config.pop("class_names")
     write_text(folder / CONFIG, yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
 
 
@@ -258,7 +259,7 @@ def read_config(folder: Path) -> Run:
         return Run(
             model=model,
             inference=inference,
-            vocabulary=tuple(stored.pop("vocabulary")),
+            class_names=tuple(stored.pop("vocabulary")),
             seen=tuple(stored.pop("seen")),
             **stored,
         )
@@ -279,15 +280,15 @@ def load_words(
     """
     names = check_names(names)
     stored = stored_text(
-        folder / TEXT, run.vocabulary, segmenter.clip.embed_dim, segmenter.background_word
+        folder / TEXT, run.class_names, segmenter.clip.embed_dim, segmenter.background_word
     )
-    strange = next((name for name in names if name not in run.vocabulary), None)
+    strange = next((name for name in names if name not in run.class_names), None)
     if strange is not None:
         raise VocabularyError(
             f"{folder} was trained on text embeddings from a file, which has none for {strange!r};"
-            f" its words are {', '.join(run.vocabulary)}"
+            f" its words are {', '.join(run.class_names)}"
         )
-    return stored.select([run.vocabulary.index(name) for name in names])
+    return stored.select([run.class_names.index(name) for name in names])
 
 
 def _plain(value: Any) -> Any:

@@ -57,7 +57,7 @@ def run_demo(
     reports: dict[str, Report] = {}
     for name in [n for n, m in METHODS.items() if not m.cls.trainable]:
         settings = replace(model, method=name, options={"templates": bench.templates})
-        free, words = build(settings, bench.vocabulary)
+        free, words = build(settings, bench.class_names)
         about = {"model": asdict(settings)}
         reports[name] = evaluate(
             free,
@@ -112,7 +112,7 @@ def run_demo(
     with replacing(out / "demo.png") as beside:
         sheet(
             rows,
-            bench.vocabulary,
+            bench.class_names,
             bench.unseen,
             title=f"{model.method} trained on {len(bench.seen)} words, asked for 20",
             subtitle=subtitle,

@@ -20,7 +20,7 @@ class UnseenError(Exception):
 
 
 class DataError(UnseenError):
-    """A picture, a mask, a data set or the place to write to."""
+    """An image, a mask, a data set or the place to write to."""
 
 
 class VocabularyError(UnseenError):

@@ -1,5 +1,5 @@
 """A segmenter on a benchmark: one confusion matrix, a report that repeats the protocol, a sheet of
-pictures.
+images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Subset
 
 from unseen.checkpoints import Run, fingerprint, versions
 from unseen.data.benchmarks import Benchmark
-from unseen.data.classes import met_in
+from unseen.data.classes import shared_classes
 from unseen.data.datasets import Sample
 from unseen.data.episodes import Draw
 from unseen.errors import DataError, SettingError
@@ -39,7 +39,7 @@ from unseen.inference import (
     settled,
     settled_mask,
 )
-from unseen.labels import BACKGROUND, IGNORE, label_of, rank_of
+from unseen.labels import BACKGROUND, IGNORE, index_to_label, subset_lookup
 from unseen.metrics import ConfusionMatrix, EpisodeCounts, episode_counts
 from unseen.segmenter import Segmenter, TextFeatures, TextSegmenter
 from unseen.segments import Segments
@@ -47,7 +47,7 @@ from unseen.settings import InferenceSettings, check_threshold
 from unseen.visualize import Row, sheet, spread
 
 MAPS_AT_ONCE = 16 * 171
-"""Score maps held at a time: of a batch of COCO-Stuff's pictures."""
+"""Score maps held at a time: of a batch of COCO-Stuff's images."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Report:
     """What an evaluation measured, and everything that moves the number.
 
     Attributes:
-        title: Of the segmenter, for tables and pictures.
+        title: Of the segmenter, for tables and images.
         benchmark: What it was judged on.
         matrix: All labelled pixels.
         pixels: Labelled pixels, counted on the labels alone.
-        pictures: How many.
+        images: How many.
         protocol: Words, background, windows, templates, options, seed, versions.
-        rows: Some pictures with truth and prediction.
+        rows: Some images with truth and prediction.
         met: The words that a run trained on another benchmark has met there with masks; None where
             that is not the question.
     """
@@ -70,7 +70,7 @@ class Report:
     benchmark: Benchmark
     matrix: ConfusionMatrix
     pixels: int
-    pictures: int
+    images: int
     protocol: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
     met: tuple[str, ...] | None = None
@@ -83,8 +83,8 @@ class Report:
         found = self.matrix.summary(self.benchmark.seen_ids, self.benchmark.unseen_ids)
         if self.met is not None:
             iou, met = (
-                self.matrix.iou[: len(self.benchmark.vocabulary)],
-                torch.tensor([name in self.met for name in self.benchmark.vocabulary]),
+                self.matrix.iou[: len(self.benchmark.class_names)],
+                torch.tensor([name in self.met for name in self.benchmark.class_names]),
             )
             found |= {
                 "mIoU_met": 100 * iou[met].nanmean().item(),
@@ -123,7 +123,7 @@ class Report:
                 name: _number(100 * value)
                 for name, value in zip(names, self.matrix.iou.tolist(), strict=True)
             },
-            "pictures": self.pictures,
+            "images": self.images,
             "pixels": self.pixels,
             "protocol": self.protocol,
             "confusion": {
@@ -177,7 +177,7 @@ def evaluate(
     trained: Run | None = None,
     about: dict[str, Any] | None = None,
 ) -> Report:
-    """Score a segmenter on a benchmark's validation pictures.
+    """Score a segmenter on a benchmark's validation images.
 
     Args:
         segmenter: Any method, in eval mode; runs where its parameters lie.
@@ -187,12 +187,12 @@ def evaluate(
         title: Name in the report.
         inference: Size and windows.
         seen: Ids trained on, for methods that lower their scores; None if none or all were.
-        limit: Only the first so many pictures; the report says so.
+        limit: Only the first so many images; the report says so.
         threshold: Pixels whose best word is less confident get no word
             (`unseen.inference.label_maps`): an error, or the background where that is scored so.
-        batch_size: Most pictures of one size computed together, with large vocabularies fewer.
-        workers: Processes that read pictures.
-        shown: Pictures kept for the sheet, spread over the set.
+        batch_size: Most images of one size computed together, with large vocabularies fewer.
+        workers: Processes that read images.
+        shown: Images kept for the sheet, spread over the set.
         progress: Show a progress bar.
         oracle: Let the labels choose between a word's mask and the eigen-segments
             (`oracle_claims`); the report says so.
@@ -210,8 +210,8 @@ def evaluate(
             " confident with --threshold (0 to 1)"
         )
     check_threshold(threshold)
-    background = label_of(torch.tensor(len(benchmark.vocabulary)))
-    batch_size = max(1, min(batch_size, MAPS_AT_ONCE // len(benchmark.vocabulary)))
+    background = index_to_label(torch.tensor(len(benchmark.class_names)))
+    batch_size = max(1, min(batch_size, MAPS_AT_ONCE // len(benchmark.class_names)))
     segments = _segments(segmenter, inference, oracle)
     data = benchmark.data("val", root)
     count = len(data) if limit is None else min(limit, len(data))
@@ -255,7 +255,7 @@ def evaluate(
                     )
                 )
             done += 1
-    met = None if trained is None else tuple(met_in(trained.seen, benchmark.vocabulary))
+    met = None if trained is None else tuple(shared_classes(trained.seen, benchmark.class_names))
     protocol = {
         **benchmark.protocol,
         "vocabulary": list(text.names),
@@ -293,11 +293,11 @@ class EpisodeReport:
     """What the evaluation of a fold measured.
 
     Attributes:
-        title: Of the segmenter, for tables and pictures.
+        title: Of the segmenter, for tables and images.
         benchmark: The fold.
         counts: Of all episodes.
         protocol: How episodes were drawn, words, windows, options, versions.
-        rows: Some pictures with truth and prediction.
+        rows: Some images with truth and prediction.
     """
 
     title: str
@@ -313,7 +313,7 @@ class EpisodeReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The whole report as JSON types."""
-        names, ids = self.benchmark.vocabulary, self.benchmark.unseen_ids
+        names, ids = self.benchmark.class_names, self.benchmark.unseen_ids
         return {
             "model": self.title,
             "benchmark": self.benchmark.name,
@@ -337,11 +337,11 @@ class EpisodeReport:
         if self.rows:
             line = (
                 f"mIoU {self.scores['mIoU']:.1f}   FB-IoU {self.scores['FB_IoU']:.1f}   (one word a"
-                " picture; grey: not the word)"
+                " image; grey: not the word)"
             )
             picture = sheet(
                 self.rows,
-                self.benchmark.vocabulary,
+                self.benchmark.class_names,
                 self.benchmark.unseen,
                 title=f"{self.title} on {self.benchmark.name}",
                 subtitle=line,
@@ -371,7 +371,7 @@ def evaluate_episodes(
     released_counts: bool = False,
     about: dict[str, Any] | None = None,
 ) -> EpisodeReport:
-    """Ask a segmenter about the episodes of a fold: one picture, one word that is in it, foreground
+    """Ask a segmenter about the episodes of a fold: one image, one word that is in it, foreground
     against background.
 
     A binary method is asked that word alone; any other is asked the whole vocabulary, and its
@@ -400,7 +400,7 @@ def evaluate_episodes(
 
     Raises:
         DataError: A list that names what is not there, or an episode whose class is not in its
-            picture.
+            image.
     """
     assert benchmark.episodes is not None
     check_threshold(threshold)
@@ -409,9 +409,9 @@ def evaluate_episodes(
     episodes = episodes[:limit]
     count = len(episodes)
     wanted = set(spread(count, shown))
-    counts, rows = EpisodeCounts(len(benchmark.vocabulary), released=released_counts), []
+    counts, rows = EpisodeCounts(len(benchmark.class_names), released=released_counts), []
     last: tuple[int, Tensor | None, Tensor | None] | None = (
-        None  # neighbouring episodes often share their picture
+        None  # neighbouring episodes often share their image
     )
     for done, episode in enumerate(
         track(episodes, description=title, total=count, transient=True, disable=not progress)
@@ -419,7 +419,7 @@ def evaluate_episodes(
         sample = data[episode.index]
         truth = _asked(sample.labels, episode.class_id)
         if not (truth == 1).any():
-            word = benchmark.vocabulary[episode.class_id]
+            word = benchmark.class_names[episode.class_id]
             raise DataError(
                 f"the fold asks for {word!r} in {sample.name}, whose mask does not hold it; restore"
                 " the list or the masks"
@@ -467,7 +467,7 @@ def evaluate_episodes(
                     sample.image.permute(1, 2, 0).numpy(),
                     true,
                     {"prediction": guess},
-                    benchmark.vocabulary[episode.class_id],
+                    benchmark.class_names[episode.class_id],
                 )
             )
     protocol = {
@@ -516,7 +516,7 @@ def _foreground_iou(mask: Tensor, truth: Tensor, released: bool) -> float:
 
 
 def oracle_claims(segments: Tensor, truth: Tensor) -> Claims:
-    """`oracle_choice` for label maps: of every word that is in the picture, the segment whose IoU
+    """`oracle_choice` for label maps: of every word that is in the image, the segment whose IoU
     with the word's true mask is above its own mask's.
 
     Args:
@@ -553,11 +553,11 @@ def choose_threshold(
     root: Path | None,
     *,
     inference: InferenceSettings,
-    pictures: int = 200,
+    images: int = 200,
     thresholds: Sequence[float] = THRESHOLDS,
     progress: bool = True,
 ) -> dict[float, float]:
-    """What each threshold of `unseen.inference.agreement` gives on training pictures and seen words
+    """What each threshold of `unseen.inference.agreement` gives on training images and seen words
     alone: mIoU in percent.
 
     Unseen words are not asked for, and their pixels not counted. The best threshold is the one to
@@ -569,7 +569,7 @@ def choose_threshold(
         benchmark: Vocabulary, split and data.
         root: Where the data lie.
         inference: Size, windows and source of the segments.
-        pictures: How many, spread over the training set.
+        images: How many, spread over the training set.
         thresholds: To try.
         progress: Show a progress bar.
     """
@@ -580,8 +580,8 @@ def choose_threshold(
     )
     words, place, hidden = (
         text.select(seen),
-        rank_of(seen, size=max(256, len(benchmark.vocabulary) + 4)),
-        label_of(torch.tensor(benchmark.unseen_ids)),
+        subset_lookup(seen, size=max(256, len(benchmark.class_names) + 4)),
+        index_to_label(torch.tensor(benchmark.unseen_ids)),
     )
     folds = benchmark.episodes is not None
     matrices, counts = (
@@ -589,7 +589,7 @@ def choose_threshold(
         [EpisodeCounts(len(seen)) for _ in thresholds],
     )
     chosen = np.unique(
-        np.linspace(0, len(data) - 1, min(pictures, len(data))).round().astype(int)
+        np.linspace(0, len(data) - 1, min(images, len(data))).round().astype(int)
     ).tolist()
     for index in track(
         chosen, description="threshold of agreement", transient=True, disable=not progress
@@ -714,7 +714,7 @@ def print_episodes(reports: Sequence[EpisodeReport]) -> None:
             )
     console.print(table)
     if len(reports) == 1:
-        names, iou = reports[0].benchmark.vocabulary, reports[0].counts.iou.tolist()
+        names, iou = reports[0].benchmark.class_names, reports[0].counts.iou.tolist()
         console.print(
             "IoU: "
             + "  ".join(f"{names[i]} {100 * iou[i]:.1f}" for i in reports[0].benchmark.unseen_ids)
@@ -738,14 +738,14 @@ def print_reports(reports: Sequence[Report]) -> None:
     words = (
         f"{len(bench.seen_ids)} seen, {len(bench.unseen_ids)} unseen words"
         if bench.unseen
-        else f"{len(bench.vocabulary)} words"
+        else f"{len(bench.class_names)} words"
     )
     if bench.background == "threshold":
         words += " and the background"
     table = Table(
         "model",
         *names.values(),
-        title=f"{bench.title}: {words}, {reports[0].pictures} pictures (%)",
+        title=f"{bench.title}: {words}, {reports[0].images} images (%)",
         title_justify="left",
     )
     for report in reports:
@@ -764,7 +764,7 @@ def print_reports(reports: Sequence[Report]) -> None:
         if reports[0].met is not None:
             trained = reports[0].protocol["trained_on"]
             line = (
-                f"{len(reports[0].met)} of the {len(bench.vocabulary)} words were met with masks in"
+                f"{len(reports[0].met)} of the {len(bench.class_names)} words were met with masks in"
                 f" training on {Path(trained['benchmark']).name}"
             )
             console.print(f"{line}; report.json names them")
@@ -779,7 +779,7 @@ def _as_it_is(sample: Sample) -> Sample:
 
 
 def _same_size(samples: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
-    """Pictures, labels and names of neighbouring samples of equal size in batches, in order."""
+    """Images, labels and names of neighbouring samples of equal size in batches, in order."""
     waiting: list[Sample] = []
     for sample in samples:
         if waiting and (

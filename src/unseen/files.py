@@ -1,4 +1,4 @@
-"""Pictures in, results out. Nothing half-written ever stands under its final name."""
+"""Images in, results out. Nothing half-written ever stands under its final name."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
-    """A picture as (H, W, 3) uint8, RGB.
+    """An image as (H, W, 3) uint8, RGB.
 
     Args:
         path: Any format Pillow reads; transparency is dropped, greys become RGB.
@@ -78,7 +78,7 @@ def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
             pixels.
 
     Raises:
-        DataError: Missing, not a picture, or truncated.
+        DataError: Missing, not an image, or truncated.
     """
     try:
         with Image.open(path) as image:
@@ -93,10 +93,10 @@ def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
                 )
             return np.array(whole.convert("RGB"))
     except FileNotFoundError as error:
-        raise DataError(f"the picture {path} does not exist; check the path") from error
+        raise DataError(f"the image {path} does not exist; check the path") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(
-            f"the picture {path} cannot be read ({_short(error)}); replace the file or leave it out"
+            f"the image {path} cannot be read ({_short(error)}); replace the file or leave it out"
         ) from error
 
 
@@ -169,7 +169,7 @@ def write_labels(
 
 def _short(error: Exception) -> str:
     return (
-        "not a picture" if isinstance(error, UnidentifiedImageError) else str(error).split("\n")[0]
+        "not an image" if isinstance(error, UnidentifiedImageError) else str(error).split("\n")[0]
     )
 
 
@@ -177,10 +177,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
 
 def find_images(places: Sequence[Path]) -> list[Path]:
-    """The files given, and the pictures in the folders given, in order.
+    """The files given, and the images in the folders given, in order.
 
     Raises:
-        DataError: A folder without pictures, or two pictures whose results would take the same
+        DataError: A folder without images, or two images whose results would take the same
             name.
     """
     found: list[Path] = []
@@ -192,12 +192,12 @@ def find_images(places: Sequence[Path]) -> list[Path]:
         )
         if not inside:
             raise DataError(
-                f"the folder {place} holds no pictures ({', '.join(SUFFIXES)}); check the path"
+                f"the folder {place} holds no images ({', '.join(SUFFIXES)}); check the path"
             )
         found += inside
     found = list({path.resolve(): path for path in reversed(found)}.values())[
         ::-1
-    ]  # a picture given twice is one picture
+    ]  # an image given twice is one image
     first: dict[str, Path] = {}
     for path in found:
         if first.setdefault(path.stem, path) != path:

@@ -1,4 +1,4 @@
-"""From pictures to label maps: sliding windows, calibration, background. Logits meet picture size
+"""From images to label maps: sliding windows, calibration, background. Logits meet image size
 here and nowhere else.
 """
 
@@ -14,20 +14,20 @@ from torch.nn import functional as F
 
 from unseen.backbones.vit import clip_keys, load_keys
 from unseen.errors import DataError, SettingError
-from unseen.labels import IGNORE, label_of, place_of
+from unseen.labels import IGNORE, index_to_label, label_to_index
 from unseen.segmenter import ClipSegmenter, Prediction, Segmenter, TextFeatures
 from unseen.segments import Segments
 from unseen.settings import InferenceSettings
 from unseen.spectral import SpectralSettings
 
 CANVAS_STEP = 8
-"""Both sides of a picture on the canvas are made a multiple of this (BAM's evaluation, which ESDA
+"""Both sides of an image on the canvas are made a multiple of this (BAM's evaluation, which ESDA
 follows)."""
 
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """Label maps of a batch of pictures.
+    """Label maps of a batch of images.
 
     Attributes:
         labels: (B, H, W) int64, the label of the best word (its place in the list,
@@ -49,7 +49,7 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def fitted(images: Tensor, settings: InferenceSettings) -> Tensor:
-    """Pictures (B, 3, H, W) in 0..1 at the size the settings ask for: bilinear, with anti-aliasing
+    """Images (B, 3, H, W) in 0..1 at the size the settings ask for: bilinear, with anti-aliasing
     except on the canvas and where it is left out.
     """
     h, w = images.shape[-2:]
@@ -80,7 +80,7 @@ def fitted(images: Tensor, settings: InferenceSettings) -> Tensor:
 
 
 def restored(maps: Tensor, size: tuple[int, int], settings: InferenceSettings) -> Tensor:
-    """Maps (B, k, h, w) of fitted pictures at the pictures' own size (H, W)."""
+    """Maps (B, k, h, w) of fitted images at the images' own size (H, W)."""
     if settings.canvas is not None:
         longest = max(size)
         return F.interpolate(maps, (longest, longest), mode="bilinear", align_corners=True)[
@@ -94,9 +94,9 @@ def restored(maps: Tensor, size: tuple[int, int], settings: InferenceSettings) -
 
 
 def ask(segmenter: Segmenter, images: Tensor, text: TextFeatures) -> Prediction:
-    """One map a word of pictures (B, 3, H, W), whatever the method's kind: logits (B, K, h, w).
+    """One map a word of images (B, 3, H, W), whatever the method's kind: logits (B, K, h, w).
 
-    A binary method is asked word by word, each picture by itself; a word's map is the difference of
+    A binary method is asked word by word, each image by itself; a word's map is the difference of
     its two logits.
     """
     if segmenter.kind == "multiclass":
@@ -121,7 +121,7 @@ def score_maps(
     settings: InferenceSettings,
     seen: Sequence[int] | None = None,
 ) -> Tensor:
-    """Scores (B, K, h, w) at the size the pictures are resized to, "plain" ones as small as the
+    """Scores (B, K, h, w) at the size the images are resized to, "plain" ones as small as the
     method gives them; where windows overlap, their mean.
 
     Args:
@@ -180,7 +180,7 @@ def label_maps(
     words_at_once: int = 32,
     claims: Claims | None = None,
 ) -> LabelMaps:
-    """The best word of every pixel, at the pictures' own size.
+    """The best word of every pixel, at the images' own size.
 
     Args:
         segmenter: Any method, in eval mode.
@@ -190,7 +190,7 @@ def label_maps(
         seen: Columns of the words trained on, where the others were not.
         threshold: Background policy: pixels whose best word is less confident become 255; None
             gives every pixel a word.
-        words_at_once: Maps brought to picture size at a time; bounds what is held at picture size.
+        words_at_once: Maps brought to image size at a time; bounds what is held at image size.
         claims: Masks to put in place of the method's own (`agreement`).
     """
     size, scores = (
@@ -213,7 +213,7 @@ def best_words(
     scores: Tensor, size: tuple[int, int], settings: InferenceSettings, words_at_once: int = 32
 ) -> Tensor:
     """The label (`unseen.labels`) of the word with the highest score (B, K, h, w) at every pixel of
-    pictures of `size`, (B, H, W) int64.
+    images of `size`, (B, H, W) int64.
     """
     best: Tensor | None = None
     labels = torch.zeros(len(scores), *size, dtype=torch.int64, device=scores.device)
@@ -225,7 +225,7 @@ def best_words(
         else:
             labels = torch.where(top > best, index + first, labels)
             best = torch.maximum(top, best)
-    return label_of(labels)
+    return index_to_label(labels)
 
 
 @torch.no_grad()
@@ -237,7 +237,7 @@ def foreground(
     settings: InferenceSettings,
     threshold: float | None = None,
 ) -> Tensor:
-    """Where a binary method says that pictures show one word, (B, H, W) bool: where its logit for
+    """Where a binary method says that images show one word, (B, H, W) bool: where its logit for
     the word is the higher one.
 
     Args:
@@ -275,7 +275,7 @@ class Claim:
 
 
 Claims = Callable[[int, Tensor], list[Claim]]
-"""From the number of a picture in its batch and its label map (H, W) to the claims on it, at most
+"""From the number of an image in its batch and its label map (H, W) to the claims on it, at most
 one a word."""
 
 
@@ -360,7 +360,7 @@ def settled(
 
     Args:
         labels: (B, H, W) int64.
-        claims: On each picture.
+        claims: On each image.
         scores: (B, K, h, w), for the next best word.
         settings: Size and windows.
         words_at_once: As in `label_maps`.
@@ -369,14 +369,16 @@ def settled(
     for i, mine in enumerate(labels):
         found = sorted(claims(i, mine), key=lambda claim: claim.strength)
         claimed = [claim.word for claim in found]
-        words = label_of(torch.arange(scores.shape[1], device=mine.device))
+        words = index_to_label(torch.arange(scores.shape[1], device=mine.device))
         rest = torch.isin(words, mine.new_tensor(claimed), invert=True)
         if found and rest.any():
             others = best_words(
                 scores[i : i + 1, rest], (mine.shape[0], mine.shape[1]), settings, words_at_once
             )[0]
             mine = torch.where(
-                torch.isin(mine, mine.new_tensor(claimed)), words[rest][place_of(others)], mine
+                torch.isin(mine, mine.new_tensor(claimed)),
+                words[rest][label_to_index(others)],
+                mine,
             )
         for claim in found:
             mine = torch.where(claim.mask, claim.word, mine)

@@ -3,7 +3,7 @@ model).
 
 A label is the place of its word in the vocabulary. Three values mean something else: 253, 254 and
 255. Vocabularies of more than 253 words go on
-behind them: word 253 has the label 256 (`label_of`), so that maps of smaller ones are what an 8-bit
+behind them: word 253 has the label 256 (`index_to_label`), so that maps of smaller ones are what an 8-bit
 PNG holds, and 255 is void everywhere.
 """
 
@@ -31,24 +31,24 @@ PADDING = 254
 """Labels of pixels a crop was filled up with, where they must stay distinct from void ones; becomes
 255 before any loss."""
 
-ORDINARY = 253
+MAX_8BIT_CLASSES = 253
 """So many words have labels that are their places; the most a method can be trained on, and a label
 map with 8 bits holds."""
 
 
-def label_of(places: Tensor) -> Tensor:
+def index_to_label(places: Tensor) -> Tensor:
     """The labels of words, from their places in the vocabulary: those from 253 on move up by three,
     past the special values.
     """
-    return torch.where(places >= ORDINARY, places + 3, places)
+    return torch.where(places >= MAX_8BIT_CLASSES, places + 3, places)
 
 
-def place_of(labels: Labels) -> Labels:
-    """The places in the vocabulary of labels, none of which is special: `label_of`, undone."""
+def label_to_index(labels: Labels) -> Labels:
+    """The places in the vocabulary of labels, none of which is special: `index_to_label`, undone."""
     return labels - 3 * (labels > IGNORE)
 
 
-def rank_of(classes: Sequence[int], *, size: int = 256) -> Tensor:
+def subset_lookup(classes: Sequence[int], *, size: int = 256) -> Tensor:
     """A table (int64) from label to the label of its word's place in `classes`; every other label
     maps to 255.
 
@@ -56,9 +56,9 @@ def rank_of(classes: Sequence[int], *, size: int = 256) -> Tensor:
         classes: Places in the vocabulary.
         size: Least length of the table.
     """
-    labels = label_of(torch.as_tensor(classes, dtype=torch.int64))
+    labels = index_to_label(torch.as_tensor(classes, dtype=torch.int64))
     table = torch.full(
         (max(size, int(labels.max()) + 1 if len(labels) else 0),), IGNORE, dtype=torch.int64
     )
-    table[labels] = label_of(torch.arange(len(labels)))
+    table[labels] = index_to_label(torch.arange(len(labels)))
     return table

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unseen.labels import IGNORE, ORDINARY, place_of
+from unseen.labels import IGNORE, MAX_8BIT_CLASSES, label_to_index
 
 
 class ConfusionMatrix:
@@ -27,7 +27,7 @@ class ConfusionMatrix:
         self.counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
 
     def update(self, prediction: Tensor, labels: Tensor) -> None:
-        """Add pictures: predictions and labels (`unseen.labels`) of equal shape. Pixels labelled
+        """Add images: predictions and labels (`unseen.labels`) of equal shape. Pixels labelled
         255 are not counted.
 
         Raises:
@@ -41,8 +41,8 @@ class ConfusionMatrix:
         known = labels != IGNORE
         truth, guess = labels[known].long(), prediction[known].long()
         none = guess == IGNORE
-        if self.num_classes > ORDINARY:
-            truth, guess = place_of(truth), place_of(guess)
+        if self.num_classes > MAX_8BIT_CLASSES:
+            truth, guess = label_to_index(truth), label_to_index(guess)
         inside = (
             (truth >= 0)
             & (truth < self.num_classes)

@@ -1,7 +1,7 @@
 """Contrastive pre-training of the doodle CLIP: what CLIP is to the web, this is to the embedded
 world.
 
-A small CLIP (plain ViT, patch 8; causal text tower; the CLIP tokenizer) learns from pictures and
+A small CLIP (plain ViT, patch 8; causal text tower; the CLIP tokenizer) learns from images and
 captions alone: all twenty words, no masks, no labels. Loss: the symmetric cross-entropy of CLIP
 (Radford et al. 2021, arXiv 2103.00020, figure 3), with equal captions of a batch counted as one
 text.
@@ -61,7 +61,7 @@ class Captions(Dataset[tuple[Tensor, list[str]]]):
         return self.steps
 
     def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
-        """Pictures (B, 3, 64, 64) uint8 and one caption each; all captions of a batch share
+        """Images (B, 3, 64, 64) uint8 and one caption each; all captions of a batch share
         template and style.
         """
         progress = step / self.steps
@@ -85,12 +85,12 @@ class Captions(Dataset[tuple[Tensor, list[str]]]):
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, match: Tensor, scale: Tensor) -> Tensor:
-    """CLIP's symmetric loss when several pictures may share a text.
+    """CLIP's symmetric loss when several images may share a text.
 
     Args:
         images: (B, D) unit vectors.
         texts: (U, D) unit vectors, one a distinct caption.
-        match: (B,) int64, the caption of each picture; every caption has a picture.
+        match: (B,) int64, the caption of each image; every caption has an image.
         scale: The inverse temperature.
     """
     logits = scale * images @ texts.T  # (B, U)
@@ -130,7 +130,7 @@ class Pretraining(L.LightningModule):
         )
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Unit vectors (B, D) of pictures (B, 3, H, W) uint8."""
+        """Unit vectors (B, D) of images (B, 3, H, W) uint8."""
         return F.normalize(self.clip.encode_image(images / 255).float(), dim=-1)
 
     def training_step(self, batch: tuple[Tensor, list[str]], index: int) -> Tensor:

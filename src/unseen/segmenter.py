@@ -1,10 +1,10 @@
 """The contract between methods and everything that uses them.
 
-A segmenter takes pictures and a list of words and returns one score map per word. Benchmarks choose
+A segmenter takes images and a list of words and returns one score map per word. Benchmarks choose
 the words and judge the maps; training adjusts the segmenter; every verb of the command line is a
 use of that sentence.
 
-Letters: B batch, K words, H W picture, h w feature grid, N = h·w patches, C tower width, D joint
+Letters: B batch, K words, H W image, h w feature grid, N = h·w patches, C tower width, D joint
 width, T text length.
 """
 
@@ -80,11 +80,11 @@ class Prediction:
     Attributes:
         logits: (B, K, h, w), one map a word; (B, 2, h, w), background and foreground, for binary
             methods.
-        covers: Height and width in pixels that the maps stretch over: the picture, filled up to
+        covers: Height and width in pixels that the maps stretch over: the image, filled up to
             whole patches.
         extras: What the loss needs besides, by name.
         align_corners: How the method's maps are resized: whether the first and last of them lie on
-            the picture's first and last pixel.
+            the image's first and last pixel.
     """
 
     logits: Tensor
@@ -93,7 +93,7 @@ class Prediction:
     align_corners: bool = False
 
     def resized(self, size: tuple[int, int]) -> Tensor:
-        """The logits on the pixels of a picture of `size` (H, W): bilinear, then the filled-up rim
+        """The logits on the pixels of an image of `size` (H, W): bilinear, then the filled-up rim
         is cut off. (B, K, H, W), float32.
         """
         return F.interpolate(
@@ -106,13 +106,13 @@ class Segmenter(nn.Module, ABC):
 
     Attributes:
         PUBLISHED: Options with which the released code behaves otherwise than ours.
-        kind: "multiclass" (one vocabulary a batch) or "binary" (one word a picture).
+        kind: "multiclass" (one vocabulary a batch) or "binary" (one word an image).
         trainable: Whether the method has anything to train.
         frozen: Names of the submodules that stay in eval mode when the segmenter is trained.
         reads_tokens: Whether it needs `TextFeatures.tokens`.
-        reads_things: Binary methods: whether the labels of their loss tell the things of a picture
+        reads_things: Binary methods: whether the labels of their loss tell the things of an image
             apart: above 1, every value is another thing that is not the word.
-        words_at_once: Binary methods: how many words a single picture is asked at a time, which
+        words_at_once: Binary methods: how many words a single image is asked at a time, which
             bounds what is held.
     """
 
@@ -146,10 +146,10 @@ class Segmenter(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Score maps of pictures (B, 3, H, W), RGB in 0..1, any size, for the words of `text`.
+        """Score maps of images (B, 3, H, W), RGB in 0..1, any size, for the words of `text`.
         Never sees labels.
 
-        Binary methods take one word a picture; a single picture is asked every word.
+        Binary methods take one word an image; a single image is asked every word.
         """
 
     def initialise(self) -> None:

@@ -1,9 +1,9 @@
-"""Eigen-segments of pictures: computed when asked for, or kept in a folder.
+"""Eigen-segments of images: computed when asked for, or kept in a folder.
 
 FOLDER/NAME.safetensors   eigenvalues (K), eigenvectors (K, N); in its header grid, sizes, settings
 and the network's fingerprint
 FOLDER/NAME_k0.png ...    the K segments as SAZS reads them: 0 and 255, one channel, at the
-picture's size
+image's size
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from unseen.spectral import SpectralSettings, Spectrum, spectra
 
 @dataclass(frozen=True)
 class Segments:
-    """Where the eigen-segments of pictures come from: a network, or a folder.
+    """Where the eigen-segments of images come from: a network, or a folder.
 
     Attributes:
         settings: How they are computed; of a folder, only how many are read.
@@ -42,11 +42,11 @@ class Segments:
     folder: Path | None = None
 
     def __call__(self, images: Tensor, names: Sequence[str]) -> Tensor:
-        """(B, K, H, W) bool, of pictures (B, 3, H, W) uint8 called so; on the pictures' device.
+        """(B, K, H, W) bool, of images (B, 3, H, W) uint8 called so; on the images' device.
 
         Raises:
-            DataError: A folder that does not hold them, or pictures smaller than a patch.
-            SettingError: Pictures with fewer patches than eigenvectors.
+            DataError: A folder that does not hold them, or images smaller than a patch.
+            SettingError: Images with fewer patches than eigenvectors.
         """
         size = (images.shape[-2], images.shape[-1])
         if self.folder is not None:
@@ -64,7 +64,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class Extracted:
-    """One picture of `extract`."""
+    """One image of `extract`."""
 
     name: str
     image: Tensor
@@ -80,11 +80,11 @@ def extract(
     *,
     png: bool = False,
 ) -> Iterable[Extracted]:
-    """Compute and keep the spectra of pictures (3, H, W) uint8, one by one; what lies in the folder
+    """Compute and keep the spectra of images (3, H, W) uint8, one by one; what lies in the folder
     already is read instead.
 
     Args:
-        pictures: Names, under which files are written, and pictures.
+        pictures: Names, under which files are written, and images.
         keys: The network, on its device.
         settings: How.
         folder: Where to.
@@ -92,7 +92,7 @@ def extract(
 
     Raises:
         SettingError: The folder holds spectra of another network, other settings or other sizes.
-        DataError: A picture that has none (`unseen.spectral`), or a folder that cannot be written
+        DataError: An image that has none (`unseen.spectral`), or a folder that cannot be written
             to.
     """
     about = {"features": keys.source, "fingerprint": keys.fingerprint, **asdict(settings)}
@@ -160,10 +160,10 @@ def load_spectrum(path: Path) -> tuple[Spectrum, dict[str, Any]]:
         ):
             raise ValueError("its vectors do not fit its grid")
         if not all(0 < inside <= whole for inside, whole in zip(covers, size, strict=True)):
-            raise ValueError("its grid does not fit its picture")
+            raise ValueError("its grid does not fit its image")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path} does not hold the eigenvectors of a picture ({error}); remove it and run"
+            f"{path} does not hold the eigenvectors of an image ({error}); remove it and run"
             " `unseen eigenvectors` again"
         ) from error
     return Spectrum(values, vectors, grid, covers, size), about
@@ -179,11 +179,11 @@ def write_masks(folder: Path, name: str, segments: Tensor) -> None:
 
 
 def stored_segments(folder: Path, name: str, size: tuple[int, int], count: int) -> Tensor:
-    """The first `count` segments (K, H, W) bool of a picture of `size` (H, W), from its spectrum if
+    """The first `count` segments (K, H, W) bool of an image of `size` (H, W), from its spectrum if
     that lies in the folder, else from its PNGs.
 
     Raises:
-        DataError: There are none or too few, they belong to a picture of another size, or a PNG
+        DataError: There are none or too few, they belong to an image of another size, or a PNG
             holds other values than 0 and 255.
     """
     path = folder / f"{name}.safetensors"
@@ -226,6 +226,6 @@ def _too_few(where: Path, there: int, count: int) -> str:
 def _check_size(path: Path, stored: tuple[int, int], size: tuple[int, int]) -> None:
     if stored != size:
         raise DataError(
-            f"{path} was made for a picture of {stored[1]}x{stored[0]} pixels, and this one has"
+            f"{path} was made for an image of {stored[1]}x{stored[0]} pixels, and this one has"
             f" {size[1]}x{size[0]}; make it again"
         )

@@ -36,16 +36,16 @@ Fusion = Literal["none", "agreement"]
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """From a picture to its label map.
+    """From an image to its label map.
 
     Attributes:
-        short_side: Resize so that the shorter side has this many pixels; None leaves the picture as
+        short_side: Resize so that the shorter side has this many pixels; None leaves the image as
             it is.
-        square: Instead, squash the picture to a square of this side (HSNet's evaluation).
+        square: Instead, squash the image to a square of this side (HSNet's evaluation).
         canvas: Instead, fit it into a black square of this side (BAM's and ESDA's evaluation).
-        plain: Squash without anti-aliasing, and bring the score maps to the picture's size at once
+        plain: Squash without anti-aliasing, and bring the score maps to the image's size at once
             (SAZS's evaluation).
-        window: Side of the square sliding window in pixels; None takes the whole picture at once.
+        window: Side of the square sliding window in pixels; None takes the whole image at once.
         stride: Step of the window in pixels; the last one is moved back to the border.
         window_batch: Windows computed at a time.
         segments: "agreement": a word's mask gives way to the eigen-segment it agrees with
@@ -55,7 +55,7 @@ class InferenceSettings:
         segments_features: Network the segments are computed with: "timm:NAME" or a CLIP; None takes
             the method's own tower.
         segments_dir: Folder to read them from instead (`unseen eigenvectors`).
-        segments_count: Eigen-segments a picture, the constant one included.
+        segments_count: Eigen-segments an image, the constant one included.
     """
 
     short_side: int | None = None
@@ -72,7 +72,7 @@ class InferenceSettings:
     segments_count: int = 5
 
     def __post_init__(self) -> None:
-        """Refuse two ways to fit a picture, or two sources of segments, at once, and thresholds
+        """Refuse two ways to fit an image, or two sources of segments, at once, and thresholds
         that mean nothing.
         """
         if not 0 < self.segments_threshold <= 1:
@@ -104,7 +104,7 @@ class InferenceSettings:
             )
         if self.plain and (self.square is None or self.window is not None):
             raise SettingError(
-                "--inference.plain is a way to take whole pictures as squares; give"
+                "--inference.plain is a way to take whole images as squares; give"
                 " --inference.square, and set --inference.window to 0"
             )
 
@@ -124,11 +124,11 @@ class InferenceChanges:
     """Single values to use instead of the benchmark's, the run's or the method's own.
 
     Attributes:
-        short_side: Pixels of the shorter side; 0 leaves the picture as it is.
-        square: Side of the square the picture is squashed to instead; 0 for none.
-        canvas: Side of the black square the picture is fitted into instead; 0 for none.
-        plain: Squash without anti-aliasing, and bring the score maps to the picture's size at once.
-        window: Side of the sliding window in pixels; 0 takes the whole picture at once.
+        short_side: Pixels of the shorter side; 0 leaves the image as it is.
+        square: Side of the square the image is squashed to instead; 0 for none.
+        canvas: Side of the black square the image is fitted into instead; 0 for none.
+        plain: Squash without anti-aliasing, and bring the score maps to the image's size at once.
+        window: Side of the sliding window in pixels; 0 takes the whole image at once.
         stride: Step of the window in pixels.
         window_batch: Windows computed at a time.
         segments: "agreement": a word's mask gives way to the eigen-segment it agrees with; or
@@ -137,7 +137,7 @@ class InferenceChanges:
         segments_features: Network the segments are computed with: "timm:NAME" or a CLIP; '' takes
             the method's own tower.
         segments_dir: Folder to read them from instead (`unseen eigenvectors`).
-        segments_count: Eigen-segments a picture, the constant one included.
+        segments_count: Eigen-segments an image, the constant one included.
     """
 
     short_side: int | None = None
@@ -186,21 +186,21 @@ class TransformSettings:
     """Augmentation of training pairs.
 
     Attributes:
-        resize: (long, short) box the picture is fitted into, keeping its ratio, before the random
+        resize: (long, short) box the image is fitted into, keeping its ratio, before the random
             scale; None keeps its size.
         scale: Range of the random factor on that box.
-        crop: Side of the square crop; smaller pictures are filled up at the bottom and right.
+        crop: Side of the square crop; smaller images are filled up at the bottom and right.
         max_class_share: Crops of one class, or whose largest class holds this share of the labelled
             pixels or more, are drawn again, up to ten times; None takes every crop.
-        zoom: Range of a random factor on the picture's own size, where it is not resized.
+        zoom: Range of a random factor on the image's own size, where it is not resized.
         rotate: Half of the time, turn by up to so many degrees, filling the corners up.
-        pillow: Turn and zoom as DRN's and SAZS's code does: every picture is turned first, by whole
+        pillow: Turn and zoom as DRN's and SAZS's code does: every image is turned first, by whole
             degrees, its corners filled with its mirror image; then zoomed, with the Lanczos filter
             below 1 and a bicubic one above.
         blur: Half of the time, blur with a Gaussian of 5 pixels.
-        min_positives: Methods with one word a picture: crops that keep less than this share of the
+        min_positives: Methods with one word an image: crops that keep less than this share of the
             word's pixels are drawn again, up to thirty times.
-        centre: Fill smaller pictures up on all sides instead of at the bottom and right.
+        centre: Fill smaller images up on all sides instead of at the bottom and right.
         flip: Probability of a horizontal flip.
         photometric: Random brightness, contrast, saturation and hue.
     """
@@ -228,11 +228,11 @@ class TrainSettings:
             pixels labelled by the network itself) or supervised (all masks).
         pseudo_label_void: Transductive: label the void pixels too (the paper's variant without
             dagger).
-        unseen_pixels: Methods with one word a picture: what pixels of unseen words teach. "void":
+        unseen_pixels: Methods with one word an image: what pixels of unseen words teach. "void":
             nothing; "background": that they are not the word (HSNet's lists, SAZS, EdgeCLIP: masks
-            of the unseen words are used); "skip": pictures that show any are left out (BAM, ESDA).
+            of the unseen words are used); "skip": images that show any are left out (BAM, ESDA).
         steps: Optimiser steps.
-        batch_size: Pictures a step, over all devices and accumulated parts.
+        batch_size: Images a step, over all devices and accumulated parts.
         accumulate: Parts a batch is computed in, one after the other.
         optimizer: "adamw", or "sgd" with momentum 0.9.
         lr: Peak learning rate.

@@ -1,9 +1,9 @@
-"""Segments of a picture from the eigenvectors of a graph of its patches, without words and without
+"""Segments of an image from the eigenvectors of a graph of its patches, without words and without
 labels.
 
 Melas-Kyriazi et al., "Deep Spectral Methods", CVPR 2022, arXiv 2205.07839; SAZS (CVPR 2023, arXiv
 2304.08491) reads their segments. Patches are joined by W, the cosine of their features with
-negatives cut, and D holds W's row sums; the smallest solutions of (D - W) v = μ D v cut the picture
+negatives cut, and D holds W's row sums; the smallest solutions of (D - W) v = μ D v cut the image
 where the fewest joints break, and v > 0 is a segment. v₀ is constant: everything.
 
 On the CPU, W is only ever held as its upper triangle, and Lanczos runs on A = D^-½ W D^-½, whose
@@ -48,7 +48,7 @@ NEIGHBOURS = ((20, 2.0), (10, 0.1))
 
 @dataclass(frozen=True)
 class SpectralSettings:
-    """How a picture's graph is made and cut.
+    """How an image's graph is made and cut.
 
     Attributes:
         count: K, eigenvectors, the constant one included.
@@ -75,14 +75,14 @@ class SpectralSettings:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The solutions for one picture.
+    """The solutions for one image.
 
     Attributes:
         eigenvalues: (K,) float32, ascending.
         eigenvectors: (K, N) float32, row-major over the grid.
         grid: h and w; N = h·w.
         covers: Height and width in pixels the grid lies over, from the top left.
-        size: Of the picture; a rim smaller than a patch may lie outside the grid.
+        size: Of the image; a rim smaller than a patch may lie outside the grid.
     """
 
     eigenvalues: Floats
@@ -121,7 +121,7 @@ def affinity(features: Floats) -> Floats:
 
 
 def colour_affinity(image: NDArray[np.uint8]) -> csr_array:
-    """How often two pixels of a picture (h, w, 3) are among each other's neighbours in colour and
+    """How often two pixels of an image (h, w, 3) are among each other's neighbours in colour and
     position (N, N): 0 to 4.
     """
     h, w = image.shape[:2]
@@ -165,7 +165,7 @@ def eigenpairs(joints: Floats, count: int, *, lapnorm: bool = True) -> tuple[Flo
 
     Vectors satisfy vᵀ D v = 1 (vᵀ v = 1 without `lapnorm`). Their signs are fixed (`signed`). Where
     equal eigenvalues go on past the K-th, their vectors could be any; they are 0 then, whose
-    segment is empty: a picture of one colour has v₀ and nothing else.
+    segment is empty: an image of one colour has v₀ and nothing else.
 
     Raises:
         SettingError: Fewer patches than vectors.
@@ -173,8 +173,8 @@ def eigenpairs(joints: Floats, count: int, *, lapnorm: bool = True) -> tuple[Flo
     n = len(joints)
     if n < count:
         raise SettingError(
-            f"the picture has {n} patches and so no {count} eigenvectors; ask for fewer, or enlarge"
-            " the picture"
+            f"the image has {n} patches and so no {count} eigenvectors; ask for fewer, or enlarge"
+            " the image"
         )
     degrees: Floats = ssymv(1.0, joints, np.ones(n, dtype=np.float32))
     if not lapnorm:
@@ -257,14 +257,14 @@ def batched_eigenpairs(features: Tensor, count: int) -> tuple[Floats, Floats]:
     """As `affinity` and `eigenpairs`, for a batch (B, N, C) of unit rows on any device: eigenvalues
     (B, K), eigenvectors (B, K, N).
 
-    Small graphs are solved densely, larger ones by LOBPCG; pictures whose vectors it leaves with a
+    Small graphs are solved densely, larger ones by LOBPCG; images whose vectors it leaves with a
     residual go to the dense solver.
     """
     n = features.shape[1]
     if n < count:
         raise SettingError(
-            f"the pictures have {n} patches and so no {count} eigenvectors; ask for fewer, or"
-            " enlarge the pictures"
+            f"the images have {n} patches and so no {count} eigenvectors; ask for fewer, or"
+            " enlarge the images"
         )
     joints = (features @ features.transpose(1, 2)).clamp_(min=0)
     joints /= joints.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(joints.dtype).tiny)
@@ -348,13 +348,13 @@ def _unit(vector: Floats) -> Floats:
     return vector / np.float32(length) if length > 0 else vector
 
 
-# --------------------------------------------------------------------- pictures
+# --------------------------------------------------------------------- images
 
 
 def spectra(
     features: Tensor, images: Tensor, patch_size: int, settings: SpectralSettings
 ) -> list[Spectrum]:
-    """The solutions for pictures of one size; on a GPU all at once, unless colour or the plain
+    """The solutions for images of one size; on a GPU all at once, unless colour or the plain
     Laplacian is asked for.
 
     Args:
@@ -364,13 +364,13 @@ def spectra(
         settings: How.
 
     Raises:
-        DataError: Pictures smaller than a patch, or features that are not finite.
+        DataError: Images smaller than a patch, or features that are not finite.
         SettingError: Fewer patches than vectors.
     """
     size = (images.shape[-2], images.shape[-1])
     if min(size) < patch_size:
         raise DataError(
-            f"the picture is {size[1]}x{size[0]} pixels, smaller than one patch of {patch_size};"
+            f"the image is {size[1]}x{size[0]} pixels, smaller than one patch of {patch_size};"
             " enlarge it"
         )
     grid = (size[0] // patch_size, size[1] // patch_size)
@@ -380,7 +380,7 @@ def spectra(
         shape = (covers[0] // settings.cell, covers[1] // settings.cell)
         if min(shape) < 1:
             raise SettingError(
-                f"cells of {settings.cell} pixels are larger than the picture"
+                f"cells of {settings.cell} pixels are larger than the image"
                 f" ({size[1]}x{size[0]}); give a smaller one"
             )
         if shape != grid:  # not made unit again, as in the released recipe
@@ -410,7 +410,7 @@ def spectra(
 
 
 def shrunk(image: Tensor, grid: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture (3, H, W) uint8 at the size of its grid, (h, w, 3) uint8, by Pillow's bilinear
+    """An image (3, H, W) uint8 at the size of its grid, (h, w, 3) uint8, by Pillow's bilinear
     filter.
     """
     whole = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

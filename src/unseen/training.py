@@ -27,7 +27,7 @@ from unseen.data.benchmarks import Benchmark
 from unseen.data.datasets import Sample, SegmentationSet
 from unseen.data.transforms import TrainTransform
 from unseen.errors import DataError, SettingError
-from unseen.labels import BACKGROUND, IGNORE, ORDINARY, PADDING, rank_of
+from unseen.labels import BACKGROUND, IGNORE, MAX_8BIT_CLASSES, PADDING, subset_lookup
 from unseen.segmenter import ClipSegmenter, Prediction, Segmenter, TextFeatures
 from unseen.settings import Regime, TrainSettings
 
@@ -83,7 +83,7 @@ def targets_of(
             variant without dagger).
     """
     if regime == "inductive":
-        return rank_of(seen).to(labels.device)[labels]
+        return subset_lookup(seen).to(labels.device)[labels]
     void = torch.where((labels == PADDING) | (labels == BACKGROUND), IGNORE, labels)
     if regime == "supervised":
         return void
@@ -102,13 +102,13 @@ class TrainingItems(Dataset[tuple[Tensor, ...]]):
     """Augmented pairs by (number, key); the key seeds the augmentation.
 
     Args:
-        data: Pictures with labels.
+        data: Images with labels.
         transform: Augments a pair.
-        asked: For methods with one word a picture: the words that may be asked for. A pair's labels
-            are then 1 on a word that is in the picture, 255 on void pixels and hidden words, 0
+        asked: For methods with one word an image: the words that may be asked for. A pair's labels
+            are then 1 on a word that is in the image, 255 on void pixels and hidden words, 0
             elsewhere, and the word's place in this list comes third.
         hidden: Ids of words whose pixels become 255.
-        shunned: Ids of words whose pictures are passed over.
+        shunned: Ids of words whose images are passed over.
         things: Whether other words are 2 and more, each another number, instead of 0.
     """
 
@@ -156,7 +156,7 @@ class TrainingItems(Dataset[tuple[Tensor, ...]]):
                 return sample, places[int(torch.randint(len(places), ()))]
         fitting = "without an unseen one" if self.shunned else "at all"
         raise DataError(
-            f"no training picture shows any of the words to train on {fitting}; check the masks and"
+            f"no training image shows any of the words to train on {fitting}; check the masks and"
             " the list of words"
         )
 
@@ -402,7 +402,7 @@ def _stacked(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     sizes = {tuple(item[1].shape) for item in items}
     if len(sizes) > 1:
         raise SettingError(
-            "pictures of a batch have different sizes"
+            "images of a batch have different sizes"
             f" ({', '.join(f'{w}x{h}' for h, w in sorted(sizes))}); give --train.transforms.crop"
         )
     return tuple(torch.stack(parts) for parts in zip(*items, strict=True))
@@ -468,10 +468,10 @@ def fit(
             f"this method ({type(segmenter).__name__}) has nothing to train; evaluate it or segment"
             " with it as it is"
         )
-    if len(benchmark.vocabulary) > ORDINARY:
-        count = len(benchmark.vocabulary)
+    if len(benchmark.class_names) > MAX_8BIT_CLASSES:
+        count = len(benchmark.class_names)
         raise SettingError(
-            f"{benchmark.title} has {count} words, and a method can be trained on {ORDINARY}; train"
+            f"{benchmark.title} has {count} words, and a method can be trained on {MAX_8BIT_CLASSES}; train"
             " on another one and evaluate on this"
         )
     transductive = settings.regime == "transductive" and settings.pseudo_label_void
@@ -486,10 +486,10 @@ def fit(
     supervised, binary = settings.regime == "supervised", segmenter.kind == "binary"
     if binary and settings.regime == "transductive":
         raise SettingError(
-            "a method with one word a picture cannot label unseen words itself; train it inductive"
+            "a method with one word an image cannot label unseen words itself; train it inductive"
             " or supervised"
         )
-    seen = list(range(len(benchmark.vocabulary))) if supervised else benchmark.seen_ids
+    seen = list(range(len(benchmark.class_names))) if supervised else benchmark.seen_ids
     unseen = [] if supervised else benchmark.unseen_ids
     hidden, shunned = (
         unseen if settings.unseen_pixels == what else [] for what in ("void", "skip")

@@ -1,4 +1,4 @@
-"""Pictures of results: overlays with legends, and sheets of picture, truth and prediction."""
+"""Images of results: overlays with legends, and sheets of image, truth and prediction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from unseen.labels import IGNORE, ORDINARY, place_of
+from unseen.labels import IGNORE, MAX_8BIT_CLASSES, label_to_index
 
 Colour = tuple[int, int, int]
 PAPER, INK, FAINT, ACCENT = (255, 255, 255), (28, 30, 34), (110, 116, 125), (196, 58, 32)
@@ -38,13 +38,17 @@ def palette(count: int) -> list[Colour]:
     black for everything else.
     """
     found = colours(count)
-    return [*found[:ORDINARY], *[(0, 0, 0)] * (256 - min(count, ORDINARY)), *found[ORDINARY:]]
+    return [
+        *found[:MAX_8BIT_CLASSES],
+        *[(0, 0, 0)] * (256 - min(count, MAX_8BIT_CLASSES)),
+        *found[MAX_8BIT_CLASSES:],
+    ]
 
 
 def paint(
     image: NDArray[np.uint8], labels: NDArray[Any], count: int, *, strength: float = 0.7
 ) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) with its label map (H, W) laid over it, a dark line where words meet;
+    """The image (H, W, 3) with its label map (H, W) laid over it, a dark line where words meet;
     void pixels lose their colour.
     """
     table = np.array(palette(count), dtype=np.float32)
@@ -161,7 +165,7 @@ def legend(entries: Sequence[Entry], width: int, *, scale: float = 1.0) -> Image
 def overlay(
     image: NDArray[np.uint8], labels: NDArray[Any], names: Sequence[str], unseen: Sequence[str] = ()
 ) -> Image.Image:
-    """The painted picture above a legend of the words found in it, largest first, with their share
+    """The painted image above a legend of the words found in it, largest first, with their share
     of the pixels.
     """
     share = np.bincount(labels.ravel(), minlength=256) / labels.size
@@ -194,8 +198,8 @@ def spread(count: int, shown: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a sheet: the picture, its true label map, predictions by title, and perhaps a
-    note on the picture (the word that was asked for).
+    """One line of a sheet: the image, its true label map, predictions by title, and perhaps a
+    note on the image (the word that was asked for).
     """
 
     image: NDArray[np.uint8]
@@ -215,7 +219,7 @@ def sheet(
     across: int = 1,
     everywhere: bool = False,
 ) -> Image.Image:
-    """Rows of picture, truth and predictions under column heads, with the legend of the words
+    """Rows of image, truth and predictions under column heads, with the legend of the words
     shown.
 
     Args:
@@ -224,13 +228,13 @@ def sheet(
         unseen: Its words without masks in training.
         title: Head line.
         subtitle: Smaller line under it.
-        cell: Side of a picture in pixels.
+        cell: Side of an image in pixels.
         across: Rows set side by side.
         everywhere: Show predictions where the truth has no word too (folds, where that means
             background).
     """
     gap, head = 8, 30
-    heads = ["picture", "truth", *rows[0].predictions]
+    heads = ["image", "truth", *rows[0].predictions]
     block = len(heads) * (cell + gap) + gap
     lines = -(-len(rows) // across)
     width = across * block + (across - 1) * 2 * gap
@@ -251,7 +255,7 @@ def sheet(
         top, left = head + index // across * (cell + gap), index % across * (block + 2 * gap) + gap
         scored = (row.truth != IGNORE) | everywhere
         present |= {
-            int(place_of(i))
+            int(label_to_index(i))
             for shown in (row.truth, *row.predictions.values())
             for i in np.unique(shown[scored])
             if i != IGNORE
@@ -284,14 +288,14 @@ def segments_sheet(
     subtitle: str = "",
     cell: int = 220,
 ) -> Image.Image:
-    """Rows of a picture (H, W, 3) and its eigen-segments (K, H, W), each laid over the picture,
+    """Rows of an image (H, W, 3) and its eigen-segments (K, H, W), each laid over the image,
     with its eigenvalue.
 
     Args:
-        rows: Name, picture, segments and eigenvalues.
+        rows: Name, image, segments and eigenvalues.
         title: Head line.
         subtitle: Smaller line under it.
-        cell: Side of a picture in pixels.
+        cell: Side of an image in pixels.
     """
     gap, head, foot = 8, 30, 20
     count = max(len(segments) for _, _, segments, _ in rows)
@@ -299,7 +303,7 @@ def segments_sheet(
         "RGB", (gap + (1 + count) * (cell + gap), head + len(rows) * (cell + foot + gap)), PAPER
     )
     pen = ImageDraw.Draw(body)
-    for place, text in enumerate(["picture", *(f"segment {k}" for k in range(count))]):
+    for place, text in enumerate(["image", *(f"segment {k}" for k in range(count))]):
         pen.text(
             (gap + place * (cell + gap) + cell / 2, head / 2),
             text,
@@ -318,7 +322,7 @@ def segments_sheet(
                 _fit(paint(image, np.where(segment, k, IGNORE), count, strength=0.55), cell),
                 (left, top),
             )
-            note = f"eigenvalue {values[k]:.3f}   {100 * segment.mean():.0f} % of the picture"
+            note = f"eigenvalue {values[k]:.3f}   {100 * segment.mean():.0f} % of the image"
             pen.text(
                 (left + cell / 2, top + cell + foot / 2),
                 note,
@@ -339,7 +343,7 @@ def _title(title: str, subtitle: str, width: int) -> Image.Image:
 
 
 def _fit(pixels: NDArray[np.uint8], cell: int) -> Image.Image:
-    """The picture centred in a square cell; small ones are enlarged without smoothing."""
+    """The image centred in a square cell; small ones are enlarged without smoothing."""
     image = Image.fromarray(pixels)
     factor = cell / max(image.size)
     how = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS

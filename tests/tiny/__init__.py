@@ -1,4 +1,4 @@
-"""Small stand-ins: a random CLIP, and data sets of four pictures in the true layouts."""
+"""Small stand-ins: a random CLIP, and data sets of four images in the true layouts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_voc(
 ) -> Path:
     """PASCAL VOC 2012 in mmsegmentation's layout, `root` being the VOC2012 folder; returns it.
 
-    Half of the pictures stand in train.txt, a quarter each in aug.txt and val.txt. Every mask
+    Half of the images stand in train.txt, a quarter each in aug.txt and val.txt. Every mask
     holds, from left to right, a seen class (1 + i % 15), background and an unseen class (16 + i %
     5), above a row of void. `SegmentationClass`, stored as `mode`, holds train and val;
     `SegmentationClassAug`, grey as SBD's masks are, holds train and aug.
@@ -87,10 +87,10 @@ def _save_mask(mask: np.ndarray, path: Path, mode: Literal["P", "L"]) -> None:
 
 
 def write_folds(folder: Path, size: tuple[int, int] = (60, 80)) -> Path:
-    """PASCAL-5i: eight pictures in `folder`/VOC2012, HSNet's lists in `folder`/lists; returns the
+    """PASCAL-5i: eight images in `folder`/VOC2012, HSNet's lists in `folder`/lists; returns the
     VOC2012 folder.
 
-    Picture i shows the classes 1 + i % 5 (fold 0, in the upper left) and 6 + 4i % 15 (in the lower
+    Image i shows the classes 1 + i % 5 (fold 0, in the upper left) and 6 + 4i % 15 (in the lower
     right), background and a void border.
     """
     root, (h, w) = folder / "VOC2012", size
@@ -125,7 +125,7 @@ def write_folds(folder: Path, size: tuple[int, int] = (60, 80)) -> Path:
 
 def write_own(folder: Path, count: int = 10, size: tuple[int, int] = (20, 30)) -> Path:
     """A folder of one's own data: ground (0), cat (1), dog (2) and tree (3, unseen) in every
-    picture, a row of void; three in ten for validation."""
+    image, a row of void; three in ten for validation."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "labels").mkdir(exist_ok=True)
     (folder / "classes.txt").write_text("ground\ncat\ndog\ntree # unseen\n")

@@ -1,4 +1,4 @@
-"""Four-picture versions of the published archives, in their true formats, and what the layouts made
+"""Four-image versions of the published archives, in their true formats, and what the layouts made
 of them must hold."""
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ H, W = 40, 52
 
 
 def picture(seed: int, form: str = "JPEG") -> bytes:
-    """A random picture."""
+    """A random image."""
     return encoded(np.random.default_rng(seed).integers(0, 255, (H, W, 3), dtype=np.uint8), form)
 
 
 def encoded(pixels: np.ndarray, form: str = "PNG", *, palette: bool = False) -> bytes:
-    """A picture file in memory."""
+    """An image file in memory."""
     image, out = Image.fromarray(pixels), io.BytesIO()
     if palette:
         image.putpalette([channel for colour in voc_palette() for channel in colour])
@@ -102,7 +102,7 @@ VOC_SBD = {name: blocks(0, 5, 1 + i, 17) for i, name in enumerate(VOC_NAMES) if 
 
 
 def write_voc_archives(folder: Path) -> None:
-    """0 and 1 are VOC's training pictures, 2 its validation, 3 only SBD's; SBD has masks of 0, 2
+    """0 and 1 are VOC's training images, 2 its validation, 3 only SBD's; SBD has masks of 0, 2
     (validation) and 3."""
     inside = "VOCdevkit/VOC2012"
     tar(
@@ -142,7 +142,7 @@ def write_voc_archives(folder: Path) -> None:
 
 
 def write_context_archives(folder: Path) -> dict[str, np.ndarray]:
-    """Two training and two validation pictures; segments as compressed and plain run lengths and as
+    """Two training and two validation images; segments as compressed and plain run lengths and as
     a polygon, and one of a category not kept."""
     names = [f"2008_{i:06d}" for i in range(4)]
     inside = "VOCdevkit/VOC2010"
@@ -210,7 +210,7 @@ STUFF_VALUES = (0, 10, 11, 12, 181, 255, 94, 26)
 
 
 def write_stuff_archives(folder: Path) -> None:
-    """Three training pictures and one of validation, with values of absent things."""
+    """Three training images and one of validation, with values of absent things."""
     for split, names in STUFF_RAW.items():
         pack(folder / f"{split}.zip", {f"{split}/{name}.jpg": picture(int(name)) for name in names})
     masks = {
@@ -222,7 +222,7 @@ def write_stuff_archives(folder: Path) -> None:
 
 
 def write_things_archives(folder: Path) -> None:
-    """COCO 2014: three training pictures, of which one has a crowd alone, and one of validation."""
+    """COCO 2014: three training images, of which one has a crowd alone, and one of validation."""
     listed = {"train2014": [1, 2, 3], "val2014": [4]}
     members = {"annotations/captions_val2014.json": b"{}"}
     for split, numbers in listed.items():
@@ -265,7 +265,7 @@ def write_things_archives(folder: Path) -> None:
 
 
 def write_ade_archives(folder: Path) -> None:
-    """ADE20K in 150 classes: three pictures and one; in full: the same, as colours."""
+    """ADE20K in 150 classes: three images and one; in full: the same, as colours."""
     small, full = {}, {}
     for i in range(4):
         split, stem = (
@@ -296,7 +296,7 @@ def write_ade_archives(folder: Path) -> None:
 
 
 def write_streets_archives(folder: Path) -> None:
-    """Cityscapes: two training pictures, one of validation, one of the test."""
+    """Cityscapes: two training images, one of validation, one of the test."""
     images, masks = {"README": b"", "license.txt": b""}, {"README": b"", "license.txt": b""}
     for split, city, frame in (
         ("train", "aachen", 0),

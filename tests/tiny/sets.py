@@ -1,4 +1,4 @@
-"""Data sets of four pictures in the true layouts: COCO-Stuff, Context, ADE20K, Cityscapes."""
+"""Data sets of four images in the true layouts: COCO-Stuff, Context, ADE20K, Cityscapes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _stripes(
 
 def write_context(root: Path, size: tuple[int, int] = (20, 30)) -> Path:
     """PASCAL Context: stripes of background, wall (56), void, and in turn cow (20), road (41),
-    motorbike (34), tree (53); two pictures a split."""
+    motorbike (34), tree (53); two images a split."""
     lists, names = root / "ImageSets" / "SegmentationContext", [f"2008_{i:06d}" for i in range(4)]
     lists.mkdir(parents=True)
     for i, name in enumerate(names):
@@ -49,7 +49,7 @@ def write_context(root: Path, size: tuple[int, int] = (20, 30)) -> Path:
 
 
 def write_coco_stuff(root: Path, size: tuple[int, int] = (20, 30)) -> Path:
-    """COCO-Stuff: stripes of person (0), cow (19, unseen), wood (170) and void; two pictures a
+    """COCO-Stuff: stripes of person (0), cow (19, unseen), wood (170) and void; two images a
     split."""
     for i, split in enumerate(("train2017", "train2017", "val2017", "val2017")):
         _picture(root / "images" / split / f"{i:012d}.jpg", i, size)
@@ -61,7 +61,7 @@ def write_coco_stuff(root: Path, size: tuple[int, int] = (20, 30)) -> Path:
 
 
 def write_ade(root: Path, size: tuple[int, int] = (20, 30)) -> Path:
-    """ADE20K of the challenge: stripes of other (0), wall (1) and flag (150); two pictures a
+    """ADE20K of the challenge: stripes of other (0), wall (1) and flag (150); two images a
     split."""
     for i, split in enumerate(("training", "training", "validation", "validation")):
         _picture(root / "images" / split / f"ADE_{i:08d}.jpg", i, size)
@@ -73,7 +73,7 @@ FULL = [0, 252, 253, 254, 255, 256, 846, 65535]
 
 
 def write_ade_full(root: Path, size: tuple[int, int] = (16, 32), suffix: str = ".png") -> Path:
-    """The full ADE20K: stripes of `FULL` in 16 bits; one picture for training, two for
+    """The full ADE20K: stripes of `FULL` in 16 bits; one image for training, two for
     validation."""
     for i, split in enumerate(("training", "validation", "validation")):
         _picture(root / "images" / split / f"ADE_{i:08d}.jpg", i, size)

@@ -68,7 +68,7 @@ figure); the 15 of ZegCLIP's "multi" (COCO-Stuff, Context); the 80 of the CLIP p
 
 
 KEPT = 16
-"""The most tables kept for picture sizes met before; pictures of many sizes would otherwise fill
+"""The most tables kept for image sizes met before; images of many sizes would otherwise fill
 the memory."""
 
 
@@ -110,7 +110,7 @@ class CLIPText(nn.Module):
     Attributes:
         source: As given.
         config: As given.
-        embed_dim: D, channels of the space shared by pictures and words.
+        embed_dim: D, channels of the space shared by images and words.
         text_width: Channels of the text tower.
         context_length: The most tokens a sentence may have, start and end included.
     """
@@ -219,7 +219,7 @@ class CLIPText(nn.Module):
 class CLIP(CLIPText):
     """A CLIP of open_clip, opened up.
 
-    The weights are frozen and the module stays in eval mode. Pictures are RGB in 0..1; `normalize`
+    The weights are frozen and the module stays in eval mode. Images are RGB in 0..1; `normalize`
     takes them to what the tower was trained on.
 
     Attributes:
@@ -266,7 +266,7 @@ class CLIP(CLIPText):
         self.eval()
 
     def with_statistics(self, mean: Sequence[float], std: Sequence[float]) -> CLIP:
-        """The same weights, normalising pictures with other statistics; this tower stays as it
+        """The same weights, normalising images with other statistics; this tower stays as it
         is.
         """
         other = copy(self)
@@ -277,7 +277,7 @@ class CLIP(CLIPText):
         }
         return other
 
-    # ------------------------------------------------------------------ pictures
+    # ------------------------------------------------------------------ images
 
     def positions(
         self,
@@ -317,7 +317,7 @@ class CLIP(CLIPText):
         return self._tables[key]
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W), RGB in 0..1, to the statistics of the tower, with the bottom and
+        """Images (B, 3, H, W), RGB in 0..1, to the statistics of the tower, with the bottom and
         right filled up to whole patches by 0.
         """
         p = self.patch_size
@@ -325,7 +325,7 @@ class CLIP(CLIPText):
         return F.pad(images, (0, -images.shape[-1] % p, 0, -images.shape[-2] % p))
 
     def grid(self, images: Tensor) -> tuple[int, int]:
-        """Patches down and across that cover pictures (…, H, W)."""
+        """Patches down and across that cover images (…, H, W)."""
         return -(-images.shape[-2] // self.patch_size), -(-images.shape[-1] // self.patch_size)
 
     def embed(
@@ -412,8 +412,8 @@ class CLIP(CLIPText):
         return out
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """The picture's vector (B, D), not normalised: what open_clip's `encode_image` returns for
-        normalised pictures.
+        """The image's vector (B, D), not normalised: what open_clip's `encode_image` returns for
+        normalised images.
         """
         return self.finish(self.blocks(self.embed(images))[:, 0])
 
@@ -503,7 +503,7 @@ def load_clip(source: str = DOODLES) -> CLIP:
     """
     if source == NO_TOWER:
         raise SettingError(
-            "this method looks at pictures with CLIP's image tower, so --clip none is not enough;"
+            "this method looks at images with CLIP's image tower, so --clip none is not enough;"
             " give a tower"
         )
     found = _file_of(source)

@@ -1,4 +1,4 @@
-"""Image backbones that are trained: pictures in, one feature vector a cell out; their statistics
+"""Image backbones that are trained: images in, one feature vector a cell out; their statistics
 and their weights; a small one for Doodles.
 """
 
@@ -29,10 +29,10 @@ CITYSCAPES_MEAN, CITYSCAPES_STD = (
 
 
 class DenseBackbone(nn.Module, ABC):
-    """Pictures (B, 3, H, W), RGB in 0..1, any size, to features (B, D, h, w).
+    """Images (B, 3, H, W), RGB in 0..1, any size, to features (B, D, h, w).
 
     Args:
-        mean: What is subtracted from a picture's channels.
+        mean: What is subtracted from an image's channels.
         std: What they are then divided by.
         whole: Sides are filled up to multiples of this many pixels, at the bottom and right, with
             the mean.
@@ -59,13 +59,13 @@ class DenseBackbone(nn.Module, ABC):
         return h + -h % self.whole, w + -w % self.whole
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Pictures by the statistics, filled up."""
+        """Images by the statistics, filled up."""
         h, w = images.shape[-2:]
         return F.pad((images - self.mean) / self.std, (0, -w % self.whole, 0, -h % self.whole))
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        """Features (B, D, h, w) of normalised pictures."""
+        """Features (B, D, h, w) of normalised images."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, D, h, w)."""
@@ -151,7 +151,7 @@ class _Residual(nn.Module):
 
 
 class SmallBackbone(DenseBackbone):
-    """A convolutional network from scratch at a quarter of the picture's size: for drawings, and to
+    """A convolutional network from scratch at a quarter of the image's size: for drawings, and to
     try a set-up out.
 
     Args:

@@ -120,7 +120,7 @@ class DRN(DenseBackbone):
         """At an eighth of the size, rounded up."""
         if self.training and len(images) < 2:
             raise SettingError(
-                "DRN norms pooled pictures over the batch, so one alone cannot be trained on; give"
+                "DRN norms pooled images over the batch, so one alone cannot be trained on; give"
                 " --train.batch_size of two or more a part"
             )
         x = self.base(images)

@@ -83,7 +83,7 @@ class _Block(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """The convolutions of MobileNetV2 1.0, batch norm folded in: pictures to (B, 1280, h, w).
+    """The convolutions of MobileNetV2 1.0, batch norm folded in: images to (B, 1280, h, w).
 
     Args:
         stride: Of the output, 8, 16 or 32. Below 32, later stages keep their size and are dilated
@@ -116,7 +116,7 @@ class MobileNetV2(nn.Module):
         self.features = nn.ModuleList(parts)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 1280, h, w), for pictures (B, 3, H, W) in -1..1 whose sides are multiples of 32."""
+        """(B, 1280, h, w), for images (B, 3, H, W) in -1..1 whose sides are multiples of 32."""
         x = F.relu6(self.features[0](images))
         for number, block in enumerate(self.features[1:-1], 1):
             x = block(x)
@@ -178,7 +178,7 @@ def folded(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
 
 class DilatedMobileNet(DenseBackbone):
     """Features at an eighth of the size: MobileNetV2 dilated, and a head of two branches (1x1, and
-    the mean over the picture), as the paper's R-ASPP.
+    the mean over the image), as the paper's R-ASPP.
 
     Args:
         embed_dim: D.

@@ -45,7 +45,7 @@ class _OpenBottleneck(Bottleneck):  # type: ignore[misc]
 
 
 class DilatedResNet(nn.Module):
-    """Features (B, 4·planes[2], h, w) of normalised pictures (B, 3, H, W); the last block has no
+    """Features (B, 4·planes[2], h, w) of normalised images (B, 3, H, W); the last block has no
     final ReLU.
 
     Args:

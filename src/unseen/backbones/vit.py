@@ -1,6 +1,6 @@
 """Vision transformers by way of timm, and what other parts of the package read in them.
 
-Keys: the keys of the last block's attention, which group a picture's patches by object (Amir et al.
+Keys: the keys of the last block's attention, which group an image's patches by object (Amir et al.
 2021, arXiv 2112.05814; Melas-Kyriazi et al. 2022, arXiv 2205.07839, use those of DINO's ViT-S/16).
 Any plain ViT of timm gives them, and any CLIP of `unseen.backbones.clip`. Dense
 features: those of SAZS's ViT-L.
@@ -36,7 +36,7 @@ class KeyFeatures(nn.Module):
 
     Args:
         network: A CLIP or a ViT of timm.
-        keys: From normalised pictures of whole patches to the keys (B, N, C).
+        keys: From normalised images of whole patches to the keys (B, N, C).
         mean: What `keys` wants subtracted from RGB in 0..1.
         std: What it wants that divided by.
         patch_size: Side of a patch in pixels.
@@ -85,18 +85,18 @@ class KeyFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Keys (B, N, C), row-major over ⌊H/P⌋ by ⌊W/P⌋ patches, of pictures (B, 3, H, W), uint8 or
+        """Keys (B, N, C), row-major over ⌊H/P⌋ by ⌊W/P⌋ patches, of images (B, 3, H, W), uint8 or
         RGB in 0..1.
 
-        Pictures keep their size; what is not a whole patch is cut off at the bottom and right.
+        Images keep their size; what is not a whole patch is cut off at the bottom and right.
 
         Raises:
-            DataError: Pictures smaller than a patch.
+            DataError: Images smaller than a patch.
         """
         h, w = (side // self.patch_size * self.patch_size for side in images.shape[-2:])
         if min(h, w) == 0:
             raise DataError(
-                f"the picture is {images.shape[-1]}x{images.shape[-2]} pixels, smaller than one"
+                f"the image is {images.shape[-1]}x{images.shape[-2]} pixels, smaller than one"
                 f" patch of {self.patch_size}; enlarge it"
             )
         images = images[..., :h, :w]
@@ -122,7 +122,7 @@ def load_keys(source: str) -> KeyFeatures:
 
 def clip_keys(clip: CLIP) -> KeyFeatures:
     """The keys of a CLIP's image tower."""
-    # The tower normalises pictures itself.
+    # The tower normalises images itself.
     return KeyFeatures(
         clip,
         partial(_keys_of_clip, clip),
@@ -134,7 +134,7 @@ def clip_keys(clip: CLIP) -> KeyFeatures:
 
 
 def _keys_of_clip(clip: CLIP, images: Tensor) -> Tensor:
-    """Keys (B, N, C) of pictures in 0..1."""
+    """Keys (B, N, C) of images in 0..1."""
     x = clip.blocks(clip.embed(images), stop=-1)[:, 1:]
     block = clip.visual.transformer.resblocks[-1]
     weight, bias = (
@@ -200,7 +200,7 @@ def _timm_keys(source: str) -> KeyFeatures:
 
 
 def _keys_of_timm(network: VisionTransformer, images: Tensor) -> Tensor:
-    """Keys (B, N, C) of pictures normalised already; the last block's other parts are not
+    """Keys (B, N, C) of images normalised already; the last block's other parts are not
     computed.
     """
     last: Any = network.blocks[-1]

@@ -40,7 +40,7 @@ class Benchmark:
     Attributes:
         name: As on the command line; the whole path of a folder of one's own.
         summary: One sentence.
-        vocabulary: K words in the order of the label ids.
+        class_names: K words in the order of the label ids.
         unseen: Those without masks in training; none where a benchmark is for runs trained
             elsewhere, or for methods without training.
         templates: Key of the sentence patterns.
@@ -49,14 +49,14 @@ class Benchmark:
         needs_root: Whether `--root` must say where the data lie.
         background: What becomes of labelled pixels that show none of the classes.
         protocol: What else a report should say.
-        episodes: For folds: (root, way to draw, seed) to the validation pictures and the pairs to
+        episodes: For folds: (root, way to draw, seed) to the validation images and the pairs to
             ask about.
         folder: Of one's own data.
     """
 
     name: str
     summary: str
-    vocabulary: tuple[str, ...]
+    class_names: tuple[str, ...]
     unseen: tuple[str, ...]
     templates: str
     inference: InferenceSettings
@@ -76,7 +76,7 @@ class Benchmark:
 
     @property
     def title(self) -> str:
-        """The name in tables and pictures: the folder's own name, for one's own data."""
+        """The name in tables and images: the folder's own name, for one's own data."""
         return self.folder.name if self.folder else self.name
 
     @property
@@ -90,23 +90,25 @@ class Benchmark:
         without being a word.
         """
         return (
-            (*self.vocabulary, "background") if self.background == "threshold" else self.vocabulary
+            (*self.class_names, "background")
+            if self.background == "threshold"
+            else self.class_names
         )
 
     @property
     def seen(self) -> tuple[str, ...]:
         """The words with masks in training, in the order of the vocabulary."""
-        return tuple(name for name in self.vocabulary if name not in self.unseen)
+        return tuple(name for name in self.class_names if name not in self.unseen)
 
     @property
     def unseen_ids(self) -> list[int]:
         """Places of the unseen words."""
-        return [i for i, name in enumerate(self.vocabulary) if name in self.unseen]
+        return [i for i, name in enumerate(self.class_names) if name in self.unseen]
 
     @property
     def seen_ids(self) -> list[int]:
         """Places of the seen words."""
-        return [i for i, name in enumerate(self.vocabulary) if name not in self.unseen]
+        return [i for i, name in enumerate(self.class_names) if name not in self.unseen]
 
     def asks_as(self, name: str, vocabulary: Sequence[str]) -> bool:
         """Whether it is the benchmark of that name and vocabulary, or asks the same words in the
@@ -117,7 +119,7 @@ class Benchmark:
         """
         if self.name == name:
             return True
-        if self.vocabulary != tuple(vocabulary) or self.episodes is not None:
+        if self.class_names != tuple(vocabulary) or self.episodes is not None:
             return False
         other = BENCHMARKS.get(name)
         return (
@@ -127,7 +129,7 @@ class Benchmark:
         )
 
     def data(self, split: str, root: Path | None) -> SegmentationSet:
-        """The pictures and label maps of a split.
+        """The images and label maps of a split.
 
         Raises:
             DataError: No root where one is needed, or not the layout that belongs there.
@@ -180,9 +182,9 @@ def _folds(lists: Path | None = None) -> dict[str, Benchmark]:
              partial(openers.doodles_episodes, fold), "the embedded world"),
         ):  # fmt: skip
             found[f"{name}/{fold}"] = Benchmark(
-                name=f"{name}/{fold}", summary=f"{what} in folds: one word at a time, foreground against background", vocabulary=vocabulary,
+                name=f"{name}/{fold}", summary=f"{what} in folds: one word at a time, foreground against background", class_names=vocabulary,
                 unseen=unseen, templates=templates, inference=inference, background="rest", open=opener, needs_root=name != "doodles-5i",
-                protocol={"labels": "255 is void; what is not the word is background", "given": "the class of an episode, which is in the picture"},
+                protocol={"labels": "255 is void; what is not the word is background", "given": "the class of an episode, which is in the image"},
                 episodes=episodes,
             )  # fmt: skip
     return found
@@ -191,8 +193,8 @@ def _folds(lists: Path | None = None) -> dict[str, Benchmark]:
 # ---------------------------------------------------------------- generalised
 
 VOC_UNSEEN = ("pottedplant", "sheep", "sofa", "train", "tvmonitor")
-VOC_PICTURES = {"train": "10 582 pictures (VOC train + SBD)", "val": "1 449 pictures"}
-CONTEXT_PICTURES = {"train": "4 996 pictures", "val": "5 104 pictures"}
+VOC_PICTURES = {"train": "10 582 images (VOC train + SBD)", "val": "1 449 images"}
+CONTEXT_PICTURES = {"train": "4 996 images", "val": "5 104 images"}
 THRESHOLD = (
     "0 is the background, a class of its own in pAcc and mIoU: where the best word is less"
     " confident than --threshold; 255 is void"
@@ -211,12 +213,12 @@ def _voc(
     hidden = tuple(1 + i for i, word in enumerate(VOC) if word in unseen) if drop else ()
     words = ("background", *VOC) if background == "word" else VOC
     train = (
-        {"train": "those of 10 582 pictures (VOC train + SBD) that show no unseen class"}
+        {"train": "those of 10 582 images (VOC train + SBD) that show no unseen class"}
         if drop
         else {}
     )
     return Benchmark(
-        name=name, summary=summary, vocabulary=words, unseen=unseen, templates="single", inference=WINDOWS, background=background,
+        name=name, summary=summary, class_names=words, unseen=unseen, templates="single", inference=WINDOWS, background=background,
         open=partial(openers.voc, background, hidden=hidden), protocol={"labels": labels, **VOC_PICTURES, **train},
     )  # fmt: skip
 
@@ -232,9 +234,9 @@ def _context(
 ) -> Benchmark:
     hidden = tuple(1 + i for i, word in enumerate(CONTEXT) if word in unseen) if drop else ()
     words = ("background", *CONTEXT) if background == "word" else CONTEXT
-    train = {"train": "those of 4 996 pictures that show no unseen class"} if drop else {}
+    train = {"train": "those of 4 996 images that show no unseen class"} if drop else {}
     return Benchmark(
-        name=name, summary=summary, vocabulary=words, unseen=unseen, templates="multi", inference=WINDOWS, background=background,
+        name=name, summary=summary, class_names=words, unseen=unseen, templates="multi", inference=WINDOWS, background=background,
         open=partial(openers.context, background, hidden=hidden), protocol={"labels": labels, **CONTEXT_PICTURES, **train},
     )  # fmt: skip
 
@@ -244,7 +246,7 @@ def _zs3() -> list[Benchmark]:
     made = []
     for count in (2, 4, 6, 8, 10):
         about = (
-            "ZS3's nested splits: 2 to 10 unseen classes, background a seen word, training pictures"
+            "ZS3's nested splits: 2 to 10 unseen classes, background a seen word, training images"
             " with unseen pixels left out"
         )
         for base, pairs, maker, most in (
@@ -262,7 +264,7 @@ def _zs3() -> list[Benchmark]:
 def _whole(
     name: str,
     summary: str,
-    vocabulary: tuple[str, ...],
+    class_names: tuple[str, ...],
     opener: Callable[[Path | None, str], SegmentationSet],
     **protocol: str,
 ) -> Benchmark:
@@ -270,7 +272,7 @@ def _whole(
     return Benchmark(
         name=name,
         summary=summary,
-        vocabulary=vocabulary,
+        class_names=class_names,
         unseen=(),
         templates="multi",
         inference=WINDOWS,
@@ -286,12 +288,12 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark(
             name="coco-stuff",
             summary="COCO-Stuff 164K, 156 seen and 15 unseen classes",
-            vocabulary=COCO_STUFF,
+            class_names=COCO_STUFF,
             unseen=COCO_STUFF_UNSEEN,
             templates="multi",
             inference=WINDOWS,
             open=openers.coco_stuff,
-            protocol={"labels": "training ids 0..170; 255 is void", "train": "118 287 pictures", "val": "5 000 pictures"},
+            protocol={"labels": "training ids 0..170; 255 is void", "train": "118 287 images", "val": "5 000 images"},
         ),
         _context(
             "context",
@@ -308,7 +310,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark(
             name="doodles",
             summary="the embedded world: drawn scenes of 20 things, 15 seen and 5 unseen; needs no files",
-            vocabulary=DOODLES,
+            class_names=DOODLES,
             unseen=DOODLES_FOLDS[3],
             templates="single",
             inference=InferenceSettings(window=64, stride=32, window_batch=64),
@@ -327,15 +329,15 @@ BENCHMARKS: dict[str, Benchmark] = {
         *_zs3(),
         _whole(
             "ade20k-150", "ADE20K of the scene parsing challenge, all of its 150 classes", ADE150, openers.ade150,
-            labels="0 (other) and 255 are void; 1..150 become 0..149", train="20 210 pictures", val="2 000 pictures",
+            labels="0 (other) and 255 are void; 1..150 become 0..149", train="20 210 images", val="2 000 images",
         ),
         _whole(
             "ade20k-847", "the full ADE20K, all of 847 classes; for evaluation", ADE847, openers.ade847,
-            labels="ids 0..846 in 16 bits; 65535 is void", val="2 000 pictures",
+            labels="ids 0..846 in 16 bits; 65535 is void", val="2 000 images",
         ),
         _whole(
             "cityscapes", "Cityscapes, all of its 19 classes", CITYSCAPES, openers.cityscapes,
-            labels="training ids 0..18; 255 is void", train="2 975 pictures", val="500 pictures",
+            labels="training ids 0..18; 255 is void", train="2 975 images", val="500 images",
         ),
     )
 }  # fmt: skip
@@ -405,7 +407,7 @@ def own_benchmark(folder: Path) -> Benchmark:
     for place in ("images", "labels"):
         if not (folder / place).is_dir():
             raise DataError(
-                f"{folder} has no folder {place}/; put pictures into images/ and label maps of the"
+                f"{folder} has no folder {place}/; put images into images/ and label maps of the"
                 " same names into labels/"
             )
     labels = f"id 0 is the first line of {CLASSES}; the highest value, 255 or 65535, is void"
@@ -417,6 +419,6 @@ def own_benchmark(folder: Path) -> Benchmark:
         else ""
     )
     return Benchmark(
-        name=str(folder), summary="data of one's own", vocabulary=classes.vocabulary, unseen=classes.unseen, templates="multi", inference=WINDOWS,
+        name=str(folder), summary="data of one's own", class_names=classes.class_names, unseen=classes.unseen, templates="multi", inference=WINDOWS,
         background=classes.background, open=partial(openers.own, folder, classes), needs_root=False, protocol={"labels": labels + zero}, folder=folder,
     )  # fmt: skip

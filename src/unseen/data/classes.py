@@ -90,7 +90,7 @@ DOODLES_FOLDS = tuple(tuple(DOODLES[fold::4]) for fold in range(4))
 """Four folds of five things each, interleaved."""
 
 
-def met_in(training: Sequence[str], names: Sequence[str]) -> list[str]:
+def shared_classes(training: Sequence[str], names: Sequence[str]) -> list[str]:
     """Those of some words that a training list has under the same name.
 
     Names are the same if they differ in case, blanks and hyphens alone ("potted plant",

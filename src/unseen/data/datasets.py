@@ -1,4 +1,4 @@
-"""Folder layouts to samples: a picture, its label map, its name."""
+"""Folder layouts to samples: an image, its label map, its name."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from torch.utils.data import Dataset
 from unseen.data.doodles import draw
 from unseen.errors import DataError
 from unseen.files import read_image, read_labels
-from unseen.labels import BACKGROUND, IGNORE, label_of
+from unseen.labels import BACKGROUND, IGNORE, index_to_label
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled picture.
+    """One labelled image.
 
     Attributes:
         image: (3, H, W) uint8, RGB.
         labels: (H, W) int64, labels of the vocabulary (`unseen.labels`), or 255; where the
             background counts also `BACKGROUND`.
-        name: Of the picture, without folder and suffix.
+        name: Of the image, without folder and suffix.
     """
 
     image: Tensor
@@ -37,7 +37,7 @@ class Sample:
 
 
 class SegmentationSet(Dataset[Sample], ABC):
-    """Labelled pictures by number. Reading a sample twice gives the same sample."""
+    """Labelled images by number. Reading a sample twice gives the same sample."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -62,7 +62,7 @@ class Pair:
 
 
 class LabelledImages(SegmentationSet):
-    """Picture files with label maps: PNGs of 8 bits, whose 255 is void, or of 16 bits, whose 65535
+    """Image files with label maps: PNGs of 8 bits, whose 255 is void, or of 16 bits, whose 65535
     is.
 
     Args:
@@ -97,7 +97,7 @@ class LabelledImages(SegmentationSet):
         if stored.shape != image.shape[:2]:
             raise DataError(
                 f"the label map {pair.labels} is {stored.shape[1]}x{stored.shape[0]} pixels, its"
-                f" picture {image.shape[1]}x{image.shape[0]}; make the mask again at the picture's"
+                f" image {image.shape[1]}x{image.shape[0]}; make the mask again at the image's"
                 " size, with nearest-neighbour resizing"
             )
         ids, void, first = (
@@ -116,7 +116,7 @@ class LabelledImages(SegmentationSet):
                 f"the label map {pair.labels} holds the id {int(odd[0])}; known are {known} and"
                 f" {void} for void: correct the mask or the list of classes"
             )
-        labels = torch.where(ids == void, IGNORE, label_of(ids - first))
+        labels = torch.where(ids == void, IGNORE, index_to_label(ids - first))
         if first:
             labels = torch.where(ids == 0, BACKGROUND if self.keep_background else IGNORE, labels)
         return Sample(torch.from_numpy(image).permute(2, 0, 1), labels, pair.image.stem)
@@ -207,7 +207,7 @@ def voc_pairs(root: Path, split: str) -> list[Pair]:
     other.
 
     Raises:
-        DataError: A folder or list that is not there, or a picture without mask.
+        DataError: A folder or list that is not there, or an image without mask.
     """
     base = voc_base(root)
     lists, masks = (
@@ -255,7 +255,7 @@ def coco_stuff_pairs(root: Path, split: str) -> list[Pair]:
     annotations/.
 
     Raises:
-        DataError: A folder that is not there, or a picture without mask.
+        DataError: A folder that is not there, or an image without mask.
     """
     folder = "train2017" if split == "train" else "val2017"
     images, masks = root / "images" / folder, root / "annotations" / folder
@@ -291,7 +291,7 @@ def ade_pairs(root: Path, split: str, *, full: bool = False) -> list[Pair]:
         full: Which of the two.
 
     Raises:
-        DataError: A folder that is not there, or a picture without mask.
+        DataError: A folder that is not there, or an image without mask.
     """
     part, set_ = (
         "training" if split == "train" else "validation",
@@ -329,7 +329,7 @@ def cityscapes_pairs(root: Path, split: str) -> list[Pair]:
     """The pairs of Cityscapes; `root` holds leftImg8bit/ and gtFine/, or is the folder above.
 
     Raises:
-        DataError: A folder that is not there, or a picture without mask of training ids.
+        DataError: A folder that is not there, or an image without mask of training ids.
     """
     base = root / "cityscapes" if (root / "cityscapes" / "leftImg8bit").is_dir() else root
     images, masks = base / "leftImg8bit" / split, base / "gtFine" / split
@@ -375,7 +375,7 @@ def context_pairs(root: Path, split: str) -> list[Pair]:
     above it.
 
     Raises:
-        DataError: A folder or list that is not there, or a picture without mask.
+        DataError: A folder or list that is not there, or an image without mask.
     """
     base = next(
         (
@@ -408,10 +408,10 @@ def context_pairs(root: Path, split: str) -> list[Pair]:
 
 
 def voc_fold_pair(base: Path, stem: str) -> Pair:
-    """Where picture and mask of a PASCAL fold lie: the mask in `SegmentationClass`, VOC's own, else
+    """Where image and mask of a PASCAL fold lie: the mask in `SegmentationClass`, VOC's own, else
     in `SegmentationClassAug`.
 
-    Some folders of augmented masks hold SBD's masks, without void, for pictures that have masks of
+    Some folders of augmented masks hold SBD's masks, without void, for images that have masks of
     VOC's own.
     """
     masks = [
@@ -424,8 +424,8 @@ def voc_fold_pair(base: Path, stem: str) -> Pair:
 
 
 def coco_fold_pair(root: Path, picture: str) -> Pair:
-    """Where picture and mask of a COCO fold lie, `root` being the COCO2014 folder or the one above
-    it; `picture` as "val2014/NAME.jpg".
+    """Where image and mask of a COCO fold lie, `root` being the COCO2014 folder or the one above
+    it; `image` as "val2014/NAME.jpg".
     """
     base = root / "COCO2014" if (root / "COCO2014").is_dir() else root
     return Pair(base / picture, (base / "annotations" / picture).with_suffix(".png"))

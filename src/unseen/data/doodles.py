@@ -3,7 +3,7 @@ captions.
 
 Nothing is stored: scene ``i`` of seed ``s`` is drawn from ``numpy.random.default_rng([s, i])`` in
 about a millisecond, so the same pair always gives the same pixels. Shapes are drawn without
-anti-aliasing, by the same calls into picture and label map: a pixel carries a thing's colour
+anti-aliasing, by the same calls into image and label map: a pixel carries a thing's colour
 exactly where its label says so.
 
 Doodles proves mechanisms. A number measured on it is a Doodles number and says nothing about
@@ -162,7 +162,7 @@ def _paint(
     variety: float,
     rng: np.random.Generator,
 ) -> tuple[Image.Image, str]:
-    """Draw one thing into the picture; returns the pixels it covers (mode 1) and the name of its
+    """Draw one thing into the image; returns the pixels it covers (mode 1) and the name of its
     main colour.
     """
     turn, flip = variety * np.deg2rad(rng.uniform(-25, 25)), rng.choice((-1.0, 1.0))

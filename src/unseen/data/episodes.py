@@ -1,14 +1,14 @@
-"""Folds: which pictures and classes a fold benchmark trains on, and the (picture, class) pairs it
+"""Folds: which images and classes a fold benchmark trains on, and the (image, class) pairs it
 asks about.
 
 Three ways to draw the pairs, which the field mixes up and whose numbers differ:
 
 all      every pair of the fold's list once; nothing is random (the default)
 hsnet    1000 pairs: PASCAL's in the order of the list, over and over; COCO's drawn, first the
-class, then the picture, then a second picture
+class, then the image, then a second image
          that the few-shot code would show as an example (HSNet, EdgeCLIP: seed 0)
 sazs     as hsnet, without drawing the example, so that COCO's pairs are others (SAZS: seed 0)
-bam      1000 pictures in the order of the validation list in which a class of the fold covers at
+bam      1000 images in the order of the validation list in which a class of the fold covers at
 least 2048 pixels, over and over, each with
          one of these classes, drawn (ESDA: seed 923); PASCAL only: for COCO, BAM's own list gives
          the order, and it is published nowhere stable
@@ -35,7 +35,7 @@ from unseen.files import read_labels, replacing
 Draw = Literal["all", "hsnet", "sazs", "bam"]
 DRAWS = 1000
 AREA = 2 * 32 * 32
-"""BAM: a class counts in a picture if it covers this many pixels."""
+"""BAM: a class counts in an image if it covers this many pixels."""
 SOURCE = "https://raw.githubusercontent.com/juhongm999/hsnet/main/data/splits"
 HASHES = {
     "pascal/trn/fold0.txt": "40fded8be6afbc4b", "pascal/trn/fold1.txt": "558167c3c6fea0cd", "pascal/trn/fold2.txt": "d07e35f4a4ae9577",
@@ -50,7 +50,7 @@ HASHES = {
 
 @dataclass(frozen=True)
 class Episode:
-    """One question: which pixels of picture `index` show class `class_id`?"""
+    """One question: which pixels of image `index` show class `class_id`?"""
 
     index: int
     class_id: int
@@ -64,7 +64,7 @@ def draw(
     Args:
         episodes: Every pair of the list; of BAM's list for "bam".
         how: See the head of this module.
-        uniform_classes: Whether "hsnet" and "sazs" draw class, then picture (COCO), instead of
+        uniform_classes: Whether "hsnet" and "sazs" draw class, then image (COCO), instead of
             going through the list (PASCAL).
         seed: Of what is drawn; 0 is HSNet's and SAZS's own for COCO.
         count: Pairs, where not all.
@@ -101,7 +101,7 @@ def draw(
                 and len(options) > 1
                 and int(rng.choice(len(options), 1, replace=False)[0]) == asked
             ):
-                pass  # the example must be another picture
+                pass  # the example must be another image
             drawn.append(options[asked])
         return drawn
     return [episodes[i % len(episodes)] for i in range(count)]
@@ -154,7 +154,7 @@ def find_list(lists: Path | None, name: str) -> Path:
 
 
 def pascal_list(path: Path) -> list[tuple[str, int]]:
-    """The (picture, class from 0) pairs of one of HSNet's PASCAL lists, whose lines read
+    """The (image, class from 0) pairs of one of HSNet's PASCAL lists, whose lines read
     `2007_000032__01`.
 
     Raises:
@@ -165,7 +165,7 @@ def pascal_list(path: Path) -> list[tuple[str, int]]:
         stem, separator, number = line.rpartition("__")
         if not separator or not number.isdigit() or not 1 <= int(number) <= 20:
             raise DataError(
-                f"{path} has the line {line!r}; lines read like 2007_000032__01, a picture and a"
+                f"{path} has the line {line!r}; lines read like 2007_000032__01, an image and a"
                 " class from 01 to 20: restore the list"
             )
         found.append((stem, int(number) - 1))
@@ -180,7 +180,7 @@ class _DataOnly(pickle.Unpickler):
 
 
 def coco_list(path: Path) -> list[tuple[str, int]]:
-    """The (picture, class from 0) pairs of one of HSNet's COCO lists, class by class; pictures as
+    """The (image, class from 0) pairs of one of HSNet's COCO lists, class by class; images as
     `val2014/COCO_val2014_….jpg`.
 
     Raises:
@@ -206,12 +206,12 @@ def coco_list(path: Path) -> list[tuple[str, int]]:
         KeyError,
     ) as error:
         raise DataError(
-            f"{path} is not one of HSNet's lists (a plain dictionary from class to pictures);"
+            f"{path} is not one of HSNet's lists (a plain dictionary from class to images);"
             " restore it"
         ) from error
 
 
-# --------------------------------------------------------------- pictures of a fold
+# --------------------------------------------------------------- images of a fold
 
 
 def paired(
@@ -220,16 +220,16 @@ def paired(
     source: Path,
     classes: Sequence[int],
 ) -> tuple[list[Pair], list[Episode]]:
-    """The pictures of a list, each once in the order of its first line, and the list's pairs.
+    """The images of a list, each once in the order of its first line, and the list's pairs.
 
     Args:
-        listed: (picture, class) pairs.
-        locate: Where picture and mask of a name should lie.
+        listed: (image, class) pairs.
+        locate: Where image and mask of a name should lie.
         source: The list, for messages.
         classes: The classes the list may name.
 
     Raises:
-        DataError: An empty list, a class that does not belong in it, a picture or mask that is not
+        DataError: An empty list, a class that does not belong in it, an image or mask that is not
             there.
     """
     if not listed:
@@ -261,10 +261,10 @@ def paired(
 def bam_list(
     pairs: Sequence[Pair], num_classes: int, novel: Sequence[int]
 ) -> tuple[list[Pair], list[Episode]]:
-    """BAM's validation pictures and pairs, by its rule on masks stored as 0 background, 1..C
+    """BAM's validation images and pairs, by its rule on masks stored as 0 background, 1..C
     classes, 255 void.
 
-    A class counts in a picture if it covers at least `AREA` pixels; a picture is kept if a novel
+    A class counts in an image if it covers at least `AREA` pixels; an image is kept if a novel
     class counts in it.
     """
     kept: list[Pair] = []

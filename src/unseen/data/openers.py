@@ -1,5 +1,5 @@
-"""What a benchmark's data are: from a root and a split to labelled pictures, and from a fold to its
-pictures and pairs.
+"""What a benchmark's data are: from a root and a split to labelled images, and from a fold to its
+images and pairs.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def needed(root: Path | None, name: str) -> Path:
     """
     if root is None:
         raise DataError(
-            f"the benchmark {name} needs its pictures; say where they lie with --root FOLDER"
+            f"the benchmark {name} needs its images; say where they lie with --root FOLDER"
             " (`unseen prepare` puts them there)"
         )
     if not root.is_dir():
         raise DataError(
             f"the folder {root} given with --root does not exist; check the path (`unseen prepare`"
-            " puts pictures there)"
+            " puts images there)"
         )
     return root
 
@@ -71,7 +71,7 @@ def with_background(pairs: list[Pair], words: int, background: Background) -> Se
 def voc(
     background: Background, root: Path | None, split: str, hidden: tuple[int, ...] = ()
 ) -> SegmentationSet:
-    """PASCAL VOC; training pictures that hold one of the stored ids `hidden` are left out."""
+    """PASCAL VOC; training images that hold one of the stored ids `hidden` are left out."""
     pairs = voc_pairs(needed(root, "voc"), split)
     return with_background(
         without(pairs, hidden) if split == "train" and hidden else pairs, len(VOC), background
@@ -104,8 +104,8 @@ def without(pairs: list[Pair], ids: tuple[int, ...]) -> list[Pair]:
         ]
     if not kept:
         raise DataError(
-            f"every one of the {len(pairs)} training pictures shows an unseen class, so none is"
-            " left to train on; add pictures"
+            f"every one of the {len(pairs)} training images shows an unseen class, so none is"
+            " left to train on; add images"
         )
     return kept
 
@@ -144,7 +144,7 @@ def own(folder: Path, classes: Classes, root: Path | None, split: str) -> Segmen
     keep = classes.background == "threshold"
     return LabelledImages(
         own_pairs(folder, split),
-        len(classes.vocabulary),
+        len(classes.class_names),
         background=0 if classes.first else None,
         keep_background=keep,
     )
@@ -160,7 +160,7 @@ def doodles(things: tuple[int, int], size: int, root: Path | None, split: str) -
 
 
 def pascal_fold(fold: int, lists: Path | None, root: Path | None, split: str) -> SegmentationSet:
-    """HSNet's training pictures: those of the other folds' lists; some show novel classes."""
+    """HSNet's training images: those of the other folds' lists; some show novel classes."""
     assert root is not None
     base, pairs = voc_base(root), []
     for other in range(4):
@@ -178,14 +178,12 @@ def pascal_fold(fold: int, lists: Path | None, root: Path | None, split: str) ->
 def pascal_episodes(
     fold: int, lists: Path | None, root: Path | None, how: Draw, seed: int
 ) -> tuple[SegmentationSet, list[Episode]]:
-    """PASCAL-5i's validation pictures and pairs."""
+    """PASCAL-5i's validation images and pairs."""
     base, novel = voc_base(needed(root, f"pascal-5i/{fold}")), range(5 * fold, 5 * fold + 5)
     if how == "bam":
         source = base / "ImageSets" / "Segmentation" / "val.txt"
         if not source.is_file():
-            raise DataError(
-                f"{source} is missing; restore PASCAL VOC's list of validation pictures"
-            )
+            raise DataError(f"{source} is missing; restore PASCAL VOC's list of validation images")
         pairs, episodes = bam_list(
             [voc_fold_pair(base, stem) for stem in source.read_text(encoding="utf-8").split()],
             len(VOC),
@@ -200,7 +198,7 @@ def pascal_episodes(
 
 
 def coco_fold(fold: int, lists: Path | None, root: Path | None, split: str) -> SegmentationSet:
-    """HSNet's training pictures of the held-out fold; some show novel classes."""
+    """HSNet's training images of the held-out fold; some show novel classes."""
     source, novel = (
         find_list(lists, f"coco/{_part(split)}/fold{fold}.pkl"),
         range(fold, len(COCO), 4),
@@ -218,7 +216,7 @@ def coco_fold(fold: int, lists: Path | None, root: Path | None, split: str) -> S
 def coco_episodes(
     fold: int, lists: Path | None, root: Path | None, how: Draw, seed: int
 ) -> tuple[SegmentationSet, list[Episode]]:
-    """COCO-20i's validation pictures and pairs."""
+    """COCO-20i's validation images and pairs."""
     place = needed(root, f"coco-20i/{fold}")
     if how == "bam":
         raise SettingError(

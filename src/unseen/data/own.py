@@ -1,14 +1,14 @@
-"""Data of one's own: a folder of pictures, label maps and a list of classes, used wherever a
+"""Data of one's own: a folder of images, label maps and a list of classes, used wherever a
 benchmark's name is taken.
 
-DIR/images/NAME.jpg        pictures, in any usual format
+DIR/images/NAME.jpg        images, in any usual format
 DIR/labels/NAME.png        ids, grey or palette with 8 bits (255 is void), or grey with 16 bits
 (65535 is void); .tif too
 DIR/classes.txt            a class a line; id 0 is the first line
-DIR/train.txt, val.txt     names of pictures, one a line, without suffix; with one list, the other
+DIR/train.txt, val.txt     names of images, one a line, without suffix; with one list, the other
 split is the rest
 DIR/images/train, val      instead of lists; label maps then lie in labels/train, labels/val
-Without any of these, every fifth picture is for validation, by the hash of its name: the same on
+Without any of these, every fifth image is for validation, by the hash of its name: the same on
 every machine.
 
 A line of `classes.txt` is a name, or a name and a mark, set off by a blank: `zebra # unseen`. What
@@ -38,8 +38,8 @@ MARK = re.compile(rf"^(?P<name>.*\S)\s+#\s*(?P<mark>{'|'.join(MARKS)})$")
 LIKE_A_MARK = re.compile(r"\s#\s*(\w+)$")
 SPLITS = ("train", "val")
 UNREAD = (
-    "pictures that are not read, because images/ holds train/ or val/ without the other, or"
-    " pictures beside them"
+    "images that are not read, because images/ holds train/ or val/ without the other, or"
+    " images beside them"
 )
 
 
@@ -48,13 +48,13 @@ class Classes:
     """What `classes.txt` says.
 
     Attributes:
-        vocabulary: The words.
+        class_names: The words.
         unseen: Those without masks in training.
         background: What id 0 is, if not a word.
         first: The id of the first word.
     """
 
-    vocabulary: tuple[str, ...]
+    class_names: tuple[str, ...]
     unseen: tuple[str, ...]
     background: Background
     first: int
@@ -126,13 +126,13 @@ class Contents:
     Attributes:
         splits: The pairs of each split.
         how: Where the splits come from.
-        unlabelled: Pictures without a label map, of either split.
-        pictureless: Label maps without a picture.
-        misfits: Label maps under another suffix than those read, by the picture they belong to.
-        unknown: Lines of lists that name no picture.
-        unread: Pictures in folders that are not looked into: beside images/train and images/val, or
+        unlabelled: Images without a label map, of either split.
+        pictureless: Label maps without an image.
+        misfits: Label maps under another suffix than those read, by the image they belong to.
+        unknown: Lines of lists that name no image.
+        unread: Images in folders that are not looked into: beside images/train and images/val, or
             in one of them without the other.
-        nested: Whether pictures and label maps lie in train/ and val/.
+        nested: Whether images and label maps lie in train/ and val/.
     """
 
     splits: dict[str, list[Pair]]
@@ -146,16 +146,16 @@ class Contents:
 
 
 def contents(folder: Path) -> Contents:
-    """Look through a folder without opening its pictures.
+    """Look through a folder without opening its images.
 
     Raises:
-        DataError: No images/ or labels/, two pictures of one name, or lists besides split folders.
+        DataError: No images/ or labels/, two images of one name, or lists besides split folders.
     """
     images, labels = folder / "images", folder / "labels"
     for place in (images, labels):
         if not place.is_dir():
             raise DataError(
-                f"{folder} has no folder {place.name}/; put pictures into images/ and label maps of"
+                f"{folder} has no folder {place.name}/; put images into images/ and label maps of"
                 " the same names into labels/"
             )
     nested = all((images / split).is_dir() for split in SPLITS)
@@ -209,13 +209,13 @@ def own_pairs(folder: Path, split: str) -> list[Pair]:
     """The pairs of a split.
 
     Raises:
-        DataError: Also: pictures without label map, names in lists without picture, or an empty
+        DataError: Also: images without label map, names in lists without image, or an empty
             split.
     """
     found = contents(folder)
     for files, what in (
-        (found.unlabelled, "pictures without a label map in labels/"),
-        (found.unknown, "names on lists without a picture in images/"),
+        (found.unlabelled, "images without a label map in labels/"),
+        (found.unknown, "names on lists without an image in images/"),
         (found.unread, UNREAD),
     ):
         if files:
@@ -231,7 +231,7 @@ def own_pairs(folder: Path, split: str) -> list[Pair]:
         )
     if not found.splits[split]:
         raise DataError(
-            f"{folder} has no pictures for {'training' if split == 'train' else 'validation'}"
+            f"{folder} has no images for {'training' if split == 'train' else 'validation'}"
             f" ({found.how}); add some, or change the lists"
         )
     return found.splits[split]
@@ -240,7 +240,7 @@ def own_pairs(folder: Path, split: str) -> list[Pair]:
 def _chosen(
     pictures: dict[str, Path], lists: dict[str, Path], nested: bool
 ) -> tuple[dict[str, list[str]], str, list[str]]:
-    """The names of each split, how they were found, and listed names that are no pictures."""
+    """The names of each split, how they were found, and listed names that are no images."""
     if nested:
         return (
             {
@@ -262,7 +262,7 @@ def _chosen(
                 "train": [n for n in pictures if n not in val],
                 "val": [n for n in pictures if n in val],
             },
-            "every fifth picture, by the hash of its name",
+            "every fifth image, by the hash of its name",
             [],
         )
     listed = {

@@ -58,15 +58,15 @@ class Looked:
 
     Attributes:
         pair: Its files.
-        digest: Of the picture's pixels; "" if it cannot be read.
-        size: Width and height of the picture.
+        digest: Of the image's pixels; "" if it cannot be read.
+        size: Width and height of the image.
         label_size: Of the label map.
         areas: Pixels by stored id, void left out.
         void: Void pixels.
-        trouble: Kinds of trouble, by file: "picture", "labels", "lossy", "colours".
+        trouble: Kinds of trouble, by file: "image", "labels", "lossy", "colours".
         why: What the reader said of it.
         colours: RGB of the ids, where the label map has a palette.
-        turned: Whether the picture asks to be turned for display (EXIF).
+        turned: Whether the image asks to be turned for display (EXIF).
     """
 
     pair: Pair
@@ -88,22 +88,22 @@ class Survey:
     Attributes:
         looked: By split.
         findings: What is wrong, the worst first.
-        vocabulary: The words.
+        class_names: The words.
         first: The stored id of the first word.
     """
 
     looked: dict[str, list[Looked]]
     findings: list[Finding]
-    vocabulary: tuple[str, ...]
+    class_names: tuple[str, ...]
     first: int
 
     def pixels(self, split: str) -> dict[str, int]:
         """Labelled pixels of each word."""
-        total = dict.fromkeys(self.vocabulary, 0)
+        total = dict.fromkeys(self.class_names, 0)
         for each in self.looked[split]:
             for value, area in each.areas.items():
-                if 0 <= value - self.first < len(self.vocabulary):
-                    total[self.vocabulary[value - self.first]] += area
+                if 0 <= value - self.first < len(self.class_names):
+                    total[self.class_names[value - self.first]] += area
         return total
 
 
@@ -124,7 +124,7 @@ def look(pair: Pair) -> Looked:
         ):  # damaged EXIF data turns nothing
             turned = image.getexif().get(ORIENTATION, 1) != 1
     except DataError as error:
-        trouble.append("picture")
+        trouble.append("image")
         why = str(error)
     try:
         stored = read_labels(pair.labels)
@@ -220,7 +220,7 @@ def survey(
 
 def _unreadable(looked: list[Looked]) -> list[Finding]:
     kinds = {
-        "picture": ("pictures that cannot be read", "replace them, or leave them out"),
+        "image": ("images that cannot be read", "replace them, or leave them out"),
         "labels": ("label maps that cannot be read", "make them again"),
         "lossy": (
             "label maps saved as JPEG or WebP, which blur ids into their neighbours",
@@ -234,7 +234,7 @@ def _unreadable(looked: list[Looked]) -> list[Finding]:
     found = []
     for kind, (what, remedy) in kinds.items():
         names = tuple(
-            str(each.pair.image if kind == "picture" else each.pair.labels)
+            str(each.pair.image if kind == "image" else each.pair.labels)
             for each in looked
             if kind in each.trouble
         )
@@ -249,12 +249,11 @@ def _sizes(looked: list[Looked]) -> list[Finding]:
         if each.digest and each.label_size != (0, 0) and each.size != each.label_size
     ]
     names = tuple(
-        f"{each.pair.labels} ({_by(each.label_size)}, its picture {_by(each.size)})"
-        for each in other
+        f"{each.pair.labels} ({_by(each.label_size)}, its image {_by(each.size)})" for each in other
     )
-    remedy = "make them again at the picture's size, with nearest-neighbour resizing"
+    remedy = "make them again at the image's size, with nearest-neighbour resizing"
     return (
-        [Finding("error", "label maps of another size than their picture", remedy, names)]
+        [Finding("error", "label maps of another size than their image", remedy, names)]
         if names
         else []
     )
@@ -263,7 +262,7 @@ def _sizes(looked: list[Looked]) -> list[Finding]:
 def _turned(looked: list[Looked]) -> list[Finding]:
     names = tuple(str(each.pair.image) for each in looked if each.turned)
     what = (
-        "pictures that ask to be turned for display (EXIF), which training and scoring do not, as"
+        "images that ask to be turned for display (EXIF), which training and scoring do not, as"
         " masks belong to the stored pixels"
     )
     return (
@@ -271,7 +270,7 @@ def _turned(looked: list[Looked]) -> list[Finding]:
             Finding(
                 "warning",
                 what,
-                "if masks were drawn on the turned pictures, save those turned and without the tag",
+                "if masks were drawn on the turned images, save those turned and without the tag",
                 names,
             )
         ]
@@ -387,7 +386,7 @@ def _ids(looked: list[Looked], count: int, first: int, own: bool) -> list[Findin
 
 
 def _palettes(looked: list[Looked]) -> list[Finding]:
-    """Label maps that paint one id in two colours: pictures of colours, whose palettes were chosen
+    """Label maps that paint one id in two colours: images of colours, whose palettes were chosen
     one by one.
     """
     usual: dict[int, tuple[int, int, int]] = {}
@@ -398,7 +397,7 @@ def _palettes(looked: list[Looked]) -> list[Finding]:
     ]
     names = tuple(str(each.pair.labels) for each in odd)
     what = (
-        "label maps whose palettes give an id another colour than the others do, as pictures of"
+        "label maps whose palettes give an id another colour than the others do, as images of"
         " colours have that were saved with palettes of their own"
     )
     return (
@@ -422,7 +421,7 @@ def _leaks(looked: dict[str, list[Looked]]) -> list[Finding]:
     both = tuple(str(each.pair.image) for each in val if each.pair.image in files)
     remedy = "take them out of one of the two"
     found = (
-        [Finding("error", "pictures that are in training and in validation", remedy, both)]
+        [Finding("error", "images that are in training and in validation", remedy, both)]
         if both
         else []
     )
@@ -441,7 +440,7 @@ def _leaks(looked: dict[str, list[Looked]]) -> list[Finding]:
         found.append(
             Finding(
                 "error",
-                "pictures of validation that are in training under another name",
+                "images of validation that are in training under another name",
                 remedy,
                 names,
             )
@@ -452,8 +451,7 @@ def _leaks(looked: dict[str, list[Looked]]) -> list[Finding]:
         found.append(
             Finding(
                 "warning",
-                "pictures of validation whose name is that of a training picture with other"
-                " content",
+                "images of validation whose name is that of a training image with other content",
                 "rename them",
                 alike,
             )
@@ -466,7 +464,7 @@ def _leaks(looked: dict[str, list[Looked]]) -> list[Finding]:
             found.append(
                 Finding(
                     "warning",
-                    f"pictures that are in {split} more than once",
+                    f"images that are in {split} more than once",
                     "keep one of each",
                     names,
                 )
@@ -475,7 +473,7 @@ def _leaks(looked: dict[str, list[Looked]]) -> list[Finding]:
 
 
 def _labelled(found: Survey, wanted_in: Mapping[str, Sequence[str]]) -> list[Finding]:
-    """Classes without pixels, pictures without labelled ones."""
+    """Classes without pixels, images without labelled ones."""
     findings = []
     for split, each in found.looked.items():
         if not each:
@@ -490,9 +488,9 @@ def _labelled(found: Survey, wanted_in: Mapping[str, Sequence[str]]) -> list[Fin
             findings.append(Finding("error", what, "check label maps, classes.txt and splits"))
         elif never:
             what = (
-                "seen classes that no training picture shows"
+                "seen classes that no training image shows"
                 if split == "train"
-                else "classes that no validation picture shows, which get no score"
+                else "classes that no validation image shows, which get no score"
             )
             findings.append(
                 Finding("warning", what, "check their ids and spelling, or label some", never)

@@ -1,4 +1,4 @@
-"""Augmentation of training pairs, on torchvision.transforms.v2: picture and label map move
+"""Augmentation of training pairs, on torchvision.transforms.v2: image and label map move
 together.
 
 The order and the ranges are those of the released ZegCLIP and CLIP-RC. Random numbers come from
@@ -52,7 +52,7 @@ class PhotometricDistortion:
 
 
 def mirrored(image: Tensor) -> Tensor:
-    """A picture (3, H, W) continued by its mirror image to (3, 3H, 3W), the edge itself repeated
+    """An image (3, H, W) continued by its mirror image to (3, 3H, 3W), the edge itself repeated
     below and on the right only (released DRN and SAZS).
     """
     for axis in (1, 2):
@@ -65,7 +65,7 @@ def mirrored(image: Tensor) -> Tensor:
 
 
 def turned(image: Tensor, labels: Tensor, angle: float) -> tuple[Tensor, Tensor]:
-    """A pair turned by `angle` degrees to the left: the picture with its corners `mirrored`, the
+    """A pair turned by `angle` degrees to the left: the image with its corners `mirrored`, the
     labels with void ones.
     """
     h, w = labels.shape
@@ -87,7 +87,7 @@ def turned(image: Tensor, labels: Tensor, angle: float) -> tuple[Tensor, Tensor]
 
 
 def zoomed(image: Tensor, labels: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """A pair at `factor` times its size, rounded down: the picture by the Lanczos filter below 1,
+    """A pair at `factor` times its size, rounded down: the image by the Lanczos filter below 1,
     else bicubic, the labels by the nearest pixel.
     """
     size = max(1, int(factor * labels.shape[1])), max(1, int(factor * labels.shape[0]))
@@ -178,7 +178,7 @@ class TrainTransform:
         size = [max(1, int(h * scale + 0.5)), max(1, int(w * scale + 0.5))]
         return TF.resize(image, size), TF.resize(
             labels, size
-        )  # bilinear for the picture, nearest for the labels
+        )  # bilinear for the image, nearest for the labels
 
     def _centred(self, image: Tensor, labels: Tensor, side: int) -> tuple[Tensor, Tensor]:
         """At least as large as the crop, filled up on all sides."""

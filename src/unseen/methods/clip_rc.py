@@ -1,7 +1,7 @@
 """CLIP-RC: regional clues for zero-shot segmentation on a frozen CLIP (Zhang et al., CVPR 2024, pp.
 3270-3280).
 
-ZegCLIP with the picture seen in parts: beside the patches run R region tokens on a lattice, which
+ZegCLIP with the image seen in parts: beside the patches run R region tokens on a lattice, which
 see their own patches alone (the *region-level bridge*). A word asks once a region, with [(Γ_j + g)
 ⊙ t ; t]; queries and patches then attend to each other in two parallel stacks, and a word's map is
 the dot product of its queries, averaged over regions, with the patches. While training, a *recovery
@@ -152,7 +152,7 @@ class CLIPRC(ClipSegmenter):
         calibration: γ, taken from the probability of words trained on when not all words were
             (released: 0.1, wired in).
         templates: Sentences the words are put in ("single" on VOC, "multi" on COCO-Stuff).
-        normalization: Statistics of the pictures: CLIP's own, or ImageNet's as released.
+        normalization: Statistics of the images: CLIP's own, or ImageNet's as released.
         class_embedding_twice: Add CLIP's class embedding a second time (released: yes, by mistake).
         void: What a 255 pixel is to the losses: "ignore", or "negative" for every word (released).
         focal_over: What the focal loss is averaged over when void is ignored: "labelled" pixels, or
@@ -250,13 +250,16 @@ class CLIPRC(ClipSegmenter):
         )
 
     def encode_image(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit vectors of class token (B, D), patches (B, N, D) and regions (B, R, D), of pictures
+        """Unit vectors of class token (B, D), patches (B, N, D) and regions (B, R, D), of images
         (B, 3, H, W) in 0..1.
         """
         grid, count = self.clip.grid(images), self.bridge.count
         x = self.clip.embed(
-            images, resize=self.resize, via=self.train_grid, twice=self.class_embedding_twice
-        )  # type: ignore[arg-type]
+            images,
+            resize=self.resize,
+            via=self.train_grid,  # type: ignore[arg-type]
+            twice=self.class_embedding_twice,
+        )
         regions = self.clip.visual.ln_pre(self.bridge.tokens).expand(len(x), -1, -1)
 
         def block(layer: int, x: Tensor) -> Tensor:
@@ -272,7 +275,7 @@ class CLIPRC(ClipSegmenter):
         return x[:, 0], x[:, 1:-count], x[:, -count:]
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Logits (B, K, h, w) of pictures (B, 3, H, W), RGB in 0..1; what the recovery loss needs
+        """Logits (B, K, h, w) of images (B, 3, H, W), RGB in 0..1; what the recovery loss needs
         as extras while training.
         """
         h, w = self.clip.grid(images)

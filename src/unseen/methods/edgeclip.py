@@ -1,9 +1,9 @@
-"""EdgeCLIP: words as prototypes that a picture's own features refine in two rounds, and a loss that
+"""EdgeCLIP: words as prototypes that an image's own features refine in two rounds, and a loss that
 looks at contours.
 
 Fang et al., "EdgeCLIP", code prepared for IEEE TCSVT, released without training code, weights or
-paper; derived from SSP (Fan et al., ECCV 2022, arXiv 2207.11549). Given one word and a picture, it
-says for each pixel whether it shows that word (binary). CLIP gives the words alone: pictures go
+paper; derived from SSP (Fan et al., ECCV 2022, arXiv 2207.11549). Given one word and an image, it
+says for each pixel whether it shows that word (binary). CLIP gives the words alone: images go
 through a ResNet.
 
 What training needs and was not released (composition of the loss, bands along contours, schedule)
@@ -66,7 +66,7 @@ class EdgeCLIP(TextSegmenter):
         gate_dropout: On the gate's logits.
         thresholds: Least probabilities of foreground and background pixels that make prototypes.
         top: So many of the most probable pixels make a prototype where none reaches its threshold;
-            all, where a picture has fewer.
+            all, where an image has fewer.
         background_text: The background word's projection: "supervised", learns from a cross-entropy
             on the first scores; "frozen", as released, where it only picks pixels and so stays
             random for ever.
@@ -76,7 +76,7 @@ class EdgeCLIP(TextSegmenter):
             the feature grid (8 pixels for strides of 2), so that sampling the bands at that grid
             keeps them; masks with a void contour need more by its width.
         templates: The sentence a word is put in; the figure's is "no_article".
-        normalization: Statistics of the pictures: ImageNet's, which the weights were made with, or
+        normalization: Statistics of the images: ImageNet's, which the weights were made with, or
             "none" as released.
     """
 
@@ -160,8 +160,8 @@ class EdgeCLIP(TextSegmenter):
             )
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Background and foreground (B, 2, h, w) of pictures (B, 3, H, W) and one word each; a
-        single picture is asked every word, its features made once.
+        """Background and foreground (B, 2, h, w) of images (B, 3, H, W) and one word each; a
+        single image is asked every word, its features made once.
 
         Extras: `initial` and `seeds`, the scores (B, 2, h, w) of the rounds before; `feature` (B,
             D, h, w); `word` (B, D, 1, 1).
@@ -193,7 +193,7 @@ class EdgeCLIP(TextSegmenter):
 
     def match(self, feature: Tensor, word: Tensor, background: Tensor) -> list[Round]:
         """Text-guided dense feature matching: the words' scores, then two rounds in which
-        prototypes of the picture join them.
+        prototypes of the image join them.
 
         Args:
             feature: F (B, D, h, w), not negative.
@@ -227,7 +227,7 @@ class EdgeCLIP(TextSegmenter):
         return gate.sigmoid() * feature
 
     def prototypes(self, feature: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Means of a picture's surest pixels, and a background of its own for every pixel.
+        """Means of an image's surest pixels, and a background of its own for every pixel.
 
         Args:
             feature: X (B, D, h, w).
@@ -306,7 +306,7 @@ def cosine_scores(unit: Tensor, foreground: Tensor, background: Tensor) -> Tenso
 
 
 def surest(probability: Tensor, threshold: float, top: int) -> Tensor:
-    """(B, N) bool: the pixels above a threshold, or where a picture has none, its `top` most
+    """(B, N) bool: the pixels above a threshold, or where an image has none, its `top` most
     probable ones.
     """
     above = probability > threshold
@@ -324,8 +324,8 @@ def bands(labels: Tensor, radius: int) -> tuple[Tensor, Tensor]:
     `radius` pixels of each other; void is neither.
 
     The thing less its erosion, and its dilation less it, both with a square of (2·radius + 1)²
-    pixels. A thing's contour is also where it meets void; the border of the picture is none, nor is
-    that of what a picture was filled up with: rows and columns of nothing but void.
+    pixels. A thing's contour is also where it meets void; the border of the image is none, nor is
+    that of what an image was filled up with: rows and columns of nothing but void.
     """
     thing, known = labels == 1, labels != IGNORE
     picture = known.any(dim=2, keepdim=True) & known.any(dim=1, keepdim=True)
@@ -346,7 +346,7 @@ def triplet_loss(
     word: Tensor, feature: Tensor, inside: Tensor, outside: Tensor, margin: float
 ) -> Tensor:
     """The word should be nearer to the thing's side of its contour than to the other, by a margin;
-    mean over the pictures with both sides.
+    mean over the images with both sides.
 
     Args:
         word: (B, D).

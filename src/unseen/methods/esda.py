@@ -3,7 +3,7 @@ patches interact.
 
 Li et al., "ESDA: Zero-shot semantic segmentation based on an embedding semantic space distribution
 adjustment strategy", Image and Vision Computing 2025, doi 10.1016/j.imavis.2025.105456. Given one
-word and a picture, it says for each pixel whether it shows that word (binary). The word's vector
+word and an image, it says for each pixel whether it shows that word (binary). The word's vector
 takes the class token's place in some blocks; every block has a rank-2 linear adapter beside it; the
 cosines of the patches with a prototype (from the mask, while training) or with the word's token are
 *prior maps*, which the loss pulls towards the mask.
@@ -31,11 +31,11 @@ from unseen.segmenter import ClipSegmenter, Kind, Prediction, TextFeatures, chec
 
 EPS = 1e-7
 MASS = 5e-4
-"""Added to a prototype's mass of pixels, so that a picture without any has the prototype 0."""
+"""Added to a prototype's mass of pixels, so that an image without any has the prototype 0."""
 
 
 class Interactor(nn.Module):
-    """Support tokens (the word, its tokens, the word with the picture) and patches, together and
+    """Support tokens (the word, its tokens, the word with the image) and patches, together and
     apart, in two rounds.
 
     Args:
@@ -68,7 +68,7 @@ class Interactor(nn.Module):
         self.support = make_block(width, num_heads)
 
     def forward(self, text: TextFeatures, picture: Tensor, patches: Tensor) -> Tensor:
-        """Patches (B, N, C) after the interaction, of words, the picture's vector (B, D) and its
+        """Patches (B, N, C) after the interaction, of words, the image's vector (B, D) and its
         patches (B, N, C).
         """
         assert text.tokens is not None
@@ -99,7 +99,7 @@ class ESDA(ClipSegmenter):
             CLIP's own projection, so that the last prior map is CLIP's similarity at first; or
             "random" (released).
         last_block: What the patches are after the last block: "released", as any block leaves them;
-            "local", NACLIP's (`CLIP.local_block`): plain CLIP's last block spreads the picture over
+            "local", NACLIP's (`CLIP.local_block`): plain CLIP's last block spreads the image over
             its patches, so that the prior map has to be found anew from the seen words.
         prior_blocks: Blocks before the last whose prior maps are in the loss; all by default.
         head_input: What meets in the head: "balanced", patches normed and the prior map, made
@@ -112,13 +112,13 @@ class ESDA(ClipSegmenter):
             background's, "foreground" its own.
         prior_weights: Weights of the last prior map's loss and of the mean of the others'.
         templates: The one sentence the word is put in; released: the bare "name".
-        normalization: Statistics of the pictures: CLIP's own, or ImageNet's as released.
+        normalization: Statistics of the images: CLIP's own, or ImageNet's as released.
         class_embedding_twice: Add CLIP's class embedding a second time (released: yes, by mistake).
         void: What a 255 pixel is to the losses: "ignore", or "background" (released, which
             overwrites the labels).
         resize: How the position table is resized ("bilinear" as released).
         train_grid: A grid the position table goes through first; released: the one of the training
-            pictures.
+            images.
     """
 
     PUBLISHED: ClassVar[dict[str, Any]] = {
@@ -235,12 +235,15 @@ class ESDA(ClipSegmenter):
         """The class token's unit vector (B, D), the patches (B, N, C) after the last block (while
         training after every one), the word's token (B, C).
 
-        Blocks that have not met the word yet are computed once for a single picture asked several
+        Blocks that have not met the word yet are computed once for a single image asked several
         words.
         """
         x = self.clip.embed(
-            images, resize=self.resize, via=self.train_grid, twice=self.class_embedding_twice
-        )  # type: ignore[arg-type]
+            images,
+            resize=self.resize,
+            via=self.train_grid,  # type: ignore[arg-type]
+            twice=self.class_embedding_twice,
+        )
         last = self.clip.num_layers - 1
         word = self.text_cls_proj(text.pooled)  # (B, C)
         after = []
@@ -262,8 +265,8 @@ class ESDA(ClipSegmenter):
         return picture.expand(len(word), -1), after, word
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Logits (B, 2, h, w), background and word, of pictures (B, 3, H, W), RGB in 0..1, and B
-        words; a single picture is asked every word.
+        """Logits (B, 2, h, w), background and word, of images (B, 3, H, W), RGB in 0..1, and B
+        words; a single image is asked every word.
 
         Extras: `prior`, the last block's prior map (B, 1, h, w); while training `block_i`, the
             patches (B, N, C) the other priors are made of.
@@ -345,7 +348,7 @@ class ESDA(ClipSegmenter):
 
 def prior_map(patches: Tensor, prototype: Tensor) -> Tensor:
     """Cosines (B, N) of patches (B, N, C) with a prototype (B, C), stretched to 0..1 in every
-    picture; 0 everywhere for a prototype of 0.
+    image; 0 everywhere for a prototype of 0.
     """
     patches, prototype = patches.float(), prototype.float()
     # Products and sums, not a matrix product: autocast would round that to bf16, and stretching

@@ -2,7 +2,7 @@
 the edges of the masks.
 
 Liu et al., "Delving into Shape-aware Zero-shot Semantic Segmentation", CVPR 2023, pp. 2999-3009,
-arXiv 2304.08491. Given one word and a picture, it says for each cell whether it shows that word or
+arXiv 2304.08491. Given one word and an image, it says for each cell whether it shows that word or
 "others" (binary): the larger of two dot products. While training, an edge head on the same features
 learns where things meet, and the cells it is sure of count once more.
 
@@ -40,7 +40,7 @@ from unseen.segmenter import Kind, Prediction, TextFeatures, TextSegmenter
 
 Shape = Literal["released", "sigmoid", "off"]
 TILES = (3, 6)
-"""Rows and columns of tiles the shape network looks at, whatever the picture's form (a leftover of
+"""Rows and columns of tiles the shape network looks at, whatever the image's form (a leftover of
 Cityscapes)."""
 
 
@@ -58,14 +58,14 @@ class SAZS(TextSegmenter):
         templates: The sentence a word is put in; released: the bare "name".
         unit_text: Whether words' vectors are made unit; released: as the tower gives them.
         scale: Factor of the dot products.
-        statistics: What pictures are normalised with: the backbone's own, or Cityscapes' as
+        statistics: What images are normalised with: the backbone's own, or Cityscapes' as
             released.
         dropout: On whole channels of the features; released DRN: 0.95 on PASCAL, 0.9 on COCO.
         balanced: Whether the word's cells and those of "others" weigh the same in a batch (or a
             part of it computed at a time), however many there are.
         loss_weights: Of pixels and words, edges, edge attention, shape.
         edge_logit: Cells whose edge logit is above this have a part in the edge attention.
-        attention_over: Whether that loss is the "mean" over pictures, or their "sum" as released,
+        attention_over: Whether that loss is the "mean" over images, or their "sum" as released,
             so that it grows with the batch.
         shape: What the shape network sees of the edges: probabilities ("sigmoid"), or the
             log-softmax over their one channel, which is 0 everywhere ("released"): a constant
@@ -184,8 +184,8 @@ class SAZS(TextSegmenter):
             self.shape_network = load_shape_network(self.shape_weights).to(self.device)
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Logits (B, 2, h, w), others and word, of pictures (B, 3, H, W), RGB in 0..1, and B words;
-        a single picture is asked every word.
+        """Logits (B, 2, h, w), others and word, of images (B, 3, H, W), RGB in 0..1, and B words;
+        a single image is asked every word.
 
         Extras: `edges`, logits (B, 1, h, w).
         """
@@ -236,7 +236,7 @@ class SAZS(TextSegmenter):
         """Weighted terms `seg`, `edge`, `attention`, perhaps `shape`, and their sum `total`.
 
         Args:
-            prediction: Of pictures with a word each.
+            prediction: Of images with a word each.
             labels: (B, H, W) of 1 (the word), 0 (none of the words), 255, and numbers above 1 for
                 other things.
         """
@@ -313,10 +313,10 @@ def balanced_edge_loss(logits: Tensor, edges: Tensor) -> Tensor:
 
 
 def edge_attention(logits: Tensor, target: Tensor, kept: Tensor) -> Tensor:
-    """Cross-entropy of each picture over the cells that are kept, (B,); 0 for a picture without
+    """Cross-entropy of each image over the cells that are kept, (B,); 0 for an image without
     any, where the released code divides 0 by 0.
 
-    A class weighs 2 minus its share of the kept cells of the batch; a picture's loss is the
+    A class weighs 2 minus its share of the kept cells of the batch; an image's loss is the
     weighted mean.
 
     Args:
@@ -331,7 +331,7 @@ def edge_attention(logits: Tensor, target: Tensor, kept: Tensor) -> Tensor:
     )
     costs = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
     weight = torch.where(kept, weights[torch.where(target == 1, 1, 0)], 0)
-    # A picture without kept cells costs 0 / 1; one with any has a weight of at least 1.
+    # An image without kept cells costs 0 / 1; one with any has a weight of at least 1.
     return (weight * costs).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp(min=1)
 
 
@@ -387,7 +387,7 @@ class ShapeNetwork(nn.Module):
         self.requires_grad_(False)
 
     def tiles(self, maps: Tensor) -> Tensor:
-        """Maps (B, h, w) at 3 x 6 tiles' size, cut row by row: (18·B, tile²), the pictures of a
+        """Maps (B, h, w) at 3 x 6 tiles' size, cut row by row: (18·B, tile²), the images of a
         tile side by side.
         """
         size = TILES[0] * self.tile, TILES[1] * self.tile

@@ -63,7 +63,7 @@ class TrainingFree(ClipSegmenter):
         self.mode, self.temperature, self.gaussian_std = mode, temperature, gaussian_std
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Cosines (B, K, h, w) of pictures (B, 3, H, W), RGB in 0..1."""
+        """Cosines (B, K, h, w) of images (B, 3, H, W), RGB in 0..1."""
         h, w = self.clip.grid(images)
         x = self.clip.blocks(self.clip.embed(images), stop=-1)
         features = F.normalize(

@@ -2,8 +2,8 @@
 2212.03588).
 
 Visual prompts adapt the frozen image tower; each word asks the patches through a small decoder,
-whose last scores, before the softmax, are the word's map. The query of word c in picture b is the
-*relationship descriptor* [g ⊙ t_c ; t_c]: the picture's class token g meets the word's vector t_c,
+whose last scores, before the softmax, are the word's map. The query of word c in image b is the
+*relationship descriptor* [g ⊙ t_c ; t_c]: the image's class token g meets the word's vector t_c,
 so that a word never trained on still asks in terms the decoder knows.
 
 The released code differs from the paper and from sound practice in a few places. Each is a named
@@ -29,7 +29,7 @@ from unseen.segmenter import ClipSegmenter, Prediction, TextFeatures
 
 
 class RelationshipDescriptor(nn.Module):
-    """Queries from words and the picture they are asked of: q = W_q [g ⊙ t ; t] + b_q (paper eq.
+    """Queries from words and the image they are asked of: q = W_q [g ⊙ t ; t] + b_q (paper eq.
     5).
     """
 
@@ -117,7 +117,7 @@ class ZegCLIP(ClipSegmenter):
             (released: 0.1, wired in).
         templates: Sentences the words are put in ("single" on VOC, "multi" on COCO-Stuff and
             Context).
-        normalization: Statistics of the pictures: CLIP's own, or ImageNet's as released.
+        normalization: Statistics of the images: CLIP's own, or ImageNet's as released.
         class_embedding_twice: Add CLIP's class embedding a second time (released: yes, by mistake).
         void: What a 255 pixel is to the losses: "ignore", or "negative" for every word (released).
         focal_over: What the focal loss is averaged over when void is ignored: "labelled" pixels, or
@@ -199,18 +199,21 @@ class ZegCLIP(ClipSegmenter):
         )
 
     def encode_image(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors of the class token (B, D) and of the patches (B, N, D), of pictures (B, 3,
+        """Unit vectors of the class token (B, D) and of the patches (B, N, D), of images (B, 3,
         H, W) in 0..1.
         """
         x = self.clip.embed(
-            images, resize=self.resize, via=self.train_grid, twice=self.class_embedding_twice
-        )  # type: ignore[arg-type]
+            images,
+            resize=self.resize,
+            via=self.train_grid,  # type: ignore[arg-type]
+            twice=self.class_embedding_twice,
+        )
         x = self.prompts.through(self.clip.block, self.clip.num_layers, x)  # (B, 1 + N, C)
         x = F.normalize(self.clip.finish(self.prompt_norm(x)), dim=-1)
         return x[:, 0], x[:, 1:]
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Logits (B, K, h, w) of pictures (B, 3, H, W), RGB in 0..1; those of earlier decoder
+        """Logits (B, K, h, w) of images (B, 3, H, W), RGB in 0..1; those of earlier decoder
         layers as extras under deep supervision.
         """
         h, w = self.clip.grid(images)
@@ -230,7 +233,7 @@ class ZegCLIP(ClipSegmenter):
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
         """Terms `mask` (focal) and `dice`, weighted, and their sum `total`; each divided by the
-        (picture, class) pairs present, at least 1.
+        (image, class) pairs present, at least 1.
         """
         size = (labels.shape[-2], labels.shape[-1])
         every = [

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from unseen.labels import IGNORE
 
 OTHER = -1
-"""Stands for all that does not count, and for what lies outside the picture."""
+"""Stands for all that does not count, and for what lies outside the image."""
 
 
 def edge_map(
@@ -32,7 +32,7 @@ def edge_map(
         labels: (B, H, W) int64; 255 is void.
         radius: Of the disc in pixels: dy² + dx² <= radius².
         step: Of the rows and columns that are computed, from the first on.
-        void_is_other: Void pixels, and those outside the picture, are one more value (released
+        void_is_other: Void pixels, and those outside the image, are one more value (released
             SAZS), so that nothing is unknown.
         counted: With `void_is_other`, values whose borders count; the others are the same as void.
             All by default.
@@ -44,7 +44,7 @@ def edge_map(
         )
     values = torch.where(values == IGNORE, OTHER, values)
     values = F.pad(values, (radius,) * 4, value=OTHER if void_is_other else IGNORE)
-    # Unknown pixels are neither the largest value nor the smallest; outside the picture there is
+    # Unknown pixels are neither the largest value nor the smallest; outside the image there is
     # nothing that void could hide.
     low = values if void_is_other else torch.where(values == OTHER, IGNORE, values)
     high = values if void_is_other else torch.where(values == IGNORE, OTHER, values)

@@ -45,7 +45,7 @@ def sigmoid_focal_loss(
     gamma: float = 2.0,
     over: FocalOver = "all",
 ) -> Tensor:
-    """Focal loss of independent sigmoids, averaged over pixels, summed over classes and pictures
+    """Focal loss of independent sigmoids, averaged over pixels, summed over classes and images
     (Lin et al. 2017, eq. 5).
 
     Args:
@@ -73,7 +73,7 @@ def sigmoid_focal_loss(
 
 
 def dice_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Dice loss with +1 smoothing, summed over the (picture, class) pairs that have a pixel
+    """Dice loss with +1 smoothing, summed over the (image, class) pairs that have a pixel
     (Milletari et al. 2016, linear denominator).
 
     Args:
@@ -103,21 +103,21 @@ def focal_and_dice(
     focal_over: FocalOver = "all",
     words_at_once: int = 32,
 ) -> tuple[Tensor, Tensor]:
-    """Focal and dice loss of score maps, each divided by the number of (picture, class) pairs
+    """Focal and dice loss of score maps, each divided by the number of (image, class) pairs
     present, at least 1 (mean over processes).
 
-    Large vocabularies are gone through in parts, whose maps at picture size are computed again for
+    Large vocabularies are gone through in parts, whose maps at image size are computed again for
     the gradient instead of kept.
 
     Args:
         logits: (B, K, h, w), at the size of the score maps.
         labels: (B, H, W), ids of the K words or 255.
-        resize: Takes maps (B, k, h, w) to picture size (B, k, H, W).
+        resize: Takes maps (B, k, h, w) to image size (B, k, H, W).
         alpha: Weight of positives in the focal loss.
         void: What a 255 pixel is: left out ("ignore"), or "negative" for every word.
         focal_over: What the focal loss is averaged over when void is left out
             (`sigmoid_focal_loss`).
-        words_at_once: Words whose maps are at picture size at a time.
+        words_at_once: Words whose maps are at image size at a time.
     """
     counted = (labels != IGNORE).unsqueeze(1).float() if void == "ignore" else None
 

@@ -58,7 +58,7 @@ class VisualPrompts(nn.Module):
         patch_size: Side of a patch; sets the range of the first values (VPT's rule).
         depth: Blocks that receive prompts of their own. 1 is the shallow variant: the first block's
             prompts stay to the end.
-        dropout: On the projected prompts, drawn for each picture.
+        dropout: On the projected prompts, drawn for each image.
     """
 
     def __init__(

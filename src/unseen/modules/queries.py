@@ -1,4 +1,4 @@
-"""Queries of words that meet a picture: what ZegCLIP calls the relationship descriptor and CLIP-RC
+"""Queries of words that meet an image: what ZegCLIP calls the relationship descriptor and CLIP-RC
 asks once a region.
 """
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def relationship(views: Tensor, words: Tensor) -> Tensor:
-    """[v ⊙ t ; t] of every view of a picture and every word, (B, R·K, 2D), view by view (ZegCLIP
+    """[v ⊙ t ; t] of every view of an image and every word, (B, R·K, 2D), view by view (ZegCLIP
     eq. 5).
 
     Args:
-        views: (B, R, D), what the picture is seen as: its class token (R = 1), or its regions.
+        views: (B, R, D), what the image is seen as: its class token (R = 1), or its regions.
         words: (K, D), unit.
     """
     words = words.to(views.dtype).expand(*views.shape[:2], -1, -1)  # (B, R, K, D)

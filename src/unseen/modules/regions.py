@@ -1,5 +1,5 @@
 """Region tokens: a lattice of tokens beside the patches of a ViT, each of which sees its own part
-of the picture alone (CLIP-RC §3.2).
+of the image alone (CLIP-RC §3.2).
 """
 
 from __future__ import annotations

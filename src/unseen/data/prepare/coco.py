@@ -29,7 +29,7 @@ def stuff_folder(root: Path) -> Path:
 
 
 def prepare_coco_stuff(work: Work) -> None:
-    """Pictures of COCO 2017, raw masks, and masks of training ids beside them."""
+    """Images of COCO 2017, raw masks, and masks of training ids beside them."""
     base, known = stuff_folder(work.root), KNOWN["coco-stuff"]
     for split in STUFF:
         also = (
@@ -61,7 +61,7 @@ def prepare_coco_stuff(work: Work) -> None:
                     f"stuffthingmaps/{split}",
                 )
                 # Masks made earlier must not count as raw ones: all raw names are those of the
-                # pictures.
+                # images.
                 needs = frozenset(
                     f"{Path(name).stem}.png" for name in names(base / "images" / split, ".jpg")
                 )
@@ -95,7 +95,7 @@ def coco_stuff_mask(paths: tuple[Path, Path]) -> None:
 
 
 def count_coco_stuff(root: Path) -> list[Count]:
-    """Pictures and masks of COCO-Stuff."""
+    """Images and masks of COCO-Stuff."""
     base, found = stuff_folder(root), []
     for split in STUFF:
         pictures, masks = (
@@ -109,7 +109,7 @@ def count_coco_stuff(root: Path) -> list[Count]:
         ]
         found.append(
             Count(
-                f"pictures of {split} without mask",
+                f"images of {split} without mask",
                 len(
                     {Path(name).stem for name in pictures}
                     - {name.removesuffix(MASK) for name in masks}
@@ -129,7 +129,7 @@ def folds_folder(root: Path) -> Path:
 
 
 def prepare_coco_folds(work: Work) -> None:
-    """Pictures of COCO 2014, masks of the 80 things drawn from the annotations, HSNet's lists."""
+    """Images of COCO 2014, masks of the 80 things drawn from the annotations, HSNet's lists."""
     base, known = folds_folder(work.root), KNOWN["coco-20i"]
     for split in THINGS:
         ensure(
@@ -189,7 +189,7 @@ def prepare_coco_folds(work: Work) -> None:
 
 
 def _instances(path: Path) -> dict[str, tuple[int, int, Segments]]:
-    """For each picture with an annotation that is not a crowd's: height, width, (value,
+    """For each image with an annotation that is not a crowd's: height, width, (value,
     segmentation) in the order of the file.
 
     Raises:
@@ -231,7 +231,7 @@ def coco_mask(item: tuple[Path, int, int, Any]) -> None:
 
 
 def count_coco_folds(root: Path) -> list[Count]:
-    """Pictures, masks and lists of COCO 2014; and, where the masks are whole, how many pictures and
+    """Images, masks and lists of COCO 2014; and, where the masks are whole, how many images and
     pairs they give the folds.
 
     The last are remarks: nobody documents how the masks of the published lists were drawn.
@@ -259,12 +259,12 @@ def count_coco_folds(root: Path) -> list[Count]:
                     )
                 )
                 >= AREA
-            )  # (pictures, 80)
+            )  # (images, 80)
         for fold, (images, both) in enumerate(COCO_20I_VAL):
             mine = large[:, fold::4]
             found.append(
                 Count(
-                    f"fold {fold}: pictures with a novel class of {AREA} pixels",
+                    f"fold {fold}: images with a novel class of {AREA} pixels",
                     int(mine.any(axis=1).sum()),
                     images,
                     binding=False,
@@ -272,7 +272,7 @@ def count_coco_folds(root: Path) -> list[Count]:
             )
             found.append(
                 Count(
-                    f"fold {fold}: (picture, class) pairs of {AREA} pixels",
+                    f"fold {fold}: (image, class) pairs of {AREA} pixels",
                     int(mine.sum()),
                     both,
                     binding=False,

@@ -68,7 +68,7 @@ def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
         (H, W).
 
     Raises:
-        DataError: Runs that do not fill the picture exactly.
+        DataError: Runs that do not fill the image exactly.
     """
     try:
         height, width = (int(side) for side in rle["size"])
@@ -122,13 +122,13 @@ def annotation_mask(segmentation: Any, height: int, width: int) -> NDArray[np.bo
     run lengths.
 
     Raises:
-        DataError: Neither, or of another size than the picture.
+        DataError: Neither, or of another size than the image.
     """
     if isinstance(segmentation, Mapping):
         mask = decode_rle(segmentation)
         if mask.shape != (height, width):
             raise DataError(
-                f"a mask in run lengths is {mask.shape[1]}x{mask.shape[0]} pixels, its picture"
+                f"a mask in run lengths is {mask.shape[1]}x{mask.shape[0]} pixels, its image"
                 f" {width}x{height}"
             )
         return mask

@@ -87,12 +87,12 @@ KNOWN = {
     "ade20k-847": {"validation": 2_000},
     "cityscapes": {"train": 2_975, "val": 500, "test": 1_525},
 }  # fmt: skip
-"""Pictures or masks of each data set when it is whole."""
+"""Images or masks of each data set when it is whole."""
 CONTEXT_COUNTS = {"train": (4_996, 4_998), "val": (5_104, 5_105)}
-"""Pictures of Context's lists: as the Detail package gives them by its maintainer's figures, and as
+"""Images of Context's lists: as the Detail package gives them by its maintainer's figures, and as
 the lists that came before it."""
 COCO_20I_VAL = ((26_052, 35_783), (15_305, 17_912), (13_138, 14_563), (12_640, 14_315))
-"""COCO-20i: (pictures, (picture, class) pairs) of the four folds in which a novel class covers 2048
+"""COCO-20i: (images, (image, class) pairs) of the four folds in which a novel class covers 2048
 pixels, in the masks that the lists were made from."""
 
 COCO_IDS = (

@@ -23,7 +23,7 @@ def ade_folder(root: Path) -> Path:
 
 
 def prepare_ade(work: Work) -> None:
-    """Pictures and masks as they are: 0 is other, 1..150 the classes."""
+    """Images and masks as they are: 0 is other, 1..150 the classes."""
     base, known, inside = ade_folder(work.root), KNOWN["ade20k-150"], "ADEChallengeData2016"
     ensure(
         work,
@@ -43,7 +43,7 @@ def prepare_ade(work: Work) -> None:
 
 
 def count_ade(root: Path) -> list[Count]:
-    """Pictures and masks of the 150-class ADE20K."""
+    """Images and masks of the 150-class ADE20K."""
     return _count_pairs(ade_folder(root), KNOWN["ade20k-150"])
 
 
@@ -60,7 +60,7 @@ def _count_pairs(base: Path, known: dict[str, int]) -> list[Count]:
         ]
         found.append(
             Count(
-                f"pictures of {split} without mask",
+                f"images of {split} without mask",
                 len({Path(name).stem for name in pictures} - {Path(name).stem for name in masks}),
                 0,
             )
@@ -77,7 +77,7 @@ def ade_full_folder(root: Path) -> Path:
 
 
 def prepare_ade_full(work: Work) -> None:
-    """Pictures as images/SPLIT/NAME.jpg, masks of 847 classes as 16-bit
+    """Images as images/SPLIT/NAME.jpg, masks of 847 classes as 16-bit
     annotations/SPLIT/NAME.png.
     """
     base = ade_full_folder(work.root)
@@ -120,7 +120,7 @@ def _count_right(base: Path) -> bool:
 
 
 def ade_full_mask(paths: tuple[Path, Path, Path]) -> None:
-    """One picture into its place and its mask."""
+    """One image into its place and its mask."""
     picture, image, mask = paths
     colours = picture.with_name(f"{picture.stem}_seg.png")
     try:
@@ -137,7 +137,7 @@ def ade_full_mask(paths: tuple[Path, Path, Path]) -> None:
 
 
 def count_ade_full(root: Path) -> list[Count]:
-    """Pictures and masks of the 847-class ADE20K."""
+    """Images and masks of the 847-class ADE20K."""
     return _count_pairs(ade_full_folder(root), KNOWN["ade20k-847"])
 
 
@@ -154,7 +154,7 @@ def cityscapes_folder(root: Path) -> Path:
 
 
 def prepare_cityscapes(work: Work) -> None:
-    """Pictures, masks of label ids, and masks of training ids beside them."""
+    """Images, masks of label ids, and masks of training ids beside them."""
     base, known = cityscapes_folder(work.root), KNOWN["cityscapes"]
     wanted = [
         (
@@ -206,7 +206,7 @@ def _training_ids(base: Path, split: str) -> int:
 
 
 def count_cityscapes(root: Path) -> list[Count]:
-    """Pictures and masks of Cityscapes."""
+    """Images and masks of Cityscapes."""
     base, known, found = cityscapes_folder(root), KNOWN["cityscapes"], []
     for split, read in STREETS.items():
         found.append(

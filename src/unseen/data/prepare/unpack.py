@@ -290,9 +290,9 @@ def _zip_members(path: Path) -> Iterator[Member]:
                     info.filename,
                     info.file_size,
                     kind not in (0, 8),
-                    lambda info=info: archive.open(info),
+                    lambda info=info: archive.open(info),  # type: ignore[misc]
                     info.header_offset,
-                )  # type: ignore[misc]
+                )
 
 
 def _tar_members(path: Path) -> Iterator[Member]:

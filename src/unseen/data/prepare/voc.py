@@ -27,7 +27,7 @@ def voc_folder(root: Path) -> Path:
 
 
 def prepare_voc(work: Work) -> None:
-    """Pictures and masks of VOC; SBD's masks with VOC's own over them; the lists `aug` and
+    """Images and masks of VOC; SBD's masks with VOC's own over them; the lists `aug` and
     `trainaug`.
     """
     base, inside, known = voc_folder(work.root), "VOCdevkit/VOC2012", KNOWN["voc"]
@@ -67,7 +67,7 @@ def prepare_voc(work: Work) -> None:
     stems = {Path(name).stem for name in names(masks, ".png")}
     if not (base / LISTS / "aug.txt").exists() and stems & (train | val):
         work.say(
-            f"{masks} holds masks of VOC's own pictures already, which are kept; the benchmarks"
+            f"{masks} holds masks of VOC's own images already, which are kept; the benchmarks"
             " read those of SegmentationClass first"
         )
     own = [
@@ -152,7 +152,7 @@ def _within(labels: Any, largest: int, path: Path) -> Any:
 
 
 def count_voc(root: Path) -> list[Count]:
-    """Lists, pictures and masks of VOC 2012."""
+    """Lists, images and masks of VOC 2012."""
     base, known = voc_folder(root), KNOWN["voc"]
     pictures = {Path(name).stem for name in names(base / "JPEGImages", ".jpg")}
     counts, listed = [], set[str]()
@@ -173,7 +173,7 @@ def count_voc(root: Path) -> list[Count]:
             len(names(base / "SegmentationClassAug", ".png")),
             known["SegmentationClassAug"],
         ),
-        Count("listed pictures that are missing", len(listed - pictures), 0),
+        Count("listed images that are missing", len(listed - pictures), 0),
         Count(
             "listed masks that are missing",
             len(
@@ -265,7 +265,7 @@ def context_folder(root: Path) -> Path:
 
 
 def prepare_context(work: Work) -> None:
-    """Pictures of VOC 2010; masks of 59 classes and lists from PASCAL in Detail's annotations."""
+    """Images of VOC 2010; masks of 59 classes and lists from PASCAL in Detail's annotations."""
     base = context_folder(work.root)
     if not _context_done(base):
         adopt(
@@ -313,7 +313,7 @@ def _context_done(base: Path) -> bool:
 
 
 def _context_whole(base: Path, folder: Path) -> bool:
-    """Whether pictures and masks of all names on the lists in `folder` are in place."""
+    """Whether images and masks of all names on the lists in `folder` are in place."""
     lists = [folder / f"{phase}.txt" for phase in ("train", "val")]
     if not all(path.is_file() for path in lists):
         return False
@@ -386,18 +386,18 @@ def context_mask(item: tuple[Path, int, int, Segments]) -> None:
             size = image.size
     except (OSError, SyntaxError) as error:
         raise DataError(
-            f"the picture {picture} cannot be read; restore it from its archive"
+            f"the image {picture} cannot be read; restore it from its archive"
         ) from error
     if size != (width, height):
         raise DataError(
-            f"the picture {picture} is {size[0]}x{size[1]} pixels, its annotation {width}x{height};"
+            f"the image {picture} is {size[0]}x{size[1]} pixels, its annotation {width}x{height};"
             " restore it from its archive"
         )
     save_mask(path, labels)
 
 
 def count_context(root: Path) -> list[Count]:
-    """Lists, pictures and masks of PASCAL Context."""
+    """Lists, images and masks of PASCAL Context."""
     base = context_folder(root)
     found, listed = [], set[str]()
     for phase in ("train", "val"):

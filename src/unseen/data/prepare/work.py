@@ -200,7 +200,7 @@ def write_list(path: Path, stems: Sequence[str]) -> None:
     if path.exists():
         if set(read_list(path)) != set(stems):
             raise DataError(
-                f"{path} names other pictures than belong in it ({len(read_list(path))} instead of"
+                f"{path} names other images than belong in it ({len(read_list(path))} instead of"
                 f" {len(stems)}); move it away and run again"
             )
         return
