@@ -515,7 +515,7 @@ def test_damaged_spectra(made: tuple[Path, Spectrum]) -> None:
         load_spectrum(path)
 
 
-def test_what_is_there_is_kept(made: tuple[Path, Spectrum], image: Tensor) -> None:
+def test_what_is_there_is_kept(made: tuple[Path, Spectrum], picture: Tensor) -> None:
     folder, found = made
     keys, settings = clip_keys(tiny_clip()), SpectralSettings(4)
     before = (folder / "one.safetensors").stat().st_mtime_ns
@@ -637,7 +637,7 @@ def test_label_maps_with_claims() -> None:
     assert torch.equal(found[0], found[2])
 
 
-def test_sources_of_segments(made: tuple[Path, Spectrum], image: Tensor) -> None:
+def test_sources_of_segments(made: tuple[Path, Spectrum], picture: Tensor) -> None:
     folder, _ = made
     segmenter, _ = naclip()
     stored = segments_of(segmenter, InferenceSettings(segments_dir=str(folder), segments_count=4))
