@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from unseen.backbones.vit import load_keys
 from unseen.data.doodles import draw
-from unseen.spectral import affinity, eigenpairs, rows_of
+from unseen.segments.spectral import affinity, eigenpairs, rows_of
 
 K = 5
 

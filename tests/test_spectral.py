@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from conftest import golden
 from tiny import tiny_clip
-from unseen import api, spectral
+from unseen import api
 from unseen.__main__ import main
 from unseen.backbones.clip import split_heads
 from unseen.backbones.vit import clip_keys, load_keys
@@ -34,9 +34,15 @@ from unseen.inference import Claim, agreement, label_maps, segments_of, settled,
 from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.metrics import EpisodeCounts, episode_counts
-from unseen.segments import Segments, extract, load_spectrum, stored_segments, write_masks
-from unseen.settings import InferenceChanges, InferenceSettings
-from unseen.spectral import (
+from unseen.segments import spectral
+from unseen.segments.source import (
+    SegmentSource,
+    extract,
+    load_spectrum,
+    stored_segments,
+    write_masks,
+)
+from unseen.segments.spectral import (
     SpectralSettings,
     Spectrum,
     affinity,
@@ -48,6 +54,7 @@ from unseen.spectral import (
     signed,
     spectra,
 )
+from unseen.settings import InferenceChanges, InferenceSettings
 
 TOLERANCE = 1e-5  # suggested with the fixtures, up to sign
 AGREE = ("--inference.segments", "agreement")
@@ -539,7 +546,7 @@ def test_a_stopped_run_leaves_nothing_half_written(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unseen.segments.save_file", stopped)
+    monkeypatch.setattr("unseen.segments.source.save_file", stopped)
     with pytest.raises(KeyboardInterrupt):
         list(extract([("one", picture)], clip_keys(tiny_clip()), SpectralSettings(4), tmp_path))
     assert list(tmp_path.iterdir()) == []
@@ -644,7 +651,7 @@ def test_sources_of_segments(made: tuple[Path, Spectrum], picture: Tensor) -> No
     computed = segments_of(segmenter, InferenceSettings(segments_count=4))
     assert torch.equal(stored(picture[None], ["one"]), computed(picture[None], ["one"]))
     assert isinstance(
-        segments_of(segmenter, InferenceSettings(segments_features="doodles")), Segments
+        segments_of(segmenter, InferenceSettings(segments_features="doodles")), SegmentSource
     )
     with pytest.raises(DataError, match="folder of segments nowhere does not exist"):
         segments_of(segmenter, InferenceSettings(segments_dir="nowhere"))

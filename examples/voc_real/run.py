@@ -33,9 +33,9 @@ from unseen.inference import foreground
 from unseen.labels import IGNORE
 from unseen.metrics import EpisodeCounts
 from unseen.segmenter import Segmenter, TextFeatures
-from unseen.segments import write_masks
+from unseen.segments.source import write_masks
+from unseen.segments.spectral import SpectralSettings, spectra
 from unseen.settings import InferenceSettings, ModelSettings, TrainSettings, TransformSettings
-from unseen.spectral import SpectralSettings, spectra
 
 FOLDS, SIZE = range(4), InferenceSettings(short_side=224)
 ONE_WORD = {

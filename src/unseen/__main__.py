@@ -634,7 +634,7 @@ def eigenvectors_(
         device: "auto", "cpu", "cuda", ...
     """
     from unseen import api
-    from unseen.spectral import SpectralSettings
+    from unseen.segments.spectral import SpectralSettings
 
     if limit is not None and limit < 1:
         raise SettingError(f"--limit is {limit}; give at least 1 image")

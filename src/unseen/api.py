@@ -49,7 +49,8 @@ from unseen.labels import IGNORE, MAX_8BIT_CLASSES
 from unseen.methods import METHODS, create, known
 from unseen.recipes import recipe
 from unseen.segmenter import TextFeatures, TextSegmenter, stored_text, stored_width
-from unseen.segments import extract
+from unseen.segments.source import extract
+from unseen.segments.spectral import SpectralSettings
 from unseen.settings import (
     InferenceChanges,
     InferenceSettings,
@@ -58,7 +59,6 @@ from unseen.settings import (
     TrainSettings,
     is_own,
 )
-from unseen.spectral import SpectralSettings
 from unseen.training import STATE, fit
 from unseen.visualize import overlay, palette, segments_sheet, spread
 

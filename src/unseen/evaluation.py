@@ -42,7 +42,7 @@ from unseen.inference import (
 from unseen.labels import BACKGROUND, IGNORE, index_to_label, subset_lookup
 from unseen.metrics import ConfusionMatrix, EpisodeCounts, episode_counts
 from unseen.segmenter import Segmenter, TextFeatures, TextSegmenter
-from unseen.segments import Segments
+from unseen.segments.source import SegmentSource
 from unseen.settings import InferenceSettings, check_threshold
 from unseen.visualize import Row, sheet, spread
 
@@ -627,7 +627,9 @@ def _asked(labels: Tensor, word: int) -> Tensor:
     return torch.where(labels == IGNORE, IGNORE, (labels == word).long())
 
 
-def _segments(segmenter: Segmenter, inference: InferenceSettings, oracle: bool) -> Segments | None:
+def _segments(
+    segmenter: Segmenter, inference: InferenceSettings, oracle: bool
+) -> SegmentSource | None:
     """The source of eigen-segments, where they are needed."""
     if oracle and inference.segments != "none":
         raise SettingError(
@@ -637,7 +639,7 @@ def _segments(segmenter: Segmenter, inference: InferenceSettings, oracle: bool) 
     return segments_of(segmenter, inference) if oracle or inference.segments != "none" else None
 
 
-def _about_segments(segments: Segments | None) -> dict[str, Any] | None:
+def _about_segments(segments: SegmentSource | None) -> dict[str, Any] | None:
     if segments is None:
         return None
     keys = segments.keys

@@ -16,9 +16,9 @@ from unseen.backbones.vit import clip_keys, load_keys
 from unseen.errors import DataError, SettingError
 from unseen.labels import IGNORE, index_to_label, label_to_index
 from unseen.segmenter import ClipSegmenter, Prediction, Segmenter, TextFeatures
-from unseen.segments import Segments
+from unseen.segments.source import SegmentSource
+from unseen.segments.spectral import SpectralSettings
 from unseen.settings import InferenceSettings
-from unseen.spectral import SpectralSettings
 
 CANVAS_STEP = 8
 """Both sides of an image on the canvas are made a multiple of this (BAM's evaluation, which ESDA
@@ -279,7 +279,7 @@ Claims = Callable[[int, Tensor], list[Claim]]
 one a word."""
 
 
-def segments_of(segmenter: Segmenter, settings: InferenceSettings) -> Segments:
+def segments_of(segmenter: Segmenter, settings: InferenceSettings) -> SegmentSource:
     """Where the eigen-segments come from that the settings name.
 
     Raises:
@@ -294,15 +294,15 @@ def segments_of(segmenter: Segmenter, settings: InferenceSettings) -> Segments:
                 f"the folder of segments {settings.segments_dir} does not exist; make it with"
                 " `unseen eigenvectors`"
             )
-        return Segments(how, folder=Path(settings.segments_dir))
+        return SegmentSource(how, folder=Path(settings.segments_dir))
     if settings.segments_features is not None:
-        return Segments(how, load_keys(settings.segments_features).to(segmenter.device))
+        return SegmentSource(how, load_keys(settings.segments_features).to(segmenter.device))
     if not isinstance(segmenter, ClipSegmenter):
         raise SettingError(
             f"{type(segmenter).__name__} has no CLIP tower to take keys from; name a network with"
             " --inference.segments_features"
         )
-    return Segments(how, clip_keys(segmenter.clip))
+    return SegmentSource(how, clip_keys(segmenter.clip))
 
 
 def agreement(segments: Tensor, threshold: float) -> Claims:

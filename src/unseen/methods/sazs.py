@@ -7,7 +7,7 @@ arXiv 2304.08491. Given one word and an image, it says for each cell whether it 
 learns where things meet, and the cells it is sure of count once more.
 
 The paper's second half, the choice among spectral segments, is not part of the network:
-`unseen.spectral`. The released code scores it with the labels' help. The defaults here are what we
+`unseen.segments`. The released code scores it with the labels' help. The defaults here are what we
 found right, `PUBLISHED` holds the released values; `docs/methods.md` lists them.
 """
 

@@ -24,11 +24,11 @@ from torch import Tensor
 from unseen.backbones.vit import KeyFeatures
 from unseen.errors import DataError, SettingError
 from unseen.files import read_labels, replacing
-from unseen.spectral import SpectralSettings, Spectrum, spectra
+from unseen.segments.spectral import SpectralSettings, Spectrum, spectra
 
 
 @dataclass(frozen=True)
-class Segments:
+class SegmentSource:
     """Where the eigen-segments of images come from: a network, or a folder.
 
     Attributes:
@@ -92,7 +92,7 @@ def extract(
 
     Raises:
         SettingError: The folder holds spectra of another network, other settings or other sizes.
-        DataError: An image that has none (`unseen.spectral`), or a folder that cannot be written
+        DataError: An image that has none (`unseen.segments.spectral`), or a folder that cannot be written
             to.
     """
     about = {"features": keys.source, "fingerprint": keys.fingerprint, **asdict(settings)}
