@@ -105,7 +105,7 @@ CHOICES = {
         "dropout=0.3",
         "triplet_weight=0.0",
     ],
-    **{name: ["ours", WHOLE] for name, method in METHODS.items() if not method.cls.trainable},
+    **{name: ["ours", WHOLE] for name, method in METHODS.items() if not method.trainable},
 }
 NUMBERS, OF_FOLDS = ("pAcc", "mIoU_S", "mIoU_U", "hIoU"), ("mIoU", "FB_IoU")
 
@@ -128,7 +128,7 @@ def trained(
         model = replace(model, published=True, options={**model.options, **grid})
     elif choice != "ours" and not changes:
         model = replace(model, options={**model.options, name: yaml.safe_load(value)})
-    if not METHODS[method].cls.trainable:
+    if not METHODS[method].trainable:
         return *build(model, get_benchmark(benchmark).class_names), train.regime
     with tempfile.TemporaryDirectory() as folder:
         init = None
@@ -190,7 +190,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", help="these choices instead of all")
     asked = parser.parse_args()
-    seeds = asked.seeds or ([0, 1, 2] if METHODS[asked.method].cls.trainable else [0])
+    seeds = asked.seeds or ([0, 1, 2] if METHODS[asked.method].trainable else [0])
     choices = asked.only or CHOICES[asked.method]
     benchmarks = (
         ["doodles"] if asked.folds is None else [f"doodles-5i/{fold}" for fold in asked.folds]

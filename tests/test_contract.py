@@ -27,7 +27,7 @@ OPTIONS = {
         "norm": "batch",
     },
 }
-TRAINABLE = [name for name, method in METHODS.items() if method.cls.trainable]
+TRAINABLE = [name for name, method in METHODS.items() if method.trainable]
 
 
 def make(name: str, **more: object) -> ClipSegmenter:

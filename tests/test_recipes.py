@@ -20,7 +20,7 @@ SMALL = {
     "clip_rc": {"decoder_heads": 2},
     "esda": {"text_blocks": (1,)},
 }
-TRAINABLE = [name for name, method in METHODS.items() if method.cls.trainable]
+TRAINABLE = [name for name, method in METHODS.items() if method.trainable]
 
 
 def own_folder(folder: Path) -> Path:

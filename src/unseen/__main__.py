@@ -53,7 +53,7 @@ def list_(what: str = "all") -> None:
     tables: dict[str, tuple[tuple[str, ...], list[tuple[str, ...]]]] = {
         "methods": (
             ("method", "trained", "what it is"),
-            [(n, "yes" if m.cls.trainable else "no", m.summary) for n, m in METHODS.items()],
+            [(n, "yes" if m.trainable else "no", m.summary) for n, m in METHODS.items()],
         ),
         "benchmarks": (
             ("benchmark", "words", "unseen", "what it is"),

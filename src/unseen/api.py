@@ -710,13 +710,13 @@ def resolve(
     """
     folder = Path(model)
     if model in METHODS and not (folder / "config.yaml").exists():
-        if METHODS[model].cls.trainable:
+        if METHODS[model].trainable:
             raise SettingError(
                 f"{model} has to be trained first: unseen train {model}; then give its run folder"
             )
         return ModelSettings(model, clip, published, options or {}), None
     if not folder.is_dir():
-        free = ", ".join(name for name, method in METHODS.items() if not method.cls.trainable)
+        free = ", ".join(name for name, method in METHODS.items() if not method.trainable)
         raise SettingError(
             f"{model!r} is neither a method nor a run folder; methods without training are {free}"
         )

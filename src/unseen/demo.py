@@ -55,7 +55,7 @@ def run_demo(
 
     console.print("[bold]2[/bold]  scoring it on all 20 words, beside the methods without training")
     reports: dict[str, Report] = {}
-    for name in [n for n, m in METHODS.items() if not m.cls.trainable]:
+    for name in [n for n, m in METHODS.items() if not m.trainable]:
         settings = replace(model, method=name, options={"templates": bench.templates})
         free, words = build(settings, bench.class_names)
         about = {"model": asdict(settings)}

@@ -1,72 +1,156 @@
-"""The table of methods, written by hand. A new method is one file, one line here, a recipe, a test
-and a section of docs/methods.md.
+"""The table of methods, written by hand.
+
+A new method is one file, one line here, a recipe, a test and a page in docs/methods. A method of
+another package joins the table through an entry point of the group `unseen.methods`. The table
+holds names of classes, and a class is imported when it is first used: listing methods needs no
+torch.
 """
 
 from __future__ import annotations
 
-import difflib
-import inspect
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
 
-from unseen.backbones.clip import CLIPText
 from unseen.errors import SettingError
-from unseen.methods.clip_rc import CLIPRC
-from unseen.methods.edgeclip import EdgeCLIP
-from unseen.methods.esda import ESDA
-from unseen.methods.sazs import SAZS
-from unseen.methods.training_free import TrainingFree
-from unseen.methods.zegclip import ZegCLIP
-from unseen.segmenter import TextSegmenter
+from unseen.methods.options import Option, check, nearest, options_of
+
+if TYPE_CHECKING:
+    from unseen.backbones.clip import CLIPText
+    from unseen.segmenter import TextSegmenter
+
+GROUP = "unseen.methods"
+"""Entry points of other packages: method = "module:Class", or "module:NAME" of a `Method`."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A line of the table: the class, the options that make it this method, and a sentence about
-    it.
+    """A line of the table.
+
+    Attributes:
+        path: Where the class is: "module:Class".
+        summary: A sentence about the method.
+        trainable: Whether it has to be trained, as the class says too.
+        options: Arguments of the class that make it this method.
     """
 
-    cls: type[TextSegmenter]
+    path: str
     summary: str
+    trainable: bool = True
     options: dict[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def cls(self) -> type[TextSegmenter]:
+        """The class; imports torch."""
+        module, _, name = self.path.partition(":")
+        found: type[TextSegmenter] = getattr(import_module(module), name)
+        return found
 
-METHODS: dict[str, Method] = {
-    "clip": Method(TrainingFree, "CLIP's own patch features, no training", {"mode": "clip"}),
-    "maskclip": Method(TrainingFree, "values of the last block, no training", {"mode": "maskclip"}),
-    "sclip": Method(
-        TrainingFree, "query-query plus key-key attention, no training", {"mode": "sclip"}
-    ),
-    "clearclip": Method(
-        TrainingFree, "query-query attention, no residual, no training", {"mode": "clearclip"}
-    ),
-    "naclip": Method(
-        TrainingFree,
-        "key-key attention with a neighbourhood prior, no training",
-        {"mode": "naclip"},
-    ),
+    @property
+    def choices(self) -> dict[str, Option]:
+        """The options a user may give, by name; imports torch."""
+        return options_of(self.cls, self.options)
+
+
+def _training_free(mode: str, summary: str) -> Method:
+    path = "unseen.methods.training_free:TrainingFree"
+    return Method(path, f"{summary}, no training", trainable=False, options={"mode": mode})
+
+
+OWN: dict[str, Method] = {
+    "clip": _training_free("clip", "CLIP's own patch features"),
+    "maskclip": _training_free("maskclip", "values of the last block"),
+    "sclip": _training_free("sclip", "query-query plus key-key attention"),
+    "clearclip": _training_free("clearclip", "query-query attention, no residual"),
+    "naclip": _training_free("naclip", "key-key attention with a neighbourhood prior"),
     "zegclip": Method(
-        ZegCLIP, "visual prompts and a relationship descriptor; train on seen classes"
+        "unseen.methods.zegclip:ZegCLIP",
+        "visual prompts and a relationship descriptor; train on seen classes",
     ),
     "clip_rc": Method(
-        CLIPRC,
-        "ZegCLIP with regions: words ask once a region, queries and patches attend both ways",
+        "unseen.methods.clip_rc:CLIPRC",
+        "ZegCLIP with regions: one query a region and class, attention in both directions",
     ),
     "esda": Method(
-        ESDA, "one word at a time: the word as class token, rank-2 adapters, prior maps"
+        "unseen.methods.esda:ESDA",
+        "one query class at a time: its text feature as class token, rank-2 adapters, prior maps",
     ),
     "sazs": Method(
-        SAZS,
-        "one word at a time: a trained backbone whose pixels meet CLIP's words, with edges as a"
-        " guide",
+        "unseen.methods.sazs:SAZS",
+        "one query class at a time: a trained backbone whose pixels are aligned with CLIP's text"
+        " features, guided by edges",
     ),
     "edgeclip": Method(
-        EdgeCLIP,
-        "one word at a time: prototypes from the word, refined by a ResNet's features in two"
-        " rounds; contour loss",
+        "unseen.methods.edgeclip:EdgeCLIP",
+        "one query class at a time: prototypes from its text feature, refined twice by a ResNet's"
+        " features; contour loss",
     ),
 }
+
+
+class _Table(Mapping[str, Method]):
+    """The package's own methods, then those of installed packages, by name.
+
+    Raises:
+        SettingError: Two packages have a method of the same name, or one cannot be imported.
+    """
+
+    @cached_property
+    def _others(self) -> dict[str, EntryPoint]:
+        """The entry points of other packages; read once, when the table is first used."""
+        others: dict[str, EntryPoint] = {}
+        for point in entry_points(group=GROUP):
+            rival = others.get(point.name)
+            if point.name in OWN or rival is not None:
+                first = "unseen" if rival is None else _package(rival)
+                raise SettingError(
+                    f"the method {point.name!r} of {_package(point)} has a name that {first} uses"
+                    " already; rename it there, or uninstall one of the packages"
+                )
+            others[point.name] = point
+        return others
+
+    def __getitem__(self, name: str) -> Method:
+        others = self._others  # read first: a clash of names must not pass unseen
+        if name in OWN:
+            return OWN[name]
+        return _from_package(others[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*OWN, *self._others])
+
+    def __len__(self) -> int:
+        return len(OWN) + len(self._others)
+
+    def __contains__(self, name: object) -> bool:
+        return name in OWN or name in self._others
+
+
+METHODS: Mapping[str, Method] = _Table()
+
+
+def _package(point: EntryPoint) -> str:
+    if point.dist is None:
+        return point.value
+    return point.dist.name
+
+
+def _from_package(point: EntryPoint) -> Method:
+    """The line of another package's method: its own `Method`, or one from its class."""
+    try:
+        target = point.load()
+    except (ImportError, AttributeError) as error:
+        raise SettingError(
+            f"the method {point.name!r} of {_package(point)} cannot be imported ({error}); update"
+            " or uninstall that package"
+        ) from error
+    if isinstance(target, Method):
+        return target
+    summary = getattr(target, "summary", f"of the package {_package(point)}")
+    return Method(point.value, summary, trainable=target.trainable)
 
 
 def known(name: str) -> Method:
@@ -77,8 +161,7 @@ def known(name: str) -> Method:
     """
     if name not in METHODS:
         raise SettingError(
-            f"there is no method called {name!r}{_nearest(name, list(METHODS))}; `unseen list`"
-            " shows all"
+            f"there is no method called {name!r}{nearest(name, METHODS)}; `unseen list` shows all"
         )
     return METHODS[name]
 
@@ -97,69 +180,8 @@ def create(name: str, clip: CLIPText, *, published: bool = False, **options: Any
         SettingError: No such method or option; the message names the nearest.
     """
     method = known(name)
-    allowed = [
-        key
-        for key in inspect.signature(method.cls).parameters
-        if key not in ("clip", *method.options)
-    ]
-    for key in options:
-        if key not in allowed:
-            raise SettingError(
-                f"{name} has no option {key!r}{_nearest(key, allowed)}; it has {', '.join(allowed)}"
-            )
-    kinds = get_type_hints(method.cls.__init__)
-    for key, value in options.items():
-        _check(name, key, value, kinds[key])
-    released = method.cls.PUBLISHED if published else {}
+    check(name, options, method.choices)
+    released: dict[str, Any] = {}
+    if published:
+        released = method.cls.PUBLISHED
     return method.cls(clip, **{**method.options, **released, **options})
-
-
-def _check(method: str, key: str, value: Any, kind: Any) -> None:
-    """Refuse a value that is not of the option's type: a misspelt word would otherwise train
-    something else in silence.
-    """
-    if get_origin(kind) in (Union, UnionType):
-        allowed = [part for part in get_args(kind) if part is not type(None)]
-        if value is None and len(allowed) < len(get_args(kind)):
-            return
-        kind = allowed[0]
-    if get_origin(kind) is tuple:
-        parts = get_args(kind)
-        length = None if parts[-1] is Ellipsis else len(parts)
-        if not isinstance(value, (list, tuple)) or (length is not None and len(value) != length):
-            raise SettingError(
-                f"{method}'s option {key} is {value!r}; give a"
-                f" list{f' of {length}' if length else ''}, such as [2,3]"
-            )
-        for part in value:
-            right = isinstance(
-                part, (int, float) if parts[0] is float else parts[0]
-            ) and not isinstance(part, bool)
-            if not right:
-                raise SettingError(
-                    f"{method}'s option {key} is {value!r}; its parts must be of type"
-                    f" {parts[0].__name__}"
-                )
-    elif get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise SettingError(
-                f"{method}'s option {key} is {value!r}; choose one of"
-                f" {', '.join(map(repr, get_args(kind)))}"
-            )
-    elif kind in (int, float, bool, str):
-        right = isinstance(value, (int, float) if kind is float else kind) and (
-            kind is bool or not isinstance(value, bool)
-        )
-        if not right:
-            raise SettingError(
-                f"{method}'s option {key} is {value!r}; give a value of type {kind.__name__}"
-            )
-        if kind is int and value < 1:
-            raise SettingError(f"{method}'s option {key} is {value}; give at least 1")
-        if "dropout" in key and not 0 <= value < 1:
-            raise SettingError(f"{method}'s option {key} is {value}; give a probability below 1")
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,131 @@
+"""The options of a method: names, types, defaults and documentation, read from its constructor.
+
+Whoever changes a method's behaviour by name (the command line, a recipe, Python) passes through
+`check`, because a value of the wrong kind would otherwise train something else in silence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from unseen.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Option:
+    """A keyword argument of a method.
+
+    Attributes:
+        name: Of the argument.
+        kind: Its annotation, with the names resolved.
+        default: Its value when nothing is given.
+        doc: What the class's docstring says about it; empty if it says nothing.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    doc: str
+
+
+def options_of(cls: type, fixed: Iterable[str] = ()) -> dict[str, Option]:
+    """The options of a class by name, in the order of its signature.
+
+    Args:
+        cls: A segmenter's class.
+        fixed: Arguments that are not offered, besides the tower.
+    """
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]  # the class's own, whatever its base
+    docs = argument_docs(cls.__doc__ or "")
+    return {
+        name: Option(name, hints.get(name, Any), parameter.default, docs.get(name, ""))
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if name not in ("clip", *fixed)
+    }
+
+
+def argument_docs(docstring: str) -> dict[str, str]:
+    """What a Google docstring says about its arguments or attributes, one paragraph a name."""
+    section = re.search(r"(?:Args|Attributes):\n(.*?)(?:\n\n|\Z)", docstring, re.DOTALL)
+    if section is None:
+        return {}
+    entries = re.split(r"\n(?=\S)", inspect.cleandoc(section[1]))
+    pairs = (entry.partition(":") for entry in entries)
+    return {name.strip(): " ".join(text.split()) for name, _, text in pairs}
+
+
+def check(method: str, options: dict[str, Any], known: dict[str, Option]) -> None:
+    """Refuse options that the method does not have, and values that are not of their type.
+
+    Raises:
+        SettingError: Names the option and what it takes; for an unknown one also the nearest.
+    """
+    for name, value in options.items():
+        if name not in known:
+            raise SettingError(
+                f"{method} has no option {name!r}{nearest(name, known)}; it has {', '.join(known)}"
+            )
+        problem = _problem(name, value, known[name].kind)
+        if problem:
+            raise SettingError(f"{method}'s option {name} is {value!r}; {problem}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that is closest to a misspelt one; empty if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    if not close:
+        return ""
+    return f" (did you mean {close[0]!r}?)"
+
+
+def _problem(name: str, value: Any, kind: Any) -> str:
+    """What to give instead of a value that is not of the kind; empty if it is."""
+    if get_origin(kind) in (Union, UnionType):
+        parts = get_args(kind)
+        if value is None and type(None) in parts:
+            return ""
+        kind = next(part for part in parts if part is not type(None))
+    if get_origin(kind) is tuple:
+        return _problem_of_list(value, get_args(kind))
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if value in choices:
+            return ""
+        return f"choose one of {', '.join(map(repr, choices))}"
+    if kind in (int, float, bool, str):
+        return _problem_of_scalar(name, value, kind)
+    return ""
+
+
+def _problem_of_list(value: Any, parts: tuple[Any, ...]) -> str:
+    length = None if parts[-1] is Ellipsis else len(parts)
+    if not isinstance(value, (list, tuple)) or (length is not None and len(value) != length):
+        return f"give a list{f' of {length}' if length else ''}, such as [2,3]"
+    if all(_is_a(part, parts[0]) for part in value):
+        return ""
+    return f"its parts must be of type {parts[0].__name__}"
+
+
+def _problem_of_scalar(name: str, value: Any, kind: type) -> str:
+    if not _is_a(value, kind):
+        return f"give a value of type {kind.__name__}"
+    if kind is int and value < 1:
+        return "give at least 1"
+    if "dropout" in name and not 0 <= value < 1:
+        return "give a probability below 1"
+    return ""
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """`isinstance`, but an int is a float too, and a bool is neither."""
+    if isinstance(value, bool):
+        return kind is bool
+    if kind is float:
+        return isinstance(value, (int, float))
+    return isinstance(value, kind)
