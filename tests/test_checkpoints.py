@@ -58,6 +58,23 @@ def test_round_trip(run: tuple[Path, ClipSegmenter]) -> None:
     assert torch.__version__.startswith(about.versions["torch"])
 
 
+def test_a_run_folder_of_version_0_1_is_read(run: tuple[Path, ClipSegmenter]) -> None:
+    """Settings have the names and values of that version, and mean the same."""
+    stored = {"short_side": None, "square": 64, "canvas": None, "window": None, "stride": None}
+    stored |= {"plain": True, "segments": "agreement", "segments_threshold": 0.6}
+    stored |= {"segments_features": None, "segments_dir": None, "segments_count": 4}
+    change(run[0], inference=stored)
+    assert load_run(run[0])[1].inference == InferenceSettings(
+        square=64,
+        antialias=False,
+        refinement="segment_iou",
+        refinement_threshold=0.6,
+        segments_count=4,
+    )
+    change(run[0], inference={"plain": False, "segments": "none"})
+    assert read_config(run[0]).inference == InferenceSettings()
+
+
 def test_only_the_trained_part_is_stored(run: tuple[Path, ClipSegmenter]) -> None:
     folder, segmenter = run
     assert set(load_file(folder / "weights.safetensors")) == {

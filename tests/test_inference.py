@@ -335,15 +335,15 @@ def test_a_tower_can_be_trained_on_after_it_predicted() -> None:
     assert segmenter.prompts.prompt_embeddings.grad is not None  # type: ignore[union-attr]
 
 
-def test_plain_squares_are_resized_once_and_without_antialiasing() -> None:
+def test_squares_may_be_resized_once_and_without_antialiasing() -> None:
     """SAZS's evaluation; a method whose maps cover more than the image is resized in two steps,
     to cut the rim off."""
     segmenter = create("naclip", tiny_clip()).eval()
     images, text = torch.rand(1, 3, 50, 70), segmenter.encode_text(("tree", "car"))
-    plain = InferenceSettings(square=32, plain=True)
+    plain = InferenceSettings(square=32, antialias=False)
     squashed = F.interpolate(images, (32, 32), mode="bilinear", align_corners=False)
     assert torch.equal(fitted(images, plain), squashed)
-    assert not torch.equal(fitted(images, replace(plain, plain=False)), squashed)
+    assert not torch.equal(fitted(images, replace(plain, antialias=True)), squashed)
     direct = F.interpolate(
         segmenter(squashed, text).logits, (50, 70), mode="bilinear", align_corners=False
     )
@@ -352,10 +352,14 @@ def test_plain_squares_are_resized_once_and_without_antialiasing() -> None:
     assert score_maps(segmenter, images, text, replace(plain, square=30)).shape == (1, 2, 30, 30)
 
 
-def test_plain_needs_a_square_and_no_windows() -> None:
-    changed = InferenceChanges(canvas=0, square=64, plain=True).on(InferenceSettings(canvas=480))
-    assert (changed.square, changed.plain) == (64, True)
-    assert InferenceChanges(plain=False).on(changed).plain is False
+def test_no_antialiasing_needs_a_square_and_no_windows() -> None:
+    changed = InferenceChanges(canvas=0, square=64, antialias=False).on(
+        InferenceSettings(canvas=480)
+    )
+    assert (changed.square, changed.antialias) == (64, False)
+    assert InferenceChanges(antialias=True).on(changed).antialias is True
     for wrong in (InferenceSettings(), InferenceSettings(square=64, window=32)):
-        with pytest.raises(SettingError, match="plain is a way to take whole images as squares"):
-            InferenceChanges(plain=True).on(wrong)
+        with pytest.raises(
+            SettingError, match="antialias false is for whole images resized to a square"
+        ):
+            InferenceChanges(antialias=False).on(wrong)

@@ -249,7 +249,9 @@ def test_masks_of_the_test_step() -> None:
     for i in range(3):
         text = TextFeatures(("word",), tensors["text"][i, 1:], None, tensors["text"][i, 0])
         image = tensors[f"{i}.image"].unsqueeze(0)
-        found = foreground(segmenter, image, text, 0, InferenceSettings(square=side, plain=True))
+        found = foreground(
+            segmenter, image, text, 0, InferenceSettings(square=side, antialias=False)
+        )
         assert torch.equal(found[0], tensors[f"{i}.pred"].bool())
 
 
@@ -696,12 +698,12 @@ def test_two_steps_on_photographs(
             "0",
             "--inference.square",
             "64",
-            "--inference.plain",
-            "true",
+            "--inference.antialias",
+            "false",
         ]
     )
     report = json.loads((tmp_path / "run" / "eval-pascal-5i-0-first-3" / "report.json").read_text())
-    assert report["protocol"]["inference"]["plain"] is True
+    assert report["protocol"]["inference"]["antialias"] is False
     assert sum(report["episodes"].values()) == 3
     segmenter, _ = load_run(tmp_path / "run")
     untouched = DilatedMobileNet(512)

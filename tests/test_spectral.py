@@ -57,7 +57,7 @@ from unseen.segments.spectral import (
 from unseen.settings import InferenceChanges, InferenceSettings
 
 TOLERANCE = 1e-5  # suggested with the fixtures, up to sign
-AGREE = ("--inference.segments", "agreement")
+AGREE = ("--inference.refinement", "segment_iou")
 VARIANTS = {
     "default": SpectralSettings(),
     "nolapnorm": SpectralSettings(lapnorm=False),
@@ -661,16 +661,16 @@ def test_sources_of_segments(made: tuple[Path, Spectrum], picture: Tensor) -> No
 
 def test_settings_that_mean_nothing() -> None:
     for wrong, message in (
-        ({"segments_threshold": 0.0}, "above 0 and at most 1"),
-        ({"segments_threshold": 1.5}, "above 0"),
+        ({"refinement_threshold": 0.0}, "above 0 and at most 1"),
+        ({"refinement_threshold": 1.5}, "above 0"),
         ({"segments_count": 0}, "at least 1"),
         ({"segments_dir": "a", "segments_features": "b"}, "exclude each other"),
     ):
         with pytest.raises(SettingError, match=message):
             InferenceChanges(**wrong).on(InferenceSettings())
-    base = InferenceSettings(segments="agreement", segments_dir="somewhere")
-    assert InferenceChanges(segments="none", segments_dir="").on(base) == InferenceSettings()
-    assert InferenceChanges(segments_threshold=0.5).on(base).segments_threshold == 0.5
+    base = InferenceSettings(refinement="segment_iou", segments_dir="somewhere")
+    assert InferenceChanges(refinement="none", segments_dir="").on(base) == InferenceSettings()
+    assert InferenceChanges(refinement_threshold=0.5).on(base).refinement_threshold == 0.5
 
 
 # ----------------------------------------------------------------------- oracle
@@ -698,13 +698,13 @@ def test_reports_say_whether_there_was_an_oracle(method: str) -> None:
         text = segmenter.encode_text(bench.class_names)
         for kind, inference, oracle in (
             ("none", "none", False),
-            ("agreement", "agreement", False),
+            ("segment_iou", "segment_iou", False),
             ("oracle", "none", True),
         ):
             how = replace(
                 bench.inference,
-                segments=inference,
-                segments_threshold=0.2,
+                refinement=inference,
+                refinement_threshold=0.2,
                 window=None,
                 stride=None,
             )
@@ -722,14 +722,15 @@ def test_reports_say_whether_there_was_an_oracle(method: str) -> None:
             assert report.protocol["oracle"] is oracle
             assert (
                 report.title
-                == {"none": "x", "agreement": "x + agreement", "oracle": "x + oracle"}[kind]
+                == {"none": "x", "segment_iou": "x + segment IoU", "oracle": "x + oracle"}[kind]
             )
             assert (report.protocol["segments"] is None) == (kind == "none")
-            assert report.protocol["inference"]["segments"] == inference
+            assert report.protocol["inference"]["refinement"] == inference
             scores[name, kind] = report.scores["pAcc" if name == "doodles" else "mIoU"]
         assert scores[name, "oracle"] > scores[name, "none"]
         with pytest.raises(
-            SettingError, match="the oracle and --inference.segments agreement exclude each other"
+            SettingError,
+            match="the oracle and --inference.refinement segment_iou exclude each other",
         ):
             run(
                 segmenter,
@@ -737,7 +738,7 @@ def test_reports_say_whether_there_was_an_oracle(method: str) -> None:
                 bench,
                 None,
                 title="x",
-                inference=how.__class__(segments="agreement"),
+                inference=how.__class__(refinement="segment_iou"),
                 limit=1,
                 oracle=True,
                 progress=False,
@@ -774,7 +775,7 @@ def test_thresholds_are_chosen_on_seen_words_alone(
         text,
         bench,
         None,
-        inference=InferenceSettings(segments="agreement"),
+        inference=InferenceSettings(refinement="segment_iou"),
         images=3,
         thresholds=(0.2, 1.0),
         progress=False,
@@ -814,7 +815,7 @@ def test_the_verb_and_what_reads_its_folder(
                 "--out",
                 str(tmp_path / "r"),
                 *AGREE,
-                "--inference.segments_threshold",
+                "--inference.refinement_threshold",
                 "0.3",
                 *folder,
             ]
@@ -867,7 +868,7 @@ def test_the_verb_on_a_folder_and_segment(
         str(out),
         "--inference.segments_count",
         "3",
-        "--inference.segments_threshold",
+        "--inference.refinement_threshold",
         "0.1",
     ]
     for i, more in enumerate(([], choices)):
@@ -887,7 +888,9 @@ def test_the_verb_on_a_folder_and_segment(
     assert (plain != agreed).any()
     loaded = api.load(
         "naclip",
-        inference=InferenceChanges(segments="agreement", segments_dir=str(out), segments_count=3),
+        inference=InferenceChanges(
+            refinement="segment_iou", segments_dir=str(out), segments_count=3
+        ),
     )
     with pytest.raises(SettingError, match="by the image's file name; give a path"):
         loaded.segment(picture.permute(1, 2, 0).numpy(), ["tree"])
@@ -943,9 +946,9 @@ def test_evaluate_with_oracle_and_choice(
     )
     protocol = json.loads((tmp_path / "report.json").read_text())["protocol"]
     chosen = protocol["threshold_chosen"]["mIoU_seen"]
-    assert chosen[str(protocol["inference"]["segments_threshold"])] == max(chosen.values())
+    assert chosen[str(protocol["inference"]["refinement_threshold"])] == max(chosen.values())
     for arguments, message in (
-        (["--choose-threshold", "2"], "is for --inference.segments agreement"),
+        (["--choose-threshold", "2"], "is for --inference.refinement segment_iou"),
         (["--choose-threshold", "-1"], "or 0"),
         (["--released-counts"], "is for folds"),
         (["--oracle", *AGREE], "exclude each other"),

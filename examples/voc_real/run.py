@@ -172,9 +172,9 @@ def measure(asked: argparse.Namespace, lists: Path, fold: int, seed: int) -> dic
     plain.save(folder / "one-word")
     counts["one word"] = plain.counts
     write_segments(bench, asked, asked.out / "segments")
-    cut = replace(SIZE, segments="agreement", segments_dir=str(asked.out / "segments"))
+    cut = replace(SIZE, refinement="segment_iou", segments_dir=str(asked.out / "segments"))
     tried = choose_threshold(segmenter, text, bench, asked.voc, inference=cut, images=100)
-    cut = replace(cut, segments_threshold=max(tried, key=lambda each: (tried[each], each)))
+    cut = replace(cut, refinement_threshold=max(tried, key=lambda each: (tried[each], each)))
     counts["agreement"] = evaluate_episodes(
         segmenter, text, bench, asked.voc, title=title, inference=cut
     ).counts
@@ -184,7 +184,7 @@ def measure(asked: argparse.Namespace, lists: Path, fold: int, seed: int) -> dic
         bench,
         asked.voc,
         title=title,
-        inference=replace(cut, segments="none"),
+        inference=replace(cut, refinement="none"),
         oracle=True,
     ).counts
     # The same run with all twenty words at once, on all validation images; background is void, as
@@ -210,7 +210,7 @@ def measure(asked: argparse.Namespace, lists: Path, fold: int, seed: int) -> dic
             }
             for name in ONE_WORD.values()
         },
-        "threshold of agreement": cut.segments_threshold,
+        "threshold of agreement": cut.refinement_threshold,
         "all words": {name: at_once.scores[name] for name in ("mIoU_S", "mIoU_U", "hIoU", "pAcc")},
         "versions": versions(),
     }

@@ -231,7 +231,7 @@ def evaluate(
         seeds: Of drawn episodes, one evaluation each.
         device: "auto", "cpu", "cuda", ...
         workers: Processes that read images.
-        choose_threshold: Choose --inference.segments_threshold on the seen words of so many
+        choose_threshold: Choose --inference.refinement_threshold on the seen words of so many
             training images first; 0 leaves it.
         oracle: Let the labels choose between a mask and the eigen-segments, as SAZS was scored: not
             a result, and marked in the report.
@@ -307,23 +307,23 @@ def evaluate(
             )
         size = inference.on(run.inference if run and own else bench.inference)
         if (
-            size.segments == "none"
+            size.refinement == "none"
             and not oracle
             and (inference.segments_dir or inference.segments_features)
         ):
             raise SettingError(
-                "segments are named and not used; add --inference.segments agreement, or leave"
+                "segments are named and not used; add --inference.refinement segment_iou, or leave"
                 " --inference.segments_dir and _features away"
             )
-        if choose_threshold and size.segments == "none":
+        if choose_threshold and size.refinement == "none":
             raise SettingError(
-                "--choose-threshold is for --inference.segments agreement; give both, or none of"
+                "--choose-threshold is for --inference.refinement segment_iou; give both, or none of"
                 " them"
             )
         if choose_threshold and threshold is not None:
             raise SettingError(
                 "--choose-threshold looks at masks as they are without --threshold; choose first,"
-                " then give --inference.segments_threshold"
+                " then give --inference.refinement_threshold"
             )
         segmenter, text = build(
             settings, bench.class_names, text_embeddings, folder if run else None
@@ -340,14 +340,14 @@ def evaluate(
                 segmenter, text, bench, root, inference=size, images=choose_threshold
             )
             size = replace(
-                size, segments_threshold=max(tried, key=lambda each: (tried[each], each))
+                size, refinement_threshold=max(tried, key=lambda each: (tried[each], each))
             )
             about["threshold_chosen"] = {
                 "images": choose_threshold,
                 "mIoU_seen": {str(each): round(score, 4) for each, score in tried.items()},
             }
             print(
-                f"threshold {size.segments_threshold}, from mIoU of seen words in training: "
+                f"threshold {size.refinement_threshold}, from mIoU of seen words in training: "
                 + "  ".join(f"{each} {tried[each]:.1f}" for each in tried)
             )
         place = out or (folder / f"eval-{bench.slug}" if run else run_folder(model, bench.name))
@@ -612,7 +612,7 @@ def eigenvectors_(
     is kept, so a stopped run goes on.
 
     Writes NAME.safetensors for each image (eigenvalues and eigenvectors) and sheet.png, which
-    shows some. Use them with --inference.segments agreement --inference.segments_dir DIR in
+    shows some. Use them with --inference.refinement segment_iou --inference.segments_dir DIR in
     evaluate and segment.
 
     Args:

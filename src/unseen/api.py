@@ -150,7 +150,9 @@ class Predictor:
             run,
             folder,
         )
-        self._segments = segments_of(segmenter, inference) if inference.segments != "none" else None
+        self._segments = (
+            segments_of(segmenter, inference) if inference.refinement != "none" else None
+        )
 
     def encode(self, names: Sequence[str]) -> TextFeatures:
         """Encode words once, for many images.
@@ -191,7 +193,7 @@ class Predictor:
             )
         return agreement(
             self._segments(images, [Path(source).stem if isinstance(source, (str, Path)) else ""]),
-            self.inference.segments_threshold,
+            self.inference.refinement_threshold,
         )
 
     def segment_encoded(

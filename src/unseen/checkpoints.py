@@ -31,7 +31,7 @@ from unseen.errors import CheckpointError, VocabularyError
 from unseen.files import replacing, write_text
 from unseen.methods import create, known
 from unseen.segmenter import TextFeatures, TextSegmenter, check_names, stored_text, stored_width
-from unseen.settings import InferenceSettings, ModelSettings, flat
+from unseen.settings import InferenceSettings, ModelSettings, flat, update_legacy
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -252,6 +252,7 @@ def read_config(folder: Path) -> Run:
         )
     try:
         stored.pop("format")
+        stored = update_legacy(stored)
         model, inference = (
             ModelSettings(**stored.pop("model")),
             InferenceSettings(**stored.pop("inference")),

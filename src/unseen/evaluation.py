@@ -233,7 +233,7 @@ def evaluate(
             claims = (
                 oracle_claims(found, words)
                 if oracle
-                else agreement(found, inference.segments_threshold)
+                else agreement(found, inference.refinement_threshold)
             )
         maps = label_maps(
             segmenter, images, text, inference, seen=seen, threshold=threshold, claims=claims
@@ -428,7 +428,7 @@ def evaluate_episodes(
         if last is None or last[0] != episode.index:
             parts = segments(image, [sample.name]) if segments is not None else None
             claims = (
-                agreement(parts, inference.segments_threshold)
+                agreement(parts, inference.refinement_threshold)
                 if parts is not None and not oracle
                 else None
             )
@@ -447,7 +447,7 @@ def evaluate_episodes(
         if maps is None:
             mask = foreground(segmenter, image, text, episode.class_id, inference, threshold)[0]
             found = (
-                settled_mask(mask, agreement(parts, inference.segments_threshold))
+                settled_mask(mask, agreement(parts, inference.refinement_threshold))
                 if parts is not None and not oracle
                 else mask
             ).cpu()
@@ -631,12 +631,12 @@ def _segments(
     segmenter: Segmenter, inference: InferenceSettings, oracle: bool
 ) -> SegmentSource | None:
     """The source of eigen-segments, where they are needed."""
-    if oracle and inference.segments != "none":
+    if oracle and inference.refinement != "none":
         raise SettingError(
-            "the oracle and --inference.segments agreement exclude each other: either labels choose"
+            "the oracle and --inference.refinement segment_iou exclude each other: either labels choose"
             " the segments or they do not"
         )
-    return segments_of(segmenter, inference) if oracle or inference.segments != "none" else None
+    return segments_of(segmenter, inference) if oracle or inference.refinement != "none" else None
 
 
 def _about_segments(segments: SegmentSource | None) -> dict[str, Any] | None:
@@ -653,7 +653,7 @@ def _about_segments(segments: SegmentSource | None) -> dict[str, Any] | None:
 def _marked(title: str, oracle: bool, threshold: float | None, inference: InferenceSettings) -> str:
     """The title with what was done to the method's own masks."""
     agreed = (
-        " + agreement" if inference.segments == "agreement" else ""
+        " + segment IoU" if inference.refinement == "segment_iou" else ""
     )  # whose threshold may be chosen fold by fold
     return f"{title}{' + oracle' if oracle else agreed}" + (
         f", threshold {threshold:g}" if threshold is not None else ""

@@ -72,7 +72,7 @@ def fitted(images: Tensor, settings: InferenceSettings) -> Tensor:
         size = (h, w)
     if size == (h, w):
         return images
-    if settings.plain:
+    if not settings.antialias:
         return F.interpolate(images, size, mode="bilinear", align_corners=False)
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(
         0, 1
@@ -137,7 +137,9 @@ def score_maps(
         prediction = ask(segmenter, images, text)
         # a filled-up rim would have to be cut off at the larger size, and `restored` aligns no
         # corners
-        whole = settings.plain and prediction.covers == size and not prediction.align_corners
+        whole = (
+            not settings.antialias and prediction.covers == size and not prediction.align_corners
+        )
         return segmenter.scores(
             prediction.logits.float() if whole else prediction.resized(size), seen
         )

@@ -6,6 +6,7 @@ Nothing heavy is imported here, so `--help` answers at once.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,8 +31,46 @@ def is_own(benchmark: str) -> bool:
     return (Path(benchmark) / "classes.txt").is_file()
 
 
+LEGACY_NAMES = {
+    "inference.plain": "inference.antialias",
+    "inference.segments": "inference.refinement",
+    "inference.segments_threshold": "inference.refinement_threshold",
+}
+"""Settings that version 0.1 called otherwise: their names there and their names today."""
+LEGACY_VALUES: dict[str, dict[Any, Any]] = {
+    "inference.plain": {True: False, False: True},
+    "inference.segments": {"agreement": "segment_iou"},
+}
+"""By a setting's name in version 0.1, values it had there and what they are today."""
+
+
+def from_legacy(name: str, value: Any) -> tuple[str, Any]:
+    """A setting of version 0.1 or of today, by its dotted name, as today's name and value."""
+    values = LEGACY_VALUES.get(name, {})
+    if isinstance(value, Hashable):
+        value = values.get(value, value)
+    return LEGACY_NAMES.get(name, name), value
+
+
+def update_legacy(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings that version 0.1 may have written, with today's names and values.
+
+    Args:
+        settings: By name, groups as dictionaries.
+        prefix: Dotted name of the group they belong to, with a dot at its end.
+    """
+    updated = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            updated[key] = update_legacy(value, f"{prefix}{key}.")
+        else:
+            name, today = from_legacy(f"{prefix}{key}", value)
+            updated[name.removeprefix(prefix)] = today
+    return updated
+
+
 Regime = Literal["inductive", "transductive", "supervised"]
-Fusion = Literal["none", "agreement"]
+Refinement = Literal["none", "segment_iou"]
 
 
 @dataclass(frozen=True)
@@ -41,59 +80,46 @@ class InferenceSettings:
     Attributes:
         short_side: Resize so that the shorter side has this many pixels; None leaves the image as
             it is.
-        square: Instead, squash the image to a square of this side (HSNet's evaluation).
-        canvas: Instead, fit it into a black square of this side (BAM's and ESDA's evaluation).
-        plain: Squash without anti-aliasing, and bring the score maps to the image's size at once
-            (SAZS's evaluation).
+        square: Instead, resize the image to a square of this side, whatever its ratio (HSNet's
+            evaluation).
+        canvas: Instead, resize the image into a black square of this side and keep its ratio (BAM's
+            and ESDA's evaluation).
+        antialias: Smooth before an image is made smaller. False is SAZS's evaluation, for whole
+            images resized to a square: the method's score maps are also resized to the image's own
+            size in one step, not in two.
         window: Side of the square sliding window in pixels; None takes the whole image at once.
         stride: Step of the window in pixels; the last one is moved back to the border.
         window_batch: Windows computed at a time.
-        segments: "agreement": a word's mask gives way to the eigen-segment it agrees with
-            (`unseen.inference.agreement`).
-        segments_threshold: The least IoU of mask and segment for that; `unseen evaluate
-            --choose-threshold` finds one on seen words.
+        refinement: "segment_iou" replaces the mask of a class by the eigen-segment with the highest
+            IoU with it (`unseen.segments.refinement`).
+        refinement_threshold: Masks and segments of a lower IoU are left as they are; `unseen
+            evaluate --choose-threshold` chooses one on seen classes.
         segments_features: Network the segments are computed with: "timm:NAME" or a CLIP; None takes
             the method's own tower.
         segments_dir: Folder to read them from instead (`unseen eigenvectors`).
-        segments_count: Eigen-segments an image, the constant one included.
+        segments_count: Eigen-segments of an image, the constant one included.
     """
 
     short_side: int | None = None
     square: int | None = None
     canvas: int | None = None
-    plain: bool = False
+    antialias: bool = True
     window: int | None = None
     stride: int | None = None
     window_batch: int = 8
-    segments: Fusion = "none"
-    segments_threshold: float = 0.7
+    refinement: Refinement = "none"
+    refinement_threshold: float = 0.7
     segments_features: str | None = None
     segments_dir: str | None = None
     segments_count: int = 5
 
     def __post_init__(self) -> None:
-        """Refuse two ways to fit an image, or two sources of segments, at once, and thresholds
-        that mean nothing.
+        """Refuse values that contradict each other or mean nothing.
+
+        Raises:
+            SettingError: Two sizes or two sources of segments at once, or a number out of range.
         """
-        if not 0 < self.segments_threshold <= 1:
-            raise SettingError(
-                f"--inference.segments_threshold is {self.segments_threshold}; give an IoU above 0"
-                " and at most 1"
-            )
-        if self.segments_count < 1:
-            raise SettingError(
-                f"--inference.segments_count is {self.segments_count}; give at least 1"
-            )
-        if self.segments == "agreement" and self.segments_count < 2:
-            raise SettingError(
-                "--inference.segments_count is 1, the constant segment alone, which nothing agrees"
-                " with; give at least 2"
-            )
-        if self.segments_features and self.segments_dir:
-            raise SettingError(
-                "--inference.segments_dir and --inference.segments_features exclude each other; set"
-                " one of them to ''"
-            )
+        self._check_segments()
         given = [
             name for name in ("short_side", "square", "canvas") if getattr(self, name) is not None
         ]
@@ -102,10 +128,31 @@ class InferenceSettings:
                 f"--inference.{given[0]} and --inference.{given[1]} exclude each other; set one of"
                 " them to 0"
             )
-        if self.plain and (self.square is None or self.window is not None):
+        if not self.antialias and (self.square is None or self.window is not None):
             raise SettingError(
-                "--inference.plain is a way to take whole images as squares; give"
+                "--inference.antialias false is for whole images resized to a square; give"
                 " --inference.square, and set --inference.window to 0"
+            )
+
+    def _check_segments(self) -> None:
+        if not 0 < self.refinement_threshold <= 1:
+            raise SettingError(
+                f"--inference.refinement_threshold is {self.refinement_threshold}; give an IoU"
+                " above 0 and at most 1"
+            )
+        if self.segments_count < 1:
+            raise SettingError(
+                f"--inference.segments_count is {self.segments_count}; give at least 1"
+            )
+        if self.refinement == "segment_iou" and self.segments_count < 2:
+            raise SettingError(
+                "--inference.segments_count is 1, the constant segment alone, which refines no"
+                " mask; give at least 2"
+            )
+        if self.segments_features and self.segments_dir:
+            raise SettingError(
+                "--inference.segments_dir and --inference.segments_features exclude each other; set"
+                " one of them to ''"
             )
 
 
@@ -125,30 +172,32 @@ class InferenceChanges:
 
     Attributes:
         short_side: Pixels of the shorter side; 0 leaves the image as it is.
-        square: Side of the square the image is squashed to instead; 0 for none.
-        canvas: Side of the black square the image is fitted into instead; 0 for none.
-        plain: Squash without anti-aliasing, and bring the score maps to the image's size at once.
+        square: Side of the square the image is resized to instead, whatever its ratio; 0 for none.
+        canvas: Side of the black square the image is resized into instead, keeping its ratio; 0 for
+            none.
+        antialias: Smooth before an image is made smaller; false also resizes the method's score
+            maps in one step.
         window: Side of the sliding window in pixels; 0 takes the whole image at once.
         stride: Step of the window in pixels.
         window_batch: Windows computed at a time.
-        segments: "agreement": a word's mask gives way to the eigen-segment it agrees with; or
-            "none".
-        segments_threshold: The least IoU of mask and segment for that.
+        refinement: "segment_iou" replaces the mask of a class by the eigen-segment with the highest
+            IoU with it; or "none".
+        refinement_threshold: Masks and segments of a lower IoU are left as they are.
         segments_features: Network the segments are computed with: "timm:NAME" or a CLIP; '' takes
             the method's own tower.
         segments_dir: Folder to read them from instead (`unseen eigenvectors`).
-        segments_count: Eigen-segments an image, the constant one included.
+        segments_count: Eigen-segments of an image, the constant one included.
     """
 
     short_side: int | None = None
     square: int | None = None
     canvas: int | None = None
-    plain: bool | None = None
+    antialias: bool | None = None
     window: int | None = None
     stride: int | None = None
     window_batch: int | None = None
-    segments: Fusion | None = None
-    segments_threshold: float | None = None
+    refinement: Refinement | None = None
+    refinement_threshold: float | None = None
     segments_features: str | None = None
     segments_dir: str | None = None
     segments_count: int | None = None
@@ -174,7 +223,8 @@ class InferenceChanges:
                     f"--inference.{name} is {value}; give"
                     f" {'at least 1' if name in ('stride', 'window_batch') else '0 or more'}"
                 )
-        kept = ("segments_threshold", "segments_count", "plain")  # whose nothing is not None
+        # Zero and "" stand for None, but not where None is no value of the setting.
+        kept = ("refinement_threshold", "segments_count", "antialias")
         changed: dict[str, Any] = {
             name: value if name in kept else value or None for name, value in given.items()
         }
