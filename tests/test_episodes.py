@@ -3,11 +3,14 @@ in lists and masks."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import pickle
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -113,16 +116,13 @@ def test_coco_lists_are_read_as_data(tmp_path: Path) -> None:
 def test_lists_are_downloaded_once_and_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hashlib
-    import io
-    from urllib.error import URLError
-
     name, text, asked = "pascal/val/fold1.txt", b"2007_000001__06\n", []
 
     def fetch(url: str, timeout: float) -> io.BytesIO:
         asked.append(url)
         return io.BytesIO(text)
 
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setattr("unseen.data.episodes.urlopen", fetch)
     with pytest.raises(DataError, match="is not the list that was published"):
@@ -137,6 +137,19 @@ def test_lists_are_downloaded_once_and_checked(
     )
     with pytest.raises(DataError, match="could not be fetched"):
         find_list(None, "pascal/val/fold2.txt")
+
+
+def test_lists_are_kept_in_the_cache_folder_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, text = "pascal/val/fold1.txt", b"2007_000001__06\n"
+    monkeypatch.setitem(HASHES, name, hashlib.sha256(text).hexdigest()[:16])
+    monkeypatch.setattr("unseen.data.episodes.urlopen", lambda url, timeout: io.BytesIO(text))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = find_list(None, name)
+    assert path == tmp_path / "cache" / "unseen" / "lists" / name
+    assert not (tmp_path / "home").exists()
 
 
 def test_bam_rule(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.numpy import save_file
 
 from unseen.data.classes import voc_palette
 from unseen.errors import DataError
@@ -94,6 +95,24 @@ def test_the_file_may_be_read_as_any_other(tmp_path: Path) -> None:
         os.umask(mask)
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
     assert (tmp_path / "a.txt").read_bytes() == "ä".encode()
+
+
+def test_the_umask_of_the_process_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads write at the same time, and a umask set for a moment would hold for all of them."""
+    mask = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda _: pytest.fail("the umask was set"))
+            write_text(tmp_path / "a.txt", "a")
+            with replacing(tmp_path / "b.safetensors") as beside:
+                save_file({"x": np.zeros(3)}, beside)
+            write_labels(tmp_path / "c.png", np.zeros((2, 2), dtype=np.uint8), voc_palette())
+    finally:
+        os.umask(mask)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"a.txt": 0o640, "b.safetensors": 0o640, "c.png": 0o640}
 
 
 # -------------------------------------------------------------------- images

@@ -1,4 +1,4 @@
-"""Augmentation: image and label map move together, crops keep their guard, rims are filled."""
+"""Augmentation: image and label map move together, crops keep their guard, small images are padded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conftest import golden
-from unseen.data.transforms import PhotometricDistortion, TrainTransform, turned, zoomed
-from unseen.labels import IGNORE, PADDING
+from unseen.data.transforms import (
+    Padding,
+    PhotometricDistortion,
+    TrainTransform,
+    rotate_like_drn,
+    zoom_like_drn,
+)
+from unseen.errors import SettingError
+from unseen.labels import BACKGROUND, IGNORE, PADDING
+from unseen.recipes import settings
 from unseen.settings import TransformSettings
 
 STEP = 40
@@ -107,7 +115,7 @@ def test_the_inputs_are_left_alone() -> None:
     ("size", "expected"),
     [((20, 30), (32, 48)), ((30, 20), (48, 32)), ((10, 100), (6, 64)), ((64, 64), (32, 32))],
 )
-def test_images_are_fitted_into_the_box(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_images_are_resized_into_the_box(size: tuple[int, int], expected: tuple[int, int]) -> None:
     labels = tiles(*size, 4)
     image, out = TrainTransform(plain(resize=(64, 32), scale=(1.0, 1.0)))(encoded(labels), labels)
     assert out.shape == image.shape[1:] == expected
@@ -154,7 +162,7 @@ def test_one_class_crops_are_drawn_again(share: float) -> None:
     assert again > 5
 
 
-def test_an_image_of_one_class_or_of_void_is_cropped_all_the_same() -> None:
+def test_an_image_of_one_class_or_without_labels_is_cropped_all_the_same() -> None:
     for value in (3, IGNORE):
         labels = torch.full((20, 20), value)
         assert (
@@ -162,10 +170,26 @@ def test_an_image_of_one_class_or_of_void_is_cropped_all_the_same() -> None:
         )
 
 
+@pytest.mark.parametrize("special", [BACKGROUND, PADDING])
+def test_the_crop_guard_counts_classes_alone(special: int) -> None:
+    """The same crops are drawn whether pixels of no class are ignored or kept as background."""
+    ignored = torch.full((40, 60), IGNORE)
+    ignored[20:, 20:] = 3
+    ignored[30:, 50:] = 4
+    kept = torch.where(ignored == IGNORE, special, ignored)
+    transform = TrainTransform(plain(crop=16, max_class_share=0.75))
+    for seed in range(40):
+        torch.manual_seed(seed)
+        expected, _ = transform(encoded(ignored), ignored)
+        torch.manual_seed(seed)
+        image, _ = transform(encoded(ignored), kept)
+        assert torch.equal(image, expected)
+
+
 @pytest.mark.parametrize("size", [(10, 12), (10, 30), (30, 10), (16, 10)])
-def test_small_images_are_filled_up(size: tuple[int, int]) -> None:
+def test_small_images_are_padded(size: tuple[int, int]) -> None:
     labels = tiles(*size, 3)
-    image, out = TrainTransform(plain(crop=16), fill=(122.77, 116.75, 104.09), fill_label=PADDING)(
+    image, out = TrainTransform(plain(crop=16), Padding((122.77, 116.75, 104.09), PADDING))(
         encoded(labels), labels
     )
     h, w = min(size[0], 16), min(size[1], 16)
@@ -173,23 +197,23 @@ def test_small_images_are_filled_up(size: tuple[int, int]) -> None:
     assert image.shape == (3, 16, 16)
     assert torch.equal(image[:, :h, :w], encoded(labels)[:, top : top + h, left : left + w])
     assert torch.equal(out[:h, :w], labels[top : top + h, left : left + w])
-    rim = torch.ones(16, 16, dtype=torch.bool)
-    rim[:h, :w] = False
-    assert rim.any()
-    assert image[:, rim].unique(dim=1).flatten().tolist() == [123, 117, 104]
-    assert out[rim].unique().tolist() == [PADDING]
+    padded = torch.ones(16, 16, dtype=torch.bool)
+    padded[:h, :w] = False
+    assert padded.any()
+    assert image[:, padded].unique(dim=1).flatten().tolist() == [123, 117, 104]
+    assert out[padded].unique().tolist() == [PADDING]
 
 
-def test_rims_are_void_and_black_by_default() -> None:
+def test_padding_is_ignored_and_black_by_default() -> None:
     labels = torch.zeros(2, 2, dtype=torch.int64)
     image, out = TrainTransform(plain(crop=3))(encoded(labels) + 9, labels)
     assert out.tolist() == [[0, 0, IGNORE], [0, 0, IGNORE], [IGNORE] * 3]
     assert image[:, 2].max() == image[:, :, 2].max() == 0
 
 
-def test_the_rim_keeps_its_value_under_photometric_distortion() -> None:
+def test_padding_keeps_its_colour_under_photometric_distortion() -> None:
     labels = torch.zeros(4, 4, dtype=torch.int64)
-    transform = TrainTransform(plain(crop=8, photometric=True), fill=(120, 110, 100))
+    transform = TrainTransform(plain(crop=8, photometric=True), Padding((120, 110, 100)))
     for _ in range(8):
         image, _ = transform(encoded(labels) + 50, labels)
         assert image[:, 4:].flatten(1).unique(dim=1).flatten().tolist() == [120, 110, 100]
@@ -215,7 +239,7 @@ def test_the_seed_decides() -> None:
 
 def test_photometric_distortion() -> None:
     image = encoded(tiles(16, 16, 4))
-    changed = [PhotometricDistortion()(image) for _ in range(40)]
+    changed = [PhotometricDistortion()(image, image[0])[0] for _ in range(40)]
     assert {(one.shape, one.dtype) for one in changed} == {(image.shape, torch.uint8)}
     same = sum(torch.equal(one, image) for one in changed)
     assert 0 < same < 10  # every step is left out with probability 1/16
@@ -231,7 +255,8 @@ def test_photometric_distortion_leaves_the_labels() -> None:
 
 def test_brightness_moves_by_at_most_32() -> None:
     grey = torch.full((3, 4, 4), 100, dtype=torch.uint8)
-    means = torch.tensor([PhotometricDistortion()(grey).float().mean() for _ in range(300)])
+    distort = PhotometricDistortion()
+    means = torch.tensor([distort(grey, grey[0])[0].float().mean() for _ in range(300)])
     assert (100 - 32) * 0.5 - 2 <= means.min() < 50
     assert 160 < means.max() <= (100 + 32) * 1.5 + 2
 
@@ -242,7 +267,44 @@ def test_a_flip_after_a_crop_moves_both() -> None:
     assert torch.equal(image[0].long(), STEP * out)
 
 
-# ------------------------------------------------------------- one word an image
+# --------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("method", "benchmark", "steps"),
+    [
+        ("zegclip", "voc", "ScaleToBox RandomCrop RandomFlip PhotometricDistortion Pad"),
+        ("clip_rc", "coco-stuff", "ScaleToBox RandomCrop RandomFlip PhotometricDistortion Pad"),
+        ("esda", "pascal-5i/0", "Zoom Rotate Blur PadAround RandomCrop RandomFlip Pad"),
+        ("sazs", "pascal-5i/0", "DrnRotate DrnZoom RandomCrop RandomFlip Pad"),
+        ("edgeclip", "pascal-5i/0", "RandomCrop RandomFlip Pad"),
+    ],
+)
+def test_recipes_name_the_released_pipelines(method: str, benchmark: str, steps: str) -> None:
+    _, train = settings(method, benchmark)
+    transform = TrainTransform(train.transforms)
+    assert [type(step).__name__ for step in transform.steps] == steps.split()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"scale": (2.0, 1.0)}, r"transforms\.scale is 2\.0 to 1\.0; give two positive numbers"),
+        ({"zoom": (0.0, 1.0)}, r"transforms\.zoom is 0\.0 to 1\.0; give two positive numbers"),
+        ({"crop": 0}, r"transforms\.crop is 0; give at least 1, or null"),
+        ({"resize": (512, 0)}, r"transforms\.resize is 512 by 0; give at least 1"),
+        ({"flip": 1.5}, r"transforms\.flip is 1\.5; give a number between 0 and 1"),
+        ({"min_positives": -0.1}, r"transforms\.min_positives is -0\.1; give a number between"),
+        ({"rotate": -3.0}, r"transforms\.rotate is -3\.0; give 0 or more degrees"),
+        ({"max_class_share": 0.0}, r"transforms\.max_class_share is 0\.0; give a positive number"),
+    ],
+)
+def test_settings_that_mean_nothing(changes: dict[str, object], sentence: str) -> None:
+    with pytest.raises(SettingError, match=sentence):
+        plain(**changes)
+
+
+# ---------------------------------------------------- one query class an image
 
 
 def test_zoom_changes_the_images_own_size() -> None:
@@ -257,7 +319,7 @@ def test_zoom_changes_the_images_own_size() -> None:
     assert labels.shape == (20, 30)
 
 
-def test_crops_keep_the_words_pixels() -> None:
+def test_crops_keep_pixels_of_the_query_class() -> None:
     """A thing of 10 by 10 pixels in a corner stays in nearly every crop of half the side; without
     the rule it mostly does not."""
     labels = torch.zeros(64, 64, dtype=torch.int64)
@@ -283,13 +345,12 @@ def test_crops_keep_the_words_pixels() -> None:
     assert max(kept[0.85]) >= 85
 
 
-def test_small_images_are_filled_up_on_all_sides() -> None:
+def test_small_images_are_padded_on_all_sides() -> None:
     transform = TrainTransform(
         TransformSettings(
             resize=None, crop=10, centre=True, flip=0.0, photometric=False, max_class_share=1.1
         ),
-        fill=(9, 8, 7),
-        fill_label=255,
+        Padding((9, 8, 7)),
     )
     image, labels = transform(
         torch.full((3, 4, 7), 200, dtype=torch.uint8), torch.ones(4, 7, dtype=torch.int64)
@@ -302,11 +363,11 @@ def test_small_images_are_filled_up_on_all_sides() -> None:
     assert image[:, 0, 0].tolist() == [9, 8, 7]
 
 
-def test_turns_fill_the_corners_and_keep_labels_whole() -> None:
+def test_rotation_pads_the_corners_and_keeps_labels_whole() -> None:
     torch.manual_seed(3)
     transform = TrainTransform(
         TransformSettings(resize=None, crop=None, rotate=40.0, flip=0.0, photometric=False),
-        fill=(1, 2, 3),
+        Padding((1, 2, 3)),
     )
     outcomes = [
         transform(
@@ -314,11 +375,11 @@ def test_turns_fill_the_corners_and_keep_labels_whole() -> None:
         )
         for _ in range(30)
     ]
-    turned = [pair for pair in outcomes if (pair[1] == 255).any()]
-    assert 5 < len(turned) < 25, "half of the time"
-    for image, labels in turned:
+    rotated = [pair for pair in outcomes if (pair[1] == 255).any()]
+    assert 5 < len(rotated) < 25, "half of the time"
+    for image, labels in rotated:
         assert set(labels.unique().tolist()) == {1, 255}
-        assert image[:, labels == 255].float().mean() < 50, "filled with the colour given"
+        assert image[:, labels == 255].float().mean() < 50, "padded with the colour given"
         assert image[:, 15, 15].tolist() == [100] * 3
 
 
@@ -336,35 +397,35 @@ def test_blur_softens_edges_half_of_the_time() -> None:
     assert 10 < sum(blurred) < 30
 
 
-def test_turning_and_zooming_as_released_by_sazs() -> None:
+def test_rotation_and_zoom_as_released_by_sazs() -> None:
     """Fixture sazs_transforms: every pixel."""
     tensors, _ = golden("sazs_transforms")
     image, labels = tensors["image"].permute(2, 0, 1), tensors["label"].long()
     results = {
-        "rot7": turned(image, labels, 7),
-        "scale0.7": zoomed(image, labels, 0.7),
-        "scale1.4": zoomed(image, labels, 1.4),
+        "rot7": rotate_like_drn(image, labels, 7),
+        "scale0.7": zoom_like_drn(image, labels, 0.7),
+        "scale1.4": zoom_like_drn(image, labels, 1.4),
     }
-    for name, (picture, map_) in results.items():
-        assert torch.equal(picture.permute(1, 2, 0), tensors[f"{name}.image"]), name
+    for name, (augmented, map_) in results.items():
+        assert torch.equal(augmented.permute(1, 2, 0), tensors[f"{name}.image"]), name
         assert torch.equal(map_, tensors[f"{name}.label"].long()), name
     plain_crop = TrainTransform(
         TransformSettings(resize=None, crop=48, flip=0.0, photometric=False, max_class_share=None)
     )
-    found = []
+    same = []
     for seed in range(40):
         torch.manual_seed(seed)
-        picture, map_ = plain_crop(image, labels)
-        found.append(
-            torch.equal(picture.permute(1, 2, 0), tensors["crop48_x3.image"])
+        augmented, map_ = plain_crop(image, labels)
+        same.append(
+            torch.equal(augmented.permute(1, 2, 0), tensors["crop48_x3.image"])
             and torch.equal(map_, tensors["crop48_x3.label"].long())
         )
-    assert any(found)  # one place in nine
+    assert any(same)  # one place in nine
     flip = TrainTransform(TransformSettings(resize=None, crop=None, flip=1.0, photometric=False))
     assert torch.equal(flip(image, labels)[0].permute(1, 2, 0), tensors["flip.image"])
 
 
-def test_every_image_is_turned_by_whole_degrees_before_it_is_zoomed() -> None:
+def test_every_image_is_rotated_by_whole_degrees_before_it_is_zoomed() -> None:
     image, labels = (
         torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8),
         torch.randint(0, 5, (40, 56)),
@@ -380,15 +441,15 @@ def test_every_image_is_turned_by_whole_degrees_before_it_is_zoomed() -> None:
             photometric=False,
         )
     )
-    allowed, met = [turned(image, labels, angle) for angle in range(-3, 4)], set()
+    allowed, angles = [rotate_like_drn(image, labels, angle) for angle in range(-3, 4)], set()
     for seed in range(30):
         torch.manual_seed(seed)
-        picture, map_ = transform(image, labels)
+        augmented, map_ = transform(image, labels)
         same = [
             i
             for i, (one, other) in enumerate(allowed)
-            if torch.equal(picture, one) and torch.equal(map_, other)
+            if torch.equal(augmented, one) and torch.equal(map_, other)
         ]
         assert len(same) == 1
-        met.add(same[0])
-    assert met == set(range(7))
+        angles.add(same[0])
+    assert angles == set(range(7))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,13 +35,15 @@ def replacing(path: Path, flag: str = "--out") -> Iterator[Path]:
     beside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem}-unfinished-", suffix=path.suffix, dir=path.parent
-        )
-        os.close(handle)
-        beside = Path(name)
+        name = path.parent / f".{path.stem}-unfinished-{secrets.token_hex(4)}{path.suffix}"
+        # The mode of a new file tells the umask; reading the umask itself would mean setting it
+        # for the whole process, while other threads may be writing.
+        name.touch(exist_ok=False)
+        beside = name
+        mode = stat.S_IMODE(beside.stat().st_mode)
         yield beside
-        beside.chmod(0o666 & ~_umask())
+        # Some writers (safetensors) make the file anew, readable by its owner alone.
+        beside.chmod(mode)
         beside.replace(path)
     except OSError as error:
         remedy = (
@@ -55,12 +57,6 @@ def replacing(path: Path, flag: str = "--out") -> Iterator[Path]:
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path: Path, text: str) -> None:

@@ -233,24 +233,25 @@ class InferenceChanges:
 
 @dataclass(frozen=True)
 class TransformSettings:
-    """Augmentation of training pairs.
+    """Augmentation of training images and their labels.
 
     Attributes:
-        resize: (long, short) box the image is fitted into, keeping its ratio, before the random
+        resize: (long, short) box the image is resized into, keeping its ratio, before the random
             scale; None keeps its size.
         scale: Range of the random factor on that box.
-        crop: Side of the square crop; smaller images are filled up at the bottom and right.
+        crop: Side of the square crop; smaller images are padded at the bottom and right. None
+            takes whole images.
         max_class_share: Crops of one class, or whose largest class holds this share of the labelled
             pixels or more, are drawn again, up to ten times; None takes every crop.
         zoom: Range of a random factor on the image's own size, where it is not resized.
-        rotate: Half of the time, turn by up to so many degrees, filling the corners up.
-        pillow: Turn and zoom as DRN's and SAZS's code does: every image is turned first, by whole
-            degrees, its corners filled with its mirror image; then zoomed, with the Lanczos filter
-            below 1 and a bicubic one above.
+        rotate: Half of the time, rotate by up to so many degrees and pad the corners.
+        pillow: Rotate and zoom as DRN's and SAZS's code does: every image is rotated first, by
+            whole degrees, with its mirror image in the corners; then it is zoomed, with the Lanczos
+            filter below a factor of 1 and bicubic above.
         blur: Half of the time, blur with a Gaussian of 5 pixels.
-        min_positives: Methods with one word an image: crops that keep less than this share of the
-            word's pixels are drawn again, up to thirty times.
-        centre: Fill smaller images up on all sides instead of at the bottom and right.
+        min_positives: Methods with one query class an image: crops that keep less than this share
+            of the query class's pixels are drawn again, up to thirty times.
+        centre: Pad smaller images on all sides instead of at the bottom and right.
         flip: Probability of a horizontal flip.
         photometric: Random brightness, contrast, saturation and hue.
     """
@@ -267,6 +268,44 @@ class TransformSettings:
     centre: bool = False
     flip: float = 0.5
     photometric: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing.
+
+        Raises:
+            SettingError: A size below 1, a range that is empty or not positive, no probability.
+        """
+        for name in ("scale", "zoom"):
+            factors = getattr(self, name)
+            if factors is not None and not 0 < factors[0] <= factors[1]:
+                raise SettingError(
+                    f"--train.transforms.{name} is {factors[0]} to {factors[1]}; give two positive"
+                    " numbers, the smaller one first"
+                )
+        for name in ("flip", "min_positives"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingError(
+                    f"--train.transforms.{name} is {getattr(self, name)}; give a number between 0"
+                    " and 1"
+                )
+        if self.resize is not None and min(self.resize) < 1:
+            raise SettingError(
+                f"--train.transforms.resize is {self.resize[0]} by {self.resize[1]}; give at least"
+                " 1 pixel a side, or null"
+            )
+        if self.crop is not None and self.crop < 1:
+            raise SettingError(
+                f"--train.transforms.crop is {self.crop}; give at least 1, or null for whole images"
+            )
+        if self.max_class_share is not None and not self.max_class_share > 0:
+            raise SettingError(
+                f"--train.transforms.max_class_share is {self.max_class_share}; give a positive"
+                " number, or null to take every crop"
+            )
+        if self.rotate < 0:
+            raise SettingError(
+                f"--train.transforms.rotate is {self.rotate}; give 0 or more degrees"
+            )
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unseen.data.benchmarks import Benchmark
 from unseen.data.datasets import Sample, SegmentationSet
-from unseen.data.transforms import TrainTransform
+from unseen.data.transforms import Padding, TrainTransform
 from unseen.errors import DataError, SettingError
 from unseen.labels import BACKGROUND, IGNORE, MAX_8BIT_CLASSES, PADDING, subset_lookup
 from unseen.segmenter import ClipSegmenter, Prediction, Segmenter, TextFeatures
@@ -481,7 +481,7 @@ def fit(
         else (0.0, 0.0, 0.0)
     )
     transform = TrainTransform(
-        settings.transforms, fill=mean, fill_label=PADDING if transductive else IGNORE
+        settings.transforms, Padding(mean, PADDING if transductive else IGNORE)
     )
     supervised, binary = settings.regime == "supervised", segmenter.kind == "binary"
     if binary and settings.regime == "transductive":

@@ -17,6 +17,7 @@ least 2048 pixels, over and over, each with
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def find_list(lists: Path | None, name: str) -> Path:
             f"{lists} holds no {name.partition('/')[2]}; give the folder of HSNet's lists"
             " (data/splits in its repository) with --lists"
         )
-    path = Path.home() / ".cache" / "unseen" / "lists" / name
+    path = _cache_folder() / "lists" / name
     if not path.is_file():
         try:
             with urlopen(f"{SOURCE}/{name}", timeout=30) as answer:
@@ -151,6 +152,12 @@ def find_list(lists: Path | None, name: str) -> Path:
         with replacing(path) as beside:
             beside.write_bytes(data)
     return path
+
+
+def _cache_folder() -> Path:
+    """Where downloads are kept: in XDG_CACHE_HOME, or in ~/.cache where that is not set."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "unseen"
 
 
 def pascal_list(path: Path) -> list[tuple[str, int]]:
