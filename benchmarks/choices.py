@@ -27,7 +27,7 @@ from pathlib import Path
 import yaml
 
 import unseen
-from unseen.api import build
+from unseen.building import ModelSource, build, encode
 from unseen.data.benchmarks import get_benchmark
 from unseen.evaluation import evaluate, evaluate_episodes
 from unseen.methods import METHODS
@@ -129,7 +129,10 @@ def trained(
     elif choice != "ours" and not changes:
         model = replace(model, options={**model.options, name: yaml.safe_load(value)})
     if not METHODS[method].trainable:
-        return *build(model, get_benchmark(benchmark).class_names), train.regime
+        source = ModelSource(model)
+        segmenter = build(source)
+        text = encode(segmenter, get_benchmark(benchmark).class_names, source)
+        return segmenter, text, train.regime
     with tempfile.TemporaryDirectory() as folder:
         init = None
         if train.regime == "transductive":

@@ -145,8 +145,8 @@ def test_segment(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ids = np.array(labels)
     assert set(np.unique(ids)) <= {0, 1, 2}
     about = json.loads((tmp_path / "out" / "photo.json").read_text())
-    assert [word["name"] for word in about["words"]] == ["tree", "fish", "red house"]
-    for word in about["words"]:
+    assert [word["name"] for word in about["classes"]] == ["tree", "fish", "red house"]
+    for word in about["classes"]:
         assert word["share"] == pytest.approx((ids == word["id"]).mean(), abs=1e-6)
     assert (tmp_path / "out" / "photo.overlay.png").exists()
     assert "photo.jpg" in capsys.readouterr().out
@@ -355,7 +355,7 @@ def test_interrupts_are_told_apart(
         main(["train", "zegclip", "--out", str(tmp_path / "run"), *FEW])
     assert stopped.value.code == 130
     assert "nothing was saved yet (--train.save_every), so start again" in capsys.readouterr().err
-    monkeypatch.setattr("unseen.api.Predictor.segment_encoded", stop)
+    monkeypatch.setattr("unseen.predictor.Predictor.segment_encoded", stop)
     with pytest.raises(SystemExit) as stopped:
         main(["segment", str(photo), "--words", "tree", "--out", str(tmp_path / "out")])
     assert stopped.value.code == 130
@@ -477,7 +477,8 @@ def test_words_with_commas_and_words_the_tower_does_not_know(
 ) -> None:
     main(["segment", str(photo), "--words", 'tree, "house, red"', "--out", str(tmp_path / "out")])
     names = [
-        word["name"] for word in json.loads((tmp_path / "out" / "photo.json").read_text())["words"]
+        word["name"]
+        for word in json.loads((tmp_path / "out" / "photo.json").read_text())["classes"]
     ]
     assert names == ["tree", "house, red"]
     assert capsys.readouterr().err == ""
@@ -502,7 +503,7 @@ def test_python_refuses_what_the_verbs_refuse(
         model.segment(photo, ["tree"], threshold=3)
     with pytest.raises(VocabularyError, match="1 among the words is not a text"):
         model.segment(photo, [1, 2])  # type: ignore[list-item]
-    with pytest.raises(SettingError, match="'tpu9' is not to be had here"):
+    with pytest.raises(SettingError, match="'tpu9' is not available here"):
         unseen.load("naclip", device="tpu9")
     assert "has a tower of its own" in said(
         capsys, "segment", str(photo), "--words", "tree", "--model", str(run), "--clip", "doodles"
@@ -600,7 +601,7 @@ def test_bad_values(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[s
         capsys, "evaluate", "naclip", "--benchmark", "doodels-5i/0"
     )
     assert "--limit is 0" in said(capsys, "evaluate", "naclip", "--limit", "0")
-    assert "not to be had here" in said(
+    assert "not available here" in said(
         capsys, "segment", str(photo), "--words", "tree", "--device", "tpu9"
     )
     assert not (tmp_path / "x").exists()

@@ -907,7 +907,11 @@ def test_the_verb_on_a_folder_and_segment(
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
     with pytest.raises(SettingError, match="no split called"):
-        api.eigenvectors("doodles", out, split="test")
+        api.eigenvectors(
+            "doodles",
+            out,
+            extraction=api.ExtractionSettings(split="test"),  # type: ignore[arg-type]
+        )
 
 
 def test_evaluate_with_oracle_and_choice(

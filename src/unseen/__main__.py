@@ -152,9 +152,10 @@ def train_(
         resume: Go on from the state in the run folder.
     """
     from unseen import api
+    from unseen.building import run_folder
     from unseen.data.benchmarks import get_benchmark
 
-    folder = out or api.run_folder(method, benchmark)
+    folder = out or run_folder(method, benchmark)
     model = ModelSettings(method, clip, published, options or {})
     notice = _beyond_doodles(clip, get_benchmark(benchmark, lists).class_names, "give --clip")
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of a distributed run
@@ -191,7 +192,7 @@ def evaluate(
     benchmark: str | None = None,
     root: Path | None = None,
     out: Path | None = None,
-    clip: str = "doodles",
+    clip: str | None = None,
     published: bool = False,
     options: dict[str, Any] | None = None,
     inference: InferenceChanges = NO_CHANGES,
@@ -237,7 +238,7 @@ def evaluate(
             a result, and marked in the report.
         released_counts: Count void pixels of folds into unions, as the released SAZS does.
     """
-    from unseen.api import build, device_named, resolve, run_folder, sentences
+    from unseen.building import build, device_named, encode, find_model, run_folder
     from unseen.data.benchmarks import folds_of, get_benchmark
     from unseen.evaluation import EpisodeReport, Report, print_episodes, print_reports
     from unseen.evaluation import choose_threshold as scores_of_thresholds
@@ -266,17 +267,26 @@ def evaluate(
         )
     asked, reports, episode_reports = [], list[Report](), list[EpisodeReport]()
     for model in models:
-        settings, run = resolve(model, clip, published, options)
+        source = find_model(
+            model,
+            {
+                "clip": clip,
+                "published": published,
+                "options": options,
+                "text_embeddings": text_embeddings,
+            },
+        )
+        run = source.run
         name = benchmark or (run.benchmark if run else "doodles")
         asked += [
-            (model, settings, run, fold) for fold in (folds_of(name) if run is None else [name])
+            (model, source, run, fold) for fold in (folds_of(name) if run is None else [name])
         ]
     if out is not None and len(asked) > 1:
         raise SettingError(
             "--out is one folder, but there are several reports to write; leave it away, or"
             " evaluate one at a time"
         )
-    for model, settings, run, name in asked:
+    for model, source, run, name in asked:
         folder, bench = Path(model), get_benchmark(name, lists)
         own = run is not None and bench.asks_as(run.benchmark, run.class_names)
         if bench.episodes is None and episodes != "all":
@@ -301,10 +311,7 @@ def evaluate(
                 f" it on {run.benchmark if run else ''}"
             )
         if not own:
-            settings = replace(
-                settings,
-                options={**settings.options, **sentences(settings, bench), **(options or {})},
-            )
+            source = source.on(bench)
         size = inference.on(run.inference if run and own else bench.inference)
         if (
             size.refinement == "none"
@@ -325,13 +332,11 @@ def evaluate(
                 "--choose-threshold looks at masks as they are without --threshold; choose first,"
                 " then give --inference.refinement_threshold"
             )
-        segmenter, text = build(
-            settings, bench.class_names, text_embeddings, folder if run else None
-        )
-        text = text.to(segmenter.to(device_named(device)).device)
+        segmenter = build(source).to(device_named(device))
+        text = encode(segmenter, bench.class_names, source)
         vectors = str(text_embeddings) if text_embeddings else run.text_embeddings if run else None
         about = {
-            "model": asdict(settings),
+            "model": asdict(source.settings),
             "train": run.train if run else None,
             "text_embeddings": vectors,
         }
@@ -484,13 +489,14 @@ def convert_(
         text_heads: Heads of the text tower; likewise.
     """
     from unseen import api
+    from unseen.building import run_folder
 
     if benchmark is None:
         raise SettingError(
             "a checkpoint does not say what it was trained on; give --benchmark voc, coco-stuff,"
             " context, pascal-5i/0, ..."
         )
-    folder = out or api.run_folder(f"{method}-published", benchmark)
+    folder = out or run_folder(f"{method}-published", benchmark)
     report = api.convert(
         method,
         file,
@@ -544,8 +550,7 @@ def segment_(
     """
     import csv
 
-    from unseen.api import Segmentation, load, save_segmentation
-    from unseen.checkpoints import CONFIG
+    from unseen.api import load
     from unseen.files import find_images
 
     try:
@@ -556,12 +561,8 @@ def segment_(
         raise SettingError(
             f"the double quotes in --words are not closed ({words}); close them, or leave them away"
         ) from error
-    if clip is not None and (Path(model) / CONFIG).exists():
-        raise SettingError(f"the run {model} has a tower of its own; leave --clip away")
     check_threshold(threshold)
-    loaded = load(
-        model, clip=clip or "doodles", options=options, inference=inference, device=device
-    )
+    loaded = load(model, clip=clip, options=options, inference=inference, device=device)
     text = loaded.encode(names)
     notice = _beyond_doodles(
         loaded.segmenter.clip.source, text.names, "train a run on" if loaded.run else "give --clip"
@@ -578,8 +579,8 @@ def segment_(
         )
     for source in sources:
         try:
-            result: Segmentation = loaded.segment_encoded(source, text, threshold=threshold)
-            save_segmentation(result, out, source.stem)
+            result = loaded.segment_encoded(source, text, threshold=threshold)
+            result.save(out, source.stem)
         except UnseenError as error:
             failed += 1
             print(f"unseen: {error}", file=sys.stderr)
@@ -636,20 +637,10 @@ def eigenvectors_(
     from unseen import api
     from unseen.segments.spectral import SpectralSettings
 
-    if limit is not None and limit < 1:
-        raise SettingError(f"--limit is {limit}; give at least 1 image")
     settings = SpectralSettings(count, colour, lapnorm, cell)
+    extraction = api.ExtractionSettings(features, split, limit, png, device=device)
     made, kept = api.eigenvectors(
-        source,
-        out,
-        root=root,
-        split=split,
-        lists=lists,
-        features=features,
-        settings=settings,
-        png=png,
-        limit=limit,
-        device=device,
+        source, out, root=root, lists=lists, settings=settings, extraction=extraction
     )
     print(
         f"wrote the eigenvectors of {made} images{f', {kept} were there' if kept else ''}  -> "

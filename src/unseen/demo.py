@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from unseen.api import build, load, save_segmentation
+from unseen.api import load
 from unseen.api import train as train_run
+from unseen.building import ModelSource, build, encode
 from unseen.data.benchmarks import get_benchmark
 from unseen.errors import DataError
 from unseen.evaluation import Report, evaluate, print_reports
@@ -57,7 +58,9 @@ def run_demo(
     reports: dict[str, Report] = {}
     for name in [n for n, m in METHODS.items() if not m.trainable]:
         settings = replace(model, method=name, options={"templates": bench.templates})
-        free, words = build(settings, bench.class_names)
+        source = ModelSource(settings)
+        free = build(source)
+        words = encode(free, bench.class_names, source)
         about = {"model": asdict(settings)}
         reports[name] = evaluate(
             free,
@@ -120,9 +123,7 @@ def run_demo(
         ).save(beside)
     predictor = load(str(out / "run"))
     for i, row in enumerate(rows[:3]):
-        save_segmentation(
-            predictor.segment_encoded(row.image, text), out / "segmented", f"scene{i}"
-        )
+        predictor.segment_encoded(row.image, text).save(out / "segmented", f"scene{i}")
     write_text(
         out / MARK,
         json.dumps({name: report.as_dict()["scores"] for name, report in reports.items()}, indent=1)

@@ -1,0 +1,213 @@
+"""A segmenter ready for use: images and class names in, label maps out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from unseen.building import ModelSource, encode
+from unseen.checkpoints import Run
+from unseen.errors import DataError, SettingError, VocabularyError
+from unseen.files import read_image, replacing, write_labels, write_text
+from unseen.inference import Claims, agreement, label_maps, segments_of
+from unseen.labels import IGNORE, MAX_8BIT_CLASSES
+from unseen.segmenter import TextFeatures, TextSegmenter
+from unseen.settings import InferenceSettings, check_threshold
+from unseen.visualize import overlay, palette
+
+ImageLike = str | Path | Image.Image | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A labelled image.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        names: The class names, in the order of the ids.
+        labels: (H, W) uint8, class ids; 255 where no class was confident enough.
+        confidence: (H, W) float32 in 0..1, of the chosen class.
+        unseen: The classes without masks in training; empty for methods without training.
+    """
+
+    image: NDArray[np.uint8] = field(repr=False)
+    names: tuple[str, ...]
+    labels: NDArray[np.uint8] = field(repr=False)
+    confidence: NDArray[np.float32] = field(repr=False)
+    unseen: tuple[str, ...] = ()
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the pixels of each class, in 0..1."""
+        counts = np.bincount(self.labels.ravel(), minlength=IGNORE + 1) / self.labels.size
+        return {name: float(counts[i]) for i, name in enumerate(self.names)}
+
+    def largest(self, count: int) -> list[tuple[str, float]]:
+        """The classes with the most pixels, and their shares; none without pixels."""
+        ranked = sorted(self.shares.items(), key=lambda item: -item[1])
+        return [(name, share) for name, share in ranked[:count] if share > 0]
+
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """The pixels (H, W) of one class."""
+        return np.asarray(self.labels == self.names.index(name))
+
+    def overlay(self) -> Image.Image:
+        """The image with its label map and a legend."""
+        return overlay(self.image, self.labels, self.names, self.unseen)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Class names, pixel shares and mean scores, as JSON types; a class without pixels has no
+        mean score.
+        """
+        classes = []
+        for i, (name, share) in enumerate(self.shares.items()):
+            scores = self.confidence[self.labels == i]
+            mean = None
+            if scores.size:
+                mean = round(float(scores.mean()), 4)
+            classes.append({"id": i, "name": name, "share": round(share, 6), "mean_score": mean})
+        return {
+            "format": 2,
+            "height": self.labels.shape[0],
+            "width": self.labels.shape[1],
+            "no_class": round(float((self.labels == IGNORE).mean()), 6),
+            "classes": classes,
+        }
+
+    def save(self, folder: Path, stem: str) -> None:
+        """Write STEM.png (indexed label map), STEM.overlay.png and STEM.json; each whole or not at
+        all.
+        """
+        write_labels(folder / f"{stem}.png", self.labels, palette(len(self.names)))
+        with replacing(folder / f"{stem}.overlay.png") as beside:
+            self.overlay().save(beside)
+        text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False)
+        write_text(folder / f"{stem}.json", text + "\n")
+
+
+class Predictor:
+    """A segmenter ready to label images.
+
+    Args:
+        segmenter: The method, on the device to compute on.
+        inference: Size, windows and refinement.
+        source: Where the segmenter comes from; None for one that was made by hand.
+    """
+
+    def __init__(
+        self,
+        segmenter: TextSegmenter,
+        inference: InferenceSettings,
+        source: ModelSource | None = None,
+    ) -> None:
+        self.segmenter, self.inference, self.source = segmenter.eval(), inference, source
+        self._segments = None
+        if inference.refinement != "none":
+            self._segments = segments_of(segmenter, inference)
+
+    @property
+    def run(self) -> Run | None:
+        """What the run folder says; None for methods without training."""
+        if self.source is None:
+            return None
+        return self.source.run
+
+    def encode(self, names: Sequence[str]) -> TextFeatures:
+        """Encode class names once, for many images.
+
+        Raises:
+            VocabularyError: No names, more than 253, a repeated one, one that is too long.
+        """
+        if isinstance(names, str):
+            raise VocabularyError(
+                f"the class names are one string, {names!r}; give a list of names"
+            )
+        if len(names) > MAX_8BIT_CLASSES:
+            raise VocabularyError(
+                f"{len(names)} classes are more than a label map with 8 bits holds; give at most"
+                f" {MAX_8BIT_CLASSES}"
+            )
+        return encode(self.segmenter, names, self.source)
+
+    def segment(
+        self, image: ImageLike, names: Sequence[str], *, threshold: float | None = None
+    ) -> Segmentation:
+        """Label every pixel of an image with one of the classes.
+
+        Args:
+            image: Path, PIL image, or (H, W, 3) uint8 array, RGB.
+            names: At least one class name.
+            threshold: Pixels whose best class is less confident (0..1) get no class (255).
+        """
+        return self.segment_encoded(image, self.encode(names), threshold=threshold)
+
+    def segment_encoded(
+        self, image: ImageLike, text: TextFeatures, *, threshold: float | None = None
+    ) -> Segmentation:
+        """As `segment`, for class names that `encode` has encoded."""
+        check_threshold(threshold)
+        pixels = read_pixels(image)
+        channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        batch = torch.from_numpy(channels_first).unsqueeze(0).to(self.segmenter.device)
+        calibrated: list[int] | None = None
+        unseen: tuple[str, ...] = ()
+        if self.run is not None:
+            calibrated = self.run.lowered(text.names)
+            unseen = tuple(name for name in text.names if name not in self.run.seen)
+        maps = label_maps(
+            self.segmenter,
+            batch,
+            text,
+            self.inference,
+            seen=calibrated,
+            threshold=threshold,
+            claims=self._claims(batch, image),
+        )
+        labels = maps.labels[0].to(torch.uint8).cpu().numpy()
+        confidence = maps.confidence[0].cpu().numpy()
+        return Segmentation(pixels, text.names, labels, confidence, unseen)
+
+    def _claims(self, images: Tensor, source: ImageLike) -> Claims | None:
+        """The eigen-segments that refine the label map, where the settings ask for it."""
+        if self._segments is None:
+            return None
+        name = ""
+        if isinstance(source, (str, Path)):
+            name = Path(source).stem
+        elif self._segments.folder is not None:
+            raise SettingError(
+                "segments are read from a folder by the image's file name; give a path, or remove"
+                " --inference.segments_dir"
+            )
+        return agreement(self._segments(images, [name]), self.inference.refinement_threshold)
+
+
+def read_pixels(image: ImageLike) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) uint8, RGB, of a path, a PIL image or such an array.
+
+    Raises:
+        DataError: Anything else, or a file that cannot be read.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(Path(image), upright=True)
+    if isinstance(image, Image.Image):
+        return np.array(image.convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        raise DataError(
+            f"a {type(image).__name__} is not an image; give a path, a PIL image, or an (H, W, 3)"
+            " uint8 array"
+        )
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise DataError(
+            f"the array is {image.dtype} of shape {image.shape}; give (H, W, 3) uint8, RGB"
+        )
+    return image
