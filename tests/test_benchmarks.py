@@ -98,7 +98,7 @@ def test_nested_splits() -> None:
 
 def test_backgrounds_are_said() -> None:
     kinds = {bench.base: bench.background for bench in BENCHMARKS.values()}
-    assert {name for name, kind in kinds.items() if kind == "word"} == {
+    assert {name for name, kind in kinds.items() if kind == "class"} == {
         "context-60",
         "voc-zs3",
         "context-zs3",
@@ -112,19 +112,22 @@ def test_backgrounds_are_said() -> None:
         "coco-20i",
         "doodles-5i",
     }
-    assert get_benchmark("voc-21").judged == (*VOC, "background")
-    assert get_benchmark("voc").judged == VOC
+    assert get_benchmark("voc-21").scored_names == (*VOC, "background")
+    assert get_benchmark("voc").scored_names == VOC
 
 
 def test_benchmarks_that_ask_the_same() -> None:
     same = {
-        name for name in BENCHMARKS for other in ("voc",) if get_benchmark(name).asks_as(other, VOC)
+        name
+        for name in BENCHMARKS
+        for other in ("voc",)
+        if get_benchmark(name).same_classes_as(other, VOC)
     }
     assert same == {"voc", "voc-21"}, "not the folds, nor ZS3's splits"
-    assert not get_benchmark("pascal-5i/3").asks_as("voc", VOC)
-    assert not get_benchmark("voc").asks_as("pascal-5i/3", VOC)
-    assert get_benchmark("context").asks_as("context-60-threshold", CONTEXT)
-    assert not get_benchmark("voc").asks_as("/a/folder", VOC)
+    assert not get_benchmark("pascal-5i/3").same_classes_as("voc", VOC)
+    assert not get_benchmark("voc").same_classes_as("pascal-5i/3", VOC)
+    assert get_benchmark("context").same_classes_as("context-60-threshold", CONTEXT)
+    assert not get_benchmark("voc").same_classes_as("/a/folder", VOC)
 
 
 def test_a_run_on_the_same_words_with_another_background(tmp_path: Path) -> None:

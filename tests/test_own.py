@@ -16,7 +16,7 @@ from unseen.__main__ import main
 from unseen.api import train
 from unseen.check import check
 from unseen.data.benchmarks import get_benchmark
-from unseen.data.own import contents, read_classes
+from unseen.data.own.layout import contents, read_classes
 from unseen.errors import DataError, SettingError
 from unseen.labels import BACKGROUND, IGNORE
 from unseen.settings import ModelSettings, TrainSettings
@@ -58,7 +58,7 @@ def test_marks_and_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "background", "first"),
     [
-        ("background", "word", 0),
+        ("background", "class", 0),
         ("rest # ignore", "ignore", 1),
         ("none # threshold", "threshold", 1),
     ],
@@ -149,7 +149,7 @@ def test_ids_and_void(tmp_path: Path) -> None:
         BACKGROUND,
         IGNORE,
     ]
-    assert get_benchmark(str(tmp_path)).judged == ("cat", "dog", "tree", "background")
+    assert get_benchmark(str(tmp_path)).scored_names == ("cat", "dog", "tree", "background")
 
 
 def test_label_maps_with_16_bits(tmp_path: Path) -> None:

@@ -288,7 +288,7 @@ def evaluate(
         )
     for model, source, run, name in asked:
         folder, bench = Path(model), get_benchmark(name, lists)
-        own = run is not None and bench.asks_as(run.benchmark, run.class_names)
+        own = run is not None and bench.same_classes_as(run.benchmark, run.class_names)
         if bench.episodes is None and episodes != "all":
             raise SettingError(
                 f"--episodes {episodes} is for folds, and {bench.name} has none; leave it away"

@@ -18,8 +18,8 @@ from rich.table import Table
 
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.data.datasets import LabelledImages, Pair, SegmentationSet
-from unseen.data.own import CLASSES, LABEL_SUFFIXES, SPLITS, UNREAD, contents, read_classes
-from unseen.data.survey import Finding, Looked, Survey, survey
+from unseen.data.own.layout import CLASSES, LABEL_SUFFIXES, SPLITS, UNREAD, contents, read_classes
+from unseen.data.own.survey import Finding, Looked, Survey, survey
 from unseen.errors import DataError, SettingError
 from unseen.files import replacing, write_text
 from unseen.labels import BACKGROUND, IGNORE, MAX_8BIT_CLASSES
@@ -67,7 +67,7 @@ class Checked:
             )
             picture = sheet(
                 rows,
-                self.benchmark.judged,
+                self.benchmark.scored_names,
                 self.benchmark.unseen,
                 title=f"Labels of {self.benchmark.title}",
                 subtitle=line,

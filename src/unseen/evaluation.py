@@ -114,7 +114,7 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The whole report as JSON types; numbers that do not exist are null."""
-        names = self.benchmark.judged
+        names = self.benchmark.scored_names
         return {
             "model": self.title,
             "benchmark": self.benchmark.name,
@@ -148,7 +148,7 @@ class Report:
             line += "   (grey: not labelled, not scored)"
             picture = sheet(
                 self.rows,
-                self.benchmark.judged,
+                self.benchmark.scored_names,
                 self.benchmark.unseen,
                 title=f"{self.title} on {self.benchmark.title}",
                 subtitle=line,
@@ -216,7 +216,7 @@ def evaluate(
     data = benchmark.data("val", root)
     count = len(data) if limit is None else min(limit, len(data))
     wanted = set(spread(count, shown))
-    matrix, pixels, rows, done = ConfusionMatrix(len(benchmark.judged)), 0, [], 0
+    matrix, pixels, rows, done = ConfusionMatrix(len(benchmark.scored_names)), 0, [], 0
     loader = DataLoader(
         Subset(data, range(count)),
         batch_size=None,
@@ -760,7 +760,7 @@ def print_reports(reports: Sequence[Report]) -> None:
             "IoU: "
             + "  ".join(
                 f"{name}{' (unseen)' if name in bench.unseen else ''} {_shown(100 * value)}"
-                for name, value in zip(bench.judged, iou, strict=True)
+                for name, value in zip(bench.scored_names, iou, strict=True)
             )
         )
         if reports[0].met is not None:

@@ -26,7 +26,7 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def is_own(benchmark: str) -> bool:
     """Whether a benchmark's name is that of a folder of one's own data: one that holds classes.txt
-    (`unseen.data.own`).
+    (`unseen.data.own.layout`).
     """
     return (Path(benchmark) / "classes.txt").is_file()
 

@@ -1,7 +1,7 @@
 """Benchmarks as data: everything that moves a number is fixed here, and every report repeats it.
 
 Splits are given by name, never by number: the numbers follow from the vocabulary. A folder of one's
-own is a benchmark too (`unseen.data.own`).
+own is a benchmark too (`unseen.data.own.layout`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from unseen.data.classes import (
 )
 from unseen.data.datasets import Background, SegmentationSet
 from unseen.data.episodes import Draw, Episode
-from unseen.data.own import CLASSES, read_classes
+from unseen.data.own.layout import CLASSES, read_classes
 from unseen.errors import DataError, SettingError
 from unseen.settings import InferenceSettings, is_own
 
@@ -85,7 +85,7 @@ class Benchmark:
         return self.title.replace("/", "-")
 
     @property
-    def judged(self) -> tuple[str, ...]:
+    def scored_names(self) -> tuple[str, ...]:
         """The classes of the confusion matrix: the words, and the background where it is scored
         without being a word.
         """
@@ -110,7 +110,7 @@ class Benchmark:
         """Places of the seen words."""
         return [i for i, name in enumerate(self.class_names) if name not in self.unseen]
 
-    def asks_as(self, name: str, vocabulary: Sequence[str]) -> bool:
+    def same_classes_as(self, name: str, vocabulary: Sequence[str]) -> bool:
         """Whether it is the benchmark of that name and vocabulary, or asks the same words in the
         same way.
 
@@ -144,7 +144,7 @@ class Benchmark:
             DataError: None where one is needed, or a folder that does not exist.
         """
         if self.needs_root:
-            openers.needed(root, self.name)
+            openers.require_root(root, self.name)
 
 
 COCO_STUFF_UNSEEN = (
@@ -211,7 +211,7 @@ def _voc(
     drop: bool = False,
 ) -> Benchmark:
     hidden = tuple(1 + i for i, word in enumerate(VOC) if word in unseen) if drop else ()
-    words = ("background", *VOC) if background == "word" else VOC
+    words = ("background", *VOC) if background == "class" else VOC
     train = (
         {"train": "those of 10 582 images (VOC train + SBD) that show no unseen class"}
         if drop
@@ -233,7 +233,7 @@ def _context(
     drop: bool = False,
 ) -> Benchmark:
     hidden = tuple(1 + i for i, word in enumerate(CONTEXT) if word in unseen) if drop else ()
-    words = ("background", *CONTEXT) if background == "word" else CONTEXT
+    words = ("background", *CONTEXT) if background == "class" else CONTEXT
     train = {"train": "those of 4 996 images that show no unseen class"} if drop else {}
     return Benchmark(
         name=name, summary=summary, class_names=words, unseen=unseen, templates="multi", inference=WINDOWS, background=background,
@@ -256,7 +256,7 @@ def _zs3() -> list[Benchmark]:
             labels = f"0 is the background, 1..{most} the classes; 255 is void"
             summary = f"{'PASCAL VOC' if base == 'voc' else 'PASCAL Context'}, {about}"
             made.append(
-                maker(f"{base}-zs3/{count}", summary, labels, "word", pairs[:count], drop=True)
+                maker(f"{base}-zs3/{count}", summary, labels, "class", pairs[:count], drop=True)
             )
     return sorted(made, key=lambda each: each.base, reverse=True)
 
@@ -305,7 +305,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "context-60",
             "PASCAL Context with the background as a seen class: 50 seen and 10 unseen classes",
             "0 is the background, 1..59 the classes; 255 is void",
-            "word",
+            "class",
         ),
         Benchmark(
             name="doodles",
@@ -369,7 +369,7 @@ def get_benchmark(name: str, lists: Path | None = None) -> Benchmark:
     """A benchmark by name, or from a folder of one's own.
 
     Args:
-        name: Key of `BENCHMARKS`, folds as "pascal-5i/0"; or a folder (`unseen.data.own`).
+        name: Key of `BENCHMARKS`, folds as "pascal-5i/0"; or a folder (`unseen.data.own.layout`).
         lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
 
     Raises:

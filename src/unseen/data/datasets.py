@@ -46,8 +46,8 @@ class SegmentationSet(Dataset[Sample], ABC):
     def __getitem__(self, index: int) -> Sample: ...
 
 
-Background = Literal["ignore", "word", "threshold", "rest"]
-"""What becomes of labelled pixels that show none of the classes. "ignore": they are void; "word":
+Background = Literal["ignore", "class", "threshold", "rest"]
+"""What becomes of labelled pixels that show none of the classes. "ignore": they are void; "class":
 the background is a word of the vocabulary; "threshold": it is scored as a class that no word asks
 for, predicted where no word is confident enough; "rest": folds, where it is all that is not the
 word asked for."""

@@ -37,12 +37,12 @@ from unseen.data.episodes import (
     paired,
     pascal_list,
 )
-from unseen.data.own import Classes, own_pairs
+from unseen.data.own.layout import Classes, own_pairs
 from unseen.errors import DataError, SettingError
 from unseen.files import read_labels
 
 
-def needed(root: Path | None, name: str) -> Path:
+def require_root(root: Path | None, name: str) -> Path:
     """The root, where a benchmark has to have one.
 
     Raises:
@@ -63,7 +63,7 @@ def needed(root: Path | None, name: str) -> Path:
 
 def with_background(pairs: list[Pair], words: int, background: Background) -> SegmentationSet:
     """Label maps stored as 0 = background, 1..words = classes."""
-    if background == "word":
+    if background == "class":
         return LabelledImages(pairs, words + 1)
     return LabelledImages(pairs, words, background=0, keep_background=background == "threshold")
 
@@ -72,7 +72,7 @@ def voc(
     background: Background, root: Path | None, split: str, hidden: tuple[int, ...] = ()
 ) -> SegmentationSet:
     """PASCAL VOC; training images that hold one of the stored ids `hidden` are left out."""
-    pairs = voc_pairs(needed(root, "voc"), split)
+    pairs = voc_pairs(require_root(root, "voc"), split)
     return with_background(
         without(pairs, hidden) if split == "train" and hidden else pairs, len(VOC), background
     )
@@ -82,7 +82,7 @@ def context(
     background: Background, root: Path | None, split: str, hidden: tuple[int, ...] = ()
 ) -> SegmentationSet:
     """PASCAL Context; `hidden` as for `voc`."""
-    pairs = context_pairs(needed(root, "context"), split)
+    pairs = context_pairs(require_root(root, "context"), split)
     return with_background(
         without(pairs, hidden) if split == "train" and hidden else pairs, len(CONTEXT), background
     )
@@ -112,26 +112,34 @@ def without(pairs: list[Pair], ids: tuple[int, ...]) -> list[Pair]:
 
 def coco_stuff(root: Path | None, split: str) -> SegmentationSet:
     """COCO-Stuff 164K."""
-    return LabelledImages(coco_stuff_pairs(needed(root, "coco-stuff"), split), len(COCO_STUFF))
+    return LabelledImages(
+        coco_stuff_pairs(require_root(root, "coco-stuff"), split), len(COCO_STUFF)
+    )
 
 
 def ade150(root: Path | None, split: str) -> SegmentationSet:
     """ADE20K of the scene parsing challenge: 0 is void, 1..150 are the classes."""
-    return LabelledImages(ade_pairs(needed(root, "ade20k-150"), split), len(ADE150), background=0)
+    return LabelledImages(
+        ade_pairs(require_root(root, "ade20k-150"), split), len(ADE150), background=0
+    )
 
 
 def ade847(root: Path | None, split: str) -> SegmentationSet:
     """The full ADE20K: ids 0..846 in 16 bits, 65535 is void."""
-    return LabelledImages(ade_pairs(needed(root, "ade20k-847"), split, full=True), len(ADE847))
+    return LabelledImages(
+        ade_pairs(require_root(root, "ade20k-847"), split, full=True), len(ADE847)
+    )
 
 
 def cityscapes(root: Path | None, split: str) -> SegmentationSet:
     """Cityscapes: training ids 0..18, 255 is void."""
-    return LabelledImages(cityscapes_pairs(needed(root, "cityscapes"), split), len(CITYSCAPES))
+    return LabelledImages(
+        cityscapes_pairs(require_root(root, "cityscapes"), split), len(CITYSCAPES)
+    )
 
 
 def own(folder: Path, classes: Classes, root: Path | None, split: str) -> SegmentationSet:
-    """A folder of one's own (`unseen.data.own`).
+    """A folder of one's own (`unseen.data.own.layout`).
 
     Raises:
         SettingError: Another root is given besides.
@@ -179,7 +187,7 @@ def pascal_episodes(
     fold: int, lists: Path | None, root: Path | None, how: Draw, seed: int
 ) -> tuple[SegmentationSet, list[Episode]]:
     """PASCAL-5i's validation images and pairs."""
-    base, novel = voc_base(needed(root, f"pascal-5i/{fold}")), range(5 * fold, 5 * fold + 5)
+    base, novel = voc_base(require_root(root, f"pascal-5i/{fold}")), range(5 * fold, 5 * fold + 5)
     if how == "bam":
         source = base / "ImageSets" / "Segmentation" / "val.txt"
         if not source.is_file():
@@ -206,7 +214,7 @@ def coco_fold(fold: int, lists: Path | None, root: Path | None, split: str) -> S
     classes = novel if split == "val" else [i for i in range(len(COCO)) if i not in novel]
     pairs, _ = paired(
         coco_list(source),
-        partial(coco_fold_pair, needed(root, f"coco-20i/{fold}")),
+        partial(coco_fold_pair, require_root(root, f"coco-20i/{fold}")),
         source,
         classes,
     )
@@ -217,7 +225,7 @@ def coco_episodes(
     fold: int, lists: Path | None, root: Path | None, how: Draw, seed: int
 ) -> tuple[SegmentationSet, list[Episode]]:
     """COCO-20i's validation images and pairs."""
-    place = needed(root, f"coco-20i/{fold}")
+    place = require_root(root, f"coco-20i/{fold}")
     if how == "bam":
         raise SettingError(
             "BAM's draw follows the order of its own COCO list, which is published nowhere stable;"

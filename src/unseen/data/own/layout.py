@@ -109,7 +109,7 @@ def read_classes(path: Path) -> Classes:
         if marks[0] == "threshold"
         else "ignore"
         if first or "background" not in names
-        else "word"
+        else "class"
     )
     return Classes(
         tuple(names[first:]),
