@@ -32,6 +32,8 @@ def lowest(project: dict) -> list[str]:
         match = re.match(r"([\w.-]+)(?:\[[\w,-]+\])?\s*>=\s*([\w.]+)", requirement)
         if match is None:
             raise SystemExit(f"{requirement!r} has no lower bound; give one as NAME>=VERSION")
+        if match[1] in pinned and pinned[match[1]] != match[2]:
+            raise SystemExit(f"{match[1]} has two lower bounds; give one")
         pinned[match[1]] = match[2]
     return [f"{name}=={version}" for name, version in sorted(pinned.items())]
 

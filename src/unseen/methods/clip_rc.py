@@ -8,8 +8,8 @@ the dot product of its queries, averaged over regions, with the patches. While t
 decoder* must give back what queries and patches were before.
 
 The released code differs from sound practice in a few places. Each is a named option; the defaults
-are what we found right, `PUBLISHED` holds the released values. `docs/methods.md` lists them with
-numbers.
+are what we found right, `PUBLISHED` holds the released values. `docs/methods/clip_rc.md` lists them
+with numbers.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ cosines of the patches with a prototype (from the mask, while training) or with 
 
 What is known of the method is its abstract, its figure and its released code, which contradict each
 other in places. Each is a named option; the defaults are what we found right, `PUBLISHED` holds the
-released values. `docs/methods.md` lists them with numbers.
+released values. `docs/methods/esda.md` lists them with numbers.
 """
 
 from __future__ import annotations

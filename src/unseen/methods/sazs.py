@@ -8,7 +8,7 @@ learns where things meet, and the cells it is sure of count once more.
 
 The paper's second half, the choice among spectral segments, is not part of the network:
 `unseen.segments`. The released code scores it with the labels' help. The defaults here are what we
-found right, `PUBLISHED` holds the released values; `docs/methods.md` lists them.
+found right, `PUBLISHED` holds the released values; `docs/methods/sazs.md` lists them.
 """
 
 from __future__ import annotations

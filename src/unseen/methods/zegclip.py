@@ -8,7 +8,7 @@ so that a word never trained on still asks in terms the decoder knows.
 
 The released code differs from the paper and from sound practice in a few places. Each is a named
 option; the defaults are what we found right, `PUBLISHED` holds the released values.
-`docs/methods.md` lists them with numbers.
+`docs/methods/zegclip.md` lists them with numbers.
 """
 
 from __future__ import annotations
