@@ -38,7 +38,7 @@ from unseen.data.classes import (
 )
 from unseen.data.datasets import LabelledImages
 from unseen.errors import DataError, SettingError
-from unseen.inference import best_words
+from unseen.inference import best_classes
 from unseen.labels import BACKGROUND, IGNORE, PADDING, index_to_label, label_to_index, subset_lookup
 from unseen.metrics import ConfusionMatrix
 from unseen.settings import InferenceSettings
@@ -443,7 +443,7 @@ def test_metric_and_best_words_above_253() -> None:
     scores = torch.zeros(1, 300, 1, 4)
     for column, word in enumerate((1, 252, 253, 299)):
         scores[0, word, 0, column] = 1
-    best = best_words(scores, (1, 4), InferenceSettings())
+    best = best_classes(scores, (1, 4), InferenceSettings())
     assert best.tolist() == [[[1, 252, 256, 302]]]
     matrix = ConfusionMatrix(300)
     matrix.update(

@@ -27,7 +27,7 @@ from unseen.data.classes import COCO, DOODLES, DOODLES_FOLDS, VOC
 from unseen.data.datasets import DoodleScenes, voc_fold_pair
 from unseen.data.episodes import HASHES, Episode, bam_list, coco_list, draw, find_list, pascal_list
 from unseen.errors import DataError, SettingError
-from unseen.inference import fitted, foreground, restored
+from unseen.inference import query_mask, resize_input, resize_output
 from unseen.labels import BACKGROUND
 from unseen.methods import create
 from unseen.metrics import EpisodeCounts
@@ -236,11 +236,12 @@ def test_released_evaluation_of_esda() -> None:
     settings, counts = InferenceSettings(canvas=about["size"]), EpisodeCounts(5)
     for k, sample in enumerate(about["samples"]):
         image, labels = tensors[f"val.{k}.image_in"] / 255, tensors[f"val.{k}.label_in"].long()
-        ours = (fitted(image.unsqueeze(0), settings)[0] - mean) / std
+        ours = (resize_input(image.unsqueeze(0), settings)[0] - mean) / std
         close(ours, tensors[f"val.{k}.image_out"], 1e-4)
         logits = tensors[f"eval.{k}.logits"]
         found = (
-            restored(logits[:, 1:] - logits[:, :1], (sample["h"], sample["w"]), settings)[0, 0] > 0
+            resize_output(logits[:, 1:] - logits[:, :1], (sample["h"], sample["w"]), settings)[0, 0]
+            > 0
         )
         before = counts.counts.clone()
         counts.update(found, labels, sample["class_index"])
@@ -257,16 +258,16 @@ def test_foreground_is_where_the_words_logit_is_higher() -> None:
     images = torch.rand(2, 3, 32, 40)
     one = create("esda", tiny_clip(), text_blocks=(1,)).eval()
     text = one.encode_text(["tree", "car"])
-    found = foreground(one, images, text, 1, InferenceSettings())
+    found = query_mask(one, images, text, 1, InferenceSettings())
     logits = torch.stack(
         [one(image.unsqueeze(0), text.select([1])).resized((32, 40))[0] for image in images]
     )
     assert torch.equal(found, logits[:, 1] > logits[:, 0])
-    assert torch.equal(found, foreground(one, images, text, 1, InferenceSettings(), 0.5))
+    assert torch.equal(found, query_mask(one, images, text, 1, InferenceSettings(), 0.5))
     probability = (logits[:, 1] - logits[:, 0]).sigmoid()
     threshold = probability.quantile(0.3).item()
     assert torch.equal(
-        foreground(one, images, text, 1, InferenceSettings(), threshold), probability > threshold
+        query_mask(one, images, text, 1, InferenceSettings(), threshold), probability > threshold
     )
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tiny import tiny_clip
 from unseen.errors import SettingError
-from unseen.inference import fitted, label_maps, score_maps, window_starts
+from unseen.inference import label_maps, resize_input, score_maps, window_starts
 from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.segmenter import Prediction, Segmenter, TextFeatures
@@ -176,7 +176,7 @@ def test_a_batch_scores_as_its_images() -> None:
     [((20, 30), (40, 60)), ((30, 20), (60, 40)), ((80, 90), (40, 45)), ((41, 55), (40, 54))],
 )
 def test_short_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    resized = fitted(torch.rand(1, 3, *size), InferenceSettings(short_side=40))
+    resized = resize_input(torch.rand(1, 3, *size), InferenceSettings(short_side=40))
     assert resized.shape[-2:] == expected
     assert resized.min() >= 0
     assert resized.max() <= 1
@@ -184,8 +184,8 @@ def test_short_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
 
 def test_an_image_that_fits_is_left_alone() -> None:
     images = torch.rand(1, 3, 20, 30)
-    assert fitted(images, InferenceSettings(short_side=20)) is images
-    assert fitted(images, InferenceSettings()) is images
+    assert resize_input(images, InferenceSettings(short_side=20)) is images
+    assert resize_input(images, InferenceSettings()) is images
 
 
 @pytest.mark.parametrize("size", [(20, 30), (33, 18), (7, 9), (1, 5)])
@@ -240,24 +240,26 @@ def test_bytes_and_fractions_are_the_same_image() -> None:
 # ----------------------------------------------------------------------- words
 
 
-@pytest.mark.parametrize("words_at_once", [1, 2, 3, 7, 50])
-def test_words_at_once_changes_nothing(words_at_once: int) -> None:
+@pytest.mark.parametrize("classes_at_once", [1, 2, 3, 7, 50])
+def test_classes_at_once_changes_nothing(classes_at_once: int) -> None:
     segmenter, text = words(7)
     images, settings = torch.rand(2, 3, 20, 28), InferenceSettings(short_side=30)
     expected = label_maps(segmenter, images, text, settings, threshold=0.4)
     assert len(expected.labels.unique()) > 4
-    maps = label_maps(segmenter, images, text, settings, threshold=0.4, words_at_once=words_at_once)
+    maps = label_maps(
+        segmenter, images, text, settings, threshold=0.4, classes_at_once=classes_at_once
+    )
     assert torch.equal(maps.labels, expected.labels)
     assert torch.equal(maps.confidence, expected.confidence)
 
 
-@pytest.mark.parametrize("words_at_once", [1, 2, 32])
-def test_the_first_of_equal_words_wins(words_at_once: int) -> None:
+@pytest.mark.parametrize("classes_at_once", [1, 2, 32])
+def test_the_first_of_equal_words_wins(classes_at_once: int) -> None:
     segmenter, text = words(5)
     flat = TextFeatures(text.names, torch.zeros(5, 3))
     images = torch.rand(1, 3, 4, 4)  # one patch: the place adds nothing
     assert label_maps(
-        segmenter, images, flat, InferenceSettings(), words_at_once=words_at_once
+        segmenter, images, flat, InferenceSettings(), classes_at_once=classes_at_once
     ).labels.unique().tolist() == [0]
 
 
@@ -342,8 +344,8 @@ def test_squares_may_be_resized_once_and_without_antialiasing() -> None:
     images, text = torch.rand(1, 3, 50, 70), segmenter.encode_text(("tree", "car"))
     plain = InferenceSettings(square=32, antialias=False)
     squashed = F.interpolate(images, (32, 32), mode="bilinear", align_corners=False)
-    assert torch.equal(fitted(images, plain), squashed)
-    assert not torch.equal(fitted(images, replace(plain, antialias=True)), squashed)
+    assert torch.equal(resize_input(images, plain), squashed)
+    assert not torch.equal(resize_input(images, replace(plain, antialias=True)), squashed)
     direct = F.interpolate(
         segmenter(squashed, text).logits, (50, 70), mode="bilinear", align_corners=False
     )

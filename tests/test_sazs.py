@@ -17,7 +17,7 @@ from unseen.backbones.mobilenet import DilatedMobileNet
 from unseen.checkpoints import load_run
 from unseen.convert import RELEASED, from_state_dict, renamed, translate
 from unseen.errors import CheckpointError, SettingError, VocabularyError
-from unseen.inference import ask, foreground
+from unseen.inference import ask, query_mask
 from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.methods.sazs import (
@@ -249,7 +249,7 @@ def test_masks_of_the_test_step() -> None:
     for i in range(3):
         text = TextFeatures(("word",), tensors["text"][i, 1:], None, tensors["text"][i, 0])
         image = tensors[f"{i}.image"].unsqueeze(0)
-        found = foreground(
+        found = query_mask(
             segmenter, image, text, 0, InferenceSettings(square=side, antialias=False)
         )
         assert torch.equal(found[0], tensors[f"{i}.pred"].bool())

@@ -29,7 +29,7 @@ from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.data.episodes import pascal_list
 from unseen.evaluation import choose_threshold, evaluate, evaluate_episodes
 from unseen.files import write_text
-from unseen.inference import foreground
+from unseen.inference import query_mask
 from unseen.labels import IGNORE
 from unseen.metrics import EpisodeCounts
 from unseen.segmenter import Segmenter, TextFeatures
@@ -139,7 +139,7 @@ def floors(
         word = others[int(torch.randint(len(others), (), generator=rng))]
         everything.update(torch.ones_like(truth, dtype=torch.bool), truth, episode.class_id)
         wrong.update(
-            foreground(segmenter, sample.image.unsqueeze(0), text, word, SIZE)[0],
+            query_mask(segmenter, sample.image.unsqueeze(0), text, word, SIZE)[0],
             truth,
             episode.class_id,
         )

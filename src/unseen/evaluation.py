@@ -26,23 +26,17 @@ from unseen.data.datasets import Sample
 from unseen.data.episodes import Draw
 from unseen.errors import DataError, SettingError
 from unseen.files import replacing, write_text
-from unseen.inference import (
-    Claim,
-    Claims,
-    agreement,
-    best_words,
-    foreground,
-    label_maps,
-    overlaps,
-    score_maps,
-    segments_of,
-    settled,
-    settled_mask,
-)
+from unseen.inference import LabelMaps, label_maps, query_mask
 from unseen.labels import BACKGROUND, IGNORE, index_to_label, subset_lookup
 from unseen.metrics import ConfusionMatrix, EpisodeCounts, episode_counts
 from unseen.segmenter import Segmenter, TextFeatures, TextSegmenter
-from unseen.segments.source import SegmentSource
+from unseen.segments.refinement import (
+    SegmentMatch,
+    SegmentRefiner,
+    refine_maps,
+    segment_iou,
+)
+from unseen.segments.source import SegmentSource, segment_source
 from unseen.settings import InferenceSettings, check_threshold
 from unseen.visualize import Row, sheet, spread
 
@@ -195,7 +189,7 @@ def evaluate(
         shown: Images kept for the sheet, spread over the set.
         progress: Show a progress bar.
         oracle: Let the labels choose between a word's mask and the eigen-segments
-            (`oracle_claims`); the report says so.
+            (`OracleRefiner`); the report says so.
         trained: The run, where it was trained on another benchmark: the report says which words it
             has met there.
         about: What else the report should say of the model.
@@ -226,18 +220,14 @@ def evaluate(
     samples = track(loader, description=title, total=count, transient=True, disable=not progress)
     for images, labels, names in _same_size(samples, batch_size):
         images = images.to(segmenter.device)
-        claims: Claims | None = None
-        if segments is not None:
-            found = segments(images, names)
-            words = torch.where(labels == BACKGROUND, IGNORE, labels).to(found.device)
-            claims = (
-                oracle_claims(found, words)
-                if oracle
-                else agreement(found, inference.refinement_threshold)
-            )
-        maps = label_maps(
-            segmenter, images, text, inference, seen=seen, threshold=threshold, claims=claims
-        ).labels.cpu()
+        predicted = label_maps(segmenter, images, text, inference, seen=seen, threshold=threshold)
+        if segments is not None and oracle:
+            truth = torch.where(labels == BACKGROUND, IGNORE, labels).to(images.device)
+            predicted = OracleRefiner(segments).refine(predicted, segments(images, names), truth)
+        elif segments is not None:
+            refiner = SegmentRefiner(segments, inference.refinement_threshold)
+            predicted = refiner.refine(predicted, segments(images, names))
+        maps = predicted.labels.cpu()
         if scored:
             labels, maps = (
                 torch.where(labels == BACKGROUND, background, labels),
@@ -405,6 +395,9 @@ def evaluate_episodes(
     assert benchmark.episodes is not None
     check_threshold(threshold)
     segments = _segments(segmenter, inference, oracle)
+    refiner = None
+    if segments is not None and not oracle:
+        refiner = SegmentRefiner(segments, inference.refinement_threshold)
     data, episodes = benchmark.episodes(root, how, seed)
     episodes = episodes[:limit]
     count = len(episodes)
@@ -427,30 +420,21 @@ def evaluate_episodes(
         image = sample.image.unsqueeze(0).to(segmenter.device)
         if last is None or last[0] != episode.index:
             parts = segments(image, [sample.name]) if segments is not None else None
-            claims = (
-                agreement(parts, inference.refinement_threshold)
-                if parts is not None and not oracle
-                else None
-            )
-            binary = segmenter.kind == "binary"
-            maps = (
-                None
-                if binary
-                else label_maps(
-                    segmenter, image, text, inference, seen=seen, threshold=threshold, claims=claims
+            maps = None
+            if segmenter.kind != "binary":
+                predicted = label_maps(
+                    segmenter, image, text, inference, seen=seen, threshold=threshold
                 )
-                .labels[0]
-                .cpu()
-            )
+                if parts is not None and refiner is not None:
+                    predicted = refiner.refine(predicted, parts)
+                maps = predicted.labels[0].cpu()
             last = episode.index, maps, parts
         _, maps, parts = last
         if maps is None:
-            mask = foreground(segmenter, image, text, episode.class_id, inference, threshold)[0]
-            found = (
-                settled_mask(mask, agreement(parts, inference.refinement_threshold))
-                if parts is not None and not oracle
-                else mask
-            ).cpu()
+            mask = query_mask(segmenter, image, text, episode.class_id, inference, threshold)[0]
+            if parts is not None and refiner is not None:
+                mask = refiner.refine_mask(mask, parts[0])
+            found = mask.cpu()
         else:
             found = maps == episode.class_id
         if oracle:
@@ -515,32 +499,50 @@ def _foreground_iou(mask: Tensor, truth: Tensor, released: bool) -> float:
     return float(hit / max(union, 1))
 
 
-def oracle_claims(segments: Tensor, truth: Tensor) -> Claims:
-    """`oracle_choice` for label maps: of every word that is in the image, the segment whose IoU
-    with the word's true mask is above its own mask's.
+@dataclass(frozen=True)
+class OracleRefiner:
+    """`oracle_choice` for label maps: the labels choose which masks segments replace.
 
-    Args:
-        segments: (B, K, H, W) bool.
-        truth: (B, H, W) labels; pixels of 255 are not looked at.
+    Attributes:
+        source: Where the segments of images come from.
     """
 
-    def claims(picture: int, labels: Tensor) -> list[Claim]:
-        known = truth[picture] != IGNORE
-        words = torch.unique(truth[picture][known]).tolist()
-        own = (
-            torch.stack([labels == word for word in words])
-            if words
-            else labels.new_zeros(0, *labels.shape, dtype=torch.bool)
-        )
-        _, iou = overlaps(truth[picture], torch.cat([segments[picture], own]) & known)
-        parts, found = len(segments[picture]), []
-        for row, word in enumerate(words):
-            best = int(iou[row, :parts].argmax())
-            if iou[row, best] > iou[row, parts + row]:
-                found.append(Claim(word, float(iou[row, best]), segments[picture][best]))
-        return found
+    source: SegmentSource
 
-    return claims
+    def refine(self, maps: LabelMaps, segments: Tensor, truth: Tensor) -> LabelMaps:
+        """Label maps with segments where they are nearer to the truth.
+
+        Args:
+            maps: As `unseen.inference.label_maps` returns them.
+            segments: (B, S, H, W) bool, of the same images.
+            truth: (B, H, W) labels; pixels of 255 are ignored.
+        """
+        matches = [
+            oracle_matches(*image) for image in zip(maps.labels, segments, truth, strict=True)
+        ]
+        return refine_maps(maps, matches)
+
+
+def oracle_matches(labels: Tensor, segments: Tensor, truth: Tensor) -> list[SegmentMatch]:
+    """Of every class in the image, the segment with the highest IoU with its true mask.
+
+    Segments that are no nearer to the true mask than the predicted one are left out.
+
+    Args:
+        labels: (H, W), predicted.
+        segments: (S, H, W) bool.
+        truth: (H, W) labels; pixels of 255 are ignored.
+    """
+    known = truth != IGNORE
+    class_ids = torch.unique(truth[known])
+    predicted = labels == class_ids.view(-1, 1, 1)
+    present, iou = segment_iou(truth, torch.cat([segments, predicted]) & known)
+    matches = []
+    for row, class_id in enumerate(present):
+        best = int(iou[row, : len(segments)].argmax())
+        if iou[row, best] > iou[row, len(segments) + row]:
+            matches.append(SegmentMatch(class_id, float(iou[row, best]), segments[best]))
+    return matches
 
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -557,7 +559,7 @@ def choose_threshold(
     thresholds: Sequence[float] = THRESHOLDS,
     progress: bool = True,
 ) -> dict[float, float]:
-    """What each threshold of `unseen.inference.agreement` gives on training images and seen words
+    """What each threshold of `SegmentRefiner` gives on training images and seen words
     alone: mIoU in percent.
 
     Unseen words are not asked for, and their pixels not counted. The best threshold is the one to
@@ -574,7 +576,7 @@ def choose_threshold(
         progress: Show a progress bar.
     """
     source, data, seen = (
-        segments_of(segmenter, inference),
+        segment_source(segmenter, inference),
         benchmark.data("train", root),
         benchmark.seen_ids,
     )
@@ -592,24 +594,24 @@ def choose_threshold(
         np.linspace(0, len(data) - 1, min(images, len(data))).round().astype(int)
     ).tolist()
     for index in track(
-        chosen, description="threshold of agreement", transient=True, disable=not progress
+        chosen, description="refinement threshold", transient=True, disable=not progress
     ):
         sample = data[index]
         image, truth = sample.image.unsqueeze(0).to(segmenter.device), place[sample.labels]
         known = torch.where(torch.isin(sample.labels, hidden), IGNORE, sample.labels)
         parts = source(image, [sample.name])
-        claims = [agreement(parts, each) for each in thresholds]
+        refiners = [SegmentRefiner(source, threshold) for threshold in thresholds]
         present = [int(word) for word in torch.unique(truth) if word != IGNORE]
         if folds and segmenter.kind == "binary":
             for word in present:
-                mask = foreground(segmenter, image, words, word, inference)[0]
-                for mine, count in zip(claims, counts, strict=True):
-                    count.update(settled_mask(mask, mine).cpu(), _asked(known, seen[word]), word)
+                mask = query_mask(segmenter, image, words, word, inference)[0]
+                for refiner, count in zip(refiners, counts, strict=True):
+                    refined = refiner.refine_mask(mask, parts[0]).cpu()
+                    count.update(refined, _asked(known, seen[word]), word)
             continue
-        scores = score_maps(segmenter, image, words, inference)
-        labels = best_words(scores, (image.shape[-2], image.shape[-1]), inference)
-        for mine, matrix, count in zip(claims, matrices, counts, strict=True):
-            maps = settled(labels, mine, scores, inference)[0].cpu()
+        predicted = label_maps(segmenter, image, words, inference)
+        for refiner, matrix, count in zip(refiners, matrices, counts, strict=True):
+            maps = refiner.refine(predicted, parts).labels[0].cpu()
             matrix.update(maps, truth)
             for word in present if folds else ():
                 count.update(maps == word, _asked(known, seen[word]), word)
@@ -636,7 +638,9 @@ def _segments(
             "the oracle and --inference.refinement segment_iou exclude each other: either labels choose"
             " the segments or they do not"
         )
-    return segments_of(segmenter, inference) if oracle or inference.refinement != "none" else None
+    return (
+        segment_source(segmenter, inference) if oracle or inference.refinement != "none" else None
+    )
 
 
 def _about_segments(segments: SegmentSource | None) -> dict[str, Any] | None:

@@ -1,116 +1,105 @@
-"""From images to label maps: sliding windows, calibration, background. Logits meet image size
-here and nowhere else.
+"""From images to label maps: input size, sliding windows, the decision, a background threshold.
+
+Logits meet the size of the image here and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unseen.backbones.vit import clip_keys, load_keys
-from unseen.errors import DataError, SettingError
-from unseen.labels import IGNORE, index_to_label, label_to_index
-from unseen.segmenter import ClipSegmenter, Prediction, Segmenter, TextFeatures
-from unseen.segments.source import SegmentSource
-from unseen.segments.spectral import SpectralSettings
+from unseen.errors import SettingError
+from unseen.labels import IGNORE, index_to_label
+from unseen.segmenter import Prediction, Segmenter, TextFeatures
 from unseen.settings import InferenceSettings
 
 CANVAS_STEP = 8
 """Both sides of an image on the canvas are made a multiple of this (BAM's evaluation, which ESDA
 follows)."""
+CLASSES_AT_ONCE = 32
+"""Score maps resized to image size at a time; bounds the memory they take."""
 
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """Label maps of a batch of images.
+    """Label maps of a batch of images, and the scores they were decided by.
 
     Attributes:
-        labels: (B, H, W) int64, the label of the best word (its place in the list,
-            `unseen.labels`); 255 where the background policy says that no word fits.
-        confidence: (B, H, W) float32 in 0..1, of the best word, computed at the size of the score
+        labels: (B, H, W) int64, the label of the best class (`unseen.labels`); 255 where its
+            confidence is below the background threshold.
+        confidence: (B, H, W) float32 in 0..1, of the best class, computed at the size of the score
             maps and then resized.
+        scores: (B, K, h, w), at the size `score_maps` returns.
+        settings: The settings they were computed with.
     """
 
     labels: Tensor
     confidence: Tensor
+    scores: Tensor
+    settings: InferenceSettings
 
 
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along a side: every `stride` pixels, the last one moved back to the
-    border.
-    """
-    count = max(length - window + stride - 1, 0) // stride + 1
-    return [max(0, min(i * stride, length - window)) for i in range(count)]
+# ------------------------------------------------------------------------- size
 
 
-def fitted(images: Tensor, settings: InferenceSettings) -> Tensor:
-    """Images (B, 3, H, W) in 0..1 at the size the settings ask for: bilinear, with anti-aliasing
-    except on the canvas and where it is left out.
-    """
-    h, w = images.shape[-2:]
+def resize_input(images: Tensor, settings: InferenceSettings) -> Tensor:
+    """Images (B, 3, H, W) in 0..1 at the size the settings ask for, by bilinear interpolation."""
     if settings.canvas is not None:
-        side = settings.canvas
-        scale = side / max(h, w)
-        inside = [
-            max(CANVAS_STEP, int(n * scale + 1e-9) // CANVAS_STEP * CANVAS_STEP) for n in (h, w)
-        ]
-        resized = F.interpolate(images, inside, mode="bilinear", align_corners=False)
-        return F.pad(resized, (0, side - inside[1], 0, side - inside[0]))
+        return _resize_into_canvas(images, settings.canvas)
+    h, w = images.shape[-2:]
+    size = (h, w)
     if settings.square is not None:
         size = (settings.square, settings.square)
     elif settings.short_side is not None:
+        short = min(h, w)
         size = (
-            int(h * settings.short_side / min(h, w) + 0.5),
-            int(w * settings.short_side / min(h, w) + 0.5),
+            int(h * settings.short_side / short + 0.5),
+            int(w * settings.short_side / short + 0.5),
         )
-    else:
-        size = (h, w)
     if size == (h, w):
         return images
     if not settings.antialias:
         return F.interpolate(images, size, mode="bilinear", align_corners=False)
-    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(
-        0, 1
+    resized = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+    # Rounding inside the smoothing filter may leave the range of the input.
+    return resized.clamp(0, 1)
+
+
+def _resize_into_canvas(images: Tensor, side: int) -> Tensor:
+    """Images with their longer side near `side`, padded with black to a square."""
+    scale = side / max(images.shape[-2:])
+    # The small term keeps an exact multiple from being rounded down a whole step.
+    height, width = (
+        max(CANVAS_STEP, int(length * scale + 1e-9) // CANVAS_STEP * CANVAS_STEP)
+        for length in images.shape[-2:]
     )
+    resized = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
+    return F.pad(resized, (0, side - width, 0, side - height))
 
 
-def restored(maps: Tensor, size: tuple[int, int], settings: InferenceSettings) -> Tensor:
-    """Maps (B, k, h, w) of fitted images at the images' own size (H, W)."""
+def resize_output(maps: Tensor, size: tuple[int, int], settings: InferenceSettings) -> Tensor:
+    """Maps (B, K, h, w) of resized images at the images' own size (H, W)."""
     if settings.canvas is not None:
+        # The canvas covers a square of the longer side; its padding is cut off.
         longest = max(size)
-        return F.interpolate(maps, (longest, longest), mode="bilinear", align_corners=True)[
-            ..., : size[0], : size[1]
-        ]
-    return (
-        maps
-        if maps.shape[-2:] == size
-        else F.interpolate(maps, size, mode="bilinear", align_corners=False)
-    )
+        square = F.interpolate(maps, (longest, longest), mode="bilinear", align_corners=True)
+        return square[..., : size[0], : size[1]]
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
-def ask(segmenter: Segmenter, images: Tensor, text: TextFeatures) -> Prediction:
-    """One map a word of images (B, 3, H, W), whatever the method's kind: logits (B, K, h, w).
+# ----------------------------------------------------------------------- scores
 
-    A binary method is asked word by word, each image by itself; a word's map is the difference of
-    its two logits.
-    """
-    if segmenter.kind == "multiclass":
-        prediction: Prediction = segmenter(images, text)
-        return prediction
-    pictures = []
-    for image in images:
-        step = segmenter.words_at_once
-        parts = [
-            segmenter(image.unsqueeze(0), text.select(range(start, min(start + step, len(text)))))
-            for start in range(0, len(text), step)
-        ]
-        pictures.append(torch.cat([part.logits[:, 1] - part.logits[:, 0] for part in parts]))
-    return Prediction(torch.stack(pictures), parts[0].covers, align_corners=parts[0].align_corners)
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along a side: every `stride` pixels, the last one at the border."""
+    count = max(length - window + stride - 1, 0) // stride + 1
+    return [max(0, min(i * stride, length - window)) for i in range(count)]
 
 
 @torch.no_grad()
@@ -121,53 +110,109 @@ def score_maps(
     settings: InferenceSettings,
     seen: Sequence[int] | None = None,
 ) -> Tensor:
-    """Scores (B, K, h, w) at the size the images are resized to, "plain" ones as small as the
-    method gives them; where windows overlap, their mean.
+    """Scores (B, K, h, w) at the size of the resized images.
+
+    Without anti-aliasing they are as small as the method computes them. Where windows overlap they
+    are the mean over the windows.
 
     Args:
         segmenter: Any method, in eval mode.
         images: (B, 3, H, W) uint8, or float in 0..1; RGB.
         text: The encoded vocabulary.
         settings: Size and windows.
-        seen: Columns of the words trained on, where the others were not (`Segmenter.scores`).
+        seen: Columns of the classes trained on, if the others were not (`Segmenter.scores`).
+
+    Raises:
+        SettingError: A stride that leaves gaps between windows.
     """
-    images = fitted(images / 255 if images.dtype == torch.uint8 else images, settings)
-    size = (images.shape[-2], images.shape[-1])
+    if images.dtype == torch.uint8:
+        images = images / 255
+    images = resize_input(images, settings)
     if settings.window is None:
-        prediction = ask(segmenter, images, text)
-        # a filled-up rim would have to be cut off at the larger size, and `restored` aligns no
-        # corners
-        whole = (
-            not settings.antialias and prediction.covers == size and not prediction.align_corners
-        )
-        return segmenter.scores(
-            prediction.logits.float() if whole else prediction.resized(size), seen
-        )
-    window, stride = settings.window, settings.stride or settings.window
-    if not 0 < stride <= window:
+        return _scores(segmenter, images, text, settings, seen)
+    stride = settings.stride or settings.window
+    if not 0 < stride <= settings.window:
         raise SettingError(
-            f"windows of {window} pixels with a stride of {stride} leave gaps; give a stride of 1"
-            f" to {window}"
+            f"windows of {settings.window} pixels with a stride of {stride} leave gaps; give a"
+            f" stride of 1 to {settings.window}"
         )
-    boxes = [
+    return _window_scores(segmenter, images, text, settings, seen)
+
+
+def _scores(
+    segmenter: Segmenter,
+    images: Tensor,
+    text: TextFeatures,
+    settings: InferenceSettings,
+    seen: Sequence[int] | None,
+) -> Tensor:
+    """Scores of whole images, or of windows, in one batch."""
+    prediction = ask(segmenter, images, text)
+    size = (images.shape[-2], images.shape[-1])
+    # Maps of padded images have to be cropped at full size, and `resize_output` does not align
+    # corners: such maps take two steps even where one is asked for.
+    one_step = prediction.covers == size and not prediction.align_corners
+    if one_step and not settings.antialias:
+        return segmenter.scores(prediction.logits.float(), seen)
+    return segmenter.scores(prediction.resized(size), seen)
+
+
+def _window_scores(
+    segmenter: Segmenter,
+    images: Tensor,
+    text: TextFeatures,
+    settings: InferenceSettings,
+    seen: Sequence[int] | None,
+) -> Tensor:
+    """Scores at the size of the images, the mean over all windows that hold a pixel."""
+    assert settings.window is not None
+    height, width = images.shape[-2:]
+    window, stride = settings.window, settings.stride or settings.window
+    places = [
         (i, top, left)
         for i in range(len(images))
-        for top in window_starts(size[0], window, stride)
-        for left in window_starts(size[1], window, stride)
+        for top in window_starts(height, window, stride)
+        for left in window_starts(width, window, stride)
     ]
-    total = images.new_zeros(len(images), len(text), *size)
-    count = images.new_zeros(size)
-    shape = (min(window, size[0]), min(window, size[1]))
-    for first in range(0, len(boxes), settings.window_batch):
-        part = boxes[first : first + settings.window_batch]
+    total = images.new_zeros(len(images), len(text), height, width)
+    count = images.new_zeros(height, width)
+    # Windows of all images share batches, so that small images fill them too.
+    for first in range(0, len(places), settings.window_batch):
+        batch = places[first : first + settings.window_batch]
         crops = torch.stack(
-            [images[i, :, top : top + window, left : left + window] for i, top, left in part]
+            [images[i, :, top : top + window, left : left + window] for i, top, left in batch]
         )
-        scores = segmenter.scores(ask(segmenter, crops, text).resized(shape), seen)
-        for (i, top, left), score in zip(part, scores, strict=True):
-            total[i, :, top : top + shape[0], left : left + shape[1]] += score
-            count[top : top + shape[0], left : left + shape[1]] += i == 0
+        scores = _scores(segmenter, crops, text, settings, seen)
+        for (i, top, left), score in zip(batch, scores, strict=True):
+            rows, columns = slice(top, top + window), slice(left, left + window)
+            total[i, :, rows, columns] += score
+            # Every image has the same windows: they are counted once.
+            if i == 0:
+                count[rows, columns] += 1
     return total.div_(count)
+
+
+def ask(segmenter: Segmenter, images: Tensor, text: TextFeatures) -> Prediction:
+    """Logits (B, K, h, w) of every class for images (B, 3, H, W), whatever the method's kind.
+
+    A method that takes one query class at a time gets each image by itself; the map of a class is
+    the difference of its two logits.
+    """
+    if segmenter.kind == "multiclass":
+        prediction: Prediction = segmenter(images, text)
+        return prediction
+    step = segmenter.words_at_once
+    logits = []
+    for image in images:
+        parts = [
+            segmenter(image.unsqueeze(0), text.select(range(start, min(start + step, len(text)))))
+            for start in range(0, len(text), step)
+        ]
+        logits.append(torch.cat([part.logits[:, 1] - part.logits[:, 0] for part in parts]))
+    return Prediction(torch.stack(logits), parts[0].covers, align_corners=parts[0].align_corners)
+
+
+# --------------------------------------------------------------------- decision
 
 
 @torch.no_grad()
@@ -179,215 +224,83 @@ def label_maps(
     *,
     seen: Sequence[int] | None = None,
     threshold: float | None = None,
-    words_at_once: int = 32,
-    claims: Claims | None = None,
+    classes_at_once: int = CLASSES_AT_ONCE,
 ) -> LabelMaps:
-    """The best word of every pixel, at the images' own size.
+    """The best class of every pixel, at the images' own size.
 
     Args:
         segmenter: Any method, in eval mode.
         images: (B, 3, H, W) uint8, or float in 0..1; RGB.
         text: The encoded vocabulary.
         settings: Size and windows.
-        seen: Columns of the words trained on, where the others were not.
-        threshold: Background policy: pixels whose best word is less confident become 255; None
-            gives every pixel a word.
-        words_at_once: Maps brought to image size at a time; bounds what is held at image size.
-        claims: Masks to put in place of the method's own (`agreement`).
+        seen: Columns of the classes trained on, if the others were not.
+        threshold: Pixels whose best class has a lower confidence are background and become 255;
+            None gives every pixel a class.
+        classes_at_once: Score maps resized to image size at a time.
     """
-    size, scores = (
-        (images.shape[-2], images.shape[-1]),
-        score_maps(segmenter, images, text, settings, seen),
-    )
-    confidence = restored(segmenter.confidence(scores).amax(dim=1, keepdim=True), size, settings)[
-        :, 0
-    ]
-    labels = best_words(scores, size, settings, words_at_once)
+    size = (images.shape[-2], images.shape[-1])
+    scores = score_maps(segmenter, images, text, settings, seen)
+    confidence = segmenter.confidence(scores).amax(dim=1, keepdim=True)
+    confidence = resize_output(confidence, size, settings)[:, 0]
+    labels = best_classes(scores, size, settings, classes_at_once)
     if threshold is not None:
         labels = torch.where(confidence < threshold, IGNORE, labels)
-    return LabelMaps(
-        labels if claims is None else settled(labels, claims, scores, settings, words_at_once),
-        confidence,
-    )
+    return LabelMaps(labels, confidence, scores, settings)
 
 
-def best_words(
-    scores: Tensor, size: tuple[int, int], settings: InferenceSettings, words_at_once: int = 32
+def best_classes(
+    scores: Tensor,
+    size: tuple[int, int],
+    settings: InferenceSettings,
+    classes_at_once: int = CLASSES_AT_ONCE,
 ) -> Tensor:
-    """The label (`unseen.labels`) of the word with the highest score (B, K, h, w) at every pixel of
-    images of `size`, (B, H, W) int64.
+    """The label of the class with the highest score at every pixel.
+
+    Args:
+        scores: (B, K, h, w), as `score_maps` returns them.
+        size: Height and width of the images.
+        settings: The settings of the scores.
+        classes_at_once: Score maps resized to image size at a time.
+
+    Returns:
+        (B, H, W) int64; of classes with equal scores the first.
     """
     best: Tensor | None = None
-    labels = torch.zeros(len(scores), *size, dtype=torch.int64, device=scores.device)
-    for first in range(0, scores.shape[1], words_at_once):
-        part = restored(scores[:, first : first + words_at_once], size, settings)
+    indices = torch.zeros(len(scores), *size, dtype=torch.int64, device=scores.device)
+    for first in range(0, scores.shape[1], classes_at_once):
+        part = resize_output(scores[:, first : first + classes_at_once], size, settings)
         top, index = part.max(dim=1)
         if best is None:
-            best, labels = top, index
+            best, indices = top, index
         else:
-            labels = torch.where(top > best, index + first, labels)
+            indices = torch.where(top > best, index + first, indices)
             best = torch.maximum(top, best)
-    return index_to_label(labels)
+    return index_to_label(indices)
 
 
 @torch.no_grad()
-def foreground(
+def query_mask(
     segmenter: Segmenter,
     images: Tensor,
     text: TextFeatures,
-    word: int,
+    class_index: int,
     settings: InferenceSettings,
     threshold: float | None = None,
 ) -> Tensor:
-    """Where a binary method says that images show one word, (B, H, W) bool: where its logit for
-    the word is the higher one.
+    """The masks (B, H, W) bool of one query class, by a method that takes one at a time.
 
     Args:
-        segmenter: Any binary method, in eval mode.
+        segmenter: Any such method, in eval mode.
         images: (B, 3, H, W) uint8, or float in 0..1; RGB.
         text: The encoded vocabulary.
-        word: Its place there.
+        class_index: Of the query class, in the vocabulary.
         settings: Size and windows.
-        threshold: Where the word's confidence is above this instead, in 0..1; 0.5 changes nothing.
+        threshold: The mask is where the confidence of the class is above this, in 0..1. None is
+            where its logit is above the background's, the same as 0.5.
     """
-    scores = restored(
-        score_maps(segmenter, images, text.select([word]), settings),
-        (images.shape[-2], images.shape[-1]),
-        settings,
-    )[:, :1]
-    return (scores > 0 if threshold is None else segmenter.confidence(scores) > threshold)[:, 0]
-
-
-# --------------------------------------------------------------------- segments
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A mask that takes the place of a word's own.
-
-    Attributes:
-        word: Its label.
-        strength: Of two claims on a pixel the stronger wins.
-        mask: (H, W) bool.
-    """
-
-    word: int
-    strength: float
-    mask: Tensor
-
-
-Claims = Callable[[int, Tensor], list[Claim]]
-"""From the number of an image in its batch and its label map (H, W) to the claims on it, at most
-one a word."""
-
-
-def segments_of(segmenter: Segmenter, settings: InferenceSettings) -> SegmentSource:
-    """Where the eigen-segments come from that the settings name.
-
-    Raises:
-        DataError: A folder that is not there.
-        SettingError: No network is named, and the method has no tower of its own.
-        CheckpointError: Weights that cannot be had.
-    """
-    how = SpectralSettings(settings.segments_count)
-    if settings.segments_dir is not None:
-        if not Path(settings.segments_dir).is_dir():
-            raise DataError(
-                f"the folder of segments {settings.segments_dir} does not exist; make it with"
-                " `unseen eigenvectors`"
-            )
-        return SegmentSource(how, folder=Path(settings.segments_dir))
-    if settings.segments_features is not None:
-        return SegmentSource(how, load_keys(settings.segments_features).to(segmenter.device))
-    if not isinstance(segmenter, ClipSegmenter):
-        raise SettingError(
-            f"{type(segmenter).__name__} has no CLIP tower to take keys from; name a network with"
-            " --inference.segments_features"
-        )
-    return SegmentSource(how, clip_keys(segmenter.clip))
-
-
-def agreement(segments: Tensor, threshold: float) -> Claims:
-    """A word claims the segment or complement that its mask agrees with best, if their IoU reaches
-    the threshold. Sees no labels.
-
-    Segments that are all or nothing say nothing and are left out.
-
-    Args:
-        segments: (B, S, H, W) bool.
-        threshold: In 0..1.
-    """
-
-    def claims(picture: int, labels: Tensor) -> list[Claim]:
-        candidates = torch.cat([segments[picture], ~segments[picture]])
-        filled = candidates.flatten(1).sum(dim=1)
-        candidates = candidates[(filled > 0) & (filled < labels.numel())]
-        if len(candidates) == 0:
-            return []
-        words, iou = overlaps(labels, candidates)
-        best, which = iou.max(dim=1)
-        return [
-            Claim(w, b, candidates[k])
-            for w, b, k in zip(words.tolist(), best.tolist(), which.tolist(), strict=True)
-            if b >= threshold
-        ]
-
-    return claims
-
-
-def overlaps(labels: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """The words (P,) of a label map (H, W), 255 left out, and the IoU (P, S) of their masks with
-    candidates (S, H, W) bool, float64.
-    """
-    words, place, area = torch.unique(labels, return_inverse=True, return_counts=True)
-    hits = torch.stack(
-        [torch.bincount(place[mask], minlength=len(words)) for mask in candidates], dim=1
-    ).double()
-    iou = hits / (area.unsqueeze(1) + candidates.flatten(1).sum(dim=1) - hits)
-    return words[words != IGNORE], iou[words != IGNORE]
-
-
-def settled(
-    labels: Tensor,
-    claims: Claims,
-    scores: Tensor,
-    settings: InferenceSettings,
-    words_at_once: int = 32,
-) -> Tensor:
-    """Label maps (B, H, W) with claims carried out.
-
-    A pixel that several claims hold goes to the strongest. A pixel that its word's own mask held
-    and no claim holds goes to the best of the words without a claim; if every word has one, it
-    keeps its word.
-
-    Args:
-        labels: (B, H, W) int64.
-        claims: On each image.
-        scores: (B, K, h, w), for the next best word.
-        settings: Size and windows.
-        words_at_once: As in `label_maps`.
-    """
-    maps = []
-    for i, mine in enumerate(labels):
-        found = sorted(claims(i, mine), key=lambda claim: claim.strength)
-        claimed = [claim.word for claim in found]
-        words = index_to_label(torch.arange(scores.shape[1], device=mine.device))
-        rest = torch.isin(words, mine.new_tensor(claimed), invert=True)
-        if found and rest.any():
-            others = best_words(
-                scores[i : i + 1, rest], (mine.shape[0], mine.shape[1]), settings, words_at_once
-            )[0]
-            mine = torch.where(
-                torch.isin(mine, mine.new_tensor(claimed)),
-                words[rest][label_to_index(others)],
-                mine,
-            )
-        for claim in found:
-            mine = torch.where(claim.mask, claim.word, mine)
-        maps.append(mine)
-    return torch.stack(maps)
-
-
-def settled_mask(mask: Tensor, claims: Claims, picture: int = 0) -> Tensor:
-    """A word's mask (H, W) bool, or what is claimed in its place."""
-    return next((claim.mask for claim in claims(picture, mask.long()) if claim.word == 1), mask)
+    size = (images.shape[-2], images.shape[-1])
+    scores = score_maps(segmenter, images, text.select([class_index]), settings)
+    scores = resize_output(scores, size, settings)[:, :1]
+    if threshold is None:
+        return scores[:, 0] > 0
+    return segmenter.confidence(scores)[:, 0] > threshold

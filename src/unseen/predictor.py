@@ -18,9 +18,10 @@ from unseen.building import ModelSource, encode
 from unseen.checkpoints import Run
 from unseen.errors import DataError, SettingError, VocabularyError
 from unseen.files import read_image, replacing, write_labels, write_text
-from unseen.inference import Claims, agreement, label_maps, segments_of
+from unseen.inference import LabelMaps, label_maps
 from unseen.labels import IGNORE, MAX_8BIT_CLASSES
 from unseen.segmenter import TextFeatures, TextSegmenter
+from unseen.segments.refinement import SegmentRefiner
 from unseen.settings import InferenceSettings, check_threshold
 from unseen.visualize import overlay, palette
 
@@ -110,9 +111,7 @@ class Predictor:
         source: ModelSource | None = None,
     ) -> None:
         self.segmenter, self.inference, self.source = segmenter.eval(), inference, source
-        self._segments = None
-        if inference.refinement != "none":
-            self._segments = segments_of(segmenter, inference)
+        self._refiner = SegmentRefiner.from_settings(segmenter, inference)
 
     @property
     def run(self) -> Run | None:
@@ -170,25 +169,25 @@ class Predictor:
             self.inference,
             seen=calibrated,
             threshold=threshold,
-            claims=self._claims(batch, image),
         )
+        maps = self._refined(maps, batch, image)
         labels = maps.labels[0].to(torch.uint8).cpu().numpy()
         confidence = maps.confidence[0].cpu().numpy()
         return Segmentation(pixels, text.names, labels, confidence, unseen)
 
-    def _claims(self, images: Tensor, source: ImageLike) -> Claims | None:
-        """The eigen-segments that refine the label map, where the settings ask for it."""
-        if self._segments is None:
-            return None
-        name = ""
-        if isinstance(source, (str, Path)):
-            name = Path(source).stem
-        elif self._segments.folder is not None:
+    def _refined(self, maps: LabelMaps, images: Tensor, image: ImageLike) -> LabelMaps:
+        """The label maps refined by eigen-segments, if the settings ask for it."""
+        if self._refiner is None:
+            return maps
+        source, name = self._refiner.source, ""
+        if isinstance(image, (str, Path)):
+            name = Path(image).stem
+        elif source.folder is not None:
             raise SettingError(
                 "segments are read from a folder by the image's file name; give a path, or remove"
                 " --inference.segments_dir"
             )
-        return agreement(self._segments(images, [name]), self.inference.refinement_threshold)
+        return self._refiner.refine(maps, source(images, [name]))
 
 
 def read_pixels(image: ImageLike) -> NDArray[np.uint8]:

@@ -1,15 +1,15 @@
-"""Eigen-segments of images: computed when asked for, or kept in a folder.
+"""Where eigen-segments of images come from: a network, or a folder that keeps them.
 
-FOLDER/NAME.safetensors   eigenvalues (K), eigenvectors (K, N); in its header grid, sizes, settings
-and the network's fingerprint
+FOLDER/NAME.safetensors   eigenvalues (K), eigenvectors (K, N); in its header the grid, sizes,
+                          settings and the network's fingerprint
 FOLDER/NAME_k0.png ...    the K segments as SAZS reads them: 0 and 255, one channel, at the
-image's size
+                          image's size
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unseen.backbones.vit import KeyFeatures
+from unseen.backbones.vit import KeyFeatures, clip_keys, load_keys
 from unseen.errors import DataError, SettingError
 from unseen.files import read_labels, replacing
+from unseen.segmenter import ClipSegmenter, Segmenter
 from unseen.segments.spectral import SpectralSettings, Spectrum, spectra
+from unseen.settings import InferenceSettings
 
 
 @dataclass(frozen=True)
 class SegmentSource:
-    """Where the eigen-segments of images come from: a network, or a folder.
+    """Gives the eigen-segments of images.
 
     Attributes:
         settings: How they are computed; of a folder, only how many are read.
-        keys: The network.
-        folder: Where they lie instead.
+        keys: The network that computes them, or
+        folder: the folder that keeps them.
     """
 
     settings: SpectralSettings
@@ -42,29 +44,69 @@ class SegmentSource:
     folder: Path | None = None
 
     def __call__(self, images: Tensor, names: Sequence[str]) -> Tensor:
-        """(B, K, H, W) bool, of images (B, 3, H, W) uint8 called so; on the images' device.
+        """The segments (B, K, H, W) bool of images (B, 3, H, W) uint8, on the images' device.
+
+        Args:
+            images: All of one size.
+            names: Their names, by which a folder keeps them.
 
         Raises:
             DataError: A folder that does not hold them, or images smaller than a patch.
             SettingError: Images with fewer patches than eigenvectors.
         """
-        size = (images.shape[-2], images.shape[-1])
         if self.folder is not None:
-            found = [
+            size = (images.shape[-2], images.shape[-1])
+            segments = [
                 stored_segments(self.folder, name, size, self.settings.count) for name in names
             ]
         else:
             assert self.keys is not None
-            found = [
-                each.segments
-                for each in spectra(self.keys(images), images, self.keys.patch_size, self.settings)
-            ]
-        return torch.stack(found).to(images.device)
+            solved = spectra(self.keys(images), images, self.keys.patch_size, self.settings)
+            segments = [spectrum.segments for spectrum in solved]
+        return torch.stack(segments).to(images.device)
+
+
+def segment_source(segmenter: Segmenter, settings: InferenceSettings) -> SegmentSource:
+    """The source that inference settings name; by default the tower of the method itself.
+
+    Raises:
+        DataError: A folder that does not exist.
+        SettingError: No network is named, and the method has no CLIP tower.
+        CheckpointError: Weights that cannot be loaded.
+    """
+    spectral = SpectralSettings(settings.segments_count)
+    if settings.segments_dir is not None:
+        folder = Path(settings.segments_dir)
+        if not folder.is_dir():
+            raise DataError(
+                f"the folder of segments {folder} does not exist; make it with"
+                " `unseen eigenvectors`"
+            )
+        return SegmentSource(spectral, folder=folder)
+    if settings.segments_features is not None:
+        keys = load_keys(settings.segments_features).to(segmenter.device)
+        return SegmentSource(spectral, keys)
+    if not isinstance(segmenter, ClipSegmenter):
+        raise SettingError(
+            f"{type(segmenter).__name__} has no CLIP tower to take keys from; name a network with"
+            " --inference.segments_features"
+        )
+    return SegmentSource(spectral, clip_keys(segmenter.clip))
+
+
+# --------------------------------------------------------------------- a folder
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """One image of `extract`."""
+    """The eigenvectors of one image, as `extract` yields them.
+
+    Attributes:
+        name: Of the image.
+        image: (3, H, W) uint8.
+        spectrum: Eigenvalues and eigenvectors.
+        fresh: They were computed now, not read from the folder.
+    """
 
     name: str
     image: Tensor
@@ -73,74 +115,80 @@ class Extracted:
 
 
 def extract(
-    pictures: Iterable[tuple[str, Tensor]],
+    images: Iterable[tuple[str, Tensor]],
     keys: KeyFeatures,
     settings: SpectralSettings,
     folder: Path,
     *,
     png: bool = False,
-) -> Iterable[Extracted]:
-    """Compute and keep the spectra of images (3, H, W) uint8, one by one; what lies in the folder
-    already is read instead.
+) -> Iterator[Extracted]:
+    """Compute and keep the eigenvectors of images one by one, or read them if they are there.
 
     Args:
-        pictures: Names, under which files are written, and images.
+        images: Names, by which files are written, and images (3, H, W) uint8.
         keys: The network, on its device.
-        settings: How.
-        folder: Where to.
+        settings: How they are computed.
+        folder: To write to.
         png: Write the segments as PNGs too.
 
     Raises:
-        SettingError: The folder holds spectra of another network, other settings or other sizes.
-        DataError: An image that has none (`unseen.segments.spectral`), or a folder that cannot be written
-            to.
+        SettingError: The folder holds eigenvectors of another network, other settings or other
+            sizes.
+        DataError: An image that has none (`unseen.segments.spectral`), or a folder that cannot be
+            written to.
     """
-    about = {"features": keys.source, "fingerprint": keys.fingerprint, **asdict(settings)}
-    for name, image in pictures:
-        path, size = folder / f"{name}.safetensors", (image.shape[-2], image.shape[-1])
+    recipe = {"features": keys.source, "fingerprint": keys.fingerprint, **asdict(settings)}
+    for name, image in images:
+        path = folder / f"{name}.safetensors"
         fresh = not path.exists()
         if fresh:
-            try:
-                found = spectra(
-                    keys(image[None].to(keys.mean.device)), image[None], keys.patch_size, settings
-                )[0]
-            except (DataError, SettingError) as error:
-                raise type(error)(f"{name}: {error}") from error
-            _save(path, found, about)
+            spectrum = _compute(name, image, keys, settings)
+            _save(path, spectrum, recipe)
         else:
-            found, stored = load_spectrum(path)
-            before = {**stored, "size": found.size}
-            other = next(
-                (key for key, value in {**about, "size": size}.items() if before.get(key) != value),
-                None,
-            )
-            if other is not None:
-                mine = {**about, "size": size}[other]
-                raise SettingError(
-                    f"{path} was made with {other} {before.get(other)!r}, not {mine!r}; choose"
-                    " another --out, or remove what lies there"
-                )
+            spectrum = _load_same(path, {**recipe, "size": (image.shape[-2], image.shape[-1])})
         masks = [folder / f"{name}_k{k}.png" for k in range(settings.count)]
         if png and not all(mask.exists() for mask in masks):
-            write_masks(folder, name, found.segments)
-        yield Extracted(name, image, found, fresh)
+            write_masks(folder, name, spectrum.segments)
+        yield Extracted(name, image, spectrum, fresh)
 
 
-def _save(path: Path, found: Spectrum, about: dict[str, Any]) -> None:
+def _compute(name: str, image: Tensor, keys: KeyFeatures, settings: SpectralSettings) -> Spectrum:
+    """The eigenvectors of one image; errors name it."""
+    try:
+        features = keys(image[None].to(keys.mean.device))
+        return spectra(features, image[None], keys.patch_size, settings)[0]
+    except (DataError, SettingError) as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _load_same(path: Path, recipe: dict[str, Any]) -> Spectrum:
+    """Kept eigenvectors that were computed as they would be now, from an image of the same size."""
+    spectrum, stored = load_spectrum(path)
+    stored = {**stored, "size": spectrum.size}
+    for key, value in recipe.items():
+        if stored.get(key) != value:
+            raise SettingError(
+                f"{path} was made with {key} {stored.get(key)!r}, not {value!r}; choose another"
+                " --out, or remove what lies there"
+            )
+    return spectrum
+
+
+def _save(path: Path, spectrum: Spectrum, recipe: dict[str, Any]) -> None:
     tensors = {
-        "eigenvalues": torch.from_numpy(found.eigenvalues),
-        "eigenvectors": torch.from_numpy(found.eigenvectors),
+        "eigenvalues": torch.from_numpy(spectrum.eigenvalues),
+        "eigenvectors": torch.from_numpy(spectrum.eigenvectors),
     }
-    shapes = {"grid": found.grid, "covers": found.covers, "size": found.size}
+    shapes = {"grid": spectrum.grid, "covers": spectrum.covers, "size": spectrum.size}
     with replacing(path) as beside:
         try:
-            save_file(tensors, beside, metadata={"unseen": json.dumps({**shapes, **about})})
-        except SafetensorError as error:  # its words for a full disk
+            save_file(tensors, beside, metadata={"unseen": json.dumps({**shapes, **recipe})})
+        except SafetensorError as error:  # how the library reports a full disk
             raise OSError(str(error)) from error
 
 
 def load_spectrum(path: Path) -> tuple[Spectrum, dict[str, Any]]:
-    """A kept spectrum, and how it was made.
+    """Kept eigenvectors of an image, and the settings and network they were made with.
 
     Raises:
         DataError: Not a file that `extract` wrote, or a damaged one.
@@ -148,16 +196,13 @@ def load_spectrum(path: Path) -> tuple[Spectrum, dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             about: dict[str, Any] = json.loads((file.metadata() or {})["unseen"])
-            values, vectors = (
-                file.get_tensor("eigenvalues").numpy(),
-                file.get_tensor("eigenvectors").numpy(),
-            )
+            values = file.get_tensor("eigenvalues").numpy()
+            vectors = file.get_tensor("eigenvectors").numpy()
         grid, covers, size = (
             (int(about[key][0]), int(about[key][1])) for key in ("grid", "covers", "size")
         )
-        if vectors.shape != (len(values), grid[0] * grid[1]) or not (
-            np.isfinite(vectors).all() and np.isfinite(values).all()
-        ):
+        finite = np.isfinite(vectors).all() and np.isfinite(values).all()
+        if not finite or vectors.shape != (len(values), grid[0] * grid[1]):
             raise ValueError("its vectors do not fit its grid")
         if not all(0 < inside <= whole for inside, whole in zip(covers, size, strict=True)):
             raise ValueError("its grid does not fit its image")
@@ -179,48 +224,64 @@ def write_masks(folder: Path, name: str, segments: Tensor) -> None:
 
 
 def stored_segments(folder: Path, name: str, size: tuple[int, int], count: int) -> Tensor:
-    """The first `count` segments (K, H, W) bool of an image of `size` (H, W), from its spectrum if
-    that lies in the folder, else from its PNGs.
+    """The first segments of an image that a folder keeps, as eigenvectors or else as PNGs.
+
+    Args:
+        folder: Where they are.
+        name: Of the image.
+        size: Height and width of the image.
+        count: How many segments, K.
+
+    Returns:
+        (K, H, W) bool.
 
     Raises:
         DataError: There are none or too few, they belong to an image of another size, or a PNG
             holds other values than 0 and 255.
     """
     path = folder / f"{name}.safetensors"
-    if path.exists():
-        found = load_spectrum(path)[0]
-        if len(found.eigenvalues) < count:
-            raise DataError(_too_few(path, len(found.eigenvalues), count))
-        _check_size(path, found.size, size)
-        return found.segments[:count]
-    masks = [folder / f"{name}_k{k}.png" for k in range(count)]
-    there = next((k for k, mask in enumerate(masks) if not mask.exists()), count)
-    if there == 0:
+    if not path.exists():
+        return _read_masks(folder, name, size, count)
+    spectrum = load_spectrum(path)[0]
+    _check_count(path, len(spectrum.eigenvalues), count)
+    _check_size(path, spectrum.size, size)
+    return spectrum.segments[:count]
+
+
+def _read_masks(folder: Path, name: str, size: tuple[int, int], count: int) -> Tensor:
+    """As `stored_segments`, from PNGs."""
+    masks = []
+    for k in range(count):
+        path = folder / f"{name}_k{k}.png"
+        if not path.exists():
+            break
+        masks.append(path)
+    if not masks:
         raise DataError(
             f"{folder} holds no segments of {name} ({name}.safetensors or {name}_k0.png); make them"
             " with `unseen eigenvectors`"
         )
-    if there < count:
-        raise DataError(_too_few(folder / f"{name}_k*.png", there, count))
-    rows = []
+    _check_count(folder / f"{name}_k*.png", len(masks), count)
+    segments = []
     for mask in masks:
         pixels = read_labels(mask)
         _check_size(mask, (pixels.shape[0], pixels.shape[1]), size)
-        odd = pixels[(pixels != 0) & (pixels != 255)]
-        if odd.size:
+        wrong = pixels[(pixels != 0) & (pixels != 255)]
+        if wrong.size:
             raise DataError(
-                f"{mask} holds the value {odd[0]}; a segment is 0 outside and 255 inside: save it"
-                " so, without smoothing"
+                f"{mask} holds the value {wrong[0]}; a segment is 0 outside and 255 inside: save"
+                " the mask without smoothing"
             )
-        rows.append(torch.from_numpy(pixels == 255))
-    return torch.stack(rows)
+        segments.append(torch.from_numpy(pixels == 255))
+    return torch.stack(segments)
 
 
-def _too_few(where: Path, there: int, count: int) -> str:
-    return (
-        f"{where} holds {there} of {count} eigenvectors; make them again with --count {count}, or"
-        f" ask for fewer with --inference.segments_count {there}"
-    )
+def _check_count(path: Path, stored: int, count: int) -> None:
+    if stored < count:
+        raise DataError(
+            f"{path} holds {stored} of {count} eigenvectors; make them again with --count {count},"
+            f" or ask for fewer with --inference.segments_count {stored}"
+        )
 
 
 def _check_size(path: Path, stored: tuple[int, int], size: tuple[int, int]) -> None:

@@ -1,0 +1,389 @@
+"""Masks replaced by eigen-segments: by their IoU, or by the released oracle (sazs_infer_pascal)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import golden
+from tiny import tiny_clip
+from unseen.__main__ import main
+from unseen.data.benchmarks import get_benchmark
+from unseen.errors import SettingError
+from unseen.evaluation import (
+    choose_threshold,
+    evaluate,
+    evaluate_episodes,
+    oracle_choice,
+    oracle_matches,
+)
+from unseen.inference import label_maps
+from unseen.labels import IGNORE
+from unseen.methods import create
+from unseen.metrics import EpisodeCounts, episode_counts
+from unseen.segments.refinement import (
+    SegmentMatch,
+    SegmentRefiner,
+    match_segments,
+    refine_labels,
+    refine_mask,
+    segment_iou,
+)
+from unseen.segments.source import (
+    segment_source,
+)
+from unseen.settings import InferenceChanges, InferenceSettings
+
+REFINE = ("--inference.refinement", "segment_iou")
+
+
+# ------------------------------------------------------------------ segment IoU
+
+
+def halves() -> Tensor:
+    """(3, 4, 8) segments: everything, the left half, the upper half."""
+    segments = torch.zeros(3, 4, 8, dtype=torch.bool)
+    segments[0] = True
+    segments[1, :, :4] = True
+    segments[2, :2] = True
+    return segments
+
+
+def refined(mask: Tensor, threshold: float) -> Tensor:
+    return refine_mask(mask, match_segments(mask.long(), halves(), threshold))
+
+
+def test_a_mask_is_replaced_by_the_segment_it_overlaps() -> None:
+    mask = torch.zeros(4, 8, dtype=torch.bool)
+    mask[:, :3] = True  # 12 of 16 pixels of the left half
+    left = halves()[1]
+    assert torch.equal(refined(mask, 0.75), left)
+    assert torch.equal(refined(mask, 0.76), mask)
+    right = torch.zeros(4, 8, dtype=torch.bool)
+    right[:, 5:] = True
+    assert torch.equal(refined(right, 0.75), ~left), "complements count"
+    nearly_all = torch.ones(4, 8, dtype=torch.bool)
+    nearly_all[0, 0] = False
+    assert torch.equal(refined(nearly_all, 0.6), nearly_all), (
+        "a segment that is everything separates nothing"
+    )
+    none = torch.zeros(4, 8, dtype=torch.bool)
+    assert torch.equal(refined(none, 0.1), none)
+    assert match_segments(mask.long(), halves()[:1], 0.1) == []
+
+
+def test_matches_of_label_maps() -> None:
+    """Class 0 is matched by the left half; its pixels outside go to the best of the unmatched
+    classes; of two segments on a pixel the one of higher IoU wins."""
+    labels = torch.tensor([[0, 0, 0, 0, 0, 2, 1, 1]] * 4)
+    scores = torch.zeros(3, 4, 8)
+    scores[1], scores[2, :2] = 0.5, 0.9
+    left, upper = halves()[1:]
+
+    def refine(*matches: SegmentMatch) -> Tensor:
+        return refine_labels(labels, matches, scores, InferenceSettings())
+
+    one = refine(SegmentMatch(0, 0.8, left))
+    assert one.tolist() == [[0, 0, 0, 0, 2, 2, 1, 1]] * 2 + [[0, 0, 0, 0, 1, 2, 1, 1]] * 2
+    both = refine(SegmentMatch(0, 0.8, left), SegmentMatch(1, 0.9, upper))
+    assert both.tolist() == [[1] * 8] * 2 + [[0, 0, 0, 0, 2, 2, 2, 2]] * 2
+    weaker = refine(SegmentMatch(0, 0.8, left), SegmentMatch(1, 0.7, upper))
+    assert weaker.tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]] * 2 + [[0, 0, 0, 0, 2, 2, 2, 2]] * 2
+    every = refine(*(SegmentMatch(class_id, 0.5, left) for class_id in range(3)))
+    assert torch.equal(every[:, 4:], labels[:, 4:]), "all classes are matched: pixels keep theirs"
+    assert torch.equal(refine(), labels)
+
+
+def test_ignored_pixels_match_nothing() -> None:
+    labels = torch.full((4, 8), IGNORE)
+    labels[:, :3] = 1
+    matches = match_segments(labels, halves(), 0.7)
+    assert [(match.class_id, match.iou) for match in matches] == [(1, 0.75)]
+
+
+class OnDevice(Tensor):
+    """A tensor as on Apple's GPUs: double precision is refused until it is moved to the CPU."""
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        if func is Tensor.cpu:
+            return result.as_subclass(Tensor)
+        results = result if isinstance(result, tuple) else (result,)
+        for tensor in results:
+            if isinstance(tensor, Tensor) and tensor.dtype == torch.float64:
+                raise TypeError("no float64 on this device")
+        return result
+
+
+def test_no_double_precision_on_the_device_of_the_maps() -> None:
+    labels, segments = torch.randint(0, 3, (4, 8)), halves()
+    class_ids, iou = segment_iou(labels.as_subclass(OnDevice), segments.as_subclass(OnDevice))
+    assert not isinstance(iou, OnDevice)
+    assert iou.dtype == torch.float64
+    for row, class_id in zip(iou, class_ids, strict=True):
+        mask = labels == class_id
+        expected = [(mask & each).sum().item() / (mask | each).sum().item() for each in segments]
+        assert row.tolist() == expected
+    with pytest.raises(TypeError, match="no float64"):
+        segments.as_subclass(OnDevice).double()
+
+
+def naclip() -> tuple:
+    segmenter = create("naclip", tiny_clip()).eval()
+    return segmenter, segmenter.encode_text(["tree", "house", "car"])
+
+
+def test_label_maps_are_refined() -> None:
+    segmenter, text = naclip()
+    images, settings = torch.rand(2, 3, 40, 40), InferenceSettings()
+    maps = label_maps(segmenter, images, text, settings)
+    source = segment_source(segmenter, settings)
+    segments = source(images, ["", ""])
+    assert segments.shape == (2, 5, 40, 40)
+    assert torch.equal(SegmentRefiner(source, 1.0).refine(maps, segments).labels, maps.labels)
+    changed = SegmentRefiner(source, 0.05).refine(maps, segments)
+    assert not torch.equal(changed.labels, maps.labels)
+    assert torch.equal(changed.confidence, maps.confidence)
+    matches = match_segments(maps.labels[0], segments[0], 0.05)
+    for count in (1, 2, 32):
+        labels = refine_labels(maps.labels[0], matches, maps.scores[0], settings, count)
+        assert torch.equal(labels, changed.labels[0])
+
+
+def test_refinement_as_the_settings_ask() -> None:
+    segmenter, _ = naclip()
+    assert SegmentRefiner.from_settings(segmenter, InferenceSettings()) is None
+    settings = InferenceSettings(refinement="segment_iou", refinement_threshold=0.4)
+    refiner = SegmentRefiner.from_settings(segmenter, settings)
+    assert refiner is not None
+    assert (refiner.threshold, refiner.source.settings.count) == (0.4, 5)
+
+
+def test_settings_that_mean_nothing() -> None:
+    for wrong, message in (
+        ({"refinement_threshold": 0.0}, "above 0 and at most 1"),
+        ({"refinement_threshold": 1.5}, "above 0"),
+        ({"segments_count": 0}, "at least 1"),
+        ({"segments_dir": "a", "segments_features": "b"}, "exclude each other"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            InferenceChanges(**wrong).on(InferenceSettings())
+    base = InferenceSettings(refinement="segment_iou", segments_dir="somewhere")
+    assert InferenceChanges(refinement="none", segments_dir="").on(base) == InferenceSettings()
+    assert InferenceChanges(refinement_threshold=0.5).on(base).refinement_threshold == 0.5
+
+
+# ----------------------------------------------------------------------- oracle
+
+
+def test_the_oracle_of_label_maps_takes_what_is_truer() -> None:
+    truth = torch.full((4, 8), IGNORE)
+    truth[:, :4], truth[:, 6:] = 0, 1
+    labels = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]] * 4)
+    matches = oracle_matches(labels, halves(), truth)
+    assert [(match.class_id, match.iou) for match in matches] == [(0, 1.0)], (
+        "class 1 has IoU 2/3 already, and no segment a higher one"
+    )
+    assert torch.equal(matches[0].mask, halves()[1])
+    assert oracle_matches(labels, halves(), torch.full((4, 8), IGNORE)) == []
+
+
+@pytest.mark.parametrize("method", ["naclip", "esda"])
+def test_reports_say_whether_there_was_an_oracle(method: str) -> None:
+    options = {"text_blocks": (1,)} if method == "esda" else {}
+    segmenter = create(method, tiny_clip(), **options).eval()
+    scores = {}
+    for name, run in (("doodles", evaluate), ("doodles-5i/0", evaluate_episodes)):
+        bench = get_benchmark(name)
+        text = segmenter.encode_text(bench.class_names)
+        for kind, inference, oracle in (
+            ("none", "none", False),
+            ("segment_iou", "segment_iou", False),
+            ("oracle", "none", True),
+        ):
+            how = replace(
+                bench.inference,
+                refinement=inference,
+                refinement_threshold=0.2,
+                window=None,
+                stride=None,
+            )
+            report = run(
+                segmenter,
+                text,
+                bench,
+                None,
+                title="x",
+                inference=how,
+                limit=3,
+                oracle=oracle,
+                progress=False,
+            )
+            assert report.protocol["oracle"] is oracle
+            assert (
+                report.title
+                == {"none": "x", "segment_iou": "x + segment IoU", "oracle": "x + oracle"}[kind]
+            )
+            assert (report.protocol["segments"] is None) == (kind == "none")
+            assert report.protocol["inference"]["refinement"] == inference
+            scores[name, kind] = report.scores["pAcc" if name == "doodles" else "mIoU"]
+        assert scores[name, "oracle"] > scores[name, "none"]
+        with pytest.raises(
+            SettingError,
+            match="the oracle and --inference.refinement segment_iou exclude each other",
+        ):
+            run(
+                segmenter,
+                text,
+                bench,
+                None,
+                title="x",
+                inference=how.__class__(refinement="segment_iou"),
+                limit=1,
+                oracle=True,
+                progress=False,
+            )
+    assert len(set(scores.values())) > 3
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("naclip", "doodles"), ("naclip", "doodles-5i/1"), ("esda", "doodles-5i/1")],
+)
+def test_thresholds_are_chosen_on_seen_classes_alone(
+    method: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = create(
+        method, tiny_clip(), **({"text_blocks": (1,)} if method == "esda" else {})
+    ).eval()
+    bench = get_benchmark(name)
+    text = segmenter.encode_text(bench.class_names)
+    asked, splits = set[str](), list[str]()
+    forward, data = type(segmenter).forward, type(bench).data
+    monkeypatch.setattr(
+        type(segmenter),
+        "forward",
+        lambda self, images, words: (asked.update(words.names), forward(self, images, words))[1],
+    )
+    monkeypatch.setattr(
+        type(bench),
+        "data",
+        lambda self, split, root: (splits.append(split), data(self, split, root))[1],
+    )
+    found = choose_threshold(
+        segmenter,
+        text,
+        bench,
+        None,
+        inference=InferenceSettings(refinement="segment_iou"),
+        images=3,
+        thresholds=(0.2, 1.0),
+        progress=False,
+    )
+    assert list(found) == [0.2, 1.0]
+    assert found[0.2] != found[1.0]
+    assert all(0 <= score <= 100 for score in found.values())
+    assert asked <= set(bench.seen)
+    assert asked
+    assert splits == ["train"]
+
+
+def test_the_oracle_chooses_as_released() -> None:
+    """From the network's masks and the segments: every count, the choice, mIoU and FB-IoU."""
+    tensors, about = golden("sazs_infer_pascal")
+    counts = EpisodeCounts(20 if max(about["class_ids"]) < 20 else 80, released=True)
+    for i, sample in enumerate(about["samples"]):
+        class_id = int(tensors[f"{i}.class_id"])
+        label, mask = tensors[f"{i}.label"], tensors[f"{i}.pred"].bool()
+        truth = torch.where(label == IGNORE, IGNORE, (label == class_id + 1).long())
+        segments = torch.stack([tensors[f"{i}.eig{k}"] for k in range(5)]).bool()
+        mine = [episode_counts(each, truth, released=True) for each in (mask, *segments)]
+        assert [each[:, 0].tolist() for each in mine] == [sample["inter_net"], *sample["inter_eig"]]
+        assert [each[:, 1].tolist() for each in mine] == [sample["union_net"], *sample["union_eig"]]
+        iou = [float(each[1, 0] / each[1, 1]) for each in mine]
+        assert iou == pytest.approx([sample["beta_net"], *sample["beta_eig"]], abs=1e-6)
+        chosen = oracle_choice(mask, segments, truth, released=True)
+        assert episode_counts(chosen, truth, released=True).T.tolist() == [
+            sample["chosen_inter"],
+            sample["chosen_union"],
+        ]
+        counts.update(chosen, truth, class_id)
+    scores = counts.summary(about["class_ids"])
+    assert scores["mIoU"] == pytest.approx(about["final_miou"], abs=1e-4)
+    assert scores["FB_IoU"] == pytest.approx(about["final_fb_iou"], abs=1e-4)
+    assert (100 * counts.iou[about["class_ids"]]).tolist() == pytest.approx(
+        about["final_per_class"], abs=1e-4
+    )
+
+
+def test_ignored_pixels_count_in_released_unions_only() -> None:
+    """The example of the specification: everything foreground, half of the image ignored: union 8
+    against 4."""
+    truth = torch.full((2, 4), IGNORE)
+    truth[:, :2] = 1
+    everything = torch.ones(2, 4, dtype=torch.bool)
+    assert episode_counts(everything, truth, released=True)[1].tolist() == [4, 8]
+    assert episode_counts(everything, truth)[1].tolist() == [4, 4]
+
+
+def test_evaluate_with_oracle_and_choice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(
+        [
+            "evaluate",
+            "naclip",
+            "--benchmark",
+            "doodles-5i/2",
+            "--limit",
+            "4",
+            "--out",
+            str(tmp_path),
+            "--oracle",
+            "--released-counts",
+        ]
+    )
+    protocol = json.loads((tmp_path / "report.json").read_text())["protocol"]
+    assert protocol["oracle"] is True
+    assert protocol["released_counts"] is True
+    assert "+ oracle" in " ".join(capsys.readouterr().out.split())
+    main(
+        [
+            "evaluate",
+            "naclip",
+            "--limit",
+            "2",
+            "--out",
+            str(tmp_path),
+            *REFINE,
+            "--choose-threshold",
+            "2",
+        ]
+    )
+    protocol = json.loads((tmp_path / "report.json").read_text())["protocol"]
+    chosen = protocol["threshold_chosen"]["mIoU_seen"]
+    assert chosen[str(protocol["inference"]["refinement_threshold"])] == max(chosen.values())
+    for arguments, message in (
+        (["--choose-threshold", "2"], "is for --inference.refinement segment_iou"),
+        (["--choose-threshold", "-1"], "or 0"),
+        (["--released-counts"], "is for folds"),
+        (["--oracle", *REFINE], "exclude each other"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main(["evaluate", "naclip", "--limit", "2", "--out", str(tmp_path), *arguments])
+        assert message in capsys.readouterr().err

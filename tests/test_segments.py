@@ -1,0 +1,374 @@
+"""Sources of eigen-segments: keys of networks, folders, and the verb that writes them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tiny import tiny_clip
+from unseen import api
+from unseen.__main__ import main
+from unseen.backbones.clip import split_heads
+from unseen.backbones.vit import clip_keys, load_keys
+from unseen.data.benchmarks import get_benchmark
+from unseen.errors import CheckpointError, DataError, SettingError
+from unseen.methods import create
+from unseen.segments.source import (
+    SegmentSource,
+    extract,
+    load_spectrum,
+    segment_source,
+    stored_segments,
+    write_masks,
+)
+from unseen.segments.spectral import (
+    SpectralSettings,
+    Spectrum,
+)
+from unseen.settings import InferenceChanges, InferenceSettings
+
+REFINE = ("--inference.refinement", "segment_iou")
+
+
+# ------------------------------------------------------------------------- keys
+
+
+def test_keys_of_a_clip_are_those_of_its_last_block() -> None:
+    clip = tiny_clip()
+    keys, images = clip_keys(clip), torch.rand(2, 3, 37, 45)
+    found = keys(images)
+    assert found.shape == (2, 4 * 5, clip.width)
+    x = clip.blocks(clip.embed(images[..., :32, :40]), stop=-1)
+    block = clip.visual.transformer.resblocks[-1]
+    _, k, _ = split_heads(block.attn, block.ln_1(x))
+    assert torch.allclose(found, k[:, :, 1:].transpose(1, 2).flatten(2), atol=1e-5)
+    assert torch.allclose(
+        keys((images * 255).round().to(torch.uint8)), keys((images * 255).round() / 255), atol=1e-5
+    )
+    assert not keys.train().training
+    with pytest.raises(DataError, match="7x40 pixels, smaller than one patch of 8"):
+        keys(torch.rand(1, 3, 40, 7))
+
+
+def test_keys_of_timm_are_those_of_its_last_block(tmp_path: Path) -> None:
+    keys = load_keys("timm:vit_tiny_patch16_224@random")
+    images, got = torch.rand(1, 3, 50, 70), list[Tensor]()
+    found = keys(images)
+    hook = keys.network.blocks[-1].attn.qkv.register_forward_hook(
+        lambda module, inputs, output: got.append(output)
+    )
+    keys.network.forward_features((images[..., :48, :64] - keys.mean) / keys.std)
+    hook.remove()
+    assert torch.allclose(found, got[0].view(1, 13, 3, 192)[:, 1:, 1], atol=1e-5)
+    state = {**keys.network.state_dict(), "head.weight": torch.zeros(5, 192)}
+    save_file(state, tmp_path / "vit.safetensors")
+    again = load_keys(f"timm:vit_tiny_patch16_224@{tmp_path / 'vit.safetensors'}")
+    assert torch.equal(again(images), found)
+    assert again.fingerprint == keys.fingerprint
+    assert load_keys("timm:vit_tiny_patch16_224@random").fingerprint != keys.fingerprint
+    save_file({**state, "pos_embed": torch.zeros(1, 3, 192)}, tmp_path / "other.safetensors")
+    with pytest.raises(
+        CheckpointError, match="does not hold the weights of vit_tiny_patch16_224 .*pos_embed"
+    ):
+        load_keys(f"timm:vit_tiny_patch16_224@{tmp_path / 'other.safetensors'}")
+    save_file(
+        {**state, "cls_token": torch.full((1, 1, 192), torch.nan)}, tmp_path / "nan.safetensors"
+    )
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_keys(f"timm:vit_tiny_patch16_224@{tmp_path / 'nan.safetensors'}")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("timm:resnet18@random", "not a plain ViT"),
+        ("timm:vit_smal", "no network called"),
+        ("timm:vit_tiny_patch16_224.mine", "no weights called"),
+        ("timm:swin_tiny_patch4_window7_224@random", "not a plain ViT"),
+        ("nowhere", "no file and no open_clip tag"),
+    ],
+)
+def test_networks_without_keys(source: str, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        load_keys(source)
+
+
+# ------------------------------------------------------------------------ files
+
+
+@pytest.fixture(scope="module")
+def picture() -> Tensor:
+    return get_benchmark("doodles").data("val", None)[0].image
+
+
+@pytest.fixture
+def made(picture: Tensor, tmp_path: Path) -> tuple[Path, Spectrum]:
+    """A folder with the spectrum and the masks of an image "one" of 96 by 96 pixels."""
+    found = list(
+        extract(
+            [("one", picture)],
+            clip_keys(tiny_clip()),
+            SpectralSettings(4),
+            tmp_path / "eig",
+            png=True,
+        )
+    )
+    return tmp_path / "eig", found[0].spectrum
+
+
+def test_spectra_come_back(made: tuple[Path, Spectrum]) -> None:
+    folder, found = made
+    back, about = load_spectrum(folder / "one.safetensors")
+    assert np.array_equal(back.eigenvalues, found.eigenvalues)
+    assert np.array_equal(back.eigenvectors, found.eigenvectors)
+    assert (back.grid, back.covers, back.size) == ((12, 12), (96, 96), (96, 96))
+    assert (about["count"], about["colour"], about["features"]) == (4, 0.0, "tiny")
+    assert len(about["fingerprint"]) == 16
+    assert torch.equal(stored_segments(folder, "one", (96, 96), 3), found.segments[:3])
+
+
+def test_masks_are_written_as_sazs_reads_them(made: tuple[Path, Spectrum]) -> None:
+    folder, found = made
+    with Image.open(folder / "one_k2.png") as mask:
+        assert (mask.mode, mask.size) == ("L", (96, 96))
+        assert np.array_equal(np.array(mask), found.segments[2].numpy() * np.uint8(255))
+    (folder / "one.safetensors").unlink()
+    assert torch.equal(stored_segments(folder, "one", (96, 96), 4), found.segments)
+
+
+def test_stored_segments_that_do_not_fit(made: tuple[Path, Spectrum]) -> None:
+    folder, found = made
+    with pytest.raises(
+        DataError,
+        match=r"one.safetensors was made for an image of 96x96 pixels, and this one has 90x96",
+    ):
+        stored_segments(folder, "one", (96, 90), 4)
+    with pytest.raises(
+        DataError, match="holds 4 of 5 eigenvectors; .*--count 5, .*segments_count 4"
+    ):
+        stored_segments(folder, "one", (96, 96), 5)
+    with pytest.raises(DataError, match="holds no segments of two .*unseen eigenvectors"):
+        stored_segments(folder, "two", (96, 96), 4)
+    (folder / "one.safetensors").unlink()
+    with pytest.raises(
+        DataError,
+        match=r"one_k0.png was made for an image of 96x96 pixels, and this one has 96x80",
+    ):
+        stored_segments(folder, "one", (80, 96), 4)
+    with pytest.raises(DataError, match=r"one_k\*.png holds 4 of 5 eigenvectors"):
+        stored_segments(folder, "one", (96, 96), 5)
+    Image.fromarray(found.segments[1].numpy().astype(np.uint8) * 254).save(folder / "one_k1.png")
+    with pytest.raises(
+        DataError, match=r"one_k1.png holds the value 254; a segment is 0 outside and 255 inside"
+    ):
+        stored_segments(folder, "one", (96, 96), 4)
+    Image.new("RGB", (96, 96)).save(folder / "one_k1.png")
+    with pytest.raises(DataError, match="stored as RGB colours"):
+        stored_segments(folder, "one", (96, 96), 4)
+
+
+def test_damaged_spectra(made: tuple[Path, Spectrum]) -> None:
+    folder, _ = made
+    path = folder / "one.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(DataError, match="does not hold the eigenvectors of an image"):
+        load_spectrum(path)
+    about = {"grid": [12, 12], "covers": [96, 96], "size": [96, 96]}
+    save_file(
+        {"eigenvalues": torch.zeros(2), "eigenvectors": torch.zeros(2, 9)},
+        path,
+        metadata={"unseen": json.dumps(about)},
+    )
+    with pytest.raises(DataError, match="do not fit its grid"):
+        load_spectrum(path)
+    save_file({"eigenvalues": torch.zeros(2)}, path)
+    with pytest.raises(DataError, match="does not hold"):
+        load_spectrum(path)
+
+
+def test_what_is_there_is_kept(made: tuple[Path, Spectrum], picture: Tensor) -> None:
+    folder, found = made
+    keys, settings = clip_keys(tiny_clip()), SpectralSettings(4)
+    before = (folder / "one.safetensors").stat().st_mtime_ns
+    (folder / "one_k3.png").unlink()
+    again = list(extract([("one", picture), ("two", picture)], keys, settings, folder, png=True))
+    assert [one.fresh for one in again] == [False, True]
+    assert np.array_equal(again[0].spectrum.eigenvectors, found.eigenvectors)
+    assert (folder / "one.safetensors").stat().st_mtime_ns == before
+    assert (folder / "one_k3.png").exists()
+    with pytest.raises(SettingError, match="made with colour 0.0, not 3.0; choose another --out"):
+        list(extract([("one", picture)], keys, replace(settings, colour=3.0), folder))
+    with pytest.raises(SettingError, match=r"made with size \(96, 96\), not \(96, 80\)"):
+        list(extract([("one", picture[:, :, :80])], keys, settings, folder))
+    with pytest.raises(DataError, match="small: the image is 5x96 pixels"):
+        list(extract([("small", picture[:, :, :5])], keys, settings, folder))
+
+
+def test_a_stopped_run_leaves_nothing_half_written(
+    picture: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unseen.segments.source.save_file", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        list(extract([("one", picture)], clip_keys(tiny_clip()), SpectralSettings(4), tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_masks_of_a_whole_image_round_trip(tmp_path: Path) -> None:
+    segments = torch.rand(2, 5, 7) > 0.5
+    write_masks(tmp_path, "x", segments)
+    assert torch.equal(stored_segments(tmp_path, "x", (5, 7), 2), segments)
+
+
+def test_sources_of_segments(made: tuple[Path, Spectrum], picture: Tensor) -> None:
+    folder, _ = made
+    segmenter = create("naclip", tiny_clip()).eval()
+    stored = segment_source(
+        segmenter, InferenceSettings(segments_dir=str(folder), segments_count=4)
+    )
+    computed = segment_source(segmenter, InferenceSettings(segments_count=4))
+    assert torch.equal(stored(picture[None], ["one"]), computed(picture[None], ["one"]))
+    assert isinstance(
+        segment_source(segmenter, InferenceSettings(segments_features="doodles")), SegmentSource
+    )
+    with pytest.raises(DataError, match="folder of segments nowhere does not exist"):
+        segment_source(segmenter, InferenceSettings(segments_dir="nowhere"))
+    with pytest.raises(SettingError, match="no CLIP tower to take keys from"):
+        segment_source(torch.nn.Linear(1, 1), InferenceSettings())  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------ verbs
+
+
+def test_the_verb_and_what_reads_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "eig"
+    main(["eigenvectors", "doodles", "--out", str(out), "--limit", "4", "--png"])
+    assert "the eigenvectors of 4 images  ->" in capsys.readouterr().out
+    names = [f"scene-3-{i}" for i in range(4)]
+    assert {p.name for p in out.iterdir()} == {"sheet.png"} | {
+        f"{n}.safetensors" for n in names
+    } | {f"{n}_k{k}.png" for n in names for k in range(5)}
+    assert Image.open(out / "sheet.png").width > 1000
+    main(["eigenvectors", "doodles", "--out", str(out), "--limit", "5", "--png"])
+    assert "of 1 images, 4 were there" in capsys.readouterr().out
+    reports = []
+    for folder in ([], ["--inference.segments_dir", str(out)]):
+        main(
+            [
+                "evaluate",
+                "naclip",
+                "--limit",
+                "4",
+                "--out",
+                str(tmp_path / "r"),
+                *REFINE,
+                "--inference.refinement_threshold",
+                "0.3",
+                *folder,
+            ]
+        )
+        reports.append(json.loads((tmp_path / "r" / "report.json").read_text()))
+    assert reports[0]["confusion"] == reports[1]["confusion"]
+    assert reports[1]["protocol"]["segments"] == {"folder": str(out)}
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "evaluate",
+                "naclip",
+                "--limit",
+                "6",
+                "--out",
+                str(tmp_path / "r"),
+                *REFINE,
+                "--inference.segments_dir",
+                str(out),
+            ]
+        )
+    assert "holds no segments of scene-3-5" in capsys.readouterr().err
+
+
+def test_the_verb_on_a_folder_and_segment(
+    tmp_path: Path, picture: Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.fromarray(picture.permute(1, 2, 0).numpy()[:70]).save(folder / "a.png")
+    out = tmp_path / "eig"
+    main(
+        [
+            "eigenvectors",
+            str(folder),
+            "--out",
+            str(out),
+            "--count",
+            "3",
+            "--colour",
+            "1",
+            "--cell",
+            "4",
+        ]
+    )
+    assert load_spectrum(out / "a.safetensors")[0].grid == (16, 24)
+    choices = [
+        *REFINE,
+        "--inference.segments_dir",
+        str(out),
+        "--inference.segments_count",
+        "3",
+        "--inference.refinement_threshold",
+        "0.1",
+    ]
+    for i, more in enumerate(([], choices)):
+        main(
+            [
+                "segment",
+                str(folder / "a.png"),
+                "--words",
+                "tree, house, car",
+                "--out",
+                str(tmp_path / f"s{i}"),
+                *more,
+            ]
+        )
+    plain, agreed = (np.array(Image.open(tmp_path / f"s{i}" / "a.png")) for i in range(2))
+    assert plain.shape == agreed.shape == (70, 96)
+    assert (plain != agreed).any()
+    loaded = api.load(
+        "naclip",
+        inference=InferenceChanges(
+            refinement="segment_iou", segments_dir=str(out), segments_count=3
+        ),
+    )
+    with pytest.raises(SettingError, match="by the image's file name; give a path"):
+        loaded.segment(picture.permute(1, 2, 0).numpy(), ["tree"])
+    for arguments, message in (
+        ([str(folder), "--out", str(folder)], "among the images"),
+        ([str(folder), "--limit", "0"], "at least 1"),
+        (["none"], "no benchmark called"),
+        ([str(folder), "--out", str(out), "--count", "4"], "made with count 3, not 4"),
+        (["doodles", "--features", "timm:resnet18@random"], "not a plain ViT"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main(["eigenvectors", *arguments])
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(SettingError, match="no split called"):
+        api.eigenvectors(
+            "doodles",
+            out,
+            extraction=api.ExtractionSettings(split="test"),  # type: ignore[arg-type]
+        )
