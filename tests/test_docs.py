@@ -55,6 +55,13 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", DOCS + EXAMPLES, ids=lambda page: page.name)
+def test_lines_of_prose_have_100_columns(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    wide = [line for line in lines if len(line) > 100 and not line.startswith(("|", "!["))]
+    assert wide == []
+
+
 def test_every_method_and_benchmark_is_described() -> None:
     methods = "".join(
         page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "methods").glob("*.md")
