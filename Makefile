@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint fix clean
+.PHONY: help install demo test lint fix package clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -32,5 +32,14 @@ fix: install  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+package:  ## build dist/ afresh and check both archives
+	rm -rf dist
+	test -x $(VENV)/package/bin/python || $(PYTHON) -m venv $(VENV)/package
+	$(VENV)/package/bin/python -m pip install --quiet --disable-pip-version-check \
+		build twine check-wheel-contents
+	$(VENV)/package/bin/python -m build
+	$(VENV)/package/bin/twine check --strict dist/*
+	$(VENV)/package/bin/check-wheel-contents dist/*.whl
+
 clean:  ## remove what make and the demo wrote
-	rm -rf $(VENV) demo .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) demo dist .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
