@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from unseen.backbones.vit import load_keys
 from unseen.data.doodles import draw
-from unseen.segments.spectral import affinity, eigenpairs, rows_of
+from unseen.segments.spectral import affinity, eigenpairs, l2_normalize
 
 K = 5
 
@@ -55,23 +55,23 @@ def features(side: int) -> dict[str, np.ndarray]:
             + noise * torch.randn(side**2, 384, generator=generator) / 384**0.5
         )
     found["noise alone"] = torch.randn(side**2, 384, generator=generator)
-    return {name: rows_of(rows).numpy() for name, rows in found.items()}
+    return {name: l2_normalize(rows).numpy() for name, rows in found.items()}
 
 
 def plain(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The affinity and its row sums, as one writes them down."""
-    joints = rows @ rows.T
-    joints[joints < 0] = 0
-    joints /= joints.max()
-    return joints, joints.sum(axis=1)
+    weights = rows @ rows.T
+    weights[weights < 0] = 0
+    weights /= weights.max()
+    return weights, weights.sum(axis=1)
 
 
 def dense(rows: np.ndarray) -> np.ndarray:
     """LAPACK on the normalised matrix, five eigenpairs, in the precision of the features."""
-    joints, degrees = plain(rows)
+    weights, degrees = plain(rows)
     scale = degrees**-0.5
     return (
-        eigh(joints * scale * scale[:, None], subset_by_index=(len(rows) - K, len(rows) - 1))[1][
+        eigh(weights * scale * scale[:, None], subset_by_index=(len(rows) - K, len(rows) - 1))[1][
             :, ::-1
         ].T
         * scale
@@ -80,21 +80,21 @@ def dense(rows: np.ndarray) -> np.ndarray:
 
 def inverted(rows: np.ndarray) -> np.ndarray:
     """ARPACK's shift-invert at 0 on (D - W) v = μ D v, as the released recipe does it."""
-    joints, degrees = plain(rows)
-    return eigsh(np.diag(degrees) - joints, k=K, M=np.diag(degrees), sigma=-1e-3, which="LM")[1].T
+    weights, degrees = plain(rows)
+    return eigsh(np.diag(degrees) - weights, k=K, M=np.diag(degrees), sigma=-1e-3, which="LM")[1].T
 
 
 def blocks(rows: np.ndarray) -> np.ndarray:
     """SciPy's LOBPCG on the normalised matrix, the constant vector taken out."""
-    joints, degrees = plain(rows)
+    weights, degrees = plain(rows)
     scale = degrees**-0.5
     constant = np.sqrt(degrees / degrees.sum())[:, None]
 
     def times(x: np.ndarray) -> np.ndarray:
-        return scale[:, None] * (joints @ (scale[:, None] * x))
+        return scale[:, None] * (weights @ (scale[:, None] * x))
 
     start = np.random.default_rng(0).standard_normal((len(rows), K - 1 + 3), dtype=np.float32)
-    operator = LinearOperator(joints.shape, matvec=times, matmat=times, dtype=np.float32)
+    operator = LinearOperator(weights.shape, matvec=times, matmat=times, dtype=np.float32)
     values, vectors = lobpcg(operator, start, Y=constant, largest=True, tol=1e-5, maxiter=100)
     vectors = vectors[:, np.argsort(-values)[: K - 1]]
     return np.column_stack([constant, vectors]).T * scale
@@ -126,10 +126,10 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # LOBPCG's, where it stops short
     for name, rows in features(given.side).items():
-        joints = affinity(rows)
+        weights = affinity(rows)
         tasks = {
             "affinity": lambda r=rows: affinity(r),
-            "eigenpairs": lambda j=joints: eigenpairs(j, K),
+            "eigenpairs": lambda j=weights: eigenpairs(j, K),
             "ours": lambda r=rows: ours(r),
         }
         others = {"LOBPCG": blocks, "dense": dense, "shift-invert": inverted}

@@ -18,7 +18,7 @@ from unseen.segments.spectral import (
     batched_eigenpairs,
     colour_affinity,
     eigenpairs,
-    rows_of,
+    l2_normalize,
     shrunk,
     signed,
     spectra,
@@ -43,7 +43,7 @@ def smooth(h: int, w: int, channels: int = 64, seed: int = 0) -> Tensor:
         .flatten(1)
         .T
     )
-    return rows_of(field + 0.05 * torch.randn(h * w, channels, generator=generator))
+    return l2_normalize(field + 0.05 * torch.randn(h * w, channels, generator=generator))
 
 
 def spectrum(
@@ -66,8 +66,8 @@ def released() -> dict[str, Tensor]:
 
 
 def test_affinity_and_colours_are_the_released_ones(released: dict[str, Tensor]) -> None:
-    joints = affinity(rows_of(released["features"]).numpy())
-    assert np.abs(joints - np.triu(released["default.affinity"].numpy())).max() <= 1e-6
+    weights = affinity(l2_normalize(released["features"]).numpy())
+    assert np.abs(weights - np.triu(released["default.affinity"].numpy())).max() <= 1e-6
     lowres = shrunk(released["image_jpg_decoded"].permute(2, 0, 1), (6, 8))
     assert np.array_equal(lowres, released["color_knn.image_lowres"].numpy())
     assert np.array_equal(colour_affinity(lowres).toarray(), released["color_knn.W_color"].numpy())
@@ -86,8 +86,8 @@ def test_eigenvectors_are_the_released_ones(name: str, released: dict[str, Tenso
     assert np.abs(ours.eigenvalues - values).max() <= TOLERANCE
     slack = np.zeros(5)
     if name == "nolapnorm":
-        joints = released["default.affinity"].double().numpy()
-        laplacian = np.diag(joints.sum(1)) - joints
+        weights = released["default.affinity"].double().numpy()
+        laplacian = np.diag(weights.sum(1)) - weights
         exact = np.linalg.eigvalsh(laplacian)
         theirs, mine = (
             np.linalg.norm(laplacian @ v.T - v.T * values, axis=0)
@@ -138,10 +138,10 @@ def test_lanczos_finds_what_the_dense_solver_finds(
     exact, theirs = dense(features, 5, monkeypatch)
     assert np.abs(values - exact).max() <= TOLERANCE
     assert np.abs(vectors - theirs).max() <= TOLERANCE, "signs too"
-    joints = (features @ features.T).clamp(min=0).double().numpy()
-    degrees = joints.sum(1)
+    weights = (features @ features.T).clamp(min=0).double().numpy()
+    degrees = weights.sum(1)
     residual = (
-        np.diag(degrees) @ vectors.T - joints @ vectors.T - degrees[:, None] * vectors.T * values
+        np.diag(degrees) @ vectors.T - weights @ vectors.T - degrees[:, None] * vectors.T * values
     )
     assert np.abs(residual).max() < 1e-4 * degrees.max() ** 0.5
     assert np.abs(vectors * degrees @ vectors.T - np.eye(5)).max() < 1e-4
@@ -198,8 +198,8 @@ def test_equal_eigenvalues_are_all_found() -> None:
 
 def test_same_features_same_vectors() -> None:
     for n in (10, 25):
-        joints = affinity(smooth(20, n).numpy())
-        first, second = (eigenpairs(joints.copy(), 5) for _ in range(2))
+        weights = affinity(smooth(20, n).numpy())
+        first, second = (eigenpairs(weights.copy(), 5) for _ in range(2))
         assert np.array_equal(first[0], second[0])
         assert np.array_equal(first[1], second[1])
 
@@ -236,7 +236,9 @@ def test_signs_follow_a_fixed_rule() -> None:
 @pytest.mark.parametrize("lapnorm", [True, False])
 @pytest.mark.parametrize("n", [9, 420])
 def test_an_image_of_one_colour_has_the_constant_vector_alone(n: int, lapnorm: bool) -> None:
-    values, vectors = eigenpairs(affinity(rows_of(torch.ones(n, 8)).numpy()), 5, lapnorm=lapnorm)
+    values, vectors = eigenpairs(
+        affinity(l2_normalize(torch.ones(n, 8)).numpy()), 5, lapnorm=lapnorm
+    )
     assert np.isfinite(values).all()
     assert values[0] == pytest.approx(0, abs=1e-4)
     assert (vectors[0] > 0).all()
@@ -248,7 +250,7 @@ def test_an_image_of_one_colour_has_the_constant_vector_alone(n: int, lapnorm: b
 
 def test_an_image_of_two_colours_has_one_cut() -> None:
     features = torch.tensor([[1.0, 0.2], [0.2, 1.0]])[torch.arange(450) % 2]
-    _, vectors = eigenpairs(affinity(rows_of(features).numpy()), 5)
+    _, vectors = eigenpairs(affinity(l2_normalize(features).numpy()), 5)
     assert (vectors[1] > 0).tolist() == [False, True] * 225
     assert not vectors[2:].any()
 
@@ -274,9 +276,9 @@ def test_as_many_vectors_as_patches() -> None:
 
 def test_what_has_no_solution_is_said() -> None:
     picture = torch.zeros(3, 32, 32, dtype=torch.uint8)
-    with pytest.raises(SettingError, match="4 patches and so no 5 eigenvectors; ask for fewer"):
+    with pytest.raises(SettingError, match="4 patches has no 5 eigenvectors; ask for fewer"):
         spectrum(torch.randn(4, 8), picture, 16, SpectralSettings())
-    with pytest.raises(SettingError, match="4 patches and so no 5"):
+    with pytest.raises(SettingError, match="4 patches has no 5"):
         batched_eigenpairs(torch.randn(1, 4, 8), 5)
     with pytest.raises(DataError, match="32x32 pixels, smaller than one patch of 64"):
         spectrum(torch.randn(4, 8), picture, 64, SpectralSettings())

@@ -626,7 +626,7 @@ def eigenvectors_(
             Deep Spectral Methods), timm:NAME@FILE, or a CLIP: "doodles", ARCHITECTURE/TAG of
             open_clip, a weight file.
         count: Eigenvectors an image, the constant one included.
-        colour: Weight of the joints between neighbours in colour and position.
+        colour: Weight of the edges between neighbours in colour and position.
         cell: Side in pixels of the cells the feature map is resized to; patches by default.
         lapnorm: Normalise the graph's Laplacian; false is slow for large images.
         png: Write the segments as NAME_k0.png, ... too: 0 and 255, as SAZS reads them.
