@@ -16,8 +16,8 @@ from PIL import Image
 from test_flow import said
 from tiny import write_folds, write_own, write_voc
 from unseen.__main__ import main
-from unseen.check import check
 from unseen.data.benchmarks import get_benchmark
+from unseen.data.own.checking import check_data
 from unseen.errors import DataError
 
 
@@ -38,10 +38,10 @@ def keep(folder: Path, i: int, ids: NDArray[Any]) -> None:
     Image.fromarray(ids).save(folder / "labels" / f"p {i}.png")
 
 
-def found(folder: Path, level: str = "error") -> list[str]:
+def lines(folder: Path, level: str = "error") -> list[str]:
     return [
         finding.line()
-        for finding in check(str(folder), progress=False).survey.findings
+        for finding in check_data(str(folder), progress=False).findings
         if finding.level == level
     ]
 
@@ -54,7 +54,7 @@ def test_a_sound_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert sum(about["val"]["pixels"].values()) == 3 * (20 * 30 - 30)
     assert Image.open(tmp_path / "out" / "sheet.png").width > 400
     out = capsys.readouterr().out
-    assert "nothing to mend" in out
+    assert "nothing to correct" in out
     assert "3 seen, 1 unseen" in out
 
 
@@ -68,10 +68,10 @@ def test_ids_that_are_not_listed(
     with pytest.raises(SystemExit) as stopped:
         main(["check", str(folder), "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
-    [line] = found(folder)
+    [line] = lines(folder)
     assert line.startswith("ids that are not on the list of classes (9, 77; known are 0 to 3): ")
     assert line.endswith(
-        "p 2.png and 2 more; add the classes, or make those pixels void (255; 65535 with 16 bits)"
+        "p 2.png and 2 more; add the classes, or set those pixels to the ignored value (255; 65535 with 16 bits)"
     )
     assert (tmp_path / "out" / "sheet.png").exists()
     assert "error" in capsys.readouterr().out
@@ -83,7 +83,7 @@ def test_a_slip_of_the_pen_is_no_background(folder: Path) -> None:
     ids = mask(folder, 3)
     ids[0, 0] = 4
     keep(folder, 3, ids)
-    [line] = found(folder)
+    [line] = lines(folder)
     assert line.startswith("ids that are not on the list of classes (4; known are 0 to 3): ")
 
 
@@ -91,7 +91,7 @@ def test_classes_stored_one_too_low(folder: Path) -> None:
     classes(folder, "background # ignore\ncat\ndog\ntree\nsky # unseen\n")
     assert any(
         "no label map holds the id 4, the last class's, but 0 is there" in line
-        for line in found(folder, "warning")
+        for line in lines(folder, "warning")
     )
 
 
@@ -102,7 +102,7 @@ def test_palettes_of_their_own(folder: Path) -> None:
         image = Image.fromarray(np.minimum(mask(folder, i), 2).astype(np.uint8), mode="P")
         image.putpalette(colours)
         image.save(folder / "labels" / f"p {i}.png")
-    assert any("palettes give an id another colour" in line for line in found(folder, "warning"))
+    assert any("palettes give an id another colour" in line for line in lines(folder, "warning"))
 
 
 def test_half_a_layout(folder: Path) -> None:
@@ -115,7 +115,7 @@ def test_half_a_layout(folder: Path) -> None:
             (folder / kind / f"p {3 if split == 'train' else 4}.png").rename(
                 folder / kind / split / "a.png"
             )
-    [line] = found(folder)
+    [line] = lines(folder)
     assert line.startswith("images that are not read")
     assert (
         "and 5 more; put all of them into images/train and images/val, or all into images/" in line
@@ -123,14 +123,14 @@ def test_half_a_layout(folder: Path) -> None:
     with pytest.raises(DataError, match="images that are not read"):
         get_benchmark(str(folder)).data("train", None)
     shutil.rmtree(folder / "images" / "val")
-    assert any("images that are not read" in line and "train" in line for line in found(folder))
+    assert any("images that are not read" in line and "train" in line for line in lines(folder))
 
 
 def test_marks_that_are_nearly_one(folder: Path) -> None:
     for line in ("cat # Unseen", "cat # unseeen", "cat #Ignore"):
         classes(folder, f"dog\n{line}\ntree\nsky\n")
         with pytest.raises(DataError, match="line 2 of .* which is no mark but like one"):
-            found(folder)
+            lines(folder)
     classes(folder, "dog\nC # sharp\ntree\ncat # Unseen # seen\n")
     assert get_benchmark(str(folder)).class_names == ("dog", "C # sharp", "tree", "cat # Unseen")
 
@@ -140,7 +140,7 @@ def test_ids_one_too_high(folder: Path) -> None:
     for i in range(10):
         ids = mask(folder, i)
         keep(folder, i, np.where(ids == 255, 255, ids + 1).astype(np.uint8))
-    [line] = found(folder)
+    [line] = lines(folder)
     assert line.startswith(
         "ids run from 1 to 4 and 0, the background, is nowhere: every id seems to be one too high: "
     )
@@ -151,11 +151,11 @@ def test_ids_that_were_blurred(folder: Path) -> None:
     ids = mask(folder, 2)
     ids[:4, :10] = np.arange(40, 80, dtype=np.uint8).reshape(4, 10)
     keep(folder, 2, ids)
-    [line] = found(folder)
+    [line] = lines(folder)
     assert "went through JPEG" in line
 
 
-def test_images_that_ask_to_be_turned(folder: Path) -> None:
+def test_images_that_ask_for_a_rotation(folder: Path) -> None:
     path = folder / "images" / "p 2.png"
     with Image.open(path) as image:
         image.load()
@@ -163,29 +163,32 @@ def test_images_that_ask_to_be_turned(folder: Path) -> None:
         tags[0x0112] = 3
         image.save(path, exif=tags)
     assert any(
-        line.startswith("images that ask to be turned") and "p 2.png" in line
-        for line in found(folder, "warning")
+        line.startswith("images whose EXIF data ask for a rotation") and "p 2.png" in line
+        for line in lines(folder, "warning")
     )
 
 
-def test_a_background_nobody_spoke_of(folder: Path) -> None:
+def test_a_background_that_is_not_listed(folder: Path) -> None:
     classes(folder, "cat\ndog\ntree # unseen\n")
-    [line] = found(folder)
+    [line] = lines(folder)
     assert "ids run from 0 to 3, but only 3 classes are listed: 0 seems to be a background" in line
-    assert "write 'background # ignore' (void) or 'background' (a class) as the first line" in line
+    assert (
+        "write 'background # ignore' (not scored) or 'background' (a class) as the first line"
+        in line
+    )
     for i in range(10):
         ids = mask(folder, i)
         keep(folder, i, np.where(ids == 0, 255, ids).astype(np.uint8))
-    [line] = found(folder)
+    [line] = lines(folder)
     assert "ids run from 1 to 3, but the first of 3 classes has the id 0" in line
     classes(folder, "background # ignore\ncat\ndog\ntree # unseen\n")
-    assert found(folder) == []
+    assert lines(folder) == []
 
 
-def test_classes_nobody_labelled(folder: Path) -> None:
+def test_classes_without_pixels(folder: Path) -> None:
     classes(folder, "ground\ncat\ndog\ntree # unseen\nyeti\nghost # unseen\n")
-    assert found(folder) == []
-    first, second = found(folder, "warning")
+    assert lines(folder) == []
+    first, second = lines(folder, "warning")
     assert first.startswith("seen classes that no training image shows: yeti; check")
     assert second.startswith(
         "classes that no validation image shows, which get no score: yeti, ghost; check"
@@ -194,17 +197,17 @@ def test_classes_nobody_labelled(folder: Path) -> None:
         keep(folder, i, np.full((20, 30), 255, dtype=np.uint8))
     assert (
         "no pixel of train is labelled with a class to train on; check label maps, classes.txt and"
-        " splits" in found(folder)
+        " splits" in lines(folder)
     )
     assert any(
         line.startswith("label maps of train without a labelled pixel") and line.count("p ") == 3
-        for line in found(folder, "warning")
+        for line in lines(folder, "warning")
     )
 
 
 def test_sizes(folder: Path) -> None:
     keep(folder, 8, np.zeros((21, 30), dtype=np.uint8))
-    [line] = found(folder)
+    [line] = lines(folder)
     assert (
         "p 8.png (30x21, its image 30x20); make them again at the image's size, with"
         " nearest-neighbour resizing" in line
@@ -217,7 +220,7 @@ def test_label_maps_saved_with_a_loss(folder: Path, suffix: str) -> None:
     (folder / "labels" / "p 2.png").unlink()
     with (folder / "labels" / f"p 2.{suffix}").open("wb") as file:
         Image.fromarray(ids).save(file, format="JPEG")
-    [line] = found(folder)
+    [line] = lines(folder)
     assert f"p 2.{suffix}; make them again as PNGs, from the ids" in line
     with pytest.raises(DataError, match="from the ids" if suffix == "png" else "is no PNG or TIFF"):
         get_benchmark(str(folder)).data("train", None)[2]
@@ -227,34 +230,34 @@ def test_colours(folder: Path) -> None:
     Image.fromarray(np.repeat(mask(folder, 2)[..., None] * 60, 3, axis=2)).save(
         folder / "labels" / "p 2.png"
     )
-    [line] = found(folder)
+    [line] = lines(folder)
     assert line.startswith("label maps that hold colours instead of ids: ")
     assert "p 2.png; replace every colour by its class's id" in line
     Image.fromarray(mask(folder, 3)).convert("P").save(folder / "labels" / "p 2.png")
-    assert found(folder) == [], "palettes hold ids"
+    assert lines(folder) == [], "palettes hold ids"
 
 
 def test_leaks(folder: Path) -> None:
     with (folder / "val.txt").open("a") as file:
         file.write("p 0\n")
     shutil.copy(folder / "images" / "p 1.png", folder / "images" / "p 9.png")
-    both, same = found(folder)
+    both, same = lines(folder)
     assert both.startswith("images that are in training and in validation: ")
     assert both.endswith("p 0.png; take them out of one of the two")
     assert "in training under another name" in same
     assert same.count("p 9.png") == same.count("p 1.png") == 1
     shutil.copy(folder / "images" / "p 1.png", folder / "images" / "p 2.png")
-    assert any("are in train more than once" in line for line in found(folder, "warning"))
+    assert any("are in train more than once" in line for line in lines(folder, "warning"))
 
 
 def test_partners_and_lists(folder: Path) -> None:
     (folder / "labels" / "p 1.png").unlink()
     (folder / "images" / "p 2.png").unlink()
-    missing, unknown = sorted(found(folder))
+    missing, unknown = sorted(lines(folder))
     assert missing.startswith("images without a label map: ")
     assert "p 1.png; save it in labels/ under the image's name" in missing
     assert unknown.startswith("names on lists without an image in images/: p 2 (train.txt); ")
-    [line] = found(folder, "warning")
+    [line] = lines(folder, "warning")
     assert line.startswith("label maps without an image, which are not used: ")
     with pytest.raises(DataError, match="images without a label map"):
         get_benchmark(str(folder)).data("train", None)
@@ -264,7 +267,7 @@ def test_unreadable_files(folder: Path) -> None:
     picture, labels = folder / "images" / "p 1.png", folder / "labels" / "p 2.png"
     picture.write_bytes(picture.read_bytes()[:200])
     labels.write_bytes(b"nothing")
-    first, second = found(folder)
+    first, second = lines(folder)
     assert "images that cannot be read" in first
     assert "p 1.png; replace them" in first
     assert "label maps that cannot be read" in second
@@ -273,7 +276,7 @@ def test_unreadable_files(folder: Path) -> None:
 
 def test_an_empty_split(folder: Path) -> None:
     (folder / "val.txt").write_text("")
-    [line] = found(folder)
+    [line] = lines(folder)
     assert line.startswith("there are no labelled images for validation (train.txt and val.txt)")
 
 
@@ -288,20 +291,20 @@ def test_named_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     folds = write_folds(tmp_path / "folds")
     warnings = [
         finding.line()
-        for finding in check(
+        for finding in check_data(
             "pascal-5i/0", root=folds, lists=folds.parent / "lists", progress=False
-        ).survey.findings
+        ).findings
     ]
     assert (
         "classes that no validation image shows, which get no score: boat; check their ids and"
         " spelling, or label some" in warnings
     )
     (root / "ImageSets" / "Segmentation" / "val.txt").unlink()
-    [line] = [finding.line() for finding in check("voc", root=root, progress=False).errors]
+    [line] = [finding.line() for finding in check_data("voc", root=root, progress=False).errors]
     assert line.startswith("val: ")
     assert "val.txt is missing; `unseen prepare voc` makes PASCAL VOC's lists" in line
 
 
 def test_the_check_needs_no_tower(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.Module, "__init__", lambda self: pytest.fail("a network was made"))
-    assert found(folder) == []
+    assert lines(folder) == []

@@ -1,4 +1,4 @@
-"""Data of one's own: the list of classes, splits, every verb on a folder."""
+"""Your own data: the list of classes, splits, every verb on a folder."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from test_flow import FEW, said
 from tiny import write_own
 from unseen.__main__ import main
 from unseen.api import train
-from unseen.check import check
 from unseen.data.benchmarks import get_benchmark
-from unseen.data.own.layout import contents, read_classes
+from unseen.data.own.checking import check_data
+from unseen.data.own.layout import read_classes, read_folder
 from unseen.errors import DataError, SettingError
 from unseen.labels import BACKGROUND, IGNORE
 from unseen.settings import ModelSettings, TrainSettings
@@ -43,30 +43,30 @@ def classes(folder: Path, text: str) -> Path:
 
 
 def test_marks_and_names(tmp_path: Path) -> None:
-    found = read_classes(
+    listed = read_classes(
         classes(
             tmp_path,
             "\ufeffcat\nsofa   # unseen\nC# sharp\n#1 # unseen\nodd # unseen #"
             " seen\nbus#unseen\n\n",
         )
     )
-    assert found.class_names == ("cat", "sofa", "C# sharp", "#1", "odd # unseen", "bus#unseen")
-    assert found.unseen == ("sofa", "#1")
-    assert (found.background, found.first) == ("ignore", 0)
+    assert listed.class_names == ("cat", "sofa", "C# sharp", "#1", "odd # unseen", "bus#unseen")
+    assert listed.unseen == ("sofa", "#1")
+    assert (listed.background, listed.first_id) == ("ignore", 0)
 
 
 @pytest.mark.parametrize(
-    ("line", "background", "first"),
+    ("line", "background", "first_id"),
     [
         ("background", "class", 0),
         ("rest # ignore", "ignore", 1),
         ("none # threshold", "threshold", 1),
     ],
 )
-def test_backgrounds(tmp_path: Path, line: str, background: str, first: int) -> None:
-    found = read_classes(classes(tmp_path, f"{line}\ncat\n"))
-    assert (found.background, found.first) == (background, first)
-    assert found.class_names == (("cat",) if first else ("background", "cat"))
+def test_backgrounds(tmp_path: Path, line: str, background: str, first_id: int) -> None:
+    listed = read_classes(classes(tmp_path, f"{line}\ncat\n"))
+    assert (listed.background, listed.first_id) == (background, first_id)
+    assert listed.class_names == (("cat",) if first_id else ("background", "cat"))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_list_that_is_no_text(tmp_path: Path) -> None:
 
 
 def stems(folder: Path, split: str) -> list[str]:
-    return [pair.image.stem for pair in contents(folder).splits[split]]
+    return [pair.image.stem for pair in read_folder(folder).pairs[split]]
 
 
 def test_splits_by_lists(tmp_path: Path) -> None:
@@ -123,11 +123,11 @@ def test_splits_by_folders(tmp_path: Path) -> None:
                 / path.name
             )
     with pytest.raises(DataError, match=r"has both train\.txt and images/train"):
-        contents(tmp_path)
+        read_folder(tmp_path)
     for name in ("train.txt", "val.txt"):
         (tmp_path / name).unlink()
     assert stems(tmp_path, "val") == ["p 7", "p 8", "p 9"]
-    assert check(str(tmp_path), progress=False).errors == []
+    assert check_data(str(tmp_path), progress=False).errors == []
 
 
 def test_ids_and_void(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
         match=(
-            r"classes\.txt does not exist; a folder of your own needs images/, labels/ and"
+            r"classes\.txt does not exist; your folder needs images/, labels/ and"
             r" classes\.txt"
         ),
     ):
@@ -199,8 +199,8 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
 
 
 def report_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    return found
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return report
 
 
 def test_train_evaluate_and_eigenvectors_on_a_folder(

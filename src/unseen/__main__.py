@@ -767,17 +767,17 @@ def check(
     """
     if samples < 1:
         raise SettingError(f"--samples is {samples}; give at least 1")
-    from unseen.check import check as look
-    from unseen.check import print_checked
+    from unseen.data.own.checking import check_data
+    from unseen.data_report import print_check, save_check
 
-    checked = look(source, root=root, lists=lists)
+    checked = check_data(source, root=root, lists=lists)
     folder = out or Path("runs") / f"check-{checked.benchmark.slug}"
-    drawn = checked.save(folder, samples)
-    print_checked(checked)
-    print(
-        f"wrote {folder / 'check.json'}"
-        + (f" and {folder / 'sheet.png'}: look whether colours and words fit" if drawn else "")
+    drawn = save_check(checked, folder, samples)
+    print_check(checked)
+    sheet = (
+        f" and {folder / 'sheet.png'}: look whether colours and class names fit" if drawn else ""
     )
+    print(f"wrote {folder / 'check.json'}{sheet}")
     if checked.errors:
         raise SystemExit(2)
 

@@ -27,7 +27,7 @@ from unseen.data.classes import (
 )
 from unseen.data.datasets import Background, SegmentationSet
 from unseen.data.episodes import Draw, Episode
-from unseen.data.own.layout import CLASSES, read_classes
+from unseen.data.own.layout import CLASSES, read_classes, require_parts
 from unseen.errors import DataError, SettingError
 from unseen.settings import InferenceSettings, is_own
 
@@ -404,18 +404,13 @@ def own_benchmark(folder: Path) -> Benchmark:
     """
     folder = folder.resolve()
     classes = read_classes(folder / CLASSES)
-    for place in ("images", "labels"):
-        if not (folder / place).is_dir():
-            raise DataError(
-                f"{folder} has no folder {place}/; put images into images/ and label maps of the"
-                " same names into labels/"
-            )
+    require_parts(folder)
     labels = f"id 0 is the first line of {CLASSES}; the highest value, 255 or 65535, is void"
     zero = (
         {"ignore": "; id 0 (background) is void", "threshold": f"; {THRESHOLD}"}.get(
             classes.background, ""
         )
-        if classes.first
+        if classes.first_id
         else ""
     )
     return Benchmark(

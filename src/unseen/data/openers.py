@@ -37,7 +37,7 @@ from unseen.data.episodes import (
     paired,
     pascal_list,
 )
-from unseen.data.own.layout import Classes, own_pairs
+from unseen.data.own.layout import ClassList, own_pairs
 from unseen.errors import DataError, SettingError
 from unseen.files import read_labels
 
@@ -138,7 +138,7 @@ def cityscapes(root: Path | None, split: str) -> SegmentationSet:
     )
 
 
-def own(folder: Path, classes: Classes, root: Path | None, split: str) -> SegmentationSet:
+def own(folder: Path, classes: ClassList, root: Path | None, split: str) -> SegmentationSet:
     """A folder of one's own (`unseen.data.own.layout`).
 
     Raises:
@@ -153,7 +153,7 @@ def own(folder: Path, classes: Classes, root: Path | None, split: str) -> Segmen
     return LabelledImages(
         own_pairs(folder, split),
         len(classes.class_names),
-        background=0 if classes.first else None,
+        background=0 if classes.first_id else None,
         keep_background=keep,
     )
 

@@ -1,22 +1,23 @@
-"""Data of one's own: a folder of images, label maps and a list of classes, used wherever a
-benchmark's name is taken.
+"""Your own data: a folder of images, label maps and a list of classes.
 
-DIR/images/NAME.jpg        images, in any usual format
-DIR/labels/NAME.png        ids, grey or palette with 8 bits (255 is void), or grey with 16 bits
-(65535 is void); .tif too
-DIR/classes.txt            a class a line; id 0 is the first line
-DIR/train.txt, val.txt     names of images, one a line, without suffix; with one list, the other
-split is the rest
-DIR/images/train, val      instead of lists; label maps then lie in labels/train, labels/val
-Without any of these, every fifth image is for validation, by the hash of its name: the same on
-every machine.
+Such a folder can be given wherever a benchmark's name is taken:
 
-A line of `classes.txt` is a name, or a name and a mark, set off by a blank: `zebra # unseen`. What
-stands before the last mark is the name, so names may hold `#`; one that ends like a mark is
-followed by `# seen`. Marks: "unseen" (no masks in training), "seen" (the default), and for the
-first line,
-whose pixels are then no class: "ignore" (a background that is void) and "threshold" (a background
-that is scored; `Background`).
+    DIR/images/NAME.jpg     images, in any usual format
+    DIR/labels/NAME.png     class ids, as a grey or palette PNG with 8 bits (255 is ignored) or a
+                            grey one with 16 bits (65535 is ignored); .tif too
+    DIR/classes.txt         one class a line; the first line is id 0
+    DIR/train.txt, val.txt  names of images, one a line, without suffix; where there is one list,
+                            the other split is the rest
+    DIR/images/train, val   instead of lists; label maps then lie in labels/train, labels/val
+
+Without lists and split folders, every fifth image is for validation, by the hash of its name: the
+same on every machine.
+
+A line of `classes.txt` is a name, or a name and a mark after a blank: `zebra # unseen`. The name is
+what stands before the last mark, so names may hold `#`; write `# seen` after a name that itself
+ends like a mark. Marks are "unseen" (no masks in training), "seen" (the default), and two for the
+first line alone, whose pixels then show no class: "ignore" (a background that is ignored) and
+"threshold" (a background that is scored; see `Background`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,276 +35,295 @@ from unseen.files import SUFFIXES
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 CLASSES = "classes.txt"
-MARKS = ("unseen", "seen", "ignore", "threshold")
-MARK = re.compile(rf"^(?P<name>.*\S)\s+#\s*(?P<mark>{'|'.join(MARKS)})$")
-LIKE_A_MARK = re.compile(r"\s#\s*(\w+)$")
+BACKGROUND_MARKS = ("ignore", "threshold")
+MARKS = ("unseen", "seen", *BACKGROUND_MARKS)
 SPLITS = ("train", "val")
 UNREAD = (
-    "images that are not read, because images/ holds train/ or val/ without the other, or"
-    " images beside them"
+    "images that are not read, because images/ holds train/ or val/ without the other, or images"
+    " beside them"
 )
+_MARKED = re.compile(rf"^(?P<name>.*\S)\s+#\s*(?P<mark>{'|'.join(MARKS)})$")
+_LIKE_A_MARK = re.compile(r"\s#\s*(\w+)$")
+
+
+# -------------------------------------------------------------- list of classes
 
 
 @dataclass(frozen=True)
-class Classes:
-    """What `classes.txt` says.
+class ClassList:
+    """What `classes.txt` holds.
 
     Attributes:
-        class_names: The words.
+        class_names: The classes, without a background that is none.
         unseen: Those without masks in training.
-        background: What id 0 is, if not a word.
-        first: The id of the first word.
+        background: How labelled pixels of no class are treated.
+        first_id: The stored id of the first class: 1 where id 0 is a background, else 0.
     """
 
     class_names: tuple[str, ...]
     unseen: tuple[str, ...]
     background: Background
-    first: int
+    first_id: int
 
 
-def read_classes(path: Path) -> Classes:
+def read_classes(path: Path) -> ClassList:
     """Read a list of classes.
 
     Raises:
         DataError: No such file, not a text, an empty line between others, a name given twice, no
-            words, or a mark where it has no meaning.
+            classes, or a mark where it has no meaning.
     """
-    lines = _lines(
-        path,
-        f"a folder of your own needs images/, labels/ and {CLASSES}: one class a line, in the order"
-        " of the ids",
-    )
-    names: list[str] = []
-    marks: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        found = MARK.match(line)
-        name, mark = (found["name"], found["mark"]) if found else (line, "seen")
-        alike = None if found else LIKE_A_MARK.search(line)
-        if alike and difflib.get_close_matches(alike[1].lower(), MARKS, n=1, cutoff=0.8):
-            raise DataError(
-                f"line {number} of {path} ends in '# {alike[1]}', which is no mark but like one;"
-                f" marks are # {', # '.join(MARKS)}: correct it, or put '# seen' behind a name that"
-                " ends so"
-            )
-        if not name or name == "#":
-            raise DataError(
-                f"line {number} of {path} holds no class; ids follow from the lines, so fill it in"
-                " or remove it"
-            )
-        if mark in ("ignore", "threshold") and number > 1:
+    marks: dict[str, str] = {}
+    numbers: dict[str, int] = {}
+    for number, line in enumerate(_class_lines(path), start=1):
+        name, mark = _name_and_mark(line, f"line {number} of {path}")
+        if mark in BACKGROUND_MARKS and number > 1:
             raise DataError(
                 f"line {number} of {path} is marked '# {mark}', which only the first line, id 0,"
-                " can be; put that class first, or make it void"
+                " can be; move that class to the first line, or have its pixels ignored"
             )
-        if name in names:
+        if name in marks:
             raise DataError(
-                f"{path} names {name!r} twice (line {names.index(name) + 1} and line {number});"
-                " every id needs a name of its own"
+                f"{path} names {name!r} twice (line {numbers[name]} and line {number}); give every"
+                " id another name"
             )
-        names.append(name)
-        marks.append(mark)
-    first = int(bool(marks) and marks[0] in ("ignore", "threshold"))
-    if len(names) == first:
+        marks[name], numbers[name] = mark, number
+    names = tuple(marks)
+    first_mark = next(iter(marks.values()), "seen")
+    first_id = int(first_mark in BACKGROUND_MARKS)
+    if len(names) == first_id:
         raise DataError(f"{path} names no class; write one a line, in the order of the ids")
-    background: Background = (
-        "threshold"
-        if marks[0] == "threshold"
-        else "ignore"
-        if first or "background" not in names
-        else "class"
-    )
-    return Classes(
-        tuple(names[first:]),
-        tuple(name for name, mark in zip(names, marks, strict=True) if mark == "unseen"),
-        background,
-        first,
-    )
+    background: Background = "ignore"
+    if first_mark == "threshold":
+        background = "threshold"
+    elif first_id == 0 and "background" in names:
+        background = "class"
+    unseen = tuple(name for name, mark in marks.items() if mark == "unseen")
+    return ClassList(names[first_id:], unseen, background, first_id)
 
 
-@dataclass
-class Contents:
+def _class_lines(path: Path) -> list[str]:
+    remedy = f"your folder needs images/, labels/ and {CLASSES}: one class a line, in the order of"
+    return _lines(path, f"{remedy} the ids")
+
+
+def _name_and_mark(line: str, place: str) -> tuple[str, str]:
+    """The class name and the mark of a line, "seen" without one.
+
+    Args:
+        line: Without blanks at its ends.
+        place: Where the line stands, for messages.
+    """
+    marked = _MARKED.match(line)
+    if marked:
+        return marked["name"], marked["mark"]
+    if line in ("", "#"):
+        raise DataError(
+            f"{place} holds no class; ids follow from the lines, so fill it in or remove it"
+        )
+    # A misspelt mark would silently become a part of the name.
+    alike = _LIKE_A_MARK.search(line)
+    if alike and difflib.get_close_matches(alike[1].lower(), MARKS, n=1, cutoff=0.8):
+        raise DataError(
+            f"{place} ends in '# {alike[1]}', which is no mark but like one; marks are"
+            f" # {', # '.join(MARKS)}: correct it, or write '# seen' after a name that ends so"
+        )
+    return line, "seen"
+
+
+# ------------------------------------------------------------- files and splits
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which images belong to which split.
+
+    Attributes:
+        names: Names of images by split.
+        source: What decides about the splits, in words.
+        unknown: Listed names without an image, with their list: "a (val.txt)".
+    """
+
+    names: dict[str, list[str]]
+    source: str
+    unknown: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FolderContents:
     """What a folder holds.
 
     Attributes:
-        splits: The pairs of each split.
-        how: Where the splits come from.
-        unlabelled: Images without a label map, of either split.
-        pictureless: Label maps without an image.
-        misfits: Label maps under another suffix than those read, by the image they belong to.
-        unknown: Lines of lists that name no image.
+        splits: Which image belongs to which split.
+        pairs: Images with label maps, by split.
+        unlabelled: Images of a split without a label map.
+        unpaired: Label maps without an image.
+        wrong_format: Files of labels/ in a format that is not read, under the name of an image.
         unread: Images in folders that are not looked into: beside images/train and images/val, or
             in one of them without the other.
         nested: Whether images and label maps lie in train/ and val/.
     """
 
-    splits: dict[str, list[Pair]]
-    how: str
-    unlabelled: list[Path] = field(default_factory=list)
-    pictureless: list[Path] = field(default_factory=list)
-    misfits: list[Path] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    unread: list[Path] = field(default_factory=list)
-    nested: bool = False
+    splits: Splits
+    pairs: dict[str, list[Pair]]
+    unlabelled: list[Path]
+    unpaired: list[Path]
+    wrong_format: list[Path]
+    unread: list[Path]
+    nested: bool
 
 
-def contents(folder: Path) -> Contents:
+def read_folder(folder: Path) -> FolderContents:
     """Look through a folder without opening its images.
 
     Raises:
         DataError: No images/ or labels/, two images of one name, or lists besides split folders.
     """
-    images, labels = folder / "images", folder / "labels"
-    for place in (images, labels):
-        if not place.is_dir():
-            raise DataError(
-                f"{folder} has no folder {place.name}/; put images into images/ and label maps of"
-                " the same names into labels/"
-            )
-    nested = all((images / split).is_dir() for split in SPLITS)
-    lists = {
-        split: folder / f"{split}.txt" for split in SPLITS if (folder / f"{split}.txt").is_file()
-    }
+    require_parts(folder)
+    nested = all((folder / "images" / split).is_dir() for split in SPLITS)
+    lists = [f"{split}.txt" for split in SPLITS if (folder / f"{split}.txt").is_file()]
     if nested and lists:
         raise DataError(
-            f"{folder} has both {next(iter(lists))}.txt and images/train, images/val; keep one of"
-            " the two, so that the splits are clear"
+            f"{folder} has both {lists[0]} and images/train, images/val; keep one of the two, so"
+            " that the splits are clear"
         )
-    places = [f"{split}/" for split in SPLITS] if nested else [""]
-    pictures = {
-        name: path
-        for place in places
-        for name, path in _files(images / place, place, SUFFIXES, twice=True).items()
-    }
-    maps = {
-        name: path
-        for place in places
-        for name, path in _files(labels / place, place, LABEL_SUFFIXES, twice=True).items()
-    }
-    others = {
-        name: path
-        for place in places
-        for name, path in _files(labels / place, place, SUFFIXES).items()
-        if name not in maps
-    }
-    chosen, how, unknown = _chosen(pictures, lists, nested)
-    wanted = dict.fromkeys(name for split in SPLITS for name in chosen[split])
-    return Contents(
-        {
-            split: [Pair(pictures[name], maps[name]) for name in chosen[split] if name in maps]
-            for split in SPLITS
+    prefixes = ("train/", "val/") if nested else ("",)
+    images = _files_by_name(folder / "images", prefixes, SUFFIXES, unique=True)
+    labels = _files_by_name(folder / "labels", prefixes, LABEL_SUFFIXES, unique=True)
+    other_labels = _files_by_name(folder / "labels", prefixes, SUFFIXES)
+    splits = _splits(folder, images, nested=nested)
+    used = dict.fromkeys(name for split in SPLITS for name in splits.names[split])
+    without_map = [name for name in used if name not in labels]
+    unread = ("",) if nested else ("train/", "val/")
+    return FolderContents(
+        splits=splits,
+        pairs={
+            split: [Pair(images[name], labels[name]) for name in names if name in labels]
+            for split, names in splits.names.items()
         },
-        how,
-        [pictures[name] for name in wanted if name not in maps and name not in others],
-        [path for name, path in maps.items() if name not in pictures],
-        [path for name, path in others.items() if name in wanted],
-        unknown,
-        [
-            path
-            for place in ([""] if nested else SPLITS)
-            for path in _files(images / place, "", SUFFIXES).values()
-        ],
-        nested,
+        unlabelled=[images[name] for name in without_map if name not in other_labels],
+        unpaired=[path for name, path in labels.items() if name not in images],
+        wrong_format=[other_labels[name] for name in without_map if name in other_labels],
+        unread=list(_files_by_name(folder / "images", unread, SUFFIXES).values()),
+        nested=nested,
     )
+
+
+def require_parts(folder: Path) -> None:
+    """Refuse a folder without images/ or labels/.
+
+    Raises:
+        DataError: One of the two is missing.
+    """
+    for part in ("images", "labels"):
+        if not (folder / part).is_dir():
+            raise DataError(
+                f"{folder} has no folder {part}/; put images into images/ and label maps of the"
+                " same names into labels/"
+            )
 
 
 def own_pairs(folder: Path, split: str) -> list[Pair]:
-    """The pairs of a split.
+    """The images and label maps of a split ("train" or "val").
 
     Raises:
-        DataError: Also: images without label map, names in lists without image, or an empty
-            split.
+        DataError: Anything that `read_folder` refuses, images without a label map, listed names
+            without an image, or an empty split.
     """
-    found = contents(folder)
-    for files, what in (
-        (found.unlabelled, "images without a label map in labels/"),
-        (found.unknown, "names on lists without an image in images/"),
-        (found.unread, UNREAD),
+    contents = read_folder(folder)
+    for files, problem in (
+        (contents.unlabelled, "images without a label map in labels/"),
+        (contents.splits.unknown, "names on lists without an image in images/"),
+        (contents.unread, UNREAD),
     ):
         if files:
+            more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             raise DataError(
-                f"{folder} has {what}:"
-                f" {files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}; `unseen"
-                f" check {folder}` names them"
+                f"{folder} has {problem}: {files[0]}{more}; `unseen check {folder}` names them all"
             )
-    if found.misfits:
+    if contents.wrong_format:
+        path = contents.wrong_format[0]
         raise DataError(
-            f"the label map {found.misfits[0]} is no PNG or TIFF; save ids as"
-            f" {found.misfits[0].stem}.png, without a loss"
+            f"the label map {path} is no PNG or TIFF; save ids as {path.stem}.png, without a loss"
         )
-    if not found.splits[split]:
+    if not contents.pairs[split]:
+        use = {"train": "training", "val": "validation"}[split]
         raise DataError(
-            f"{folder} has no images for {'training' if split == 'train' else 'validation'}"
-            f" ({found.how}); add some, or change the lists"
+            f"{folder} has no images for {use} ({contents.splits.source}); add some, or change the"
+            " lists"
         )
-    return found.splits[split]
+    return contents.pairs[split]
 
 
-def _chosen(
-    pictures: dict[str, Path], lists: dict[str, Path], nested: bool
-) -> tuple[dict[str, list[str]], str, list[str]]:
-    """The names of each split, how they were found, and listed names that are no images."""
+def _splits(folder: Path, images: Mapping[str, Path], *, nested: bool) -> Splits:
     if nested:
-        return (
-            {
-                split: [name for name in pictures if name.startswith(f"{split}/")]
-                for split in SPLITS
-            },
-            "images/train and images/val",
-            [],
-        )
-    if not lists:
-        rank = {
-            name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) for name in pictures
-        }
-        val = {name for name in pictures if rank[name] % 5 == 0} or set(
-            sorted(rank, key=lambda name: rank[name])[:1]
-        )
-        return (
-            {
-                "train": [n for n in pictures if n not in val],
-                "val": [n for n in pictures if n in val],
-            },
-            "every fifth image, by the hash of its name",
-            [],
-        )
-    listed = {
-        split: list(dict.fromkeys(filter(None, _lines(path, "restore it"))))
-        for split, path in lists.items()
+        by_folder = {split: [n for n in images if n.startswith(f"{split}/")] for split in SPLITS}
+        return Splits(by_folder, "images/train and images/val")
+    lists = {split: folder / f"{split}.txt" for split in SPLITS}
+    lists = {split: path for split, path in lists.items() if path.is_file()}
+    if lists:
+        return _splits_by_lists(images, lists)
+    return _splits_by_hash(images)
+
+
+def _splits_by_hash(images: Iterable[str]) -> Splits:
+    """Every fifth image for validation, and at least one."""
+    hashes = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) for name in images}
+    val = {name for name, value in hashes.items() if value % 5 == 0}
+    if hashes and not val:
+        val = {min(hashes, key=lambda name: hashes[name])}
+    names = {
+        "train": [name for name in hashes if name not in val],
+        "val": [name for name in hashes if name in val],
     }
-    unknown = [
-        f"{name} ({split}.txt)"
-        for split, names in listed.items()
-        for name in names
-        if name not in pictures
-    ]
-    known = {split: [name for name in names if name in pictures] for split, names in listed.items()}
+    return Splits(names, "every fifth image, by the hash of its name")
+
+
+def _splits_by_lists(images: Mapping[str, Path], lists: dict[str, Path]) -> Splits:
+    """The splits of train.txt and val.txt, or of one of them and the rest of the images."""
+    names: dict[str, list[str]] = {}
+    unknown = []
+    for split, path in lists.items():
+        listed = list(dict.fromkeys(filter(None, _lines(path, "restore it"))))
+        names[split] = [name for name in listed if name in images]
+        unknown += [f"{name} ({path.name})" for name in listed if name not in images]
+    source = " and ".join(path.name for path in lists.values())
     for split, other in (SPLITS, SPLITS[::-1]):
-        if split not in known:
-            taken = set(known[other])
-            known[split] = [name for name in pictures if name not in taken]
-    return (
-        known,
-        " and ".join(path.name for path in lists.values())
-        + (", the rest for the other split" if len(lists) == 1 else ""),
-        unknown,
-    )
+        if split not in names:
+            taken = set(names[other])
+            names[split] = [name for name in images if name not in taken]
+            source += ", the rest for the other split"
+    return Splits({split: names[split] for split in SPLITS}, source, unknown)
 
 
-def _files(
-    place: Path, prefix: str, suffixes: tuple[str, ...], *, twice: bool = False
+def _files_by_name(
+    folder: Path, prefixes: Iterable[str], suffixes: tuple[str, ...], *, unique: bool = False
 ) -> dict[str, Path]:
-    """Files by name without suffix, in order; with `twice`, two of one name are refused."""
-    found: dict[str, Path] = {}
-    for path in sorted(place.iterdir()) if place.is_dir() else []:
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
+    """Files by name without suffix, in order.
+
+    Args:
+        folder: Where to look.
+        prefixes: Folders in it, which become the beginning of the names; "" for the folder itself.
+        suffixes: Of files to take.
+        unique: Refuse two files of one name instead of taking the last one.
+    """
+    files: dict[str, Path] = {}
+    for prefix in prefixes:
+        place = folder / prefix
+        if not place.is_dir():
+            continue
+        for path in sorted(place.iterdir()):
+            wanted = path.suffix.lower() in suffixes and not path.name.startswith(".")
+            if not wanted or not path.is_file():
+                continue
             name = prefix + path.stem
-            if twice and name in found:
+            if unique and name in files:
                 raise DataError(
-                    f"{found[name]} and {path} share a name, so it is not clear which belongs to"
+                    f"{files[name]} and {path} share a name, so it is not clear which belongs to"
                     " which; rename or remove one"
                 )
-            found[name] = path
-    return found
+            files[name] = path
+    return files
 
 
 def _lines(path: Path, remedy: str) -> list[str]:

@@ -1,0 +1,125 @@
+"""`unseen check`: the faults of a folder of your own, or of a benchmark's files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.progress import track
+
+from unseen.data.benchmarks import Benchmark, get_benchmark
+from unseen.data.datasets import LabelledImages, Pair
+from unseen.data.own.faults import Finding, worst_first
+from unseen.data.own.findings import find_faults, layout_findings
+from unseen.data.own.layout import CLASSES, SPLITS, read_classes, read_folder
+from unseen.data.own.survey import PairRecord, Survey, read_pairs
+from unseen.errors import DataError, SettingError
+from unseen.labels import MAX_8BIT_CLASSES
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """A data set whose files were all looked at.
+
+    Attributes:
+        benchmark: Its classes.
+        survey: What its files hold.
+        findings: What is wrong, errors first.
+        split_source: Where the splits of your own folder come from; None for other benchmarks.
+    """
+
+    benchmark: Benchmark
+    survey: Survey
+    findings: list[Finding]
+    split_source: str | None
+
+    @property
+    def errors(self) -> list[Finding]:
+        """What would stop or spoil training."""
+        return [finding for finding in self.findings if finding.level == "error"]
+
+
+@dataclass
+class _Files:
+    """A data set's files, and what is wrong before they are opened."""
+
+    pairs: dict[str, list[Pair]] = field(default_factory=dict)
+    first_id: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    split_source: str | None = None
+
+
+def check_data(
+    source: str, *, root: Path | None = None, lists: Path | None = None, progress: bool = True
+) -> DataCheck:
+    """Look at every file of a data set.
+
+    Args:
+        source: A folder of your own data, or the name of a benchmark.
+        root: Where the benchmark's data lie.
+        lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
+        progress: Show a progress bar.
+
+    Raises:
+        SettingError: No such benchmark, or one without files.
+        DataError: A folder without classes.txt, images/ or labels/.
+    """
+    benchmark = get_benchmark(source, lists)
+    if benchmark.folder is not None:
+        files = _own_files(benchmark.folder)
+    else:
+        files = _benchmark_files(benchmark, root)
+
+    def show_progress(records: Iterable[PairRecord], count: int) -> Iterable[PairRecord]:
+        title = f"looking at {benchmark.title}"
+        return track(records, title, count, transient=True, disable=not progress)
+
+    # Folds score their unseen classes alone.
+    scored = benchmark.class_names if benchmark.episodes is None else benchmark.unseen
+    survey = Survey(
+        read_pairs(files.pairs, show_progress),
+        benchmark.class_names,
+        files.first_id,
+        {"train": benchmark.seen, "val": scored},
+        own=benchmark.folder is not None,
+    )
+    findings = worst_first([*files.findings, *find_faults(survey)])
+    return DataCheck(benchmark, survey, findings, files.split_source)
+
+
+def _own_files(folder: Path) -> _Files:
+    contents = read_folder(folder)
+    first_id = read_classes(folder / CLASSES).first_id
+    return _Files(contents.pairs, first_id, layout_findings(contents), contents.splits.source)
+
+
+def _benchmark_files(benchmark: Benchmark, root: Path | None) -> _Files:
+    """The pairs of a benchmark's splits; a split that cannot be opened is a finding."""
+    files = _Files()
+    for split in SPLITS:
+        try:
+            data = benchmark.data(split, root)
+        except DataError as error:
+            if benchmark.needs_root and root is None:
+                raise
+            files.findings.append(_missing_split(benchmark, split, error))
+            continue
+        if not isinstance(data, LabelledImages):
+            raise SettingError(
+                f"{benchmark.name} is drawn when it is used and has no files to check; give a"
+                " folder, or a benchmark with --root"
+            )
+        files.pairs[split] = data.pairs
+        files.first_id = int(data.background == 0)
+    if not files.pairs:
+        finding = files.findings[0]
+        raise DataError(f"{finding.problem}; {finding.remedy}")
+    return files
+
+
+def _missing_split(benchmark: Benchmark, split: str, error: DataError) -> Finding:
+    problem, _, remedy = str(error).rpartition("; ")
+    # Vocabularies of this size cannot be trained on, so their training images are not needed.
+    unused = split == "train" and len(benchmark.class_names) > MAX_8BIT_CLASSES
+    return Finding("warning" if unused else "error", f"{split}: {problem}", remedy)

@@ -1,0 +1,123 @@
+"""What `unseen check` writes and prints: check.json, a sheet of labelled images, a table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from unseen.data.datasets import LabelledImages
+from unseen.data.own.checking import DataCheck
+from unseen.data.own.survey import PairRecord
+from unseen.files import replacing, write_text
+from unseen.labels import BACKGROUND, IGNORE, label_to_index
+from unseen.visualize import Row, sheet, spread
+
+
+def save_check(check: DataCheck, folder: Path, samples: int = 8) -> bool:
+    """Write `check.json`, and `sheet.png` if any image has labels; returns whether one has.
+
+    Args:
+        check: What was looked at.
+        folder: Where to write.
+        samples: Images on the sheet.
+    """
+    about: dict[str, Any] = {
+        "data": check.benchmark.name,
+        "splits": check.split_source,
+        "findings": [asdict(finding) for finding in check.findings],
+    }
+    for split, records in check.survey.records.items():
+        about[split] = {"images": len(records), "pixels": check.survey.pixels(split)}
+    write_text(folder / "check.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    rows = _sheet_rows(check, samples)
+    if not rows:
+        return False
+    benchmark = check.benchmark
+    grey = "background, or not" if benchmark.background == "threshold" else "not"
+    image = sheet(
+        rows,
+        benchmark.scored_names,
+        benchmark.unseen,
+        title=f"Labels of {benchmark.title}",
+        subtitle=f"look whether colours and class names fit   (grey: {grey} labelled)",
+        across=2,
+    )
+    with replacing(folder / "sheet.png") as beside:
+        image.save(beside)
+    return True
+
+
+def _sheet_rows(check: DataCheck, samples: int) -> list[Row]:
+    """Images with their labels, spread over the splits."""
+    rows = []
+    for split, records in check.survey.records.items():
+        good = [
+            record
+            for record in records
+            if not record.faults and record.size == record.label_size and record.areas
+        ]
+        for place in spread(len(good), (samples + 1) // 2):
+            image, labels = _labelled_image(check, good[place])
+            rows.append(Row(image, labels, {}, f"{split}: {good[place].pair.image.stem}"))
+    return rows
+
+
+def _labelled_image(
+    check: DataCheck, record: PairRecord
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """An image (H, W, 3) and its labels (H, W); ids that are not on the list are ignored ones."""
+    first_id = check.survey.first_id
+    count = len(check.benchmark.class_names)
+    # The data set refuses unlisted ids, so it is given a list that is long enough.
+    data = LabelledImages(
+        [record.pair],
+        max(count, max(record.areas) + 1 - first_id),
+        background=0 if first_id else None,
+        keep_background=True,
+    )
+    sample = data[0]
+    labels = sample.labels.numpy()
+    hidden = (labels == BACKGROUND) | (label_to_index(labels) >= count)
+    return sample.image.permute(1, 2, 0).numpy(), np.where(hidden, IGNORE, labels)
+
+
+def print_check(check: DataCheck) -> None:
+    """Print a table of the splits, and a line for every finding."""
+    console = Console()
+    console.print(_split_table(check))
+    for finding in check.findings:
+        colour = "red" if finding.level == "error" else "yellow"
+        line = f"[bold {colour}]{finding.level}[/]  {escape(finding.line())}"
+        console.print(line, soft_wrap=True, highlight=False)
+    if not check.findings:
+        console.print("nothing to correct")
+
+
+def _split_table(check: DataCheck) -> Table:
+    benchmark = check.benchmark
+    classes = f"{len(benchmark.class_names)}, none marked unseen"
+    if benchmark.unseen:
+        classes = f"{len(benchmark.seen)} seen, {len(benchmark.unseen)} unseen"
+    title = f"{benchmark.title}: classes: {classes}"
+    if check.split_source:
+        title += f"; splits: {check.split_source}"
+    heads = ("split", "images", "labelled pixels", "ignored", "classes shown")
+    table = Table(*heads, title=escape(title), title_justify="left")
+    for split, records in check.survey.records.items():
+        pixels = check.survey.pixels(split)
+        labelled = sum(pixels.values())
+        area = sum(width * height for width, height in (record.label_size for record in records))
+        ignored = f"{100 * (1 - labelled / area):.1f} %" if area else "–"
+        shown = sum(count > 0 for count in pixels.values())
+        table.add_row(
+            split, str(len(records)), f"{labelled:,}", ignored, f"{shown} of {len(pixels)}"
+        )
+    return table
