@@ -18,7 +18,6 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -31,10 +30,19 @@ from tiny import archives as made
 from unseen.__main__ import main
 from unseen.data import episodes
 from unseen.data.benchmarks import get_benchmark
-from unseen.data.classes import COCO, COCO_STUFF, CONTEXT
-from unseen.data.prepare import SETS, fetch, masks, prepare, published, scenes, unpack, voc, work
-from unseen.data.prepare.published import ARCHIVES, KNOWN, Archive
-from unseen.data.prepare.work import Work
+from unseen.data.prepare import (
+    DATASETS,
+    ade20k,
+    context,
+    fetch,
+    preparation,
+    prepare,
+    unpack,
+    voc,
+)
+from unseen.data.prepare.parts import Part
+from unseen.data.prepare.preparation import Preparation
+from unseen.data.prepare.published import ARCHIVES, Archive
 from unseen.errors import DataError, SettingError
 from unseen.files import read_labels, replacing
 
@@ -182,7 +190,7 @@ def test_voc_and_its_folds(
         *FEW,
         *SMALL,
     ]
-    evaluate_two_steps(train, tmp_path / "run", "voc", root, pictures=1)
+    evaluate_two_steps(train, tmp_path / "run", "voc", root, images=1)
 
     ready("pascal-5i", root, archives)
     assert len(list((root / "lists" / "pascal").rglob("*.txt"))) == 8
@@ -213,7 +221,7 @@ def test_voc_and_its_folds(
 
 
 def evaluate_two_steps(
-    train: list[str], run: Path, benchmark: str, root: Path, pictures: int
+    train: list[str], run: Path, benchmark: str, root: Path, images: int
 ) -> None:
     main(train)
     main(
@@ -230,7 +238,7 @@ def evaluate_two_steps(
             "48",
         ]
     )
-    assert json.loads((run / f"eval-{benchmark}" / "report.json").read_text())["images"] == pictures
+    assert json.loads((run / f"eval-{benchmark}" / "report.json").read_text())["images"] == images
 
 
 def test_voc_with_masks_of_sbd_at_hand(archives: Path, tmp_path: Path) -> None:
@@ -277,7 +285,7 @@ def test_context(archives: Path, tmp_path: Path) -> None:
         *FEW,
         *SMALL,
     ]
-    evaluate_two_steps(train, tmp_path / "run", "context", root, pictures=2)
+    evaluate_two_steps(train, tmp_path / "run", "context", root, images=2)
 
 
 def test_coco_stuff(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -308,13 +316,13 @@ def test_coco_stuff(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         *FEW,
         *SMALL,
     ]
-    evaluate_two_steps(asked, tmp_path / "run", "coco-stuff", base, pictures=1)
+    evaluate_two_steps(asked, tmp_path / "run", "coco-stuff", base, images=1)
     raw = base / "annotations" / "val2017" / "000000000139.png"
     (raw.parent / "000000000139_labelTrainIds.png").unlink()
     raw.unlink()
     Image.fromarray(made.blocks(1, 200)).save(raw)
     (archives / "stuffthingmaps_trainval2017.zip").unlink()
-    assert "holds the id 200; raw masks of COCO-Stuff hold 0 to 181" in said(
+    assert "holds the id 200; known are 0 to 181 and 255" in said(
         capsys, "prepare", "coco-stuff", "--root", str(root), "--jobs", "1"
     )
 
@@ -386,7 +394,7 @@ def test_ade(archives: Path, tmp_path: Path) -> None:
         *SMALL,
         *ONE,
     ]
-    evaluate_two_steps(train, tmp_path / "run", "ade20k-150", root, pictures=1)
+    evaluate_two_steps(train, tmp_path / "run", "ade20k-150", root, images=1)
 
     ready("ade20k-847", root, archives)
     base = root / "ADE20K_2021_17_01"
@@ -425,7 +433,7 @@ def test_ade(archives: Path, tmp_path: Path) -> None:
 def test_cityscapes(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "data"
     (root / "downloads").mkdir(parents=True)
-    assert "gtFine_trainvaltest.zip lie behind a login" in said(
+    assert "gtFine_trainvaltest.zip are behind a login" in said(
         capsys, "prepare", "cityscapes", "--root", str(root)
     )
     for name in ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"):
@@ -457,7 +465,7 @@ def test_cityscapes(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         *SMALL,
         *ONE,
     ]
-    evaluate_two_steps(train, tmp_path / "run", "cityscapes", root, pictures=1)
+    evaluate_two_steps(train, tmp_path / "run", "cityscapes", root, images=1)
 
 
 def test_cityscapes_without_its_test_images(
@@ -476,14 +484,16 @@ def test_cityscapes_without_its_test_images(
     ready("cityscapes", root, None, "--check")
     assert files(base) == before
     (base / "gtFine" / "train" / "ulm" / "ulm_000001_000019_gtFine_labelTrainIds.png").unlink()
-    assert "gtFine_trainvaltest.zip lies behind a login" in said(
+    assert "gtFine_trainvaltest.zip is behind a login" in said(
         capsys, "prepare", "cityscapes", "--root", str(root)
     )
 
 
-def test_masks_that_are_ready_need_no_archives(archives: Path, tmp_path: Path) -> None:
-    """What another made ready is taken over with --from, without SBD's .mat files or COCO's
-    annotations."""
+def test_masks_that_are_ready_need_no_archives(
+    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks of another preparation are linked with --from, without SBD's .mat files, COCO's
+    annotations or pycocotools."""
     done, root = tmp_path / "done", tmp_path / "data"
     for name in ("voc", "context", "coco-20i"):
         ready(name, done, archives)
@@ -491,6 +501,8 @@ def test_masks_that_are_ready_need_no_archives(archives: Path, tmp_path: Path) -
     (done / "VOCdevkit" / "VOC2010" / "trainval_merged.json").unlink()
     for path in (done / "COCO2014" / "annotations").glob("*.json"):
         path.unlink()
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
     for path in archives.glob("*.*"):
         path.unlink()
     for name in ("voc", "context", "coco-20i"):
@@ -513,7 +525,7 @@ def test_roots_by_other_names(
     ready("voc", Path(), None, "--check")
     ready("context", root / "VOCdevkit", None, "--check")
     assert (
-        voc.context_folder(tmp_path / "new" / "VOCdevkit")
+        context.context_folder(tmp_path / "new" / "VOCdevkit")
         == tmp_path / "new" / "VOCdevkit" / "VOC2010"
     )
     monkeypatch.chdir(tmp_path)
@@ -615,7 +627,7 @@ def test_fold_counts_follow_bams_rule(archives: Path, tmp_path: Path) -> None:
     Image.fromarray(mask).save(
         tmp_path / "COCO2014" / "annotations" / "val2014" / "COCO_val2014_000000000004.png"
     )
-    counts = {count.what: count.found for count in prepare("coco-20i", tmp_path, check=True)}
+    counts = {count.title: count.actual for count in prepare("coco-20i", tmp_path, check=True)}
     expected = [1, 1, 0, 0]
     assert [
         counts[f"fold {fold}: images with a novel class of 2048 pixels"] for fold in range(4)
@@ -623,30 +635,6 @@ def test_fold_counts_follow_bams_rule(archives: Path, tmp_path: Path) -> None:
     assert [
         counts[f"fold {fold}: (image, class) pairs of 2048 pixels"] for fold in range(4)
     ] == expected
-
-
-def test_polygons_against_cocos_tools() -> None:
-    """Run lengths are decoded alike; polygons differ in single pixels along their rims alone."""
-    coco = pytest.importorskip("pycocotools.mask")
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        h, w = (int(n) for n in rng.integers(30, 90, 2))
-        angles, radii = np.sort(rng.uniform(0, 2 * np.pi, 9)), rng.uniform(0.2, 0.48, 9)
-        points = np.stack(
-            [w * (0.5 + radii * np.cos(angles)), h * (0.5 + radii * np.sin(angles))], axis=1
-        )
-        flat = [points.ravel().tolist()]
-        stored = coco.merge(coco.frPyObjects(flat, h, w))
-        theirs = coco.decode(stored).astype(bool)
-        assert np.array_equal(masks.decode_rle(stored), theirs)
-        differ = masks.annotation_mask(flat, h, w) != theirs
-        edges = np.roll(points, -1, axis=0) - points
-        y, x = np.nonzero(differ)
-        centres = np.stack([x + 0.5, y + 0.5], axis=1)[:, None] - points
-        along = ((centres * edges).sum(axis=2) / (edges**2).sum(axis=1)).clip(0, 1)
-        away = np.linalg.norm(centres - along[..., None] * edges, axis=2).min(axis=1)
-        assert away.max(initial=0) < 1.0
-        assert differ.sum() < 0.5 * np.abs(edges).sum()
 
 
 def test_unpacked_folders_are_taken_as_links(archives: Path, tmp_path: Path) -> None:
@@ -674,7 +662,7 @@ def test_unpacked_folders_are_taken_as_links(archives: Path, tmp_path: Path) -> 
 def test_processes_make_the_same_masks(
     archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "FEW", 1)
+    monkeypatch.setattr(preparation, "MIN_PARALLEL_ITEMS", 1)
     prepare("ade20k-847", tmp_path / "many", archives, jobs=2)
     prepare("ade20k-847", tmp_path / "one", archives, jobs=1)
     found = {
@@ -687,9 +675,9 @@ def test_processes_make_the_same_masks(
     shutil.rmtree(broken / "annotations")
     next(broken.rglob("*_seg.png")).write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot be read"):
-        Work(tmp_path, None, 2).each(
+        Preparation(tmp_path, None, 2).run_all(
             "masks",
-            scenes.ade_full_mask,
+            ade20k.convert_ade_full,
             [
                 (
                     p.with_name(p.name.replace("_seg.png", ".jpg")),
@@ -699,126 +687,6 @@ def test_processes_make_the_same_masks(
                 for p in broken.rglob("*_seg.png")
             ],
         )
-
-
-# ------------------------------------------------------------------------ masks
-
-
-def inside(x: Fraction, y: Fraction, corners: list[tuple[Fraction, Fraction]]) -> bool:
-    """The even-odd rule, in fractions: count the edges crossed left of the point."""
-    count = 0
-    for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
-        if (y0 <= y) != (y1 <= y):
-            count += x0 + (y - y0) * (x1 - x0) / (y1 - y0) <= x
-    return count % 2 == 1
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_polygons_against_brute_force(seed: int) -> None:
-    """Random corners, some on the grid of pixel centres and edges, some outside of the image."""
-    rng = np.random.default_rng(seed)
-    h, w = rng.integers(3, 20, 2).tolist()
-    points = rng.uniform(-4, 24, (int(rng.integers(3, 9)), 2))
-    points = np.round(points * 2) / 2 if seed % 2 else np.round(points * 8) / 8
-    corners = [(Fraction(x), Fraction(y)) for x, y in points.tolist()]
-    half = Fraction(1, 2)
-    expected = np.array([[inside(x + half, y + half, corners) for x in range(w)] for y in range(h)])
-    assert np.array_equal(masks.annotation_mask([points.ravel().tolist()], h, w), expected)
-
-
-def test_polygons_join_and_cover() -> None:
-    square, across = [0, 0, 4, 0, 4, 4, 0, 4], [2, 2, 6, 2, 6, 6, 2, 6]
-    union = masks.annotation_mask([square, across, [1, 1, 5, 5]], 8, 8)
-    assert int(union.sum()) == 16 + 16 - 4
-    labels = masks.drawn([(3, [square]), (7, [across])], 8, 8)
-    assert [int((labels == value).sum()) for value in (0, 3, 7)] == [64 - 28, 12, 16]
-    for wrong in (
-        [[1, 2, 3]],
-        [["a", "b"]],
-        5,
-        [[0, 0, float("nan"), 1, 2, 2]],
-        {"size": [2, 2]},
-        {"size": [8, 8], "counts": [1, 2]},
-        {"size": [4, 4], "counts": [16]},
-    ):
-        with pytest.raises(DataError):
-            masks.annotation_mask(wrong, 8, 8)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_run_lengths_against_brute_force(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    h, w = rng.integers(1, 90, 2).tolist()
-    mask = np.repeat(rng.random(h * w // 7 + 1) < (0.02, 0.5, 0.98)[seed % 3], 7)[: h * w].reshape(
-        h, w
-    )
-    counts = made.runs(mask)
-    assert masks.unpacked_counts(made.compressed(counts)).tolist() == counts
-    for form in (counts, made.compressed(counts), made.compressed(counts).encode()):
-        assert np.array_equal(masks.decode_rle({"size": [h, w], "counts": form}), mask)
-
-
-def test_compressed_run_lengths_by_hand() -> None:
-    assert masks.unpacked_counts("").tolist() == []
-    assert masks.unpacked_counts("1234").tolist() == [
-        1,
-        2,
-        3,
-        6,
-    ], "the fourth is a difference to the second"
-    assert masks.unpacked_counts("Q1").tolist() == [1 + 32], (
-        "low bits first: 1 and on, then 1 times 32"
-    )
-    assert masks.unpacked_counts("19O7").tolist() == [
-        1,
-        9,
-        -1,
-        16,
-    ], "the highest bit of the last character is the sign"
-    for wrong in ("P", "1 2", "zz\x7f", "P" * 20 + "0"):
-        with pytest.raises(DataError, match="cut short or holds characters"):
-            masks.unpacked_counts(wrong)
-
-
-def test_tables_follow_their_rules() -> None:
-    for value in range(256):
-        absent = value in published.COCO_STUFF_ABSENT or value > 181
-        expected = 255 if absent else value - sum(a < value for a in published.COCO_STUFF_ABSENT)
-        assert masks.COCO_STUFF_TABLE[value] == expected
-        ids = published.CITYSCAPES_IDS
-        assert masks.CITYSCAPES_TABLE[value] == (ids.index(value) if value in ids else 255)
-    checked = {12: 11, 26: 24, 30: 26, 45: 40, 66: 60, 69: 61, 71: 62, 83: 73, 91: 80, 181: 170}
-    assert {raw: int(masks.COCO_STUFF_TABLE[raw]) for raw in checked} == checked
-    assert len(COCO_STUFF) == 171
-    rng = np.random.default_rng(0)
-    colours = rng.integers(0, 256, (30, 30, 3), dtype=np.uint8)
-    colours[0, :, 0], colours[0, :, 1] = (
-        [code // 256 * 10 for code in published.ADE_FULL_IDS[:30]],
-        [code % 256 for code in published.ADE_FULL_IDS[:30]],
-    )
-    labels = masks.ade_full_labels(colours)
-    for (r, g, _), label in zip(
-        colours.reshape(-1, 3).tolist(), labels.ravel().tolist(), strict=True
-    ):
-        code = r // 10 * 256 + g
-        assert label == (
-            published.ADE_FULL_IDS.index(code) if code in published.ADE_FULL_IDS else 65535
-        )
-    assert (len(published.ADE_FULL_IDS), len(set(published.ADE_FULL_IDS))) == (847, 847)
-    assert list(published.CONTEXT_IDS) == sorted(published.CONTEXT_IDS)
-    assert len(published.CONTEXT_IDS) == len(CONTEXT)
-    assert (len(published.COCO_IDS), published.COCO_IDS[-1]) == (len(COCO), 90)
-
-
-def test_counts_that_are_published_agree() -> None:
-    known = KNOWN["voc"]
-    assert known["trainaug"] - known["train"] == known["aug"]
-    assert known["aug"] + known["train"] + known["val"] == known["SegmentationClassAug"]
-    assert known["train"] + known["val"] == known["SegmentationClass"]
-    assert all(
-        archive.digest is None or len(archive.digest.split(":")[1]) in (32, 40)
-        for archive in ARCHIVES.values()
-    )
 
 
 # --------------------------------------------------------------------- downloads
@@ -912,7 +780,7 @@ def test_a_later_run_goes_on(
     server.breaks = 0
     message = said(capsys, "prepare", "ade20k-150", "--root", str(root))
     assert "could not be downloaded" in message
-    assert "are kept, run again to go on" in message
+    assert "are kept, run again to continue" in message
     assert part.read_bytes() == content[:1000]
     server.breaks = None
     ready("ade20k-150", root, None)
@@ -955,7 +823,7 @@ def test_wrong_bytes_are_thrown_away(
     shutil.rmtree(root)
     server.wrong = 1
     message = said(capsys, "prepare", "ade20k-150", "--root", str(root))
-    assert "what it gives is not the published file (sha256" in message
+    assert "what it sends is not the published file (sha256" in message
     assert not (root / "downloads").exists(), "nothing is kept"
     whole = (server.folder / "ADEChallengeData2016.zip").read_bytes()
     part.parent.mkdir()
@@ -988,6 +856,21 @@ def test_no_network_and_no_such_file(
     message = said(capsys, "prepare", "ade20k-150", "--root", str(tmp_path / "data"))
     assert "Connection refused" in message
     assert "the page" in message
+
+
+@pytest.mark.parametrize("name", ["context", "coco-20i"])
+def test_pycocotools_is_required_before_a_download(
+    name: str,
+    server: type[_Server],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    message = said(capsys, "prepare", name, "--root", str(tmp_path / "data"))
+    assert "pip install 'unseen[data]'" in message
+    assert server.asked == []
 
 
 def test_no_room(
@@ -1084,13 +967,13 @@ def hostile(tmp_path: Path, members: list[tarfile.TarInfo]) -> Path:
 def test_archives_that_reach_outside(name: str, tmp_path: Path) -> None:
     info = tarfile.TarInfo(name)
     info.size = 3
-    parts = [unpack.Part("in", tmp_path / "out", (".jpg",), deep=True)]
+    parts = [Part("in", tmp_path / "out", (".jpg",), recursive=True)]
     with pytest.raises(DataError, match="outside of its folder"):
-        unpack.unpack(hostile(tmp_path, [info]), parts, Work(tmp_path))
+        unpack.unpack(hostile(tmp_path, [info]), parts, Preparation(tmp_path))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(name, "x")
     with pytest.raises(DataError, match="outside of its folder"):
-        unpack.unpack(tmp_path / "a.zip", parts, Work(tmp_path))
+        unpack.unpack(tmp_path / "a.zip", parts, Preparation(tmp_path))
     assert not list(tmp_path.rglob("evil*"))
 
 
@@ -1101,8 +984,8 @@ def test_archives_with_links(kind: bytes, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds in/a\.jpg as a link"):
         unpack.unpack(
             hostile(tmp_path, [info]),
-            [unpack.Part("in", tmp_path / "out", (".jpg",))],
-            Work(tmp_path),
+            [Part("in", tmp_path / "out", (".jpg",))],
+            Preparation(tmp_path),
         )
     link = zipfile.ZipInfo("in/a.jpg")
     link.external_attr = 0o120777 << 16
@@ -1110,7 +993,7 @@ def test_archives_with_links(kind: bytes, tmp_path: Path) -> None:
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(DataError, match=r"holds in/a\.jpg as a link"):
         unpack.unpack(
-            tmp_path / "a.zip", [unpack.Part("in", tmp_path / "out", (".jpg",))], Work(tmp_path)
+            tmp_path / "a.zip", [Part("in", tmp_path / "out", (".jpg",))], Preparation(tmp_path)
         )
     assert not (tmp_path / "out").exists()
 
@@ -1118,21 +1001,21 @@ def test_archives_with_links(kind: bytes, tmp_path: Path) -> None:
 def test_archives_that_swell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("in/a.jpg", bytes(5000))
-    part = unpack.Part("in", tmp_path / "out", (".jpg",))
+    part = Part("in", tmp_path / "out", (".jpg",))
     monkeypatch.setattr(unpack, "LARGEST_FILE", 4000)
     with pytest.raises(DataError, match="far more than belongs in it"):
-        unpack.unpack(tmp_path / "a.zip", [part], Work(tmp_path))
+        unpack.unpack(tmp_path / "a.zip", [part], Preparation(tmp_path))
     with pytest.raises(DataError, match="holds none of the files expected"):
         unpack.unpack(
             tmp_path / "a.zip",
-            [unpack.Part("elsewhere", tmp_path / "out", (".jpg",))],
-            Work(tmp_path),
+            [Part("elsewhere", tmp_path / "out", (".jpg",))],
+            Preparation(tmp_path),
         )
     monkeypatch.undo()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.jpg").write_bytes(b"mine")
     with pytest.raises(DataError, match="has 4 bytes, but 5000 in"):
-        unpack.unpack(tmp_path / "a.zip", [part], Work(tmp_path))
+        unpack.unpack(tmp_path / "a.zip", [part], Preparation(tmp_path))
     assert (tmp_path / "out" / "a.jpg").read_bytes() == b"mine"
 
 
@@ -1147,7 +1030,7 @@ def test_mistakes_on_the_command_line(
     assert "given with --from, does not exist" in said(
         capsys, "prepare", "voc", "--root", root, "--from", str(tmp_path / "no")
     )
-    for name in SETS:
+    for name in DATASETS:
         assert "nothing to check; run without --check first" in said(
             capsys, "prepare", name, "--root", root, "--check"
         )
@@ -1230,7 +1113,7 @@ def test_files_that_are_not_what_they_say(
     (tmp_path / "a.mat").write_bytes(b"no matrix")
     for path in (tmp_path / "a.mat", tmp_path / "b.mat"):
         with pytest.raises(DataError, match="SBD's mask .* cannot be read"):
-            voc.sbd_mask((path, tmp_path / "a.png"))
+            voc.convert_sbd_mask((path, tmp_path / "a.png"))
     Image.fromarray(made.blocks(0, 44)).save(tmp_path / "m.png")
     with pytest.raises(DataError, match="holds the id 44"):
         voc.copy_mask((tmp_path / "m.png", tmp_path / "a.png"))

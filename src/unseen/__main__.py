@@ -672,7 +672,7 @@ def prepare_(
     from rich.console import Console
     from rich.table import Table
 
-    from unseen.data.prepare import SETS, prepare
+    from unseen.data.prepare import DATASETS, prepare
 
     before = signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(143)
@@ -683,24 +683,10 @@ def prepare_(
         signal.signal(signal.SIGTERM, before)
     table = Table(name, "there", "published", "", box=None, header_style="bold", pad_edge=False)
     for count in counts:
-        verdict = (
-            ""
-            if count.known is None
-            else "ok"
-            if count.right
-            else "WRONG"
-            if count.binding
-            else "other"
-        )
-        table.add_row(
-            count.what, str(count.found), "" if count.known is None else str(count.known), verdict
-        )
+        expected = "" if count.expected is None else str(count.expected)
+        table.add_row(count.title, str(count.actual), expected, count.verdict)
     Console().print(table)
-    wrong = [
-        f"{count.what}: {count.found} instead of {count.known}"
-        for count in counts
-        if count.binding and not count.right
-    ]
+    wrong = [str(count) for count in counts if count.binding and not count.matches]
     if wrong:
         remedy = (
             f"unseen prepare {name} --root {root} makes what is missing"
@@ -708,13 +694,13 @@ def prepare_(
             else "complete or correct the sources and run again"
         )
         raise DataError(
-            f"{name} in {SETS[name].folder(root)} is not what was published ({'; '.join(wrong)});"
+            f"{name} in {DATASETS[name].folder(root)} is not what was published ({'; '.join(wrong)});"
             f" {remedy}"
         )
-    lists = f" --lists {root / 'lists'}" if SETS[name].lists else ""
+    lists = f" --lists {root / 'lists'}" if DATASETS[name].lists else ""
     print(
         "ready; next: unseen evaluate naclip --clip ViT-B-16-quickgelu/openai --benchmark"
-        f" {SETS[name].benchmark} --root {SETS[name].folder(root)}{lists}"
+        f" {DATASETS[name].benchmark} --root {DATASETS[name].folder(root)}{lists}"
     )
 
 

@@ -21,14 +21,14 @@ from unseen.data.prepare.published import (
     ARCHIVES,
     CONTEXT_COUNTS,
     CONTEXT_IDS,
-    KNOWN,
+    PUBLISHED_COUNTS,
     Archive,
 )
 
 H, W = 40, 52
 
 
-def picture(seed: int, form: str = "JPEG") -> bytes:
+def random_image(seed: int, form: str = "JPEG") -> bytes:
     """A random image."""
     return encoded(np.random.default_rng(seed).integers(0, 255, (H, W, 3), dtype=np.uint8), form)
 
@@ -108,7 +108,10 @@ def write_voc_archives(folder: Path) -> None:
     tar(
         folder / "VOCtrainval_11-May-2012.tar",
         {
-            **{f"{inside}/JPEGImages/{name}.jpg": picture(i) for i, name in enumerate(VOC_NAMES)},
+            **{
+                f"{inside}/JPEGImages/{name}.jpg": random_image(i)
+                for i, name in enumerate(VOC_NAMES)
+            },
             **{
                 f"{inside}/SegmentationClass/{name}.png": encoded(mask, palette=True)
                 for name, mask in VOC_OWN.items()
@@ -137,7 +140,7 @@ def write_voc_archives(folder: Path) -> None:
             },
         )
         members[f"benchmark_RELEASE/dataset/cls/{name}.mat"] = out.getvalue()
-        members[f"benchmark_RELEASE/dataset/img/{name}.jpg"] = picture(VOC_NAMES.index(name))
+        members[f"benchmark_RELEASE/dataset/img/{name}.jpg"] = random_image(VOC_NAMES.index(name))
     tar(folder / "benchmark.tgz", {**members, "benchmark_RELEASE/benchmark_code/a.m": b"%"}, "w:gz")
 
 
@@ -149,7 +152,7 @@ def write_context_archives(folder: Path) -> dict[str, np.ndarray]:
     tar(
         folder / "VOCtrainval_03-May-2010.tar",
         {
-            f"{inside}/JPEGImages/{name}.jpg": picture(i)
+            f"{inside}/JPEGImages/{name}.jpg": random_image(i)
             for i, name in enumerate([*names, "2008_999999"])
         },
     )
@@ -212,7 +215,10 @@ STUFF_VALUES = (0, 10, 11, 12, 181, 255, 94, 26)
 def write_stuff_archives(folder: Path) -> None:
     """Three training images and one of validation, with values of absent things."""
     for split, names in STUFF_RAW.items():
-        pack(folder / f"{split}.zip", {f"{split}/{name}.jpg": picture(int(name)) for name in names})
+        pack(
+            folder / f"{split}.zip",
+            {f"{split}/{name}.jpg": random_image(int(name)) for name in names},
+        )
     masks = {
         f"{split}/{name}.png": encoded(blocks(*STUFF_VALUES))
         for split, names in STUFF_RAW.items()
@@ -229,7 +235,7 @@ def write_things_archives(folder: Path) -> None:
         names = {number: f"COCO_{split}_{number:012d}" for number in numbers}
         pack(
             folder / f"{split}.zip",
-            {f"{split}/{name}.jpg": picture(number) for number, name in names.items()},
+            {f"{split}/{name}.jpg": random_image(number) for number, name in names.items()},
         )
         annotations = []
         for number in numbers:
@@ -271,7 +277,7 @@ def write_ade_archives(folder: Path) -> None:
         split, stem = (
             ("training", f"ADE_train_{i:08d}") if i < 3 else ("validation", f"ADE_val_{i:08d}")
         )
-        small[f"ADEChallengeData2016/images/{split}/{stem}.jpg"] = picture(i)
+        small[f"ADEChallengeData2016/images/{split}/{stem}.jpg"] = random_image(i)
         small[f"ADEChallengeData2016/annotations/{split}/{stem}.png"] = encoded(
             blocks(0, 1, 150, i + 1)
         )
@@ -282,7 +288,7 @@ def write_ade_archives(folder: Path) -> None:
         ):
             colours[:, 13 * place : 13 * place + 13] = (10 * (code // 256) + i, code % 256, 77)
         full |= {
-            f"{at}.jpg": picture(i),
+            f"{at}.jpg": random_image(i),
             f"{at}_seg.png": encoded(colours),
             f"{at}_parts_1.png": encoded(colours),
             f"{at}.json": b"{}",
@@ -305,7 +311,7 @@ def write_streets_archives(folder: Path) -> None:
         ("test", "bonn", 3),
     ):
         name = f"{split}/{city}/{city}_{frame:06d}_000019"
-        images[f"leftImg8bit/{name}_leftImg8bit.png"] = picture(frame, "PNG")
+        images[f"leftImg8bit/{name}_leftImg8bit.png"] = random_image(frame, "PNG")
         masks[f"gtFine/{name}_gtFine_labelIds.png"] = encoded(blocks(7, 33, 6, 255, 26))
         masks[f"gtFine/{name}_gtFine_color.png"] = encoded(blocks(7, 33, 6, 255, 26))
         masks[f"gtFine/{name}_gtFine_polygons.json"] = b"{}"
@@ -313,7 +319,7 @@ def write_streets_archives(folder: Path) -> None:
     pack(folder / "gtFine_trainvaltest.zip", masks)
 
 
-TINY_KNOWN = {
+TINY_COUNTS = {
     "voc": {
         "JPEGImages": 4,
         "SegmentationClass": 3,
@@ -349,10 +355,10 @@ def publish(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str | None = Non
             ),
             len(content),
             digest,
-            archive.also,
+            archive.other_folders,
         )
         monkeypatch.setitem(ARCHIVES, key, made)
-    for key, known in TINY_KNOWN.items():
-        monkeypatch.setitem(KNOWN, key, known)
+    for key, counts in TINY_COUNTS.items():
+        monkeypatch.setitem(PUBLISHED_COUNTS, key, counts)
     for phase in CONTEXT_COUNTS:
         monkeypatch.setitem(CONTEXT_COUNTS, phase, (2, 3))

@@ -1,9 +1,8 @@
-"""From published archives to the layout that the benchmarks read: fetch, verify, unpack, convert,
-count.
+"""From published archives to the folders that the benchmarks read.
 
-Every step looks at what is there and does the rest, so that a stopped preparation goes on where it
-was; files appear under their names only when they are whole, and nothing that is there is
-overwritten.
+A preparation downloads, verifies, unpacks, converts and counts. Every step first looks at the files
+that are there and does only the rest, so that an interrupted preparation can be continued; files
+appear under their names only when they are complete, and none is overwritten.
 """
 
 from __future__ import annotations
@@ -15,49 +14,54 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from unseen.data.prepare import coco, scenes, voc
-from unseen.data.prepare.work import Count, Work
+from unseen.data.prepare import ade20k, cityscapes, coco, context, voc
+from unseen.data.prepare.preparation import Count, Preparation
 from unseen.errors import DataError, SettingError
 from unseen.files import UNFINISHED
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """How to make one data set ready.
+class Dataset:
+    """How to prepare one data set.
 
     Attributes:
-        make: Does what is not done yet.
-        count: What there is, against what was published.
+        make: Does the steps that are not done yet.
+        count: Compares the files that are there with what was published.
         folder: The folder of the data set below the root.
-        benchmark: Of `unseen list`, to go on with.
+        benchmark: The benchmark to continue with.
         lists: Whether the benchmark takes HSNet's lists.
     """
 
-    make: Callable[[Work], None]
+    make: Callable[[Preparation], None]
     count: Callable[[Path], list[Count]]
     folder: Callable[[Path], Path]
     benchmark: str
     lists: bool = False
 
 
-SETS = {
-    "voc": DataSet(voc.prepare_voc, voc.count_voc, voc.voc_folder, "voc"),
-    "context": DataSet(voc.prepare_context, voc.count_context, voc.context_folder, "context"),
-    "coco-stuff": DataSet(
+DATASETS = {
+    "voc": Dataset(voc.prepare_voc, voc.count_voc, voc.voc_folder, "voc"),
+    "context": Dataset(
+        context.prepare_context, context.count_context, context.context_folder, "context"
+    ),
+    "coco-stuff": Dataset(
         coco.prepare_coco_stuff, coco.count_coco_stuff, coco.stuff_folder, "coco-stuff"
     ),
-    "pascal-5i": DataSet(
+    "pascal-5i": Dataset(
         voc.prepare_pascal_folds, voc.count_pascal_folds, voc.voc_folder, "pascal-5i/0", lists=True
     ),
-    "coco-20i": DataSet(
+    "coco-20i": Dataset(
         coco.prepare_coco_folds, coco.count_coco_folds, coco.folds_folder, "coco-20i/0", lists=True
     ),
-    "ade20k-150": DataSet(scenes.prepare_ade, scenes.count_ade, scenes.ade_folder, "ade20k-150"),
-    "ade20k-847": DataSet(
-        scenes.prepare_ade_full, scenes.count_ade_full, scenes.ade_full_folder, "ade20k-847"
+    "ade20k-150": Dataset(ade20k.prepare_ade, ade20k.count_ade, ade20k.ade_folder, "ade20k-150"),
+    "ade20k-847": Dataset(
+        ade20k.prepare_ade_full, ade20k.count_ade_full, ade20k.ade_full_folder, "ade20k-847"
     ),
-    "cityscapes": DataSet(
-        scenes.prepare_cityscapes, scenes.count_cityscapes, scenes.cityscapes_folder, "cityscapes"
+    "cityscapes": Dataset(
+        cityscapes.prepare_cityscapes,
+        cityscapes.count_cityscapes,
+        cityscapes.cityscapes_folder,
+        "cityscapes",
     ),
 }
 
@@ -70,64 +74,64 @@ def prepare(
     check: bool = False,
     jobs: int | None = None,
 ) -> list[Count]:
-    """Make a data set ready below `root`, and count.
+    """Prepare a data set below `root`, and count its files.
 
     Args:
-        name: Key of `SETS`.
+        name: Key of `DATASETS`.
         root: Folder of all data sets, or the data set's own.
         source: Folder of archives or unpacked data sets to use instead of downloading.
         check: Only count.
         jobs: Processes for conversions; as many as there are cores by default.
 
     Returns:
-        What was counted; some of it may be wrong.
+        The counts, some of which may not be the published ones.
 
     Raises:
-        SettingError: No such data set, or no sensible number of processes.
-        DataError: Something is missing, damaged or in the way; what is done is kept.
+        SettingError: No such data set, no valid number of processes, or pycocotools is missing.
+        DataError: Something is missing, damaged or in the way; finished files are kept.
     """
-    if name not in SETS:
+    if name not in DATASETS:
         raise SettingError(
-            f"there is no data set called {name!r} to prepare; choose one of {', '.join(SETS)}"
+            f"there is no data set called {name!r} to prepare; choose one of {', '.join(DATASETS)}"
         )
     if jobs is not None and jobs < 1:
         raise SettingError(f"--jobs is {jobs}; give at least 1 process")
     if source is not None and not source.is_dir():
-        what = (
-            "is no folder; give the folder it lies in"
-            if source.exists()
-            else "does not exist; check the path"
+        problem = "does not exist; check the path"
+        if source.exists():
+            problem = "is not a folder; give the folder it lies in"
+        raise DataError(f"{source}, given with --from, {problem}")
+    dataset = DATASETS[name]
+    folder = dataset.folder(root)
+    if not check:
+        _make_root(root)
+        for parent in (folder, folder.parent / "VOCaug", root / "lists"):
+            _remove_unfinished(parent)
+        dataset.make(Preparation(root, source, jobs or os.cpu_count() or 1))
+    elif not folder.is_dir():
+        raise DataError(
+            f"{folder} does not exist, so there is nothing to check; run without --check first, or"
+            " correct --root"
         )
-        raise DataError(f"{source}, given with --from, {what}")
-    if check:
-        if not SETS[name].folder(root).is_dir():
-            raise DataError(
-                f"{SETS[name].folder(root)} does not exist, so there is nothing to check; run"
-                " without --check first, or correct --root"
-            )
-    else:
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(
-                f"{root} cannot be written ({error.strerror}); choose another place with --root"
-            ) from error
-        for place in (
-            SETS[name].folder(root),
-            SETS[name].folder(root).parent / "VOCaug",
-            root / "lists",
-        ):
-            _sweep(place)
-        SETS[name].make(Work(root, source, jobs or os.cpu_count() or 1))
-    return SETS[name].count(root)
+    return dataset.count(root)
 
 
-def _sweep(folder: Path) -> None:
-    """Take away what a killed preparation was writing (`unseen.files.replacing`), but for files so
-    young that another may be writing them.
+def _make_root(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{root} cannot be written ({error.strerror}); choose another place with --root"
+        ) from error
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove the files that a killed preparation was writing (`unseen.files.replacing`).
+
+    Those younger than a minute are kept: another preparation may be writing them.
     """
-    for at, _, files in os.walk(folder):
-        for path in (Path(at) / name for name in files if UNFINISHED.fullmatch(name)):
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent) / name for name in names if UNFINISHED.fullmatch(name)):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > 60:
                     path.unlink()

@@ -1,4 +1,4 @@
-"""COCO-Stuff 164K and the folds on COCO 2014."""
+"""COCO-Stuff 164K, and COCO-20i on COCO 2014."""
 
 from __future__ import annotations
 
@@ -11,113 +11,111 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unseen.data.classes import COCO
-from unseen.data.prepare.masks import COCO_STUFF_TABLE, VOID, drawn
-from unseen.data.prepare.published import ARCHIVES, COCO_20I_VAL, COCO_IDS, KNOWN
-from unseen.data.prepare.unpack import Part, adopt, ensure
-from unseen.data.prepare.voc import Segments, count_lists, prepare_lists
-from unseen.data.prepare.work import Count, Work, names, place, save_mask
+from unseen.data.prepare import hsnet
+from unseen.data.prepare.folders import file_names, file_stems, locate_dataset, save_mask
+from unseen.data.prepare.masks import (
+    COCO_STUFF_TABLE,
+    IGNORE,
+    Segments,
+    draw_labels,
+    require_known_ids,
+    require_pycocotools,
+)
+from unseen.data.prepare.parts import Part, ensure, link_unpacked
+from unseen.data.prepare.preparation import Count, Preparation
+from unseen.data.prepare.published import (
+    ARCHIVES,
+    COCO_20I_VAL_COUNTS,
+    COCO_IDS,
+    PUBLISHED_COUNTS,
+)
 from unseen.errors import DataError
 from unseen.files import read_labels
 
-MASK = "_labelTrainIds.png"
-STUFF, THINGS = ("train2017", "val2017"), ("train2014", "val2014")
+TRAINING_IDS = "_labelTrainIds.png"
+STUFF_SPLITS, FOLD_SPLITS = ("train2017", "val2017"), ("train2014", "val2014")
 
 
 def stuff_folder(root: Path) -> Path:
     """Where COCO-Stuff lies or will lie."""
-    return place(root, "coco_stuff164k", "images", "annotations/train2017")
+    return locate_dataset(root, "coco_stuff164k", "images", "annotations/train2017")
 
 
-def prepare_coco_stuff(work: Work) -> None:
+def prepare_coco_stuff(prep: Preparation) -> None:
     """Images of COCO 2017, raw masks, and masks of training ids beside them."""
-    base, known = stuff_folder(work.root), KNOWN["coco-stuff"]
-    for split in STUFF:
-        also = (
-            f"images/{split}",
-            f"coco_stuff164k/images/{split}",
-            f"coco/{split}",
-            f"coco/images/{split}",
+    base, counts = stuff_folder(prep.root), PUBLISHED_COUNTS["coco-stuff"]
+    for split in STUFF_SPLITS:
+        images = Part(
+            split,
+            base / "images" / split,
+            (".jpg",),
+            counts[split],
+            other_folders=(
+                f"images/{split}",
+                f"coco_stuff164k/images/{split}",
+                f"coco/{split}",
+                f"coco/images/{split}",
+            ),
         )
-        ensure(
-            work,
-            ARCHIVES[split],
-            [Part(split, base / "images" / split, (".jpg",), known[split], also=also)],
+        ensure(prep, ARCHIVES[split], [images])
+    folders = {split: base / "annotations" / split for split in STUFF_SPLITS}
+    if all(len(file_names(folders[split], TRAINING_IDS)) >= counts[split] for split in folders):
+        return
+    if any(len(_raw_stems(folders[split])) < counts[split] for split in folders):
+        ensure(prep, ARCHIVES["stuff"], [_raw_masks(base, split) for split in STUFF_SPLITS])
+    for split, folder in folders.items():
+        stems = sorted(_raw_stems(folder) - file_stems(folder, TRAINING_IDS))
+        prep.run_all(
+            f"training ids of {split}",
+            convert_stuff_mask,
+            [(folder / f"{stem}.png", folder / f"{stem}{TRAINING_IDS}") for stem in stems],
         )
-    raw = {
-        split: {
-            name for name in names(base / "annotations" / split, ".png") if not name.endswith(MASK)
-        }
-        for split in STUFF
-    }
-    made = {split: names(base / "annotations" / split, MASK) for split in STUFF}
-    if any(len(made[split]) < known[split] for split in STUFF):
-        if any(len(raw[split]) < known[split] for split in STUFF):
-            parts = []
-            for split in STUFF:
-                also = (
-                    f"annotations/{split}",
-                    f"coco_stuff164k/annotations/{split}",
-                    f"stuffthingmaps_trainval2017/{split}",
-                    f"stuffthingmaps/{split}",
-                )
-                # Masks made earlier must not count as raw ones: all raw names are those of the
-                # images.
-                needs = frozenset(
-                    f"{Path(name).stem}.png" for name in names(base / "images" / split, ".jpg")
-                )
-                parts.append(
-                    Part(split, base / "annotations" / split, (".png",), needs=needs, also=also)
-                )
-            ensure(work, ARCHIVES["stuff"], parts)
-        for split in STUFF:
-            folder = base / "annotations" / split
-            stems = [
-                Path(name).stem for name in sorted(names(folder, ".png")) if not name.endswith(MASK)
-            ]
-            todo = [stem for stem in stems if f"{stem}{MASK}" not in made[split]]
-            work.each(
-                f"training ids of {split}",
-                coco_stuff_mask,
-                [(folder / f"{stem}.png", folder / f"{stem}{MASK}") for stem in todo],
-            )
 
 
-def coco_stuff_mask(paths: tuple[Path, Path]) -> None:
-    """One mask of training ids."""
+def _raw_stems(folder: Path) -> set[str]:
+    """The names of raw masks, without those of training ids in the same folder."""
+    names = file_names(folder, ".png")
+    return {Path(name).stem for name in names if not name.endswith(TRAINING_IDS)}
+
+
+def _raw_masks(base: Path, split: str) -> Part:
+    # Masks of training ids in the same folder must not be counted as raw ones: the names that are
+    # required are those of the images.
+    stems = file_stems(base / "images" / split, ".jpg")
+    return Part(
+        split,
+        base / "annotations" / split,
+        (".png",),
+        required=frozenset(f"{stem}.png" for stem in stems),
+        other_folders=(
+            f"annotations/{split}",
+            f"coco_stuff164k/annotations/{split}",
+            f"stuffthingmaps_trainval2017/{split}",
+            f"stuffthingmaps/{split}",
+        ),
+    )
+
+
+def convert_stuff_mask(paths: tuple[Path, Path]) -> None:
+    """Save one raw mask as one of training ids."""
     raw = read_labels(paths[0])
-    odd = raw[(raw > 181) & (raw != VOID)]
-    if len(odd):
-        raise DataError(
-            f"the mask {paths[0]} holds the id {odd[0]}; raw masks of COCO-Stuff hold 0 to 181 and"
-            f" {VOID}: restore it from stuffthingmaps"
-        )
+    require_known_ids(raw, 181, paths[0], "restore it from stuffthingmaps")
     save_mask(paths[1], COCO_STUFF_TABLE[raw])
 
 
 def count_coco_stuff(root: Path) -> list[Count]:
     """Images and masks of COCO-Stuff."""
-    base, found = stuff_folder(root), []
-    for split in STUFF:
-        pictures, masks = (
-            names(base / "images" / split, ".jpg"),
-            names(base / "annotations" / split, MASK),
-        )
-        known = KNOWN["coco-stuff"][split]
-        found += [
-            Count(f"images/{split}", len(pictures), known),
-            Count(f"annotations/{split}/*{MASK}", len(masks), known),
+    base, counts = stuff_folder(root), []
+    for split in STUFF_SPLITS:
+        images = file_stems(base / "images" / split, ".jpg")
+        masks = file_stems(base / "annotations" / split, TRAINING_IDS)
+        published = PUBLISHED_COUNTS["coco-stuff"][split]
+        counts += [
+            Count(f"images/{split}", len(images), published),
+            Count(f"annotations/{split}/*{TRAINING_IDS}", len(masks), published),
+            Count(f"images of {split} without mask", len(images - masks), 0),
         ]
-        found.append(
-            Count(
-                f"images of {split} without mask",
-                len(
-                    {Path(name).stem for name in pictures}
-                    - {name.removesuffix(MASK) for name in masks}
-                ),
-                0,
-            )
-        )
-    return found
+    return counts
 
 
 # ------------------------------------------------------------------------ folds
@@ -125,103 +123,115 @@ def count_coco_stuff(root: Path) -> list[Count]:
 
 def folds_folder(root: Path) -> Path:
     """Where COCO 2014 lies or will lie."""
-    return place(root, "COCO2014", "val2014", "train2014")
+    return locate_dataset(root, "COCO2014", "val2014", "train2014")
 
 
-def prepare_coco_folds(work: Work) -> None:
-    """Images of COCO 2014, masks of the 80 things drawn from the annotations, HSNet's lists."""
-    base, known = folds_folder(work.root), KNOWN["coco-20i"]
-    for split in THINGS:
-        ensure(
-            work,
-            ARCHIVES[split],
-            [
-                Part(
-                    split,
-                    base / split,
-                    (".jpg",),
-                    known[split],
-                    also=(f"COCO2014/{split}", f"coco/{split}", f"coco/images/{split}"),
-                )
-            ],
+def prepare_coco_folds(prep: Preparation) -> None:
+    """Images of COCO 2014, masks of the 80 classes drawn from its annotations, HSNet's lists."""
+    base, counts = folds_folder(prep.root), PUBLISHED_COUNTS["coco-20i"]
+    if not _fold_masks_complete(base):
+        link_unpacked(prep, [_ready_masks(base, split) for split in FOLD_SPLITS])
+    drawing = not _fold_masks_complete(base)
+    if drawing:
+        require_pycocotools()  # before anything is downloaded
+    for split in FOLD_SPLITS:
+        usual = (f"COCO2014/{split}", f"coco/{split}", f"coco/images/{split}")
+        images = Part(split, base / split, (".jpg",), counts[split], other_folders=usual)
+        ensure(prep, ARCHIVES[split], [images])
+    if drawing:
+        _draw_fold_masks(prep, base)
+    hsnet.prepare_lists(prep, "coco")
+
+
+def _fold_masks_complete(base: Path) -> bool:
+    counts = PUBLISHED_COUNTS["coco-20i"]
+    return all(
+        len(file_names(base / "annotations" / split, ".png")) >= counts[f"masks {split}"]
+        for split in FOLD_SPLITS
+    )
+
+
+def _ready_masks(base: Path, split: str) -> Part:
+    """Masks that another preparation made."""
+    return Part(
+        f"COCO2014/annotations/{split}",
+        base / "annotations" / split,
+        (".png",),
+        PUBLISHED_COUNTS["coco-20i"][f"masks {split}"],
+        other_folders=(f"annotations/{split}",),
+        keep_existing=True,
+    )
+
+
+def _draw_fold_masks(prep: Preparation, base: Path) -> None:
+    """Draw the masks that are missing from the instances files."""
+    names = frozenset(f"instances_{split}.json" for split in FOLD_SPLITS)
+    files = Part(
+        "annotations",
+        base / "annotations",
+        tuple(sorted(names)),
+        required=names,
+        other_folders=("COCO2014/annotations", "coco/annotations"),
+    )
+    ensure(prep, ARCHIVES["instances2014"], [files])
+    for split in FOLD_SPLITS:
+        folder, path = (
+            base / "annotations" / split,
+            base / "annotations" / f"instances_{split}.json",
         )
-    if any(
-        len(names(base / "annotations" / split, ".png")) < known[f"masks {split}"]
-        for split in THINGS
-    ):
-        ready = [
-            Part(
-                f"COCO2014/annotations/{split}",
-                base / "annotations" / split,
-                (".png",),
-                known[f"masks {split}"],
-                also=(f"annotations/{split}",),
-                made=True,
-            )
-            for split in THINGS
+        prep.log(f"reading {path}")
+        present = file_stems(folder, ".png")
+        items = [
+            (folder / f"{stem}.png", *image)
+            for stem, image in _read_instances(path).items()
+            if stem not in present
         ]
-        adopt(work, ready)
-    if any(
-        len(names(base / "annotations" / split, ".png")) < known[f"masks {split}"]
-        for split in THINGS
-    ):
-        files = frozenset(f"instances_{split}.json" for split in THINGS)
-        part = Part(
-            "annotations",
-            base / "annotations",
-            tuple(sorted(files)),
-            needs=files,
-            also=("COCO2014/annotations", "coco/annotations"),
-        )
-        ensure(work, ARCHIVES["instances2014"], [part])
-        for split in THINGS:
-            folder = base / "annotations" / split
-            done, path = names(folder, ".png"), base / "annotations" / f"instances_{split}.json"
-            work.say(f"reading {path}")
-            pictures = _instances(path)
-            items = [
-                (folder / f"{stem}.png", *picture)
-                for stem, picture in pictures.items()
-                if f"{stem}.png" not in done
-            ]
-            work.each(f"masks of {split}", coco_mask, items)
-    prepare_lists(work, "coco")
+        prep.run_all(f"masks of {split}", draw_instances, items)
 
 
-def _instances(path: Path) -> dict[str, tuple[int, int, Segments]]:
-    """For each image with an annotation that is not a crowd's: height, width, (value,
-    segmentation) in the order of the file.
+def _read_instances(path: Path) -> dict[str, tuple[int, int, Segments]]:
+    """COCO's annotations of single objects; those of crowds are left out.
+
+    Returns:
+        By the name of every image with an annotation: height, width, segments in the order of the
+        file.
 
     Raises:
-        DataError: Not COCO's annotations.
+        DataError: Another file.
     """
-    values = {category: value for value, category in enumerate(COCO_IDS, start=1)}
     try:
-        content = json.loads(path.read_bytes())
-        pictures = {
-            image["id"]: (Path(image["file_name"]).stem, int(image["height"]), int(image["width"]))
-            for image in content["images"]
-        }
-        found: dict[str, tuple[int, int, Segments]] = {}
-        for annotation in content["annotations"]:
-            if not annotation.get("iscrowd"):
-                stem, height, width = pictures[annotation["image_id"]]
-                found.setdefault(stem, (height, width, []))[2].append(
-                    (values[annotation["category_id"]], annotation["segmentation"])
-                )
+        return _parse_instances(json.loads(path.read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is not COCO's instances file ({type(error).__name__}: {error}); delete it and"
             " run again"
         ) from error
-    return dict(sorted(found.items()))
 
 
-def coco_mask(item: tuple[Path, int, int, Any]) -> None:
-    """One mask, drawn annotation over annotation."""
+def _parse_instances(content: Any) -> dict[str, tuple[int, int, Segments]]:
+    values = {category: value for value, category in enumerate(COCO_IDS, start=1)}
+    sizes = {
+        image["id"]: (Path(image["file_name"]).stem, int(image["height"]), int(image["width"]))
+        for image in content["images"]
+    }
+    images: dict[str, tuple[int, int, Segments]] = {}
+    for annotation in content["annotations"]:
+        if not annotation.get("iscrowd"):
+            stem, height, width = sizes[annotation["image_id"]]
+            _, _, segments = images.setdefault(stem, (height, width, []))
+            segments.append((values[annotation["category_id"]], annotation["segmentation"]))
+    return dict(sorted(images.items()))
+
+
+def draw_instances(item: tuple[Path, int, int, Segments]) -> None:
+    """Draw one mask, annotation over annotation.
+
+    Raises:
+        DataError: An annotation is damaged.
+    """
     path, height, width, segments = item
     try:
-        labels = drawn(segments, height, width)
+        labels = draw_labels(segments, height, width)
     except DataError as error:
         raise DataError(
             f"an annotation of {path.stem} is damaged ({error}); delete the instances file and run"
@@ -231,59 +241,55 @@ def coco_mask(item: tuple[Path, int, int, Any]) -> None:
 
 
 def count_coco_folds(root: Path) -> list[Count]:
-    """Images, masks and lists of COCO 2014; and, where the masks are whole, how many images and
-    pairs they give the folds.
+    """Images, masks and lists of COCO 2014, and what the masks give the folds if all is complete.
 
-    The last are remarks: nobody documents how the masks of the published lists were drawn.
+    The numbers of the folds are remarks: nobody documents how the masks behind the published lists
+    were drawn.
     """
+    base, published, counts = folds_folder(root), PUBLISHED_COUNTS["coco-20i"], []
+    for split in FOLD_SPLITS:
+        images = file_names(base / split, ".jpg")
+        masks = file_names(base / "annotations" / split, ".png")
+        counts += [
+            Count(split, len(images), published[split]),
+            Count(f"annotations/{split}", len(masks), published[f"masks {split}"]),
+        ]
+    counts.append(hsnet.count_lists(root, "coco"))
+    if all(count.matches for count in counts):
+        counts += _count_folds(base / "annotations" / "val2014")
+    return counts
+
+
+def _count_folds(masks: Path) -> list[Count]:
+    """For each fold: images with a novel class, and (image, class) pairs, large enough to count."""
     from unseen.data.episodes import AREA
 
-    base, known, found = folds_folder(root), KNOWN["coco-20i"], []
-    for split in THINGS:
-        found.append(Count(split, len(names(base / split, ".jpg")), known[split]))
-        found.append(
-            Count(
-                f"annotations/{split}",
-                len(names(base / "annotations" / split, ".png")),
-                known[f"masks {split}"],
-            )
+    with ThreadPoolExecutor() as pool:
+        areas = list(
+            pool.map(class_areas, sorted(masks / name for name in file_names(masks, ".png")))
         )
-    found.append(count_lists(root, "coco"))
-    if all(count.right for count in found):
-        folder = base / "annotations" / "val2014"
-        with ThreadPoolExecutor() as pool:
-            large = (
-                np.array(
-                    list(
-                        pool.map(areas_of, sorted(folder / name for name in names(folder, ".png")))
-                    )
-                )
-                >= AREA
-            )  # (images, 80)
-        for fold, (images, both) in enumerate(COCO_20I_VAL):
-            mine = large[:, fold::4]
-            found.append(
-                Count(
-                    f"fold {fold}: images with a novel class of {AREA} pixels",
-                    int(mine.any(axis=1).sum()),
-                    images,
-                    binding=False,
-                )
-            )
-            found.append(
-                Count(
-                    f"fold {fold}: (image, class) pairs of {AREA} pixels",
-                    int(mine.sum()),
-                    both,
-                    binding=False,
-                )
-            )
-    return found
+    large = np.array(areas) >= AREA  # (images, 80)
+    counts = []
+    for fold, (images, pairs) in enumerate(COCO_20I_VAL_COUNTS):
+        novel = large[:, fold::4]  # the fold's classes: every fourth
+        counts += [
+            Count(
+                f"fold {fold}: images with a novel class of {AREA} pixels",
+                int(novel.any(axis=1).sum()),
+                images,
+                binding=False,
+            ),
+            Count(
+                f"fold {fold}: (image, class) pairs of {AREA} pixels",
+                int(novel.sum()),
+                pairs,
+                binding=False,
+            ),
+        ]
+    return counts
 
 
-def areas_of(mask: Path) -> NDArray[np.int64]:
-    """Pixels of each of the 80 classes."""
-    areas: NDArray[np.int64] = np.bincount(read_labels(mask).ravel(), minlength=VOID + 1)[
-        1 : len(COCO) + 1
-    ]
-    return areas
+def class_areas(mask: Path) -> NDArray[np.int64]:
+    """Pixels (80,) of each class in a mask."""
+    areas: NDArray[np.int64] = np.bincount(read_labels(mask).ravel(), minlength=IGNORE + 1)
+    return areas[1 : len(COCO) + 1]

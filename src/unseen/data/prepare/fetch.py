@@ -1,4 +1,4 @@
-"""Archives: found in a folder or downloaded, never believed without their checksum."""
+"""Archives: local or downloaded, and always compared with the published checksum."""
 
 from __future__ import annotations
 
@@ -9,220 +9,289 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from unseen.errors import DataError
 
 if TYPE_CHECKING:
+    from unseen.data.prepare.preparation import Preparation
     from unseen.data.prepare.published import Archive
-    from unseen.data.prepare.work import Work
 
 CHUNK = 1 << 20
 TRIES = 4
-"""Times in a row that a server may give nothing new before we stop asking."""
+"""Requests in a row that may bring nothing new before the download is given up."""
 PAUSE = 1.0
-"""Seconds before the second of these; doubled from then on."""
+"""Seconds before the second of these requests; doubled from then on."""
 
 
-def known_archive(archive: Archive, work: Work) -> Path | None:
-    """Where the archive lies already, if it does: in the folder given with --from, or among earlier
-    downloads.
-    """
-    below = ("", "downloads", *archive.also)
-    places = [
-        folder / end for folder in (work.source, work.root) if folder is not None for end in below
-    ]
-    return next(
-        (place / archive.file for place in places if (place / archive.file).is_file()), None
-    )
+class _GiveUpError(Exception):
+    """A server's answer that will not change when asked again."""
 
 
-def obtain(archive: Archive, work: Work) -> Path:
-    """The verified archive, downloaded where it is not at hand.
+def find_archive(archive: Archive, prep: Preparation) -> Path | None:
+    """The archive's path in the folder given with --from or among earlier downloads."""
+    for root in (prep.source, prep.root):
+        if root is not None:
+            for folder in ("", "downloads", *archive.other_folders):
+                path = root / folder / archive.file
+                if path.is_file():
+                    return path
+    return None
+
+
+def obtain(archive: Archive, prep: Preparation) -> Path:
+    """The path of the verified archive, which is downloaded unless it is local.
 
     Raises:
-        DataError: Not to be had, or not the published file.
+        DataError: Cannot be obtained, or is not the published file.
     """
-    path = known_archive(archive, work)
+    path = find_archive(archive, prep)
     if path is not None:
-        return verified(archive, path, work)
+        return verify(archive, path, prep)
     if not archive.urls:
-        raise by_hand([archive], work)
-    return _download(archive, work)
+        raise manual_download_error([archive], prep)
+    return _download(archive, prep)
 
 
-def by_hand(archives: Sequence[Archive], work: Work) -> DataError:
-    """What to say of archives of one page that a person has to fetch."""
-    names, one = " and ".join(archive.file for archive in archives), len(archives) == 1
+def manual_download_error(archives: Sequence[Archive], prep: Preparation) -> DataError:
+    """The message about archives of one web page that a person has to download."""
+    names = " and ".join(archive.file for archive in archives)
+    verb, pronoun = ("is", "it") if len(archives) == 1 else ("are", "them")
     return DataError(
-        f"{names} {'lies' if one else 'lie'} behind a login or a form: get"
-        f" {'it' if one else 'them'} from {archives[0].page}, then put {'it' if one else 'them'}"
-        f" into {work.downloads}, or give the folder with --from"
+        f"{names} {verb} behind a login or a form: download {pronoun} from {archives[0].page}, then"
+        f" put {pronoun} into {prep.downloads}, or give the folder with --from"
     )
 
 
-def verified(archive: Archive, path: Path, work: Work) -> Path:
-    """The path of an archive that is at hand.
+def verify(archive: Archive, path: Path, prep: Preparation) -> Path:
+    """The path of a local archive.
 
     Raises:
         DataError: It is not the published file.
     """
-    problem = _problem(archive, path, work)
-    if problem:
+    mismatch = _mismatch(archive, path, prep)
+    if mismatch:
         raise DataError(
-            f"{path} is not the published file ({problem}): cut short or changed; take it away and"
-            f" run again, or fetch it anew from {archive.page}"
+            f"{path} is not the published file ({mismatch}): cut short or changed; move it away and"
+            f" run again, or download it anew from {archive.page}"
         )
     return path
 
 
-def _download(archive: Archive, work: Work) -> Path:
-    path, part = work.downloads / archive.file, work.downloads / f"{archive.file}.part"
-    try:
-        work.downloads.mkdir(parents=True, exist_ok=True)
-        have = part.stat().st_size if part.exists() else 0
-        free = shutil.disk_usage(work.downloads).free
-    except OSError as error:
-        raise DataError(
-            f"{work.downloads} cannot be written ({error.strerror or error}); choose another place"
-            " with --root"
-        ) from error
-    if archive.size is not None and archive.size - have > free:
-        raise DataError(
-            f"{archive.file} takes {_mb(archive.size - have)}, but {work.downloads} has {_mb(free)}"
-            " left; free some space, or choose another place with --root"
-        )
-    reasons = []
-    for url in archive.urls:
-        for again in (True, False):
-            resumed = part.exists()
-            reason = _fetch(url, part, archive, work)
-            if reason is None:
-                reason = _problem(archive, part, work)
-                if reason is None:
-                    part.replace(path)
-                    return path
-                part.unlink()
-                if resumed and again:
-                    continue  # the server's file may have changed between the two halves
-                reason = f"what it gives is not the published file ({reason})"
-            break
-        reasons.append(f"{url}: {reason}")
-    kept = f"{_mb(part.stat().st_size)} are kept, run again to go on, or " if part.exists() else ""
-    with suppress(OSError):  # where something is kept
-        work.downloads.rmdir()
-    raise DataError(
-        f"{archive.file} could not be downloaded ({'; '.join(reasons)}); {kept}fetch it by other"
-        f" means from {archive.page} and give its folder with --from"
-    )
-
-
-def _fetch(url: str, part: Path, archive: Archive, work: Work) -> str | None:
-    """Download to `part`, going on where it ends and whenever the server breaks off; why not, else
-    None.
-    """
-    fruitless, reason = 0, ""
-    with work.bar(archive.file, archive.size, bytes_=True) as advance:
-        while fruitless < TRIES:
-            before = part.stat().st_size if part.exists() else 0
-            try:
-                if _append(url, part, before, archive, advance):
-                    return None
-                reason = "the server broke off"
-            except HTTPError as error:
-                if (
-                    error.code == 416 and before
-                ):  # nothing lies beyond what is there: whole, or too long
-                    if archive.size in (None, before):
-                        return None
-                    part.unlink()
-                    continue
-                reason = f"answer {error.code} {error.reason}"
-                if error.code in (401, 403, 404, 410):
-                    return reason
-            except (URLError, OSError, HTTPException) as error:
-                if (
-                    isinstance(error, OSError)
-                    and not isinstance(error, URLError | ConnectionError | TimeoutError)
-                    and error.filename is not None
-                ):
-                    raise DataError(
-                        f"{part} cannot be written ({error.strerror}); choose another place with"
-                        " --root"
-                    ) from error
-                reason = str(getattr(error, "reason", error)) or type(error).__name__
-            if (part.stat().st_size if part.exists() else 0) > before:
-                fruitless = 0
-            else:
-                fruitless += 1
-                if fruitless < TRIES:
-                    time.sleep(PAUSE * 2 ** (fruitless - 1))
-    return reason
-
-
-def _append(
-    url: str, part: Path, before: int, archive: Archive, advance: Callable[[int], None]
-) -> bool:
-    """One request; whether the file is whole now. What is there is given up only for an answer that
-    can be the file.
-    """
-    request = Request(
-        url, headers={"User-Agent": "unseen", **({"Range": f"bytes={before}-"} if before else {})}
-    )
-    with urlopen(request, timeout=30) as answer:
-        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(
-            f"bytes {before}-"
-        )
-        length = answer.headers.get("Content-Length")
-        total = None if length is None else int(length) + (before if goes_on else 0)
-        if answer.headers.get_content_type() == "text/html":
-            raise URLError("a web page instead of the file")
-        if total is not None and archive.size not in (None, total):
-            raise URLError(f"{total} bytes instead of {archive.size}")
-        try:
-            with part.open("ab" if goes_on else "wb") as file:
-                advance(before if goes_on else 0)
-                while chunk := answer.read(CHUNK):
-                    try:
-                        file.write(chunk)
-                    except OSError as error:
-                        raise DataError(
-                            f"{part} cannot be written ({error.strerror or error}); free some"
-                            " space; what is there is kept"
-                        ) from error
-                    advance(file.tell())
-        except HTTPException:
-            return False
-    return total is None or part.stat().st_size >= total
-
-
-def _problem(archive: Archive, path: Path, work: Work) -> str | None:
-    """Why `path` is not the published archive, if it is not."""
+def _mismatch(archive: Archive, path: Path, prep: Preparation) -> str | None:
+    """How `path` differs from the published archive, if it does."""
     size = path.stat().st_size
     if archive.size is not None and size != archive.size:
         return f"{size} bytes instead of {archive.size}"
     if archive.digest is None:
         return None
-    kind, _, wanted = archive.digest.partition(":")
-    made = hashlib.new(kind, usedforsecurity=False)
+    algorithm, _, expected = archive.digest.partition(":")
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     try:
         with (
             path.open("rb") as file,
-            work.bar(f"checking {archive.file}", size, bytes_=True) as advance,
+            prep.progress(f"checking {archive.file}", size, in_bytes=True) as advance,
         ):
             while chunk := file.read(CHUNK):
-                made.update(chunk)
+                digest.update(chunk)
                 advance(file.tell())
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); restore it") from error
-    return (
-        None
-        if made.hexdigest().startswith(wanted)
-        else f"{kind} {made.hexdigest()} instead of {wanted}"
+    if digest.hexdigest().startswith(expected):
+        return None
+    return f"{algorithm} {digest.hexdigest()} instead of {expected}"
+
+
+# --------------------------------------------------------------------- download
+
+
+def _download(archive: Archive, prep: Preparation) -> Path:
+    """Download to NAME.part, which a later run goes on with, and rename it once it is verified."""
+    part = prep.downloads / f"{archive.file}.part"
+    _require_space(archive, part, prep)
+    reasons = []
+    for url in archive.urls:
+        reason = _fetch_verified(url, part, archive, prep)
+        if reason is None:
+            return part.replace(prep.downloads / archive.file)
+        reasons.append(f"{url}: {reason}")
+    kept = ""
+    if part.exists():
+        kept = f"{_format_size(_size(part))} are kept, run again to continue, or "
+    with suppress(OSError):  # not empty
+        prep.downloads.rmdir()
+    raise DataError(
+        f"{archive.file} could not be downloaded ({'; '.join(reasons)}); {kept}download it by other"
+        f" means from {archive.page} and give its folder with --from"
     )
 
 
-def _mb(size: int) -> str:
+def _require_space(archive: Archive, part: Path, prep: Preparation) -> None:
+    """Make the folder of downloads and see that the rest of the archive fits.
+
+    Raises:
+        DataError: It cannot be written, or its disk is too full.
+    """
+    try:
+        prep.downloads.mkdir(parents=True, exist_ok=True)
+        present = _size(part)
+        free = shutil.disk_usage(prep.downloads).free
+    except OSError as error:
+        raise DataError(
+            f"{prep.downloads} cannot be written ({error.strerror or error}); choose another place"
+            " with --root"
+        ) from error
+    if archive.size is not None and archive.size - present > free:
+        raise DataError(
+            f"{archive.file} needs {_format_size(archive.size - present)}, but {prep.downloads} has"
+            f" {_format_size(free)} left; free some space, or choose another place with --root"
+        )
+
+
+def _fetch_verified(url: str, part: Path, archive: Archive, prep: Preparation) -> str | None:
+    """Download from one address and verify; the reason if that failed.
+
+    The server's file may have changed between the two halves of a resumed download, so that one is
+    repeated from the start if its checksum is wrong.
+    """
+    while True:
+        resumed = part.exists()
+        reason = _fetch(url, part, archive, prep)
+        if reason is not None:
+            return reason
+        mismatch = _mismatch(archive, part, prep)
+        if mismatch is None:
+            return None
+        part.unlink()
+        if not resumed:
+            return f"what it sends is not the published file ({mismatch})"
+
+
+def _fetch(url: str, part: Path, archive: Archive, prep: Preparation) -> str | None:
+    """Append to `part` until it is complete, whenever the server breaks off; the reason if not."""
+    failures, reason = 0, ""
+    with prep.progress(archive.file, archive.size, in_bytes=True) as advance:
+        while failures < TRIES:
+            present = _size(part)
+            try:
+                if _append(url, part, archive, advance):
+                    return None
+                reason = "the server broke off"
+            except _GiveUpError as error:
+                return str(error)
+            except (OSError, HTTPException) as error:
+                # Errors of the connection have no file name; those of the disk do.
+                if isinstance(error, OSError) and not isinstance(error, URLError):
+                    _raise_disk_error(part, error)
+                reason = str(getattr(error, "reason", error)) or type(error).__name__
+            if _size(part) > present:
+                failures = 0
+            else:
+                failures += 1
+                if failures < TRIES:
+                    time.sleep(PAUSE * 2 ** (failures - 1))
+    return reason
+
+
+def _raise_disk_error(part: Path, error: OSError) -> None:
+    """Raise an error of the disk, and ignore one of the connection.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    if error.filename is not None and not isinstance(error, ConnectionError | TimeoutError):
+        raise DataError(
+            f"{part} cannot be written ({error.strerror}); choose another place with --root"
+        ) from error
+
+
+def _append(url: str, part: Path, archive: Archive, advance: Callable[[int], None]) -> bool:
+    """Make one request; whether the file is complete now.
+
+    Raises:
+        _GiveUpError: The server refuses.
+        DataError: The disk is full.
+    """
+    start = _size(part)
+    headers = {"User-Agent": "unseen"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        with urlopen(Request(url, headers=headers), timeout=30) as answer:
+            # A server without ranges sends the whole file again.
+            expected = f"bytes {start}-"
+            resumes = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(
+                expected
+            )
+            if not resumes:
+                start = 0
+            total = _announced_size(answer, start, archive)
+            if not _write_answer(answer, part, start, advance):
+                return False
+    except HTTPError as error:
+        # 416: nothing lies beyond the bytes that are there.
+        if error.code == 416 and start:
+            return _finished_before(part, start, archive)
+        reason = f"answer {error.code} {error.reason}"
+        if error.code in (401, 403, 404, 410):
+            raise _GiveUpError(reason) from error
+        raise URLError(reason) from error
+    return total is None or _size(part) >= total
+
+
+def _finished_before(part: Path, present: int, archive: Archive) -> bool:
+    """Whether the bytes at hand are the whole file; if there are too many, they are deleted."""
+    if archive.size in (None, present):
+        return True
+    part.unlink()
+    return False
+
+
+def _announced_size(answer: Any, start: int, archive: Archive) -> int | None:
+    """The size of the whole file by the server's account.
+
+    Raises:
+        URLError: The answer cannot be the archive. The bytes at hand must then not be replaced.
+    """
+    if answer.headers.get_content_type() == "text/html":
+        raise URLError("a web page instead of the file")
+    length = answer.headers.get("Content-Length")
+    if length is None:
+        return None
+    total = int(length) + start
+    if archive.size not in (None, total):
+        raise URLError(f"{total} bytes instead of {archive.size}")
+    return total
+
+
+def _write_answer(answer: Any, part: Path, start: int, advance: Callable[[int], None]) -> bool:
+    """Write an answer's bytes from `start` on; whether it came to its end.
+
+    Raises:
+        DataError: The disk is full.
+    """
+    try:
+        with part.open("ab" if start else "wb") as file:
+            advance(start)
+            while chunk := answer.read(CHUNK):
+                try:
+                    file.write(chunk)
+                except OSError as error:
+                    raise DataError(
+                        f"{part} cannot be written ({error.strerror or error}); free some space;"
+                        " what is there is kept"
+                    ) from error
+                advance(file.tell())
+    except HTTPException:
+        return False
+    return True
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _format_size(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,157 @@
+"""Where data sets lie, which files they hold, and how single files get there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unseen.errors import DataError
+from unseen.files import replacing
+
+
+def file_names(folder: Path, suffix: str = "") -> set[str]:
+    """The names of a folder's finished files that end in `suffix`; none if there is no folder.
+
+    Raises:
+        DataError: It cannot be read as a folder.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return {
+                entry.name
+                for entry in entries
+                if entry.name.endswith(suffix)
+                and not entry.name.startswith(".")
+                and not entry.is_dir()
+            }
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be read as a folder ({error.strerror}); move it away, or choose"
+            " another place with --root"
+        ) from error
+
+
+def file_stems(folder: Path, suffix: str) -> set[str]:
+    """As `file_names`, without the suffix."""
+    return {name.removesuffix(suffix) for name in file_names(folder, suffix)}
+
+
+def find_files(folder: Path, suffix: str) -> list[Path]:
+    """The finished files anywhere below a folder that end in `suffix`, in order."""
+    return sorted(
+        Path(parent) / name
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.endswith(suffix) and not name.startswith(".")
+    )
+
+
+def locate_dataset(root: Path, path: str, *markers: str) -> Path:
+    """The folder in which a data set lies or will lie.
+
+    Users give the folder above (`root`/`path`), one in between, or the data set's own folder.
+
+    Args:
+        root: Folder of all data sets, or the data set's own.
+        path: Where the data set belongs below that.
+        markers: Folders inside the data set. The first is enough below `root`; `root` itself is the
+            data set if it has its name or all of two or more markers.
+    """
+    parts, root_names = Path(path).parts, {root.name, root.resolve().name}
+    candidates = [root.joinpath(*parts[i:]) for i in range(len(parts))]
+    for folder in candidates:
+        if (folder / markers[0]).exists():
+            return folder
+    if parts[-1] in root_names:
+        return root
+    if len(markers) > 1 and all((root / marker).exists() for marker in markers):
+        return root
+    # Nothing is there yet: below a root that is called like the first folder of the path, the rest
+    # of the path is made.
+    if parts[0] in root_names and len(parts) > 1:
+        return candidates[1]
+    return candidates[0]
+
+
+def link_or_copy(path: Path, target: Path) -> None:
+    """Put a file in another place too: as a hard link on the same disk, else as a copy."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(path.resolve(), target)
+    except OSError:
+        with replacing(target, "--root") as beside:
+            shutil.copyfile(path, beside)
+
+
+def in_place(target: Path, size: int, source: Path) -> bool:
+    """Whether a file of `size` bytes is in its place already.
+
+    Raises:
+        DataError: One of another size is, or the place cannot be looked at.
+    """
+    try:
+        actual = target.stat().st_size
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DataError(
+            f"{target} cannot be written ({error.strerror}); choose another place with --root"
+        ) from error
+    if actual != size:
+        raise DataError(
+            f"{target} has {actual} bytes, but {size} in {source}: it is cut short or was changed;"
+            " move it away and run again"
+        )
+    return True
+
+
+def save_mask(path: Path, labels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+    """Save ids (H, W) as a grey PNG of 8 or 16 bits, completely or not at all."""
+    with replacing(path, "--root") as beside:
+        Image.fromarray(labels).save(beside, format="PNG")
+
+
+def read_list(path: Path) -> list[str]:
+    """The names in a list file.
+
+    Raises:
+        DataError: Missing or not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise DataError(
+            f"the list {path} cannot be read ({reason}); restore it from its archive"
+        ) from error
+
+
+def write_list(path: Path, stems: Sequence[str]) -> None:
+    """Write a list of names; one with the same names, in whatever order, is kept.
+
+    Raises:
+        DataError: A list of other names is there.
+    """
+    if path.exists():
+        names = read_list(path)
+        if set(names) != set(stems):
+            raise DataError(
+                f"{path} names other images than belong in it ({len(names)} instead of"
+                f" {len(stems)}); move it away and run again"
+            )
+        return
+    with replacing(path, "--root") as beside:
+        beside.write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
+
+
+def listed_names(file: Path) -> set[str]:
+    """The names on a list, none if there is no such file."""
+    return set(read_list(file)) if file.is_file() else set()
