@@ -2,7 +2,7 @@
 kernel, side by side.
 
 Run: python benchmarks/attention.py [--rounds 9]
-Prints the median time of both and their ratio. `unseen.training.run` uses the faster one on CPUs.
+Prints the median time of both and their ratio. `unseen.training.loop` uses the faster one on CPUs.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from unseen.methods.clip_rc import CLIPRC
 from unseen.modules.queries import relationship
 from unseen.modules.regions import region_mask, regions_of
 from unseen.settings import InferenceSettings
-from unseen.training import targets_of
+from unseen.training.targets import targets_of
 
 FEATURES, LOGITS, LOSSES, GRADIENTS = (
     1e-5,

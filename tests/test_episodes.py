@@ -299,7 +299,7 @@ def test_a_pascal_fold_through_the_verbs(
             "--train.transforms.crop",
             "48",
             "--train.unseen_pixels",
-            "void",
+            "ignore",
         ]
     )
     main(["evaluate", str(tmp_path / "run"), *common, "--inference.canvas", "48"])

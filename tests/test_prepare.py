@@ -206,7 +206,7 @@ def test_voc_and_its_folds(
             "--train.transforms.crop",
             "48",
             "--train.unseen_pixels",
-            "void",
+            "ignore",
         ]
     )
     main(["evaluate", str(tmp_path / "fold"), *common, "--inference.canvas", "48"])
@@ -358,7 +358,7 @@ def test_coco_folds(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
             "--train.transforms.crop",
             "48",
             "--train.unseen_pixels",
-            "void",
+            "ignore",
         ]
     )
     main(["evaluate", str(tmp_path / "fold"), *common, "--inference.canvas", "48"])

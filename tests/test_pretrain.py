@@ -66,7 +66,7 @@ def test_batches_grow_harder_and_are_always_the_same() -> None:
 
 
 def test_captions_are_encoded_as_the_tower_encodes_them() -> None:
-    module = Pretraining(10)
+    module = Pretraining()
     captions = ["a photo of a tree", "a red fish and a blue house"]
     full = torch.nn.functional.normalize(
         module.clip.encode_tokens(module.clip.tokenize(captions))[0], dim=1
@@ -79,20 +79,20 @@ def test_a_resumed_run_ends_in_the_same_weights(
 ) -> None:
     monkeypatch.setattr(Pretraining, "accuracy", lambda self: 5.0)
     pretrain(tmp_path / "whole", steps=9, batch_size=4, progress=False, save_every=2)
-    step = Pretraining.training_step
+    forward = Pretraining.forward
     calls = []
 
-    def kill(self: Pretraining, batch: tuple[torch.Tensor, list[str]], index: int) -> torch.Tensor:
-        calls.append(index)
+    def kill(self: Pretraining, batch: tuple[torch.Tensor, list[str]]) -> dict[str, torch.Tensor]:
+        calls.append(1)
         if len(calls) == 4:
             raise KilledError
-        return step(self, batch, index)
+        return forward(self, batch)
 
-    monkeypatch.setattr(Pretraining, "training_step", kill)
+    monkeypatch.setattr(Pretraining, "forward", kill)
     with pytest.raises(KilledError):
         pretrain(tmp_path / "cut", steps=9, batch_size=4, progress=False, save_every=2)
     assert not (tmp_path / "cut" / WEIGHTS).exists()
-    monkeypatch.setattr(Pretraining, "training_step", step)
+    monkeypatch.setattr(Pretraining, "forward", forward)
     assert (
         pretrain(tmp_path / "cut", steps=9, batch_size=4, progress=False, save_every=2, resume=True)
         == 5.0
@@ -115,6 +115,6 @@ def test_shipped_weights_say_how_they_were_made() -> None:
 
 def test_shipped_weights_reach_their_accuracy() -> None:
     """≥ 90 % of single-thing scenes over 20 words; 5 is chance."""
-    module = Pretraining(1)
+    module = Pretraining()
     module.clip = load_clip()
     assert module.accuracy(400) >= 90

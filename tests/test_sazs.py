@@ -357,14 +357,14 @@ def test_training_hands_out_things() -> None:
     from unseen.data.benchmarks import get_benchmark
     from unseen.data.transforms import TrainTransform
     from unseen.settings import TransformSettings
-    from unseen.training import TrainingItems
+    from unseen.training.batches import QueryItems
 
     bench = get_benchmark("doodles-5i/0")
     transform = TrainTransform(
         TransformSettings(resize=None, crop=96, photometric=False, max_class_share=None)
     )
-    items = TrainingItems(
-        bench.data("train", None), transform, bench.seen_ids, things=SAZS.reads_things
+    items = QueryItems(
+        bench.data("train", None), transform, bench.seen_ids, class_labels=SAZS.reads_things
     )
     _, labels, _ = items[3, 0]
     values = set(labels.unique().tolist())

@@ -3,6 +3,9 @@ does."""
 
 from __future__ import annotations
 
+import csv
+import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +16,16 @@ from torch import Tensor
 
 from tiny import tiny_clip
 from unseen.data.benchmarks import BENCHMARKS, Benchmark
-from unseen.data.datasets import DoodleScenes, Sample
-from unseen.errors import DataError, SettingError
+from unseen.data.datasets import DoodleScenes, Sample, SegmentationSet
+from unseen.errors import CheckpointError, DataError, SettingError
 from unseen.labels import IGNORE, PADDING
 from unseen.methods import create
 from unseen.segmenter import Prediction, Segmenter
 from unseen.settings import TrainSettings, TransformSettings
-from unseen.training import (
-    StepSampler,
-    TrainingItems,
-    fit,
-    learning_rate,
-    parameter_groups,
-    targets_of,
-)
+from unseen.training.batches import LabelMapItems, QueryItems, StepSampler, training_items
+from unseen.training.loop import RunControl, fit
+from unseen.training.schedules import learning_rate, parameter_groups
+from unseen.training.targets import targets_of
 
 SMALL = TrainSettings(
     steps=6,
@@ -53,25 +52,23 @@ def segmenter() -> Segmenter:
     return create("zegclip", tiny_clip(), num_prompts=2, decoder_heads=2)
 
 
-def trained(folder: Path, settings: TrainSettings, **more: bool) -> dict[str, Tensor]:
+def fit_on(
+    bench: Benchmark, model: Segmenter, folder: Path, settings: TrainSettings, **control: Any
+) -> bool:
+    text = model.encode_text(bench.class_names)
+    return fit(model, text, bench, None, settings, RunControl(folder, progress=False, **control))
+
+
+def trained(folder: Path, settings: TrainSettings, **control: Any) -> dict[str, Tensor]:
     model = segmenter()
-    fit(
-        model,
-        model.encode_text(world().class_names),
-        world(),
-        None,
-        folder,
-        settings,
-        progress=False,
-        **more,
-    )
+    assert fit_on(world(), model, folder, settings, **control)
     return model.trainable_state()
 
 
 # --------------------------------------------------------------------- targets
 
 
-def test_inductive_targets_are_places_among_the_seen_words() -> None:
+def test_inductive_targets_are_indices_among_the_seen_classes() -> None:
     labels = torch.tensor([[[0, 1, 2], [3, 255, 254]]])
     prediction = Prediction(torch.zeros(1, 2, 2, 3), (2, 3))
     targets = targets_of(labels, prediction, regime="inductive", seen=[3, 1], unseen=[0, 2])
@@ -79,10 +76,10 @@ def test_inductive_targets_are_places_among_the_seen_words() -> None:
 
 
 def test_transductive_targets_never_look_at_the_unseen_class() -> None:
-    """Pixels of unseen classes get the unseen word with the highest logit, whatever their label
+    """Pixels of unseen classes get the unseen class with the highest logit, whatever their label
     says; seen pixels keep theirs."""
     logits = torch.zeros(1, 4, 1, 4)
-    logits[0, 0] = 9  # a seen word that wins everywhere must not be given to unseen pixels
+    logits[0, 0] = 9  # a seen class that wins everywhere must not be given to unseen pixels
     logits[0, 3, 0, :2] = 1
     logits[0, 2, 0, 2:] = 1
     prediction = Prediction(logits, (1, 4))
@@ -92,7 +89,7 @@ def test_transductive_targets_never_look_at_the_unseen_class() -> None:
         assert targets.tolist() == [[[3, 1, 2, 2]]]
 
 
-def test_void_is_pseudo_labelled_only_when_asked_and_padding_never() -> None:
+def test_ignored_pixels_get_pseudo_labels_only_by_the_setting_and_padding_never() -> None:
     logits = torch.zeros(1, 3, 1, 3)
     logits[0, 2] = 1
     prediction, labels = Prediction(logits, (1, 3)), torch.tensor([[[IGNORE, PADDING, 0]]])
@@ -142,7 +139,7 @@ def test_other_schedules() -> None:
     assert learning_rate(50, replace(base, schedule="constant")) == 1
 
 
-def test_norms_and_biases_decay_only_when_asked() -> None:
+def test_norms_and_biases_decay_only_by_the_setting() -> None:
     model = segmenter()
     plain = parameter_groups(model, TrainSettings())
     assert [group["weight_decay"] for group in plain] == [0.01, 0.0]
@@ -156,7 +153,7 @@ def test_norms_and_biases_decay_only_when_asked() -> None:
 
 
 def test_every_epoch_sees_every_sample_once_in_another_order() -> None:
-    sampler = StepSampler(12, 4, parts=1, steps=6, seed=0)
+    sampler = StepSampler(12, TrainSettings(steps=6, batch_size=4, seed=0))
     numbers = [number for batch in sampler for number, _ in batch]
     assert sorted(numbers[:12]) == list(range(12))
     assert sorted(numbers[12:]) == list(range(12))
@@ -166,14 +163,19 @@ def test_every_epoch_sees_every_sample_once_in_another_order() -> None:
 
 
 def test_the_last_incomplete_batch_of_an_epoch_is_dropped() -> None:
-    batches = list(StepSampler(10, 4, parts=1, steps=4, seed=0))
+    batches = list(StepSampler(10, TrainSettings(steps=4, batch_size=4, seed=0)))
     assert len({n for batch in batches[:2] for n, _ in batch}) == 8
 
 
 def test_ranks_and_parts_deal_the_same_batch() -> None:
-    whole = list(StepSampler(40, 8, parts=1, steps=3, seed=1))
+    whole = list(StepSampler(40, TrainSettings(steps=3, batch_size=8, seed=1)))
     dealt = [
-        list(StepSampler(40, 8, parts=2, steps=3, seed=1, rank=rank, ranks=2)) for rank in range(2)
+        list(
+            StepSampler(
+                40, TrainSettings(steps=3, batch_size=8, seed=1, accumulate=2), rank=rank, ranks=2
+            )
+        )
+        for rank in range(2)
     ]
     for step, batch in enumerate(whole):
         parts = [
@@ -183,12 +185,17 @@ def test_ranks_and_parts_deal_the_same_batch() -> None:
 
 
 def test_a_late_start_continues_the_order() -> None:
-    whole = list(StepSampler(10, 4, parts=2, steps=7, seed=3))
-    assert list(StepSampler(10, 4, parts=2, steps=7, seed=3, start=lambda: 3)) == whole[6:]
+    whole = list(StepSampler(10, TrainSettings(steps=7, batch_size=4, seed=3, accumulate=2)))
+    assert (
+        list(StepSampler(10, TrainSettings(steps=7, batch_size=4, seed=3, accumulate=2), start=3))
+        == whole[6:]
+    )
 
 
 def test_a_set_smaller_than_a_batch_is_repeated() -> None:
-    assert sorted(n for n, _ in StepSampler(3, 6, parts=1, steps=1, seed=0).batch(0)) == [
+    assert sorted(
+        n for n, _ in StepSampler(3, TrainSettings(steps=1, batch_size=6, seed=0)).batch(0)
+    ) == [
         0,
         0,
         1,
@@ -198,13 +205,13 @@ def test_a_set_smaller_than_a_batch_is_repeated() -> None:
     ]
 
 
-def test_batches_that_cannot_be_dealt() -> None:
+def test_batches_that_cannot_be_divided() -> None:
     with pytest.raises(SettingError, match="multiple of 6"):
-        StepSampler(10, 8, parts=2, steps=1, seed=0, ranks=3)
+        StepSampler(10, TrainSettings(steps=1, batch_size=8, seed=0, accumulate=2), ranks=3)
 
 
 def test_augmentation_follows_the_key_alone() -> None:
-    items = TrainingItems(
+    items = LabelMapItems(
         DoodleScenes(5, 4, size=48, min_things=1, max_things=2),
         lambda image, labels: (image + torch.rand(()).mul(9).to(torch.uint8), labels),
     )
@@ -219,33 +226,84 @@ def test_augmentation_follows_the_key_alone() -> None:
     assert any(not torch.equal(items[0, key][0], a) for key in range(8, 12))
 
 
-def test_what_pixels_of_unseen_words_teach() -> None:
-    """Nothing, that they are not the word, or their images are passed over; with things told
-    apart, other words have numbers of their own."""
+class LabelRows(SegmentationSet):
+    """Images of one row of labels each."""
 
-    class Pictures:
-        def __len__(self) -> int:
-            return 2
+    def __init__(self, *rows: list[int]) -> None:
+        self.rows = rows
 
-        def __getitem__(self, index: int) -> Sample:
-            return Sample(
-                torch.zeros(3, 1, 5, dtype=torch.uint8),
-                torch.tensor([[[0, 1, 2, 253, 255], [0, 1, 1, 253, 255]][index]]),
-                str(index),
-            )
+    def __len__(self) -> int:
+        return len(self.rows)
 
-    def labels(number: int, **how: Any) -> list[int]:
-        return TrainingItems(Pictures(), lambda image, labels: (image, labels), [0], **how)[
-            number, 1
-        ][1][0].tolist()
+    def __getitem__(self, index: int) -> Sample:
+        labels = torch.tensor([self.rows[index]])
+        return Sample(torch.zeros(3, *labels.shape, dtype=torch.uint8), labels, str(index))
 
-    assert labels(0, hidden=[2]) == [1, 0, 255, 0, 255]
+
+def unchanged(image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return image, labels
+
+
+def test_labels_of_a_query() -> None:
+    """Pixels of unseen classes are ignored, or background, or their images are left out; other
+    classes are background, or have labels of their own."""
+    data = LabelRows([0, 1, 2, 253, 255], [0, 1, 1, 253, 255])
+
+    def labels(index: int, **how: Any) -> list[int]:
+        return QueryItems(data, unchanged, [0], **how)[index, 1][1][0].tolist()
+
+    assert labels(0, ignored_ids=[2]) == [1, 0, 255, 0, 255]
     assert labels(0) == [1, 0, 0, 0, 255]
-    assert labels(0, shunned=[2]) == labels(1) == [1, 0, 0, 0, 255]
-    assert labels(0, hidden=[2], things=True) == [1, 3, 255, 0, 255]
-    assert labels(0, things=True) == [1, 3, 4, 0, 255]
-    with pytest.raises(DataError, match="without an unseen one"):
-        labels(0, shunned=[1])
+    assert labels(0, excluded_ids=[2]) == labels(1) == [1, 0, 0, 0, 255]
+    assert labels(0, ignored_ids=[2], class_labels=True) == [1, 3, 255, 0, 255]
+    assert labels(0, class_labels=True) == [1, 3, 4, 0, 255]
+    with pytest.raises(DataError, match="each of the 2 training images shows an unseen class"):
+        labels(0, excluded_ids=[1])
+    with pytest.raises(DataError, match="no training image shows any of the classes"):
+        QueryItems(data, unchanged, [7])[0, 1]
+
+
+@pytest.mark.parametrize("drop_image", [True, False])
+def test_images_that_fit_are_equally_likely(drop_image: bool) -> None:
+    """Images behind one that shows an unseen class, or none to train on, are drawn no more often
+    than others."""
+    unfit = [0, 2] if drop_image else [3, 3]
+    data = LabelRows([0, 0], [0, 1], unfit, unfit, unfit, unfit, [0, 0, 1], [0, 0, 0, 1])
+    seen: Counter[int] = Counter()
+    items = QueryItems(data, unchanged, [0], excluded_ids=[2] if drop_image else ())
+    steps = 4 if drop_image else 1000
+    settings = TrainSettings(steps=steps, batch_size=len(items), accumulate=1)
+    for batch in StepSampler(len(items), settings):
+        for key in batch:
+            labels = items[key][1][0].tolist()
+            seen[len(labels) if len(labels) > 2 else sum(labels)] += 1
+    share = steps * len(items) / 4
+    tolerance = 0 if drop_image else 0.1 * share
+    assert set(seen) == {1, 2, 3, 4}
+    assert all(abs(count - share) <= tolerance for count in seen.values())
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "mean"),
+    [
+        ("zegclip", {"decoder_heads": 2}, [122.77, 116.75, 104.09]),
+        ("sazs", {"backbone": "small"}, [127.5, 127.5, 127.5]),
+        ("sazs", {"backbone": "small", "padding": "black"}, [0, 0, 0]),
+        ("edgeclip", {}, [123.675, 116.28, 103.53]),
+        ("edgeclip", {"normalization": "none"}, [0, 0, 0]),
+    ],
+)
+def test_crops_are_padded_with_what_is_zero_to_the_network(
+    method: str, options: dict[str, Any], mean: list[float]
+) -> None:
+    """Training pads as inference does; black only where the released code does so."""
+    model = create(method, tiny_clip(), **options)
+    bench = world()
+    settings = replace(SMALL, transforms=TransformSettings(resize=None, crop=48, flip=0.0))
+    items = training_items(model, bench, bench.data("train", None), settings)
+    image = items[0, 0][0]
+    assert image.shape == (3, 48, 48)
+    assert image[:, -1, -1].tolist() == [round(value) for value in mean]
 
 
 # ------------------------------------------------------------------------ runs
@@ -262,15 +320,8 @@ def test_resume_ends_in_the_weights_of_the_uninterrupted_run(
     # Killed after a step between two states, which are kept every three.
     model = segmenter()
     with pytest.raises(KilledError):
-        fit(
-            model,
-            model.encode_text(world().class_names),
-            world(),
-            None,
-            tmp_path / "cut",
-            replace(settings, snapshots=(killed,)),
-            progress=False,
-            snapshot=_kill,
+        fit_on(
+            world(), model, tmp_path / "cut", replace(settings, snapshots=(killed,)), snapshot=_kill
         )
     assert (tmp_path / "cut" / "state" / "last.ckpt").exists()
     resumed = trained(tmp_path / "cut", settings, resume=True)
@@ -305,15 +356,7 @@ def test_accumulated_parts_train_like_the_whole_batch(tmp_path: Path) -> None:
             accumulate=parts,
             transforms=TransformSettings(resize=None, crop=None, flip=0.0, photometric=False),
         )
-        fit(
-            model,
-            model.encode_text(bench.class_names),
-            bench,
-            None,
-            tmp_path / str(parts),
-            plain,
-            progress=False,
-        )
+        fit_on(bench, model, tmp_path / str(parts), plain)
         states.append(model.trainable_state())
     assert all(torch.allclose(states[0][name], states[1][name], atol=1e-5) for name in states[0])
 
@@ -324,31 +367,41 @@ def test_regimes_train(tmp_path: Path, regime: str) -> None:
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
 
 
-def test_a_resumed_run_keeps_the_earlier_curve(tmp_path: Path) -> None:
-    model = segmenter()
+def curve_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "logs" / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_resumed_run_continues_its_curve(tmp_path: Path) -> None:
+    """Every step has one row, as if the run had not been stopped."""
+    trained(tmp_path / "whole", SMALL)
     with pytest.raises(KilledError):
-        fit(
-            model,
-            model.encode_text(world().class_names),
-            world(),
-            None,
-            tmp_path,
-            replace(SMALL, snapshots=(4,)),
-            progress=False,
-            snapshot=_kill,
+        fit_on(
+            world(), segmenter(), tmp_path / "cut", replace(SMALL, snapshots=(4,)), snapshot=_kill
         )
-    before = (tmp_path / "logs" / "metrics.csv").read_text()
-    assert before.count("\n") > 2
-    trained(tmp_path, SMALL, resume=True)
-    assert (tmp_path / "logs" / "metrics.1.csv").read_text() == before
-    assert (tmp_path / "logs" / "metrics.csv").read_text() != before
+    assert [row["step"] for row in curve_of(tmp_path / "cut")] == ["0", "1", "2", "3"]
+    trained(tmp_path / "cut", SMALL, resume=True)
+    assert curve_of(tmp_path / "cut") == curve_of(tmp_path / "whole")
+    trained(tmp_path / "cut", replace(SMALL, steps=2))
+    assert [row["step"] for row in curve_of(tmp_path / "cut")] == ["0", "1"]
 
 
 def test_the_state_holds_data_only(tmp_path: Path) -> None:
     """It is read without unpickling code."""
     trained(tmp_path, SMALL)
     state = torch.load(tmp_path / "state" / "last.ckpt", weights_only=True)
-    assert state["global_step"] == 6
+    assert state["step"] == 6
+
+
+def test_states_that_cannot_be_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "last.ckpt"
+    trained(tmp_path, SMALL)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        trained(tmp_path, SMALL, resume=True)
+    torch.save({"state_dict": {}, "global_step": 3, "pytorch-lightning_version": "2.6"}, path)
+    with pytest.raises(CheckpointError, match="written by another version of unseen"):
+        trained(tmp_path, SMALL, resume=True)
 
 
 def test_images_of_different_sizes_without_a_crop(tmp_path: Path) -> None:
@@ -378,15 +431,7 @@ def test_images_of_different_sizes_without_a_crop(tmp_path: Path) -> None:
                 r" --train.transforms.crop$"
             ),
         ):
-            fit(
-                model,
-                model.encode_text(bench.class_names),
-                bench,
-                None,
-                tmp_path,
-                settings,
-                progress=False,
-            )
+            fit_on(bench, model, tmp_path, settings)
 
 
 def test_a_segmenter_in_eval_mode_trains_in_training_mode(tmp_path: Path) -> None:
@@ -397,39 +442,31 @@ def test_a_segmenter_in_eval_mode_trains_in_training_mode(tmp_path: Path) -> Non
     model.descriptor.register_forward_hook(
         lambda *_: modes.append((model.training, model.clip.visual.training))
     )  # type: ignore[union-attr, operator]
-    fit(
-        model,
-        model.encode_text(world().class_names),
-        world(),
-        None,
-        tmp_path,
-        replace(SMALL, steps=1),
-        progress=False,
-    )
+    fit_on(world(), model, tmp_path, replace(SMALL, steps=1))
     assert modes == [(True, False)]
     assert not model.training
 
 
-def test_logs_are_written(tmp_path: Path) -> None:
-    trained(tmp_path, replace(SMALL, steps=2))
-    rows = (tmp_path / "logs" / "metrics.csv").read_text().splitlines()
-    assert "loss" in rows[0].split(",")
-    assert len(rows) == 3
-    assert list((tmp_path / "logs").glob("events.*"))
+def test_curves_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(tmp_path / "csv", replace(SMALL, steps=2))
+    rows = curve_of(tmp_path / "csv")
+    assert [row["step"] for row in rows] == ["0", "1"]
+    assert list(rows[0]) == ["loss", "loss/dice", "loss/mask", "lr", "step"]
+    assert float(rows[1]["lr"]) == pytest.approx(learning_rate(1, replace(SMALL, steps=2)))
+    assert not list((tmp_path / "csv" / "logs").glob("events.*"))
+    boards = replace(SMALL, steps=2, logger="tensorboard")
+    trained(tmp_path / "board", boards)
+    assert curve_of(tmp_path / "board") == rows
+    assert list((tmp_path / "board" / "logs").glob("events.*"))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(SettingError, match=r"pip install 'unseen\[track\]'"):
+        trained(tmp_path / "none", boards)
 
 
 def test_methods_without_training_say_so(tmp_path: Path) -> None:
     model = create("naclip", tiny_clip())
     with pytest.raises(SettingError, match="nothing to train"):
-        fit(
-            model,
-            model.encode_text(world().class_names),
-            world(),
-            None,
-            tmp_path,
-            SMALL,
-            progress=False,
-        )
+        fit_on(world(), model, tmp_path, SMALL)
 
 
 def test_a_diverged_loss_stops_with_a_remedy(tmp_path: Path) -> None:
@@ -437,15 +474,7 @@ def test_a_diverged_loss_stops_with_a_remedy(tmp_path: Path) -> None:
     with torch.no_grad():
         model.descriptor.q_proj.bias.fill_(float("nan"))  # type: ignore[union-attr, operator]
     with pytest.raises(SettingError, match="lower --train.lr"):
-        fit(
-            model,
-            model.encode_text(world().class_names),
-            world(),
-            None,
-            tmp_path,
-            SMALL,
-            progress=False,
-        )
+        fit_on(world(), model, tmp_path, SMALL)
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -453,13 +482,4 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     other = create("zegclip", tiny_clip(), num_prompts=2, decoder_heads=2, decoder_layers=2)
     with pytest.raises(SettingError, match="belongs to another model"):
-        fit(
-            other,
-            other.encode_text(world().class_names),
-            world(),
-            None,
-            tmp_path,
-            replace(SMALL, steps=9),
-            resume=True,
-            progress=False,
-        )
+        fit_on(world(), other, tmp_path, replace(SMALL, steps=9), resume=True)

@@ -15,7 +15,7 @@ from unseen.methods import create
 from unseen.methods.zegclip import ZegCLIP
 from unseen.segmenter import Prediction
 from unseen.settings import InferenceSettings
-from unseen.training import targets_of
+from unseen.training.targets import targets_of
 
 FEATURES, LOSSES, GRADIENTS = 1e-5, 1e-5, 1e-3  # tolerances suggested with the fixtures
 

@@ -56,7 +56,8 @@ from unseen.segmenter import TextFeatures, TextSegmenter
 from unseen.segments.source import extract
 from unseen.segments.spectral import SpectralSettings
 from unseen.settings import InferenceChanges, ModelSettings, Regime, TrainSettings, is_own
-from unseen.training import STATE, fit
+from unseen.training.loop import RunControl, fit
+from unseen.training.state import STATE
 from unseen.visualize import segments_sheet, spread
 
 PUBLISHED_TOWER = "ViT-B-32-quickgelu/openai"
@@ -169,18 +170,8 @@ def train(
     if run.init is not None and not (resume and (folder / STATE).exists()):
         _start_from(Path(run.init), segmenter, run)  # a state would hold the weights itself
     begin, snapshot = _writers(folder, segmenter, run, text_embeddings)
-    if not fit(
-        segmenter,
-        text,
-        bench,
-        place,
-        folder,
-        settings,
-        resume=resume,
-        progress=progress,
-        begin=begin,
-        snapshot=snapshot,
-    ):
+    control = RunControl(folder, resume, progress, begin, snapshot)
+    if not fit(segmenter, text, bench, place, settings, control):
         return None
     save_run(folder, segmenter, run)
     return segmenter, text

@@ -48,6 +48,7 @@ HARMLESS = {
         "save_every",
         "snapshots",
         "log_every",
+        "logger",
         "devices",
         "nodes",
         "strategy",

@@ -125,6 +125,11 @@ class Segmenter(nn.Module, ABC):
     words_at_once: ClassVar[int] = 16
 
     @property
+    def pad_color(self) -> tuple[float, float, float]:
+        """RGB in 0..255 that training crops are padded with: black, unless a method has a mean."""
+        return (0.0, 0.0, 0.0)
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters lie."""
         return next(self.parameters()).device
@@ -327,6 +332,12 @@ class TextSegmenter(Segmenter):
         )
 
 
+def as_color(mean: Tensor) -> tuple[float, float, float]:
+    """A mean (3, 1, 1) of images in 0..1, as a colour in 0..255."""
+    red, green, blue = (255 * mean).flatten().tolist()
+    return red, green, blue
+
+
 class ClipSegmenter(TextSegmenter):
     """Base of the methods on a whole frozen CLIP, a plain ViT.
 
@@ -349,6 +360,11 @@ class ClipSegmenter(TextSegmenter):
         super().__init__(clip, templates=templates)
         if normalization == "imagenet":
             self.clip = clip.with_statistics(IMAGENET_MEAN, IMAGENET_STD)
+
+    @property
+    def pad_color(self) -> tuple[float, float, float]:
+        """The mean that the tower subtracts, so that padding is 0 to it."""
+        return as_color(self.clip.mean)
 
     @classmethod
     def load_tower(cls, source: str, embed_dim: int | None = None) -> CLIP:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unseen.errors import SettingError
+from unseen.ranges import SWITCH, Allowed, check_ranges, interval, number, one_of, whole
 
 
 def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -40,6 +41,7 @@ LEGACY_NAMES = {
 LEGACY_VALUES: dict[str, dict[Any, Any]] = {
     "inference.plain": {True: False, False: True},
     "inference.segments": {"agreement": "segment_iou"},
+    "train.unseen_pixels": {"void": "ignore", "skip": "drop_image"},
 }
 """By a setting's name in version 0.1, values it had there and what they are today."""
 
@@ -270,42 +272,38 @@ class TransformSettings:
     photometric: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing.
+        """Refuse values that cannot be drawn from."""
+        check_ranges(self, "train.transforms", TRANSFORM_RANGES)
 
-        Raises:
-            SettingError: A size below 1, a range that is empty or not positive, no probability.
-        """
-        for name in ("scale", "zoom"):
-            factors = getattr(self, name)
-            if factors is not None and not 0 < factors[0] <= factors[1]:
-                raise SettingError(
-                    f"--train.transforms.{name} is {factors[0]} to {factors[1]}; give two positive"
-                    " numbers, the smaller one first"
-                )
-        for name in ("flip", "min_positives"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingError(
-                    f"--train.transforms.{name} is {getattr(self, name)}; give a number between 0"
-                    " and 1"
-                )
-        if self.resize is not None and min(self.resize) < 1:
-            raise SettingError(
-                f"--train.transforms.resize is {self.resize[0]} by {self.resize[1]}; give at least"
-                " 1 pixel a side, or null"
-            )
-        if self.crop is not None and self.crop < 1:
-            raise SettingError(
-                f"--train.transforms.crop is {self.crop}; give at least 1, or null for whole images"
-            )
-        if self.max_class_share is not None and not self.max_class_share > 0:
-            raise SettingError(
-                f"--train.transforms.max_class_share is {self.max_class_share}; give a positive"
-                " number, or null to take every crop"
-            )
-        if self.rotate < 0:
-            raise SettingError(
-                f"--train.transforms.rotate is {self.rotate}; give 0 or more degrees"
-            )
+
+def _is_box(value: Any) -> bool:
+    """Whether a value is (long, short) in pixels."""
+    is_pair = isinstance(value, (tuple, list)) and len(value) == 2
+    return is_pair and all(whole(1).holds(side) for side in value) and value[0] >= value[1]
+
+
+TRANSFORM_RANGES = {
+    "resize": Allowed(_is_box, "give the long and the short side in pixels").or_none(),
+    "scale": interval(0),
+    "crop": whole(1).or_none(),
+    "max_class_share": number(0, 1, open_low=True).or_none(),
+    "zoom": interval(0).or_none(),
+    "rotate": number(0, 180),
+    "pillow": SWITCH,
+    "blur": SWITCH,
+    "min_positives": number(0, 1),
+    "centre": SWITCH,
+    "flip": number(0, 1),
+    "photometric": SWITCH,
+}
+"""What the fields of `TransformSettings` may be."""
+
+UnseenPixels = Literal["ignore", "background", "drop_image"]
+Optimizer = Literal["adamw", "sgd"]
+Schedule = Literal["poly", "cosine", "step", "constant"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+Strategy = Literal["auto", "ddp"]
+Logger = Literal["csv", "tensorboard"]
 
 
 @dataclass(frozen=True)
@@ -313,15 +311,17 @@ class TrainSettings:
     """How a segmenter is trained.
 
     Attributes:
-        regime: inductive (unseen words and pixels unknown), transductive (unseen words known, their
-            pixels labelled by the network itself) or supervised (all masks).
-        pseudo_label_void: Transductive: label the void pixels too (the paper's variant without
-            dagger).
-        unseen_pixels: Methods with one word an image: what pixels of unseen words teach. "void":
-            nothing; "background": that they are not the word (HSNet's lists, SAZS, EdgeCLIP: masks
-            of the unseen words are used); "skip": images that show any are left out (BAM, ESDA).
+        regime: inductive (names and pixels of unseen classes unknown), transductive (their names
+            known, their pixels given pseudo labels by the network itself) or supervised (all
+            masks).
+        pseudo_label_void: Transductive: give ignored pixels pseudo labels too (the paper's variant
+            without dagger).
+        unseen_pixels: Methods queried with one class per image: how pixels of unseen classes are
+            labelled in training. "ignore": not at all; "background": as background (HSNet's lists,
+            SAZS, EdgeCLIP: masks of unseen classes are used); "drop_image": images that show any
+            are left out (BAM, ESDA).
         steps: Optimiser steps.
-        batch_size: Images a step, over all devices and accumulated parts.
+        batch_size: Images per step, over all devices and accumulated parts.
         accumulate: Parts a batch is computed in, one after the other.
         optimizer: "adamw", or "sgd" with momentum 0.9.
         lr: Peak learning rate.
@@ -329,58 +329,94 @@ class TrainSettings:
         decay_norms: Decay norms and biases too, as the released configurations do in effect.
         schedule: "poly", "cosine", "step" (a tenth after each third) or "constant".
         power: Exponent of the poly schedule.
-        min_lr: Floor of the poly schedule.
+        min_lr: Learning rate at the end of the poly schedule.
         warmup: Steps of linear warm-up.
         warmup_ratio: Share of the learning rate the warm-up starts from.
-        clip_norm: Bound of the gradient's norm; None for none.
+        clip_norm: Largest norm of the gradient; None for no limit.
         seed: Of weights, order and augmentation.
         precision: Lightning's name, or "auto": bf16-mixed where the hardware computes in it, else
             32-true.
         workers: Processes that prepare batches.
         save_every: Steps between resumable states.
         snapshots: Steps after which the weights are kept as a run folder of their own, OUT/step-N.
-        log_every: Steps between log lines.
+        log_every: Steps between rows of the curve.
+        logger: "csv": logs/metrics.csv; "tensorboard": event files beside it.
         devices: "auto", or a number of devices.
-        nodes: Machines.
+        nodes: Number of machines.
         strategy: "ddp" for several devices; "auto" chooses.
     """
 
     regime: Regime = "inductive"
     pseudo_label_void: bool = False
-    unseen_pixels: Literal["void", "background", "skip"] = "void"
+    unseen_pixels: UnseenPixels = "ignore"
     steps: int = 20_000
     batch_size: int = 16
     accumulate: int = 1
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Optimizer = "adamw"
     lr: float = 2e-4
     weight_decay: float = 0.01
     decay_norms: bool = False
-    schedule: Literal["poly", "cosine", "step", "constant"] = "poly"
+    schedule: Schedule = "poly"
     power: float = 0.9
     min_lr: float = 1e-6
     warmup: int = 1500
     warmup_ratio: float = 1e-6
     clip_norm: float | None = None
     seed: int = 0
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    precision: Precision = "auto"
     workers: int = 2
     save_every: int = 1000
     snapshots: tuple[int, ...] = ()
     log_every: int = 50
+    logger: Logger = "csv"
     devices: str = "auto"
     nodes: int = 1
-    strategy: Literal["auto", "ddp"] = "auto"
+    strategy: Strategy = "auto"
     transforms: TransformSettings = field(default_factory=TransformSettings)
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be trained with."""
-        for name in ("steps", "batch_size", "accumulate", "save_every", "log_every", "nodes"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"--train.{name} is {getattr(self, name)}; give at least 1")
-        if not self.lr > 0:
-            raise SettingError(f"--train.lr is {self.lr}; give a positive number")
-        if self.devices != "auto" and not self.devices.isdigit():
-            raise SettingError(f"--train.devices is {self.devices!r}; give 'auto' or a number")
+        """Refuse values that cannot be trained with."""
+        check_ranges(self, "train", TRAIN_RANGES)
+
+
+TRAIN_RANGES = {
+    "regime": one_of(Regime),
+    "pseudo_label_void": SWITCH,
+    "unseen_pixels": one_of(UnseenPixels),
+    "steps": whole(1),
+    "batch_size": whole(1),
+    "accumulate": whole(1),
+    "optimizer": one_of(Optimizer),
+    "lr": number(0, open_low=True),
+    "weight_decay": number(0),
+    "decay_norms": SWITCH,
+    "schedule": one_of(Schedule),
+    "power": number(0),
+    "min_lr": number(0),
+    "warmup": whole(0),
+    "warmup_ratio": number(0, 1),
+    "clip_norm": number(0, open_low=True).or_none(),
+    "seed": whole(0),
+    "precision": one_of(Precision),
+    "workers": whole(0),
+    "save_every": whole(1),
+    "snapshots": Allowed(
+        lambda steps: all(whole(1).holds(step) for step in steps),
+        "give whole numbers of at least 1",
+    ),
+    "log_every": whole(1),
+    "logger": one_of(Logger),
+    "devices": Allowed(
+        lambda name: name == "auto" or (str(name).isdigit() and int(name) > 0),
+        "give 'auto' or a number of devices",
+    ),
+    "nodes": whole(1),
+    "strategy": one_of(Strategy),
+    "transforms": Allowed(
+        lambda value: isinstance(value, TransformSettings), "give TransformSettings"
+    ),
+}
+"""What the fields of `TrainSettings` may be."""
 
 
 @dataclass(frozen=True)

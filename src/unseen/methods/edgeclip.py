@@ -24,7 +24,7 @@ from unseen.backbones.resnet import DilatedResNet, Norm, Trained
 from unseen.errors import SettingError, VocabularyError
 from unseen.labels import IGNORE
 from unseen.modules.losses import cross_entropy
-from unseen.segmenter import Kind, Prediction, TextFeatures, TextSegmenter
+from unseen.segmenter import Kind, Prediction, TextFeatures, TextSegmenter, as_color
 
 EPS = 1e-8
 """The least length of a vector that is made unit: a pixel whose features are all 0 has the cosine 0
@@ -142,6 +142,11 @@ class EdgeCLIP(TextSegmenter):
         )
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    @property
+    def pad_color(self) -> tuple[float, float, float]:
+        """The mean that is subtracted, so that padding is 0 to the ResNet."""
+        return as_color(self.mean)
 
     def initialise(self) -> None:
         """Load the ResNet's weights.

@@ -36,7 +36,7 @@ from unseen.backbones.vit import ReassembledViT
 from unseen.errors import CheckpointError, SettingError, VocabularyError
 from unseen.labels import IGNORE
 from unseen.modules.edges import edge_map
-from unseen.segmenter import Kind, Prediction, TextFeatures, TextSegmenter
+from unseen.segmenter import Kind, Prediction, TextFeatures, TextSegmenter, as_color
 
 Shape = Literal["released", "sigmoid", "off"]
 TILES = (3, 6)
@@ -60,6 +60,8 @@ class SAZS(TextSegmenter):
         scale: Factor of the dot products.
         statistics: What images are normalised with: the backbone's own, or Cityscapes' as
             released.
+        padding: What training crops are padded with: the "mean" that is subtracted, so that padding
+            is 0 to the backbone, or "black" as released.
         dropout: On whole channels of the features; released DRN: 0.95 on PASCAL, 0.9 on COCO.
         balanced: Whether the word's cells and those of "others" weigh the same in a batch (or a
             part of it computed at a time), however many there are.
@@ -86,6 +88,7 @@ class SAZS(TextSegmenter):
         "scale": 1.0,
         "balanced": False,
         "statistics": "released",
+        "padding": "black",
         "attention_over": "sum",
         "void": "others",
     }
@@ -107,6 +110,7 @@ class SAZS(TextSegmenter):
         unit_text: bool = False,
         scale: float = 1.0,
         statistics: Statistics = "own",
+        padding: Literal["mean", "black"] = "mean",
         dropout: float = 0.0,
         balanced: bool = True,
         loss_weights: tuple[float, float, float, float] = (1.0, 0.3, 0.1, 0.3),
@@ -169,12 +173,18 @@ class SAZS(TextSegmenter):
             edge_logit,
             attention_over,
         )
+        self.padding = padding
         self.others = nn.Parameter(torch.zeros(clip.embed_dim)) if background == "learned" else None
         self.dropout = nn.Dropout2d(dropout)
         self.edge_head = nn.Conv2d(clip.embed_dim, 1, 1)
         self.shape_network: nn.Module = (
             nn.Identity()
         )  # until a training begins: nothing else needs its 400 MB
+
+    @property
+    def pad_color(self) -> tuple[float, float, float]:
+        """The mean that the backbone subtracts, or black as released."""
+        return super().pad_color if self.padding == "black" else as_color(self.backbone.mean)
 
     def initialise(self) -> None:
         """Load the backbone's weights and the shape network."""

@@ -1,0 +1,290 @@
+"""Which images a step sees, and how they are augmented and labelled.
+
+Order and augmentation follow from (seed, step) alone, so any number of processes, and a resumed
+run, see the same batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from unseen.data.benchmarks import Benchmark
+from unseen.data.datasets import Sample, SegmentationSet
+from unseen.data.transforms import Padding, TrainTransform
+from unseen.errors import DataError, SettingError
+from unseen.labels import BACKGROUND, IGNORE, PADDING
+from unseen.segmenter import Segmenter
+from unseen.settings import TrainSettings
+
+Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Image (3, H, W) and labels (H, W) to an augmented pair."""
+Key = tuple[int, int]
+"""Index of an image, and the seed of what is drawn for it."""
+
+
+# ------------------------------------------------------------------------ items
+
+
+class LabelMapItems(Dataset[tuple[Tensor, ...]]):
+    """Augmented pairs of image and label map, for methods that score all classes at once.
+
+    Args:
+        data: Images with labels.
+        augment: Augments a pair.
+    """
+
+    def __init__(self, data: SegmentationSet, augment: Augment) -> None:
+        self.data, self.augment = data, augment
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, ...]:
+        """Image and labels."""
+        index, seed = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            sample = self.data[index]
+            return self.augment(sample.image, sample.labels)
+
+
+class QueryItems(Dataset[tuple[Tensor, ...]]):
+    """Augmented images with one query class each, drawn among the classes they show.
+
+    Labels are 1 on the query class, 255 on ignored pixels, and 0 elsewhere.
+
+    Args:
+        data: Images with labels.
+        augment: Augments a pair.
+        query_ids: Classes that may be drawn.
+        ignored_ids: Classes whose pixels get the label 255.
+        excluded_ids: Classes whose images are left out.
+        class_labels: Whether classes other than the query have labels of their own, from 2 on,
+            instead of 0.
+        progress: Show a progress bar while the images that show none of `excluded_ids` are listed.
+
+    Raises:
+        DataError: No image is left.
+    """
+
+    def __init__(
+        self,
+        data: SegmentationSet,
+        augment: Augment,
+        query_ids: Sequence[int],
+        *,
+        ignored_ids: Sequence[int] = (),
+        excluded_ids: Sequence[int] = (),
+        class_labels: bool = False,
+        progress: bool = False,
+    ) -> None:
+        self.data, self.augment, self.query_ids = data, augment, list(query_ids)
+        self.ignored = torch.tensor([*ignored_ids, IGNORE])
+        self.class_labels = class_labels
+        # Listing them once, and not passing over some while training, keeps every image as likely
+        # as any other. It reads every label map, so it is left out where nothing is excluded.
+        self.indices: Sequence[int] = range(len(data))
+        if excluded_ids:
+            self.indices = images_to_query(data, query_ids, excluded_ids, progress=progress)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, ...]:
+        """Image, labels, and the index of the query class among `query_ids`."""
+        number, seed = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            sample, query = self._draw(number)
+            labels = self._labels_for(sample.labels, self.query_ids[query])
+            return *self.augment(sample.image, labels), torch.tensor(query)
+
+    def _draw(self, number: int) -> tuple[Sample, int]:
+        """The image, and one of the query classes it shows.
+
+        An image without any is replaced by one drawn from the whole set, so that all images with
+        query classes stay equally likely.
+        """
+        for _ in range(max(100, 10 * len(self))):
+            sample = self.data[self.indices[number]]
+            present = set(np.unique(sample.labels.numpy()).tolist())
+            queries = [i for i, class_id in enumerate(self.query_ids) if class_id in present]
+            if queries:
+                return sample, queries[int(torch.randint(len(queries), ()))]
+            number = int(torch.randint(len(self), ()))
+        raise DataError(
+            "no training image shows any of the classes to train on; check the masks and the list"
+            " of classes"
+        )
+
+    def _labels_for(self, labels: Tensor, query_id: int) -> Tensor:
+        others = torch.zeros_like(labels)
+        if self.class_labels:
+            others = torch.where(labels >= BACKGROUND, 0, labels + 2)
+        others = torch.where(torch.isin(labels, self.ignored), IGNORE, others)
+        return torch.where(labels == query_id, 1, others)
+
+
+def images_to_query(
+    data: SegmentationSet,
+    query_ids: Sequence[int],
+    excluded_ids: Sequence[int],
+    *,
+    progress: bool = False,
+) -> list[int]:
+    """Indices of the images that show a query class and no excluded one; reads every label map.
+
+    Raises:
+        DataError: There are none.
+    """
+
+    def fits(index: int) -> bool:
+        present = np.unique(data[index].labels.numpy())
+        return bool(np.isin(present, query_ids).any() and not np.isin(present, excluded_ids).any())
+
+    with ThreadPoolExecutor() as pool:
+        marks = track(
+            pool.map(fits, range(len(data))),
+            description="listing images without unseen classes",
+            total=len(data),
+            transient=True,
+            disable=not progress,
+        )
+        indices = [index for index, mark in enumerate(marks) if mark]
+    if not indices:
+        raise DataError(
+            f"each of the {len(data)} training images shows an unseen class, or none to train on;"
+            " check the masks and the list of classes, or keep the images with"
+            " --train.unseen_pixels ignore"
+        )
+    return indices
+
+
+def training_items(
+    segmenter: Segmenter,
+    benchmark: Benchmark,
+    data: SegmentationSet,
+    settings: TrainSettings,
+    *,
+    progress: bool = False,
+) -> LabelMapItems | QueryItems:
+    """The items that suit a method.
+
+    Args:
+        segmenter: The method.
+        benchmark: Says which classes are seen.
+        data: Its training split.
+        settings: How to train.
+        progress: Show a progress bar where all label maps are read.
+    """
+    transductive = settings.regime == "transductive" and settings.pseudo_label_void
+    padding = Padding(segmenter.pad_color, PADDING if transductive else IGNORE)
+    augment = TrainTransform(settings.transforms, padding)
+    if segmenter.kind == "multiclass":
+        return LabelMapItems(data, augment)
+    unseen, query_ids = benchmark.unseen_ids, benchmark.seen_ids
+    if settings.regime == "supervised":
+        unseen, query_ids = [], list(range(len(benchmark.class_names)))
+    return QueryItems(
+        data,
+        augment,
+        query_ids,
+        ignored_ids=unseen if settings.unseen_pixels == "ignore" else (),
+        excluded_ids=unseen if settings.unseen_pixels == "drop_image" else (),
+        class_labels=segmenter.reads_things,
+        progress=progress,
+    )
+
+
+# ------------------------------------------------------------------------ steps
+
+
+class StepSampler(Sampler[list[Key]]):
+    """The keys of every part of every step, from a given step on.
+
+    Each epoch is a permutation of its own; the last incomplete batch of an epoch is dropped. A
+    batch is dealt to ranks and accumulated parts in order, so runs on any number of devices see the
+    same batches.
+
+    Args:
+        length: Number of images.
+        settings: Size of a whole batch, accumulated parts, steps, seed.
+        start: The first step.
+        rank: Of this process.
+        ranks: Number of processes.
+
+    Raises:
+        SettingError: A batch that ranks and parts do not divide.
+    """
+
+    def __init__(
+        self, length: int, settings: TrainSettings, *, start: int = 0, rank: int = 0, ranks: int = 1
+    ) -> None:
+        shares = settings.accumulate * ranks
+        if settings.batch_size % shares:
+            raise SettingError(
+                f"batch_size {settings.batch_size} cannot be divided among {ranks} devices in"
+                f" {settings.accumulate} parts; make it a multiple of {shares}"
+            )
+        self.length, self.settings = length, settings
+        self.start, self.rank, self.ranks = start, rank, ranks
+
+    def __len__(self) -> int:
+        return (self.settings.steps - self.start) * self.settings.accumulate
+
+    def batch(self, step: int) -> list[Key]:
+        """The whole batch of a step."""
+        seed, size = self.settings.seed, self.settings.batch_size
+        # A set smaller than a batch is repeated as often as it takes to fill one.
+        repeats = -(-size // self.length)
+        per_epoch = self.length * repeats // size
+        epoch, place = divmod(step, per_epoch)
+        order = np.random.default_rng([seed, epoch]).permutation(self.length * repeats)
+        indices = (order % self.length)[place * size : (place + 1) * size].tolist()
+        seeds = np.random.SeedSequence([seed, step]).generate_state(size).tolist()
+        return list(zip(indices, seeds, strict=True))
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        parts = self.settings.accumulate
+        share = self.settings.batch_size // (parts * self.ranks)
+        for step in range(self.start, self.settings.steps):
+            batch = self.batch(step)
+            for part in range(parts):
+                first = (part * self.ranks + self.rank) * share
+                yield batch[first : first + share]
+
+
+def make_loader(
+    items: LabelMapItems | QueryItems, settings: TrainSettings, start: int, rank: int, ranks: int
+) -> DataLoader[Any]:
+    """The parts of all batches of one process, from the step `start` on."""
+    return DataLoader(
+        items,
+        batch_sampler=StepSampler(len(items), settings, start=start, rank=rank, ranks=ranks),
+        num_workers=settings.workers,
+        pin_memory=torch.cuda.is_available(),
+        collate_fn=stack_items,
+    )
+
+
+def stack_items(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Items as one batch.
+
+    Raises:
+        SettingError: Images of different sizes.
+    """
+    sizes = {tuple(item[1].shape) for item in items}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
+        raise SettingError(
+            f"images of a batch have different sizes ({listed}); give --train.transforms.crop"
+        )
+    return tuple(torch.stack(parts) for parts in zip(*items, strict=True))

@@ -1,0 +1,99 @@
+"""Losses over steps: a CSV file in every run folder, TensorBoard files where they are asked for."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from unseen.errors import SettingError
+
+LOGS = "logs"
+"""Folder of a run folder."""
+
+
+class Curve(Protocol):
+    """Takes the numbers of single steps."""
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the numbers of a step, counted from 0."""
+
+    def close(self) -> None:
+        """Write what is still held back."""
+
+
+class CsvCurve:
+    """`metrics.csv`: one row a logged step, one column a number, and the step, counted from 0.
+
+    Args:
+        folder: Where the file lies.
+        start: The step a run begins or is resumed with: rows of earlier steps are kept, rows of
+            later ones, which follow again, are removed.
+    """
+
+    def __init__(self, folder: Path, start: int) -> None:
+        self.path = folder / "metrics.csv"
+        folder.mkdir(parents=True, exist_ok=True)
+        kept: list[dict[str, Any]] = []
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                kept = [row for row in csv.DictReader(file) if int(row["step"]) < start]
+        self.columns: list[str] = list(kept[0]) if kept else []
+        self._write(kept, "w")
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a row; the file is closed again, so that a killed run loses none."""
+        self._write([{**values, "step": step}], "a")
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+    def _write(self, rows: list[dict[str, Any]], mode: str) -> None:
+        header = mode == "w" or not self.columns
+        if rows and not self.columns:
+            self.columns = [*(name for name in rows[0] if name != "step"), "step"]
+        with self.path.open(mode, newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            if header and self.columns:
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+class TensorBoardCurve:
+    """Event files for TensorBoard.
+
+    Args:
+        folder: Where they lie.
+        start: As for `CsvCurve`.
+
+    Raises:
+        SettingError: The package tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path, start: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise SettingError(
+                "--train.logger tensorboard needs the package tensorboard; install it with"
+                " pip install 'unseen[track]'"
+            ) from error
+        self.writer = SummaryWriter(str(folder), purge_step=start or None)
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Add one scalar for every number."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what is still held back."""
+        self.writer.close()
+
+
+def open_curves(folder: Path, logger: str, start: int) -> list[Curve]:
+    """The CSV file, and what `train.logger` adds to it."""
+    curves: list[Curve] = [CsvCurve(folder, start)]
+    if logger == "tensorboard":
+        curves.append(TensorBoardCurve(folder, start))
+    return curves

@@ -1,0 +1,374 @@
+"""The training loop, on Lightning Fabric: devices, precision, accumulation, resuming.
+
+`fit` puts a method and a benchmark together, `run_loop` takes the steps.
+
+Every random number of a step follows from (seed, step, part, rank), never from what ran before, so
+a run that was killed and resumed ends in the weights of the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from unseen.data.benchmarks import Benchmark
+from unseen.errors import SettingError
+from unseen.labels import MAX_8BIT_CLASSES
+from unseen.segmenter import Prediction, Segmenter, TextFeatures
+from unseen.settings import TrainSettings
+from unseen.training.batches import make_loader, training_items
+from unseen.training.curves import LOGS, Curve, open_curves
+from unseen.training.schedules import learning_rate, make_optimizer
+from unseen.training.state import STATE, read_state, restore_tensors, save_state
+from unseen.training.targets import targets_of
+
+
+@dataclass(frozen=True)
+class RunControl:
+    """Where a run writes, and what happens besides the training.
+
+    Attributes:
+        out: Run folder; curves and states go there.
+        resume: Go on from the state in `out`, if there is one.
+        progress: Show progress bars.
+        begin: Called before the first step, when all settings have proved to be valid.
+        snapshot: Called with the number of steps taken, after each of `settings.snapshots`.
+
+    The two functions are called in the process that writes.
+    """
+
+    out: Path
+    resume: bool = False
+    progress: bool = True
+    begin: Callable[[], None] = lambda: None
+    snapshot: Callable[[int], None] = lambda step: None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the loop trains.
+
+    Attributes:
+        module: Its forward takes a part of a batch and returns losses by name, among them "total".
+        optimizer: Over the module's parameters, with their peak learning rates.
+        factor: From a step, counted from 0, to the factor on every learning rate.
+        batches: From (first step, rank, number of ranks) to the parts of all batches from that step
+            on.
+        trained: The tensors that a state keeps, by name.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    factor: Callable[[int], float]
+    batches: Callable[[int, int, int], Iterable[Any]]
+    trained: Callable[[], dict[str, Tensor]]
+
+
+# ------------------------------------------------------------- a method, a benchmark
+
+
+def fit(
+    segmenter: Segmenter,
+    text: TextFeatures,
+    benchmark: Benchmark,
+    root: Path | None,
+    settings: TrainSettings,
+    control: RunControl,
+) -> bool:
+    """Train `segmenter` in place on the training split of a benchmark.
+
+    Args:
+        segmenter: Any trainable method.
+        text: The benchmark's vocabulary, encoded.
+        benchmark: Says which classes are seen.
+        root: Where its data lie.
+        settings: How to train.
+        control: Where to write, whether to resume.
+
+    Returns:
+        Whether this is the process that writes the results; False in the others of a distributed
+        run.
+
+    Raises:
+        SettingError: The method has nothing to train, or settings that contradict each other.
+    """
+    check_trainable(segmenter, benchmark, settings)
+    fabric = make_fabric(settings)
+    data = benchmark.data("train", root)
+    shown = control.progress and fabric.is_global_zero
+    items = training_items(segmenter, benchmark, data, settings, progress=shown)
+    job = Job(
+        module=TrainingStep(segmenter, text, benchmark, settings),
+        optimizer=make_optimizer(segmenter, settings),
+        factor=lambda step: learning_rate(step, settings) / settings.lr,
+        batches=lambda start, rank, ranks: make_loader(items, settings, start, rank, ranks),
+        trained=segmenter.trainable_state,
+    )
+    device = segmenter.device
+    run_loop(fabric, job, settings, control)
+    segmenter.to(device).eval()
+    return bool(fabric.is_global_zero)
+
+
+def check_trainable(segmenter: Segmenter, benchmark: Benchmark, settings: TrainSettings) -> None:
+    """Refuse a method, a vocabulary or a regime that cannot be trained.
+
+    Raises:
+        SettingError: One of them.
+    """
+    if not segmenter.trainable:
+        raise SettingError(
+            f"this method ({type(segmenter).__name__}) has nothing to train; evaluate it or segment"
+            " with it as it is"
+        )
+    count = len(benchmark.class_names)
+    if count > MAX_8BIT_CLASSES:
+        raise SettingError(
+            f"{benchmark.title} has {count} classes, and a method can be trained on at most"
+            f" {MAX_8BIT_CLASSES}; train on another benchmark and evaluate on this one"
+        )
+    if segmenter.kind == "binary" and settings.regime == "transductive":
+        raise SettingError(
+            "a method that is queried with one class per image cannot give pseudo labels to unseen"
+            " classes; train it inductive or supervised"
+        )
+
+
+class TrainingStep(nn.Module):
+    """From images and labels to losses: the module that Fabric runs and synchronises.
+
+    Args:
+        segmenter: Any trainable method.
+        text: The encoded vocabulary, all K classes.
+        benchmark: Says which classes are seen.
+        settings: How to train.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        text: TextFeatures,
+        benchmark: Benchmark,
+        settings: TrainSettings,
+    ) -> None:
+        super().__init__()
+        self.segmenter, self.settings = segmenter, settings
+        self.seen, self.unseen = benchmark.seen_ids, benchmark.unseen_ids
+        if settings.regime == "supervised":
+            self.seen, self.unseen = list(range(len(text))), []
+        # Inductive training knows nothing of the unseen classes, not even their names.
+        self.text = text
+        if settings.regime == "inductive":
+            self.text = text.select(self.seen)
+
+    def forward(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Losses by name, among them "total".
+
+        Args:
+            batch: Images (B, 3, H, W) uint8, labels (B, H, W), and for methods that are queried
+                with one class per image the index (B,) of each image's query class.
+        """
+        images, labels, *queries = batch
+        text = self.text.to(images.device)
+        if getattr(self.segmenter, "trains_text", False):
+            text = self.segmenter.encode_text(self.text.names)
+        if queries:
+            prediction: Prediction = self.segmenter(images / 255, text.select(queries[0].tolist()))
+            return self.segmenter.loss(prediction, labels)
+        prediction = self.segmenter(images / 255, text)
+        targets = targets_of(
+            labels,
+            prediction,
+            regime=self.settings.regime,
+            seen=self.seen,
+            unseen=self.unseen,
+            pseudo_label_void=self.settings.pseudo_label_void,
+        )
+        return self.segmenter.loss(prediction, targets)
+
+
+# ------------------------------------------------------------------------- the loop
+
+
+def make_fabric(settings: TrainSettings) -> Fabric:
+    """Devices and precision; further processes of a distributed run begin here."""
+    fabric = Fabric(
+        devices=settings.devices if settings.devices == "auto" else int(settings.devices),
+        num_nodes=settings.nodes,
+        strategy=settings.strategy,
+        precision=choose_precision(settings.precision),
+    )
+    fabric.launch()
+    return fabric
+
+
+def choose_precision(name: str) -> Any:
+    """Lightning's name of a precision; "auto" is bf16-mixed where the hardware computes in it."""
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # There is no public question to a CPU; a torch without this one trains in float32.
+        fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bf16-mixed" if fast else "32-true"
+
+
+def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunControl) -> None:
+    """Take all steps from the first, or from the state to resume from.
+
+    Raises:
+        SettingError: A state of another model, or a loss that is not finite.
+        KeyboardInterrupt: Ctrl-C; the message says how to go on.
+    """
+    peak_rates = [group["lr"] for group in job.optimizer.param_groups]
+    module, optimizer = fabric.setup(job.module, job.optimizer)
+    module.train()
+    path = control.out / STATE
+    start = 0
+    if control.resume and path.exists():
+        start = _restore(read_state(path), fabric, job, optimizer)
+    curves: list[Curve] = []
+    if fabric.is_global_zero:
+        control.begin()
+        curves = open_curves(control.out / LOGS, settings.logger, start)
+
+    taken = start
+    parts = iter(job.batches(start, fabric.global_rank, fabric.world_size))
+    shown = control.progress and fabric.is_global_zero
+    try:
+        with _attention_for(fabric.device), _progress_bar(shown) as bar:
+            task = bar.add_task("training", total=settings.steps, completed=start, loss=0.0)
+            for step in range(start, settings.steps):
+                for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
+                    group["lr"] = peak * job.factor(step)
+                losses = take_step(fabric, module, optimizer, parts, step, settings)
+                taken = step + 1
+
+                last = taken == settings.steps
+                if taken % settings.log_every == 0 or last:
+                    values = _mean_over_ranks(fabric, losses)
+                    bar.update(task, loss=values["loss"])
+                    for curve in curves:
+                        curve.add(step, {**values, "lr": optimizer.param_groups[0]["lr"]})
+                # Validation while training has its place here: before the state is saved.
+                if fabric.is_global_zero and (taken % settings.save_every == 0 or last):
+                    save_state(
+                        path,
+                        step=taken,
+                        trained=job.trained(),
+                        optimizer=optimizer.state_dict(),
+                        precision=fabric.strategy.precision.state_dict(),
+                    )
+                if fabric.is_global_zero and taken in settings.snapshots:
+                    control.snapshot(taken)
+                bar.advance(task)
+    except KeyboardInterrupt:
+        _stop(fabric, taken, path)
+    finally:
+        for curve in curves:
+            curve.close()
+
+
+def take_step(
+    fabric: Fabric,
+    module: Any,
+    optimizer: torch.optim.Optimizer,
+    parts: Iterator[Any],
+    step: int,
+    settings: TrainSettings,
+) -> dict[str, Tensor]:
+    """One step of the optimiser: gradients of all parts of a batch, then an update.
+
+    Returns:
+        The losses, as means over the parts.
+
+    Raises:
+        SettingError: A loss that is not finite.
+    """
+    mean_losses: dict[str, Tensor] = {}
+    for part in range(settings.accumulate):
+        batch = fabric.to_device(next(parts))
+        key = np.random.SeedSequence([settings.seed, step, part, fabric.global_rank])
+        torch.manual_seed(int(key.generate_state(1)[0]))
+        # Processes exchange their gradients once a step, with those of the last part.
+        more = part < settings.accumulate - 1
+        with fabric.no_backward_sync(module, enabled=more):
+            losses: dict[str, Tensor] = module(batch)
+            if not torch.isfinite(losses["total"]):
+                raise SettingError(
+                    f"the loss became {losses['total'].item()} at step {step}; lower --train.lr or"
+                    " use --train.precision 32-true"
+                )
+            fabric.backward(losses["total"] / settings.accumulate)
+        for name, value in losses.items():
+            share = value.detach() / settings.accumulate
+            mean_losses[name] = mean_losses[name] + share if part else share
+    if settings.clip_norm is not None:
+        # With float16, gradients may overflow: the scaler then leaves out the update.
+        fabric.clip_gradients(
+            module, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
+        )
+    optimizer.step()
+    optimizer.zero_grad()
+    return mean_losses
+
+
+def _restore(
+    state: dict[str, Any], fabric: Fabric, job: Job, optimizer: torch.optim.Optimizer
+) -> int:
+    """Put a state into model, optimiser and precision; returns the number of steps taken."""
+    restore_tensors(job.trained(), state["trained"])
+    optimizer.load_state_dict(state["optimizer"])
+    fabric.strategy.precision.load_state_dict(state["precision"])
+    return int(state["step"])
+
+
+def _attention_for(device: torch.device) -> AbstractContextManager[Any]:
+    """On CPUs, attention in plain matrix products.
+
+    A training step is 1.7 times as fast so as with the fused kernel (`benchmarks/attention.py`).
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def _progress_bar(shown: bool) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4g}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, disable=not shown)
+
+
+def _mean_over_ranks(fabric: Fabric, losses: dict[str, Tensor]) -> dict[str, float]:
+    """The losses as numbers, "loss" for the total and "loss/NAME" for the terms, sorted by name."""
+    means = {name: fabric.all_reduce(value, reduce_op="mean") for name, value in losses.items()}
+    named = {
+        "loss" if name == "total" else f"loss/{name}": float(value)
+        for name, value in means.items()
+        if isinstance(value, Tensor)
+    }
+    return dict(sorted(named.items()))
+
+
+def _stop(fabric: Fabric, taken: int, state: Path) -> None:
+    """End after Ctrl-C, with one sentence of the process that writes."""
+    if not fabric.is_global_zero:
+        raise SystemExit(130)
+    how = "nothing was saved yet (--train.save_every), so start again"
+    if state.exists():
+        how = "go on from the last saved state with --resume"
+    raise KeyboardInterrupt(f"stopped after step {taken}; {how}")

@@ -1,0 +1,60 @@
+"""Optimisers, their parameter groups, and learning rates as functions of the step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from unseen.segmenter import Segmenter
+from unseen.settings import TrainSettings
+
+
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """The learning rate at a step, counted from 0.
+
+    poly: (lr - min_lr) (1 - t/T)^power + min_lr, at step t of T. During the warm-up the rate is
+    multiplied by 1 - (1 - t/warmup) (1 - warmup_ratio).
+    """
+    progress = min(step / settings.steps, 1.0)
+    if settings.schedule == "poly":
+        decay = (1 - progress) ** settings.power
+        rate = (settings.lr - settings.min_lr) * decay + settings.min_lr
+    elif settings.schedule == "cosine":
+        rate = settings.lr * 0.5 * (1 + np.cos(np.pi * progress))
+    elif settings.schedule == "step":
+        rate = settings.lr * 0.1 ** min(2, int(3 * progress))
+    else:
+        rate = settings.lr
+    if step < settings.warmup:
+        rate *= 1 - (1 - step / settings.warmup) * (1 - settings.warmup_ratio)
+    return float(rate)
+
+
+def make_optimizer(segmenter: Segmenter, settings: TrainSettings) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum 0.9, over the method's parameter groups."""
+    groups = parameter_groups(segmenter, settings)
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=settings.lr)
+
+
+def parameter_groups(segmenter: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
+    """Two groups: weights, which decay, and norms and biases (one dimension).
+
+    The second group does not decay unless `decay_norms`.
+    """
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
+    for parameter in segmenter.parameters():
+        if not parameter.requires_grad:
+            continue
+        decays = parameter.ndim > 1 or settings.decay_norms
+        (decayed if decays else undecayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": undecayed, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

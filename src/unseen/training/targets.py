@@ -1,0 +1,53 @@
+"""What the loss is compared with: the data set's labels, seen through the regime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unseen.labels import BACKGROUND, IGNORE, PADDING, subset_lookup
+from unseen.segmenter import Prediction
+from unseen.settings import Regime
+
+
+def targets_of(
+    labels: Tensor,
+    prediction: Prediction,
+    *,
+    regime: Regime,
+    seen: Sequence[int],
+    unseen: Sequence[int],
+    pseudo_label_void: bool = False,
+) -> Tensor:
+    """Targets (B, H, W) made from the labels of a data set, which are left unchanged.
+
+    inductive: class ids become indices among the seen classes; every other pixel is ignored.
+    supervised: ids as they are. transductive: pixels of unseen classes get the unseen class that
+    the network itself scores highest there in this forward pass; their true class is never used
+    (ZegCLIP §3.4, the variant marked with a dagger).
+
+    Args:
+        labels: Ids of the whole vocabulary; 255 ignored, 254 padding, 253 background (ignored by
+            methods that score all classes at once).
+        prediction: Of this step; over the seen classes (inductive) or the whole vocabulary.
+        regime: See above.
+        seen: Ids of the seen classes.
+        unseen: Ids of the unseen classes.
+        pseudo_label_void: Transductive: give ignored pixels pseudo labels as well, but not padding
+            (the variant without dagger).
+    """
+    if regime == "inductive":
+        return subset_lookup(seen).to(labels.device)[labels]
+    special = (labels == PADDING) | (labels == BACKGROUND)
+    targets = torch.where(special, IGNORE, labels)
+    if regime == "supervised":
+        return targets
+    ids = torch.as_tensor(unseen, device=labels.device)
+    guessed = torch.isin(labels, ids)
+    if pseudo_label_void:
+        guessed = guessed | (labels == IGNORE)
+    among_unseen = Prediction(prediction.logits.detach()[:, list(unseen)], prediction.covers)
+    logits = among_unseen.resized((labels.shape[-2], labels.shape[-1]))
+    return torch.where(guessed, ids[logits.argmax(dim=1)], targets)
