@@ -160,7 +160,9 @@ def test_label_maps_with_16_bits(tmp_path: Path) -> None:
     Image.fromarray(ids).save(tmp_path / "labels" / "p 7.png")
     labels = get_benchmark(str(tmp_path)).data("val", None)[0].labels
     assert labels[0, :6].tolist() == [0, 252, 256, 258, 302, IGNORE]
-    with pytest.raises(SettingError, match="has 300 words, and a method can be trained on 253"):
+    with pytest.raises(
+        SettingError, match="has 300 classes, and a method can be trained on at most 253"
+    ):
         train(
             ModelSettings("zegclip", options={"num_prompts": 2}),
             TrainSettings(steps=1),

@@ -49,7 +49,7 @@ BAD_TRANSFORMS: dict[str, list[Any]] = {
     "resize": [(512, 2048), (512,), (0, 0), (20.5, 10)],
     "scale": [(2.0, 1.0), (0.0, 1.0), 1.0],
     "crop": [0, -1, 2.5],
-    "max_class_share": [0, 1.5],
+    "max_class_share": [0, -0.5],
     "zoom": [(1.1, 0.9), (-1.0, 1.0)],
     "rotate": [-1, 200],
     "pillow": [None],

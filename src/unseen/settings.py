@@ -286,7 +286,7 @@ TRANSFORM_RANGES = {
     "resize": Allowed(_is_box, "give the long and the short side in pixels").or_none(),
     "scale": interval(0),
     "crop": whole(1).or_none(),
-    "max_class_share": number(0, 1, open_low=True).or_none(),
+    "max_class_share": number(0, open_low=True).or_none(),
     "zoom": interval(0).or_none(),
     "rotate": number(0, 180),
     "pillow": SWITCH,
