@@ -1,4 +1,4 @@
-"""Colours, overlays, legends and sheets: sizes, and that a word's pixels carry its colour."""
+"""Colours, overlays, legends and sheets: sizes, and that the pixels of a class carry its colour."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from unseen.visualize import (
     PAPER,
     Entry,
     Row,
+    _fit_text,
     _font,
-    _written,
     colours,
     legend,
     overlay,
@@ -27,7 +27,7 @@ from unseen.visualize import (
 
 
 def scene(h: int = 30, w: int = 40) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A noisy image; word 1 at the left, void at the right, word 0 between."""
+    """A noisy image; class 1 at the left, ignored pixels at the right, class 0 between."""
     labels = np.zeros((h, w), dtype=np.uint8)
     labels[:, : w // 4], labels[:, -(w // 4) :] = 1, IGNORE
     return np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8), labels
@@ -42,7 +42,7 @@ def holds(image: Image.Image, colour: tuple[int, int, int]) -> int:
     return int((np.array(image) == colour).all(axis=2).sum())
 
 
-def test_twenty_words_have_twenty_colours() -> None:
+def test_twenty_classes_have_twenty_colours() -> None:
     table = colours(20)
     assert min(distance(a, b) for a, b in itertools.combinations(table, 2)) > 40
     assert min(distance(a, b) for a, b in itertools.pairwise(table)) > 90
@@ -59,15 +59,15 @@ def test_the_palette_is_full() -> None:
 # ----------------------------------------------------------------------- paint
 
 
-def test_words_carry_their_colours() -> None:
+def test_classes_carry_their_colours() -> None:
     image, labels = scene()
     painted = paint(image, labels, 2, strength=1.0)
     assert painted.shape == image.shape
     assert painted.dtype == np.uint8
-    for word in (0, 1):
-        here = labels == word
+    for label in (0, 1):
+        here = labels == label
         here[:, 1:] &= labels[:, 1:] == labels[:, :-1]
-        assert (painted[here] == colours(2)[word]).all()
+        assert (painted[here] == colours(2)[label]).all()
 
 
 def test_the_image_shows_through() -> None:
@@ -81,29 +81,29 @@ def test_the_image_shows_through() -> None:
     assert np.abs(painted[:, 12:28].astype(float) - mixed[:, 12:28]).max() <= 1
 
 
-def test_void_is_grey() -> None:
+def test_ignored_pixels_are_grey() -> None:
     image, labels = scene()
     painted = paint(image, labels, 2)
-    void = painted[:, -9:].astype(int)
-    assert (void == void[..., :1]).all()
-    assert void.std() > 10
+    ignored = painted[:, -9:].astype(int)
+    assert (ignored == ignored[..., :1]).all()
+    assert ignored.std() > 10
     assert (
         paint(image, np.full_like(labels, IGNORE), 2)
         == paint(image, np.full_like(labels, IGNORE), 9)
     ).all()
 
 
-def test_a_dark_line_where_words_meet() -> None:
+def test_a_dark_line_where_classes_meet() -> None:
     image = np.full((6, 8, 3), 200, dtype=np.uint8)
     labels = np.zeros((6, 8), dtype=np.uint8)
     labels[3:, 4:] = 1
     painted = paint(image, labels, 2).astype(int).sum(axis=2)
     dark = np.zeros((6, 8), dtype=bool)
     dark[3, 4:] = dark[3:, 4] = True
-    for word in (0, 1):
-        inside = np.unique(painted[(labels == word) & ~dark])
+    for label in (0, 1):
+        inside = np.unique(painted[(labels == label) & ~dark])
         assert len(inside) == 1
-        assert (painted[(labels == word) & dark] < 0.5 * inside[0]).all()
+        assert (painted[(labels == label) & dark] < 0.5 * inside[0]).all()
 
 
 def test_the_inputs_are_left_alone() -> None:
@@ -118,7 +118,7 @@ def test_the_inputs_are_left_alone() -> None:
 
 
 def test_a_legend_flows_over_lines() -> None:
-    entries = [Entry(f"word {i}", colour) for i, colour in enumerate(colours(8))]
+    entries = [Entry(f"class {i}", colour) for i, colour in enumerate(colours(8))]
     heights = [legend(entries, width).height for width in (2000, 400, 200, 60)]
     assert heights == sorted(heights)
     assert len(set(heights)) == 4
@@ -130,7 +130,7 @@ def test_a_legend_flows_over_lines() -> None:
         assert all(holds(canvas, entry.colour) > 80 for entry in entries)
 
 
-def test_unseen_words_are_marked() -> None:
+def test_unseen_classes_are_marked() -> None:
     colour = colours(1)[0]
     plain, marked = (
         legend([Entry("kite", colour)], 300),
@@ -142,7 +142,7 @@ def test_unseen_words_are_marked() -> None:
 
 
 def test_a_legend_grows_with_its_scale() -> None:
-    entries = [Entry("word", colours(1)[0])]
+    entries = [Entry("name", colours(1)[0])]
     assert legend(entries, 600, scale=2.0).height == pytest.approx(
         2 * legend(entries, 600).height, abs=1
     )
@@ -180,7 +180,7 @@ def test_the_legend_names_what_is_there() -> None:
     )
 
 
-def test_the_largest_word_comes_first() -> None:
+def test_the_largest_class_comes_first() -> None:
     image, labels = scene(200, 600)
     below = np.array(overlay(image, labels, ["sky", "tree"]))[200:]
     left = [
@@ -196,22 +196,22 @@ def test_the_largest_word_comes_first() -> None:
 def test_sheet_size(count: int, across: int, lines: int) -> None:
     image, labels = scene()
     rows = [Row(image, labels, {"first": labels, "second": labels}) for _ in range(count)]
-    picture = sheet(rows, ["sky", "tree"], ["tree"], title="A title", cell=100, across=across)
+    result = sheet(rows, ["sky", "tree"], ["tree"], title="A title", cell=100, across=across)
     key = legend(
-        [Entry("sky", colours(2)[0]), Entry("tree", colours(2)[1], unseen=True)], picture.width
+        [Entry("sky", colours(2)[0]), Entry("tree", colours(2)[1], unseen=True)], result.width
     )
-    assert picture.width == across * (4 * 108 + 8) + (across - 1) * 16
-    assert picture.height == 42 + 30 + lines * 108 + key.height
+    assert result.width == across * (4 * 108 + 8) + (across - 1) * 16
+    assert result.height == 42 + 30 + lines * 108 + key.height
     taller = sheet(
         rows, ["sky", "tree"], ["tree"], title="A title", subtitle="more", cell=100, across=across
     )
-    assert (taller.width, taller.height) == (picture.width, picture.height + 20)
-    assert (np.array(picture)[-key.height :] == np.array(key)).all()
+    assert (taller.width, taller.height) == (result.width, result.height + 20)
+    assert (np.array(result)[-key.height :] == np.array(key)).all()
 
 
 def test_sheet_cells() -> None:
-    """Image, truth and prediction stand side by side; the prediction is void where the truth
-    is."""
+    """Image, truth and prediction stand side by side; the prediction is ignored where the
+    truth is."""
     image, labels = scene(50, 50)
     prediction = np.ones_like(labels)
     sheeted = np.array(
@@ -228,18 +228,27 @@ def test_sheet_cells() -> None:
     assert (sheeted[72:172, 108:116] == PAPER).all()
 
 
-def test_the_sheets_legend_names_the_words_shown() -> None:
+def test_the_sheets_legend_names_the_classes_shown() -> None:
     image, labels = scene(50, 200)
     labels[labels == 1] = 2
-    picture = sheet(
+    result = sheet(
         [Row(image, labels, {"ours": np.ones_like(labels)})],
         ["sky", "tree", "car", "sea"],
         [],
         title="t",
         cell=200,
     )
-    below = picture.crop((0, 42 + 30 + 208, picture.width, picture.height))
+    below = result.crop((0, 42 + 30 + 208, result.width, result.height))
     assert [holds(below, colour) > 80 for colour in colours(4)] == [True, True, True, False]
+
+
+def test_a_class_whose_index_is_the_ignore_value_is_in_the_legend() -> None:
+    image, _ = scene(50, 200)
+    labels = np.full(image.shape[:2], 258)  # of index 255 (`unseen.labels`)
+    names = [f"class {i}" for i in range(300)]
+    result = sheet([Row(image, labels, {"ours": labels})], names, [], title="t", cell=200)
+    below = result.crop((0, 42 + 30 + 208, result.width, result.height))
+    assert holds(below, colours(300)[255]) > 80
 
 
 def test_images_keep_their_ratio_in_a_cell() -> None:
@@ -253,25 +262,25 @@ def test_images_keep_their_ratio_in_a_cell() -> None:
     assert not inside[60:].any()
 
 
-def test_long_words_are_cut_to_the_width() -> None:
-    word = (
+def test_long_names_are_cut_to_the_width() -> None:
+    name = (
         "a very long description of a thing that nobody would ever want to read to its end, but"
         " somebody will write"
     )
-    narrow = np.array(legend([Entry(word, (10, 200, 30), unseen=True, note="12.3 %")], 240))
+    narrow = np.array(legend([Entry(name, (10, 200, 30), unseen=True, note="12.3 %")], 240))
     assert (narrow[:, -8:] == PAPER).all(), "a margin at the right"
     assert (narrow[:, 180:230] != PAPER).any(), "the note still stands there"
-    shown, font = _written(word, 15, 100)
+    shown, font = _fit_text(name, 15, 100)
     assert shown.endswith("…")
     assert font.getlength(shown) <= 100
-    assert _written("tree", 15, 100)[0] == "tree"
+    assert _fit_text("tree", 15, 100)[0] == "tree"
 
 
-def test_words_beyond_ascii_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_beyond_ascii_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a font of the system where there is one; else without accents, never as empty boxes."""
     monkeypatch.setattr("unseen.visualize.WIDE_FONTS", ())
     _font.cache_clear()
-    assert [_written(word, 15, 1000)[0] for word in ("Möwe", "Straße", "中", "tree")] == [
+    assert [_fit_text(name, 15, 1000)[0] for name in ("Möwe", "Straße", "中", "tree")] == [
         "Mowe",
         "Strasse",
         "?",
@@ -280,7 +289,7 @@ def test_words_beyond_ascii_are_written(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.undo()
     _font.cache_clear()
     if _font(15, True).getname() != _font(15).getname():
-        assert _written("Möwe", 15, 1000)[0] == "Möwe"
+        assert _fit_text("Möwe", 15, 1000)[0] == "Möwe"
 
 
 def test_predictions_are_shown_where_the_truth_is_known_or_everywhere() -> None:

@@ -18,41 +18,63 @@ from unseen.labels import IGNORE, MAX_8BIT_CLASSES, label_to_index
 
 Colour = tuple[int, int, int]
 PAPER, INK, FAINT, ACCENT = (255, 255, 255), (28, 30, 34), (110, 116, 125), (196, 58, 32)
+IGNORED = (150, 150, 150)
+"""The colour of ignored pixels in legends."""
+WIDE_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "Arial Unicode.ttf",
+    "Arial.ttf",
+    "arial.ttf",
+)
+"""Fonts of the system, tried in this order for names outside ASCII, which Pillow's own font cannot
+write."""
+GAP, HEAD, FOOT = 8, 30, 20
+"""Of sheets, in pixels: the gap between cells, the height of the column heads and of the notes
+below cells."""
+
+
+# ---------------------------------------------------------------------- colours
 
 
 def colours(count: int) -> list[Colour]:
-    """Distinct colours for word ids: hues a golden angle apart, in three strengths, so that
-    neighbours in the list differ most.
+    """Distinct colours of classes, by index.
+
+    Hues are a golden angle apart, in three strengths, so that neighbours in the list differ most.
     """
     strengths = ((0.62, 0.92), (0.85, 0.72), (0.45, 0.98))
-    found = []
+    table = []
     for i in range(count):
         saturation, value = strengths[i % 3]
         r, g, b = colorsys.hsv_to_rgb((0.02 + i * 0.618034) % 1.0, saturation, value)
-        found.append((round(255 * r), round(255 * g), round(255 * b)))
-    return found
+        table.append((round(255 * r), round(255 * g), round(255 * b)))
+    return table
 
 
 def palette(count: int) -> list[Colour]:
-    """A colour for every label, at least 256, for tables and indexed PNGs: `colours` for the words,
-    black for everything else.
+    """A colour for every label, at least 256: `colours` for the classes, black for all else.
+
+    Tables and indexed PNGs use it; labels are those of `unseen.labels`.
     """
-    found = colours(count)
-    return [
-        *found[:MAX_8BIT_CLASSES],
-        *[(0, 0, 0)] * (256 - min(count, MAX_8BIT_CLASSES)),
-        *found[MAX_8BIT_CLASSES:],
-    ]
+    table = colours(count)
+    unused = 256 - min(count, MAX_8BIT_CLASSES)
+    return [*table[:MAX_8BIT_CLASSES], *[(0, 0, 0)] * unused, *table[MAX_8BIT_CLASSES:]]
 
 
 def paint(
     image: NDArray[np.uint8], labels: NDArray[Any], count: int, *, strength: float = 0.7
 ) -> NDArray[np.uint8]:
-    """The image (H, W, 3) with its label map (H, W) laid over it, a dark line where words meet;
-    void pixels lose their colour.
+    """An image with its label map laid over it, a dark line where two labels meet.
+
+    Args:
+        image: (H, W, 3).
+        labels: (H, W); ignored pixels are shown in grey.
+        count: Of classes.
+        strength: Of the classes' colours, in 0..1.
     """
     table = np.array(palette(count), dtype=np.float32)
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    # Half of the image's own colour is removed, so that it is not taken for a class's.
     base = 0.45 * image + 0.55 * grey[..., None]
     known = (labels != IGNORE)[..., None]
     mixed = np.where(
@@ -65,141 +87,182 @@ def paint(
     return np.clip(mixed, 0, 255).astype(np.uint8)
 
 
-WIDE_FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "Arial Unicode.ttf",
-    "Arial.ttf",
-    "arial.ttf",
-)
-"""Fonts of the system, asked in this order for words that Pillow's own font, which knows ASCII,
-cannot write."""
+# ---------------------------------------------------------------------- legends
 
 
 @lru_cache(maxsize=64)
 def _font(size: int, wide: bool = False) -> Any:
-    for name in WIDE_FONTS if wide else ():
-        with suppress(OSError):
-            return ImageFont.truetype(name, size)
+    if wide:
+        for name in WIDE_FONTS:
+            with suppress(OSError):
+                return ImageFont.truetype(name, size)
     return ImageFont.load_default(size)
 
 
-def _written(word: str, size: int, room: float) -> tuple[str, Any]:
-    """A word as it can be written in `room` pixels, and the font: cut with an ellipsis; without
-    accents where no font has them.
+def _fit_text(text: str, size: int, width: float) -> tuple[str, Any]:
+    """A text as it can be written in `width` pixels, and the font.
+
+    Too long ones are cut with an ellipsis; where no font has its accents, they are left out.
     """
-    font = _font(size, not word.isascii())
-    if not word.isascii() and font.getname() == _font(size).getname():
-        word = (
-            unicodedata.normalize("NFKD", word.replace("ß", "ss"))
-            .encode("ascii", "ignore")
-            .decode()
-            or "?"
-        )
-    shown = word
-    while font.getlength(shown) > room and len(word) > 1:
-        word = word[:-1]
-        shown = word.rstrip() + "…"
+    font = _font(size, not text.isascii())
+    if not text.isascii() and font.getname() == _font(size).getname():
+        decomposed = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+        text = decomposed.encode("ascii", "ignore").decode() or "?"
+    shown = text
+    while font.getlength(shown) > width and len(text) > 1:
+        text = text[:-1]
+        shown = text.rstrip() + "…"
     return shown, font
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a legend."""
+    """A class in a legend.
 
-    word: str
+    Attributes:
+        name: Its name.
+        colour: Of its chip.
+        unseen: It had no masks in training.
+        note: A short text behind the name.
+    """
+
+    name: str
     colour: Colour
     unseen: bool = False
     note: str = ""
 
+    @property
+    def remark(self) -> str:
+        """The note, and whether the class is unseen."""
+        if not self.unseen:
+            return self.note
+        if not self.note:
+            return "unseen"
+        return f"{self.note} (unseen)"
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A legend's entry with its place, and its name as it is written there."""
+
+    entry: Entry
+    left: int
+    top: int
+    text: str
+    font: Any
+
 
 def legend(entries: Sequence[Entry], width: int, *, scale: float = 1.0) -> Image.Image:
-    """Chips with words, flowing over as many lines as they need; words without masks in training
-    are underlined and marked.
+    """Coloured chips with class names, on as many lines as they need.
+
+    The names of unseen classes are underlined and marked.
+
+    Args:
+        entries: The classes.
+        width: Of the legend, in pixels.
+        scale: Of text and chips.
     """
+    chip, line = round(14 * scale), round(24 * scale)
+    small = _font(round(12 * scale))
+    placed = _place_entries(entries, width, scale)
+    bottom = round(10 * scale)
+    if placed:
+        bottom = placed[-1].top
+    canvas = Image.new("RGB", (width, bottom + line + round(10 * scale) // 2), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    for place in placed:
+        _draw_entry(pen, place, chip, small)
+    return canvas
+
+
+def _place_entries(entries: Sequence[Entry], width: int, scale: float) -> list[_Placed]:
+    """Entries one after the other; one that does not fit into the line begins the next."""
     size, chip, gap = round(15 * scale), round(14 * scale), round(10 * scale)
     small = _font(round(12 * scale))
-    x, y, line = gap, gap, round(24 * scale)
-    places = []
+    x, y = gap, gap
+    placed = []
     for entry in entries:
-        note = " ".join(
-            part
-            for part in (
-                entry.note,
-                "(unseen)" if entry.unseen and entry.note else "unseen" if entry.unseen else "",
-            )
-            if part
-        )
-        beside = chip + 6 + (5 + small.getlength(note) if note else 0)
-        word, font = _written(entry.word, size, width - 2 * gap - beside)
-        length = beside + font.getlength(word) + 1.6 * gap
-        if x > gap and x + length - 1.6 * gap > width - gap:
-            x, y = gap, y + line
-        places.append((x, y, note, word, font))
-        x += round(length)
-    canvas = Image.new("RGB", (width, y + line + gap // 2), PAPER)
-    pen = ImageDraw.Draw(canvas)
-    for entry, (left, top, note, word, font) in zip(entries, places, strict=True):
-        pen.rounded_rectangle(
-            (left, top + 2, left + chip, top + 2 + chip),
-            radius=3,
-            fill=entry.colour,
-            outline=INK if entry.unseen else None,
-            width=2,
-        )
-        pen.text((left + chip + 6, top + 1 + chip / 2), word, fill=INK, font=font, anchor="lm")
-        end = left + chip + 6 + font.getlength(word)
-        if note:
-            pen.text(
-                (end + 5, top + 1 + chip / 2),
-                note,
-                fill=ACCENT if entry.unseen else FAINT,
-                font=small,
-                anchor="lm",
-            )
-        if entry.unseen:
-            pen.line((left + chip + 6, top + chip + 4, end, top + chip + 4), fill=ACCENT, width=2)
-    return canvas
+        beside: float = chip + 6
+        if entry.remark:
+            beside += 5 + small.getlength(entry.remark)
+        text, font = _fit_text(entry.name, size, width - 2 * gap - beside)
+        length = beside + font.getlength(text)
+        if x > gap and x + length > width - gap:
+            x, y = gap, y + round(24 * scale)
+        placed.append(_Placed(entry, x, y, text, font))
+        x += round(length + 1.6 * gap)
+    return placed
+
+
+def _draw_entry(pen: ImageDraw.ImageDraw, place: _Placed, chip: int, small: Any) -> None:
+    """One entry: its chip, name, remark, and the line below the name of an unseen class."""
+    entry, top = place.entry, place.top
+    outline, remark_colour = None, FAINT
+    if entry.unseen:
+        outline, remark_colour = INK, ACCENT
+    corners = (place.left, top + 2, place.left + chip, top + 2 + chip)
+    pen.rounded_rectangle(corners, radius=3, fill=entry.colour, outline=outline, width=2)
+    start, middle = place.left + chip + 6, top + 1 + chip / 2
+    end = start + place.font.getlength(place.text)
+    pen.text((start, middle), place.text, fill=INK, font=place.font, anchor="lm")
+    if entry.remark:
+        pen.text((end + 5, middle), entry.remark, fill=remark_colour, font=small, anchor="lm")
+    if entry.unseen:
+        pen.line((start, top + chip + 4, end, top + chip + 4), fill=ACCENT, width=2)
 
 
 def overlay(
     image: NDArray[np.uint8], labels: NDArray[Any], names: Sequence[str], unseen: Sequence[str] = ()
 ) -> Image.Image:
-    """The painted image above a legend of the words found in it, largest first, with their share
-    of the pixels.
+    """A painted image above a legend of its classes, the largest first, with their pixel shares.
+
+    Args:
+        image: (H, W, 3).
+        labels: (H, W); 255 where no class was given.
+        names: The class names.
+        unseen: Those without masks in training.
     """
     share = np.bincount(labels.ravel(), minlength=256) / labels.size
-    order = [i for i in np.argsort(-share[: len(names)], kind="stable").tolist() if share[i] > 0]
+    by_size = np.argsort(-share[: len(names)], kind="stable").tolist()
     table = colours(len(names))
     entries = [
-        Entry(names[i], table[i], names[i] in unseen, f"{100 * share[i]:.1f} %") for i in order
+        Entry(names[i], table[i], names[i] in unseen, f"{100 * share[i]:.1f} %")
+        for i in by_size
+        if share[i] > 0
     ]
     if share[IGNORE] > 0:
-        entries.append(Entry("no word", (150, 150, 150), note=f"{100 * share[IGNORE]:.1f} %"))
+        entries.append(Entry("no class", IGNORED, note=f"{100 * share[IGNORE]:.1f} %"))
     painted = Image.fromarray(paint(image, labels, len(names)))
     if painted.width < 480:
+        # Small images are enlarged by a whole factor, so that every pixel stays a square.
         factor = min(-(-480 // painted.width), max(1, 2000 // painted.height))
-        painted = painted.resize(
-            (painted.width * factor, painted.height * factor), Image.Resampling.NEAREST
-        )
-    return _stack(
-        [painted, legend(entries, max(480, painted.width), scale=max(1.0, painted.width / 900))]
-    )
+        size = (painted.width * factor, painted.height * factor)
+        painted = painted.resize(size, Image.Resampling.NEAREST)
+    scale = max(1.0, painted.width / 900)
+    return _stack([painted, legend(entries, max(480, painted.width), scale=scale)])
+
+
+# ----------------------------------------------------------------------- sheets
 
 
 def spread(count: int, shown: int) -> list[int]:
-    """So many places of `count`, evenly spread from the first to the last; all of them where there
-    are fewer.
+    """The indices of `shown` of `count` items, evenly spread from the first to the last.
+
+    All of them where there are fewer.
     """
-    return sorted(
-        {round(place) for place in np.linspace(0, max(0, count - 1), min(shown, count)).tolist()}
-    )
+    last = max(0, count - 1)
+    return sorted({round(place) for place in np.linspace(0, last, min(shown, count)).tolist()})
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a sheet: the image, its true label map, predictions by title, and perhaps a
-    note on the image (the word that was asked for).
+    """One row of a sheet.
+
+    Attributes:
+        image: (H, W, 3).
+        truth: Its true label map (H, W).
+        predictions: Label maps (H, W) by column head.
+        note: On the image: the query class, for one.
     """
 
     image: NDArray[np.uint8]
@@ -219,66 +282,76 @@ def sheet(
     across: int = 1,
     everywhere: bool = False,
 ) -> Image.Image:
-    """Rows of image, truth and predictions under column heads, with the legend of the words
-    shown.
+    """Rows of image, truth and predictions under column heads, with a legend of their classes.
 
     Args:
         rows: What to show; predictions are shown where the truth is known, as the metric sees them.
-        names: The vocabulary.
-        unseen: Its words without masks in training.
+        names: The class names.
+        unseen: Those without masks in training.
         title: Head line.
         subtitle: Smaller line under it.
         cell: Side of an image in pixels.
         across: Rows set side by side.
-        everywhere: Show predictions where the truth has no word too (folds, where that means
+        everywhere: Show predictions where the truth has no class too (folds, where that means
             background).
     """
-    gap, head = 8, 30
     heads = ["image", "truth", *rows[0].predictions]
-    block = len(heads) * (cell + gap) + gap
+    block = len(heads) * (cell + GAP) + GAP
     lines = -(-len(rows) // across)
-    width = across * block + (across - 1) * 2 * gap
-    body = Image.new("RGB", (width, head + lines * (cell + gap)), PAPER)
-    pen = ImageDraw.Draw(body)
+    width = across * block + (across - 1) * 2 * GAP
+    body = Image.new("RGB", (width, HEAD + lines * (cell + GAP)), PAPER)
     for column in range(across):
-        for place, text in enumerate(heads):
-            left = column * (block + 2 * gap) + gap + place * (cell + gap)
-            pen.text(
-                (left + cell / 2, head / 2),
-                text,
-                fill=INK if place < 2 else ACCENT,
-                font=_font(16),
-                anchor="mm",
-            )
+        _draw_heads(body, heads, column * (block + 2 * GAP), cell, given=2)
     present: set[int] = set()
     for index, row in enumerate(rows):
-        top, left = head + index // across * (cell + gap), index % across * (block + 2 * gap) + gap
+        line, column = divmod(index, across)
+        corner = (column * (block + 2 * GAP) + GAP, HEAD + line * (cell + GAP))
         scored = (row.truth != IGNORE) | everywhere
-        present |= {
-            int(label_to_index(i))
-            for shown in (row.truth, *row.predictions.values())
-            for i in np.unique(shown[scored])
-            if i != IGNORE
-        }
-        shown = [row.image, paint(row.image, row.truth, len(names))]
-        shown += [
-            paint(row.image, np.where(scored, p, IGNORE), len(names))
-            for p in row.predictions.values()
-        ]
-        for place, pixels in enumerate(shown):
-            body.paste(_fit(pixels, cell), (left + place * (cell + gap), top))
-        if row.note:
-            word, font = _written(row.note, 14, cell - 16)
-            pen.rectangle(
-                (left, top + cell - 22, left + font.getlength(word) + 12, top + cell), fill=PAPER
-            )
-            pen.text((left + 6, top + cell - 11), word, fill=INK, font=font, anchor="lm")
+        maps = [row.truth]
+        maps += [np.where(scored, labels, IGNORE) for labels in row.predictions.values()]
+        _paste_row(body, row, maps, corner, cell, len(names))
+        for labels in maps:
+            shown = np.unique(labels[scored & (labels != IGNORE)])
+            present |= {int(label_to_index(label)) for label in shown}
     table = colours(len(names))
-    entries = [
-        Entry(names[i], table[i], names[i] in unseen)
-        for i in sorted(present, key=lambda i: (names[i] in unseen, i))
-    ]
+    # Seen classes come first, then the unseen ones, each in the order of the vocabulary.
+    classes = sorted(present, key=lambda i: (names[i] in unseen, i))
+    entries = [Entry(names[i], table[i], names[i] in unseen) for i in classes]
     return _stack([_title(title, subtitle, width), body, legend(entries, width)])
+
+
+def _draw_heads(
+    body: Image.Image, heads: Sequence[str], left: int, cell: int, *, given: int
+) -> None:
+    """Column heads over cells from `left`; those after the first `given` are set off in colour."""
+    pen = ImageDraw.Draw(body)
+    for column, text in enumerate(heads):
+        middle = left + GAP + column * (cell + GAP) + cell / 2
+        colour = INK
+        if column >= given:
+            colour = ACCENT
+        pen.text((middle, HEAD / 2), text, fill=colour, font=_font(16), anchor="mm")
+
+
+def _paste_row(
+    body: Image.Image,
+    row: Row,
+    maps: Sequence[NDArray[Any]],
+    corner: tuple[int, int],
+    cell: int,
+    count: int,
+) -> None:
+    """A row's image and label maps, painted with `count` classes, from an upper left corner on."""
+    left, top = corner
+    cells = [row.image, *(paint(row.image, labels, count) for labels in maps)]
+    for column, pixels in enumerate(cells):
+        body.paste(_centre(pixels, cell), (left + column * (cell + GAP), top))
+    if row.note:
+        pen = ImageDraw.Draw(body)
+        text, font = _fit_text(row.note, 14, cell - 16)
+        box = (left, top + cell - 22, left + font.getlength(text) + 12, top + cell)
+        pen.rectangle(box, fill=PAPER)
+        pen.text((left + 6, top + cell - 11), text, fill=INK, font=font, anchor="lm")
 
 
 def segments_sheet(
@@ -288,53 +361,45 @@ def segments_sheet(
     subtitle: str = "",
     cell: int = 220,
 ) -> Image.Image:
-    """Rows of an image (H, W, 3) and its eigen-segments (K, H, W), each laid over the image,
-    with its eigenvalue.
+    """Rows of an image and its eigen-segments, laid over it, with their eigenvalues.
 
     Args:
-        rows: Name, image, segments and eigenvalues.
+        rows: Names, images (H, W, 3), segments (K, H, W) and eigenvalues (K,).
         title: Head line.
         subtitle: Smaller line under it.
         cell: Side of an image in pixels.
     """
-    gap, head, foot = 8, 30, 20
     count = max(len(segments) for _, _, segments, _ in rows)
-    body = Image.new(
-        "RGB", (gap + (1 + count) * (cell + gap), head + len(rows) * (cell + foot + gap)), PAPER
-    )
+    size = (GAP + (1 + count) * (cell + GAP), HEAD + len(rows) * (cell + FOOT + GAP))
+    body = Image.new("RGB", size, PAPER)
+    heads = ["image", *(f"segment {k}" for k in range(count))]
+    _draw_heads(body, heads, 0, cell, given=1)
     pen = ImageDraw.Draw(body)
-    for place, text in enumerate(["image", *(f"segment {k}" for k in range(count))]):
-        pen.text(
-            (gap + place * (cell + gap) + cell / 2, head / 2),
-            text,
-            fill=ACCENT if place else INK,
-            font=_font(16),
-            anchor="mm",
-        )
     for line, (name, image, segments, values) in enumerate(rows):
-        top = head + line * (cell + foot + gap)
-        body.paste(_fit(image, cell), (gap, top))
-        word, font = _written(name, 12, cell)
-        pen.text((gap + cell / 2, top + cell + foot / 2), word, fill=FAINT, font=font, anchor="mm")
-        for k, segment in enumerate(segments):
-            left = gap + (1 + k) * (cell + gap)
-            body.paste(
-                _fit(paint(image, np.where(segment, k, IGNORE), count, strength=0.55), cell),
-                (left, top),
-            )
-            note = f"eigenvalue {values[k]:.3f}   {100 * segment.mean():.0f} % of the image"
-            pen.text(
-                (left + cell / 2, top + cell + foot / 2),
-                note,
-                fill=FAINT,
-                font=_font(12),
-                anchor="mm",
-            )
+        top = HEAD + line * (cell + FOOT + GAP)
+        painted = [
+            paint(image, np.where(segment, k, IGNORE), count, strength=0.55)
+            for k, segment in enumerate(segments)
+        ]
+        notes = [_fit_text(name, 12, cell)]
+        notes += [
+            (f"eigenvalue {value:.3f}   {100 * segment.mean():.0f} % of the image", _font(12))
+            for value, segment in zip(values, segments, strict=True)
+        ]
+        for column, pixels in enumerate([image, *painted]):
+            left = GAP + column * (cell + GAP)
+            body.paste(_centre(pixels, cell), (left, top))
+            text, font = notes[column]
+            middle = (left + cell / 2, top + cell + FOOT / 2)
+            pen.text(middle, text, fill=FAINT, font=font, anchor="mm")
     return _stack([_title(title, subtitle, body.width), body])
 
 
 def _title(title: str, subtitle: str, width: int) -> Image.Image:
-    canvas = Image.new("RGB", (width, 62 if subtitle else 42), PAPER)
+    height = 42
+    if subtitle:
+        height = 62
+    canvas = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(canvas)
     pen.text((10, 12), title, fill=INK, font=_font(21))
     if subtitle:
@@ -342,23 +407,24 @@ def _title(title: str, subtitle: str, width: int) -> Image.Image:
     return canvas
 
 
-def _fit(pixels: NDArray[np.uint8], cell: int) -> Image.Image:
-    """The image centred in a square cell; small ones are enlarged without smoothing."""
+def _centre(pixels: NDArray[np.uint8], cell: int) -> Image.Image:
+    """An image centred in a square cell; small ones are enlarged without smoothing."""
     image = Image.fromarray(pixels)
     factor = cell / max(image.size)
-    how = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
-    image = image.resize(
-        (max(1, round(image.width * factor)), max(1, round(image.height * factor))), how
-    )
+    resampling = Image.Resampling.LANCZOS
+    if factor > 1:
+        resampling = Image.Resampling.NEAREST
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    image = image.resize(size, resampling)
     canvas = Image.new("RGB", (cell, cell), (238, 239, 241))
     canvas.paste(image, ((cell - image.width) // 2, (cell - image.height) // 2))
     return canvas
 
 
 def _stack(parts: Sequence[Image.Image]) -> Image.Image:
-    canvas = Image.new(
-        "RGB", (max(part.width for part in parts), sum(part.height for part in parts)), PAPER
-    )
+    """Images one below the other."""
+    size = (max(part.width for part in parts), sum(part.height for part in parts))
+    canvas = Image.new("RGB", size, PAPER)
     top = 0
     for part in parts:
         canvas.paste(part, (0, top))
