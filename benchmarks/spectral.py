@@ -30,7 +30,8 @@ from torch.nn import functional as F
 
 from unseen.backbones.vit import load_keys
 from unseen.data.doodles import draw
-from unseen.segments.spectral import affinity, eigenpairs, l2_normalize
+from unseen.segments.solvers import eigenpairs
+from unseen.segments.spectral import affinity, l2_normalize
 
 K = 5
 

@@ -10,17 +10,15 @@ from torch.nn import functional as F
 
 from conftest import golden
 from unseen.errors import DataError, SettingError
-from unseen.segments import spectral
+from unseen.segments import solvers
+from unseen.segments.solvers import batched_eigenpairs, eigenpairs, signed
 from unseen.segments.spectral import (
     SpectralSettings,
     Spectrum,
     affinity,
-    batched_eigenpairs,
     colour_affinity,
-    eigenpairs,
     l2_normalize,
     shrunk,
-    signed,
     spectra,
 )
 
@@ -125,7 +123,7 @@ def dense(
     features: Tensor, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[np.ndarray, np.ndarray]:
     with monkeypatch.context() as patch:
-        patch.setattr(spectral, "DENSE_BELOW", 10**9)
+        patch.setattr(solvers, "DENSE_BELOW", 10**9)
         return eigenpairs(affinity(features.numpy()), count)
 
 
@@ -179,10 +177,10 @@ def test_vectors_that_did_not_converge_are_never_returned(monkeypatch: pytest.Mo
         return np.linspace(0.1, 0.9, k, dtype=np.float32), np.eye(len(v0), k, dtype=np.float32)
 
     def none(*_: object, **__: object) -> None:
-        raise spectral.ArpackError(-9999)
+        raise solvers.ArpackError(-9999)
 
     for broken in (poor, none):
-        monkeypatch.setattr(spectral, "eigsh", broken)
+        monkeypatch.setattr(solvers, "eigsh", broken)
         found = eigenpairs(affinity(features.numpy()), 5)
         assert np.abs(found[1] - expected[1]).max() <= TOLERANCE
 

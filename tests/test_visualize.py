@@ -10,20 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unseen.labels import IGNORE
-from unseen.visualize import (
-    PAPER,
-    Entry,
-    Row,
-    _fit_text,
-    _font,
-    colours,
-    legend,
-    overlay,
-    paint,
-    palette,
-    sheet,
-    spread,
-)
+from unseen.legends import PAPER, Entry, fit_text, font_of, legend
+from unseen.visualize import Row, colours, overlay, paint, palette, sheet, spread
 
 
 def scene(h: int = 30, w: int = 40) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -270,26 +258,26 @@ def test_long_names_are_cut_to_the_width() -> None:
     narrow = np.array(legend([Entry(name, (10, 200, 30), unseen=True, note="12.3 %")], 240))
     assert (narrow[:, -8:] == PAPER).all(), "a margin at the right"
     assert (narrow[:, 180:230] != PAPER).any(), "the note still stands there"
-    shown, font = _fit_text(name, 15, 100)
+    shown, font = fit_text(name, 15, 100)
     assert shown.endswith("…")
     assert font.getlength(shown) <= 100
-    assert _fit_text("tree", 15, 100)[0] == "tree"
+    assert fit_text("tree", 15, 100)[0] == "tree"
 
 
 def test_names_beyond_ascii_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a font of the system where there is one; else without accents, never as empty boxes."""
-    monkeypatch.setattr("unseen.visualize.WIDE_FONTS", ())
-    _font.cache_clear()
-    assert [_fit_text(name, 15, 1000)[0] for name in ("Möwe", "Straße", "中", "tree")] == [
+    monkeypatch.setattr("unseen.legends.WIDE_FONTS", ())
+    font_of.cache_clear()
+    assert [fit_text(name, 15, 1000)[0] for name in ("Möwe", "Straße", "中", "tree")] == [
         "Mowe",
         "Strasse",
         "?",
         "tree",
     ]
     monkeypatch.undo()
-    _font.cache_clear()
-    if _font(15, True).getname() != _font(15).getname():
-        assert _fit_text("Möwe", 15, 1000)[0] == "Möwe"
+    font_of.cache_clear()
+    if font_of(15, True).getname() != font_of(15).getname():
+        assert fit_text("Möwe", 15, 1000)[0] == "Möwe"
 
 
 def test_predictions_are_shown_where_the_truth_is_known_or_everywhere() -> None:

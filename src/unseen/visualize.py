@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import colorsys
-import unicodedata
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from unseen.labels import IGNORE, MAX_8BIT_CLASSES, label_to_index
+from unseen.legends import ACCENT, FAINT, INK, PAPER, Colour, Entry, fit_text, font_of, legend
 
-Colour = tuple[int, int, int]
-PAPER, INK, FAINT, ACCENT = (255, 255, 255), (28, 30, 34), (110, 116, 125), (196, 58, 32)
 IGNORED = (150, 150, 150)
 """The colour of ignored pixels in legends."""
-WIDE_FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "Arial Unicode.ttf",
-    "Arial.ttf",
-    "arial.ttf",
-)
-"""Fonts of the system, tried in this order for names outside ASCII, which Pillow's own font cannot
-write."""
 GAP, HEAD, FOOT = 8, 30, 20
 """Of sheets, in pixels: the gap between cells, the height of the column heads and of the notes
 below cells."""
@@ -85,130 +72,6 @@ def paint(
     edge[1:] |= labels[1:] != labels[:-1]
     mixed[edge] *= 0.45
     return np.clip(mixed, 0, 255).astype(np.uint8)
-
-
-# ---------------------------------------------------------------------- legends
-
-
-@lru_cache(maxsize=64)
-def _font(size: int, wide: bool = False) -> Any:
-    if wide:
-        for name in WIDE_FONTS:
-            with suppress(OSError):
-                return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size)
-
-
-def _fit_text(text: str, size: int, width: float) -> tuple[str, Any]:
-    """A text as it can be written in `width` pixels, and the font.
-
-    Too long ones are cut with an ellipsis; where no font has its accents, they are left out.
-    """
-    font = _font(size, not text.isascii())
-    if not text.isascii() and font.getname() == _font(size).getname():
-        decomposed = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
-        text = decomposed.encode("ascii", "ignore").decode() or "?"
-    shown = text
-    while font.getlength(shown) > width and len(text) > 1:
-        text = text[:-1]
-        shown = text.rstrip() + "…"
-    return shown, font
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A class in a legend.
-
-    Attributes:
-        name: Its name.
-        colour: Of its chip.
-        unseen: It had no masks in training.
-        note: A short text behind the name.
-    """
-
-    name: str
-    colour: Colour
-    unseen: bool = False
-    note: str = ""
-
-    @property
-    def remark(self) -> str:
-        """The note, and whether the class is unseen."""
-        if not self.unseen:
-            return self.note
-        if not self.note:
-            return "unseen"
-        return f"{self.note} (unseen)"
-
-
-@dataclass(frozen=True)
-class _Placed:
-    """A legend's entry with its place, and its name as it is written there."""
-
-    entry: Entry
-    left: int
-    top: int
-    text: str
-    font: Any
-
-
-def legend(entries: Sequence[Entry], width: int, *, scale: float = 1.0) -> Image.Image:
-    """Coloured chips with class names, on as many lines as they need.
-
-    The names of unseen classes are underlined and marked.
-
-    Args:
-        entries: The classes.
-        width: Of the legend, in pixels.
-        scale: Of text and chips.
-    """
-    chip, line = round(14 * scale), round(24 * scale)
-    small = _font(round(12 * scale))
-    placed = _place_entries(entries, width, scale)
-    bottom = round(10 * scale)
-    if placed:
-        bottom = placed[-1].top
-    canvas = Image.new("RGB", (width, bottom + line + round(10 * scale) // 2), PAPER)
-    pen = ImageDraw.Draw(canvas)
-    for place in placed:
-        _draw_entry(pen, place, chip, small)
-    return canvas
-
-
-def _place_entries(entries: Sequence[Entry], width: int, scale: float) -> list[_Placed]:
-    """Entries one after the other; one that does not fit into the line begins the next."""
-    size, chip, gap = round(15 * scale), round(14 * scale), round(10 * scale)
-    small = _font(round(12 * scale))
-    x, y = gap, gap
-    placed = []
-    for entry in entries:
-        beside: float = chip + 6
-        if entry.remark:
-            beside += 5 + small.getlength(entry.remark)
-        text, font = _fit_text(entry.name, size, width - 2 * gap - beside)
-        length = beside + font.getlength(text)
-        if x > gap and x + length > width - gap:
-            x, y = gap, y + round(24 * scale)
-        placed.append(_Placed(entry, x, y, text, font))
-        x += round(length + 1.6 * gap)
-    return placed
-
-
-def _draw_entry(pen: ImageDraw.ImageDraw, place: _Placed, chip: int, small: Any) -> None:
-    """One entry: its chip, name, remark, and the line below the name of an unseen class."""
-    entry, top = place.entry, place.top
-    outline, remark_colour = None, FAINT
-    if entry.unseen:
-        outline, remark_colour = INK, ACCENT
-    corners = (place.left, top + 2, place.left + chip, top + 2 + chip)
-    pen.rounded_rectangle(corners, radius=3, fill=entry.colour, outline=outline, width=2)
-    start, middle = place.left + chip + 6, top + 1 + chip / 2
-    end = start + place.font.getlength(place.text)
-    pen.text((start, middle), place.text, fill=INK, font=place.font, anchor="lm")
-    if entry.remark:
-        pen.text((end + 5, middle), entry.remark, fill=remark_colour, font=small, anchor="lm")
-    if entry.unseen:
-        pen.line((start, top + chip + 4, end, top + chip + 4), fill=ACCENT, width=2)
 
 
 def overlay(
@@ -330,7 +193,7 @@ def _draw_heads(
         colour = INK
         if column >= given:
             colour = ACCENT
-        pen.text((middle, HEAD / 2), text, fill=colour, font=_font(16), anchor="mm")
+        pen.text((middle, HEAD / 2), text, fill=colour, font=font_of(16), anchor="mm")
 
 
 def _paste_row(
@@ -348,7 +211,7 @@ def _paste_row(
         body.paste(_centre(pixels, cell), (left + column * (cell + GAP), top))
     if row.note:
         pen = ImageDraw.Draw(body)
-        text, font = _fit_text(row.note, 14, cell - 16)
+        text, font = fit_text(row.note, 14, cell - 16)
         box = (left, top + cell - 22, left + font.getlength(text) + 12, top + cell)
         pen.rectangle(box, fill=PAPER)
         pen.text((left + 6, top + cell - 11), text, fill=INK, font=font, anchor="lm")
@@ -381,9 +244,9 @@ def segments_sheet(
             paint(image, np.where(segment, k, IGNORE), count, strength=0.55)
             for k, segment in enumerate(segments)
         ]
-        notes = [_fit_text(name, 12, cell)]
+        notes = [fit_text(name, 12, cell)]
         notes += [
-            (f"eigenvalue {value:.3f}   {100 * segment.mean():.0f} % of the image", _font(12))
+            (f"eigenvalue {value:.3f}   {100 * segment.mean():.0f} % of the image", font_of(12))
             for value, segment in zip(values, segments, strict=True)
         ]
         for column, pixels in enumerate([image, *painted]):
@@ -401,9 +264,9 @@ def _title(title: str, subtitle: str, width: int) -> Image.Image:
         height = 62
     canvas = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(canvas)
-    pen.text((10, 12), title, fill=INK, font=_font(21))
+    pen.text((10, 12), title, fill=INK, font=font_of(21))
     if subtitle:
-        pen.text((10, 40), subtitle, fill=FAINT, font=_font(14))
+        pen.text((10, 40), subtitle, fill=FAINT, font=font_of(14))
     return canvas
 
 
