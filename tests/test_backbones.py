@@ -73,7 +73,7 @@ def test_a_vit_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(CheckpointError, match="could not be fetched; check name and network"):
+    with pytest.raises(CheckpointError, match="could not be downloaded; check name and network"):
         ours.load("timm:vit_large_patch16_384")
     with pytest.raises(SettingError, match="no model called 'vit_huge'"):
         ours.load("timm:vit_huge")
@@ -171,7 +171,7 @@ def test_wrong_weights(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="torchvision's own MobileNetV2"):
         mobile.load(stored(torchvision.models.mobilenet_v2().state_dict(), path))
     state = torchvision.models.mobilenet_v2(num_classes=1001).state_dict()
-    with pytest.raises(CheckpointError, match="lacks 'features.0.1.bias', the batch norm behind"):
+    with pytest.raises(CheckpointError, match="lacks 'features.0.1.bias', the batch norm of"):
         mobile.load(
             stored(
                 {name: tensor for name, tensor in state.items() if name != "features.0.1.bias"},
@@ -229,5 +229,5 @@ def test_drn_starts_from_a_classifiers_file(tmp_path: Path) -> None:
 
 def test_the_small_backbone_has_no_weights() -> None:
     backbone = SmallBackbone(8)
-    assert backbone.own_names({"a": torch.zeros(1)}, "")["a"].item() == 0
-    assert backbone.trained_before("head.weight")
+    assert backbone.rename({"a": torch.zeros(1)}, "")["a"].item() == 0
+    assert backbone.is_pretrained("head.weight")

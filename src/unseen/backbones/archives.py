@@ -1,8 +1,8 @@
-"""Weight files read as data: nothing that lies in a file is ever executed.
+"""Weight files read as data: no code in a file is ever executed.
 
-Three forms: safetensors; PyTorch's zip or legacy files, through `torch.load(weights_only=True)`;
-and TorchScript archives, as OpenAI publishes CLIP, whose pickled object tree is walked with a
-reader that knows tensors and empty containers only.
+There are three formats: safetensors; PyTorch's zip or legacy files, read by
+`torch.load(weights_only=True)`; and TorchScript archives, as OpenAI publishes CLIP, whose pickled
+object tree is read by an unpickler that knows only tensors and empty containers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +18,57 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from unseen.errors import CheckpointError
 
 _DTYPES = {
-    "HalfStorage": torch.float16, "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
+    "HalfStorage": torch.float16,
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
-}  # fmt: skip
+}
 _SCALAR = np.float64(0).__reduce__()[0]
 _NUMBERS: list[Any] = [
-    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")), np.dtype,
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
     *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),
-]  # fmt: skip
-"""numpy's plain numbers, such as the best score beside the weights (SAZS's checkpoints)."""
+]
+"""NumPy's plain numbers, such as the best score beside the weights (SAZS's checkpoints)."""
+_DAMAGE = (
+    zipfile.BadZipFile,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    StopIteration,
+    AttributeError,
+    IndexError,
+    TypeError,
+)
+"""Errors that readers raise on damaged files."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file by name, on the CPU. A wrapping `state_dict` key and a `module.`
-    prefix are removed.
+    """The tensors of a weight file by name, on the CPU.
+
+    A `state_dict` key around them and a `module.` prefix are removed.
 
     Raises:
         CheckpointError: The file is missing, truncated, holds anything but tensors and plain
-            containers, or holds none.
+            containers, or holds no tensors.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give a file of weights")
     try:
-        if (
-            path.suffix != ".safetensors"
-            and path.is_file()
-            and _first_byte(path) not in (b"P", b"\x80")
-        ):  # zip, pickle
-            raise CheckpointError(
-                f"{path} is not a file of weights; give a .pt, .pth or .safetensors file"
-            )
-        if path.suffix == ".safetensors":
-            loaded: Any = load_file(path)
-        elif _is_torchscript(path):
-            loaded = _read_torchscript(path)
-        else:
-            with torch.serialization.safe_globals(_NUMBERS):
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; check the path") from error
     except SafetensorError as error:
@@ -71,32 +80,88 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} holds Python objects besides tensors, which may run code when loaded; ask its"
             " author for safetensors or a plain state dict"
         ) from error
-    except (
-        zipfile.BadZipFile,
-        EOFError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        StopIteration,
-        AttributeError,
-        IndexError,
-        TypeError,
-    ) as error:
+    except _DAMAGE as error:
         raise CheckpointError(
             f"{path} is not a readable weight file; it may be truncated, so download it again"
         ) from error
-    while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    entries = loaded.items() if isinstance(loaded, dict) else ()
-    tensors = {
-        name.removeprefix("module."): value
-        for name, value in entries
-        if isinstance(name, str) and isinstance(value, Tensor)
-    }
+    tensors = _named_tensors(content)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors; give a file of weights")
     return tensors
+
+
+def _read(path: Path) -> Any:
+    """The content of a weight file in any of the three formats."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    # Zip files start with a P, pickles with the byte 0x80.
+    if path.is_file() and _first_byte(path) not in (b"P", b"\x80"):
+        raise CheckpointError(
+            f"{path} is not a file of weights; give a .pt, .pth or .safetensors file"
+        )
+    if _is_torchscript(path):
+        return _read_torchscript(path)
+    with torch.serialization.safe_globals(_NUMBERS):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _named_tensors(content: Any) -> dict[str, Tensor]:
+    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        return {}
+    return {
+        name.removeprefix("module."): value
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+
+
+def load_matching(
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    *,
+    name: str,
+    optional: Callable[[str], bool] = lambda _: False,
+    remedy: str = "give the file of the same network and size",
+) -> None:
+    """Load weights into a network if they are exactly its own.
+
+    Args:
+        network: The network.
+        state: Its tensors by name.
+        source: Where they come from, for messages.
+        name: What the network is called in messages.
+        optional: Whether a tensor of the network may be missing. Counters of batch norms always
+            may: files from before PyTorch 0.4.1 have none.
+        remedy: What to do if the weights are those of another network.
+
+    Raises:
+        CheckpointError: A tensor is missing, unknown, of another shape or not finite.
+    """
+    own = network.state_dict()
+    missing = [
+        key
+        for key in own
+        if key not in state and not optional(key) and not key.endswith("num_batches_tracked")
+    ]
+    misplaced = missing + [key for key in state if key not in own]
+    problem = f"{source} does not hold the weights of {name}"
+    if misplaced:
+        raise CheckpointError(f"{problem} (first tensor out of place: {misplaced[0]}); {remedy}")
+    for key, tensor in state.items():
+        if tensor.shape != own[key].shape:
+            raise CheckpointError(
+                f"{problem} ({key} is {list(tensor.shape)} instead of {list(own[key].shape)});"
+                f" {remedy}"
+            )
+    for key, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{source} holds values that are not finite (in {key}); download it again"
+            )
+    network.load_state_dict(state, strict=False)
 
 
 def _first_byte(path: Path) -> bytes:
@@ -113,15 +178,15 @@ def _is_torchscript(path: Path) -> bool:
         )
 
 
-class _Bag:
-    """Stands for any TorchScript module: its attributes, nothing more."""
+class _Module:
+    """Stands for a TorchScript module of any class: its attributes, without its code."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
 
 class _Reader(pickle.Unpickler):
-    """Unpickles a TorchScript object tree without importing anything the file names."""
+    """Unpickles a TorchScript object tree without importing any class that the file names."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(archive.open(f"{root}/data.pkl"))
@@ -129,13 +194,13 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "__torch__" or module.startswith("__torch__."):
-            return _Bag
+            return _Module
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild
+            return _rebuild_tensor
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch" and name in _DTYPES:
-            return name
+            return name  # `persistent_load` gets it as the storage's type
         raise pickle.UnpicklingError(f"{module}.{name} is not a tensor")
 
     def persistent_load(self, pid: tuple[str, str, str, str, int]) -> Tensor:
@@ -147,7 +212,7 @@ class _Reader(pickle.Unpickler):
         )
 
 
-def _rebuild(
+def _rebuild_tensor(
     storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> Tensor:
     return storage.as_strided(size, stride, offset).clone()
@@ -155,18 +220,16 @@ def _rebuild(
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
-        root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix(
-            "/data.pkl"
-        )
-        tree = _Reader(archive, root).load()
-    found: dict[str, Tensor] = {}
+        pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        tree = _Reader(archive, pickled.removesuffix("/data.pkl")).load()
+    tensors: dict[str, Tensor] = {}
 
-    def walk(node: Any, prefix: str) -> None:
-        for name, value in vars(node).items():
+    def collect(module: Any, prefix: str) -> None:
+        for name, value in vars(module).items():
             if isinstance(value, Tensor):
-                found[prefix + name] = value
-            elif isinstance(value, _Bag):
-                walk(value, f"{prefix}{name}.")
+                tensors[prefix + name] = value
+            elif isinstance(value, _Module):
+                collect(value, f"{prefix}{name}.")
 
-    walk(tree, "")
-    return found
+    collect(tree, "")
+    return tensors

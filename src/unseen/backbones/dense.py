@@ -1,5 +1,6 @@
-"""Image backbones that are trained: images in, one feature vector a cell out; their statistics
-and their weights; a small one for Doodles.
+"""Trainable image backbones with dense features, and a small one for Doodles.
+
+A backbone normalises images, pads them, and gives one feature vector for each cell of a grid.
 """
 
 from __future__ import annotations
@@ -13,33 +14,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unseen.backbones.archives import read_state_dict
-from unseen.errors import CheckpointError, SettingError
+from unseen.backbones.archives import load_matching, read_state_dict
+from unseen.errors import SettingError
 
 Statistics = Literal["own", "released"]
-CITYSCAPES_MEAN, CITYSCAPES_STD = (
-    (0.29010095, 0.32808144, 0.28696394),
-    (
-        0.18295405,
-        0.18656561,
-        0.18447509,
-    ),
-)
-"""Statistics the released SAZS normalises with, whatever the backbone was trained on."""
+CITYSCAPES_MEAN = (0.29010095, 0.32808144, 0.28696394)
+CITYSCAPES_STD = (0.18295405, 0.18656561, 0.18447509)
+"""The released SAZS normalises with these, whatever the backbone was trained on."""
 
 
 class DenseBackbone(nn.Module, ABC):
     """Images (B, 3, H, W), RGB in 0..1, any size, to features (B, D, h, w).
 
     Args:
-        mean: What is subtracted from an image's channels.
-        std: What they are then divided by.
-        whole: Sides are filled up to multiples of this many pixels, at the bottom and right, with
-            the mean.
+        mean: Subtracted from an image's channels.
+        std: The channels are divided by it afterwards.
+        pad_multiple: Images are padded with the mean, at the bottom and right, to sides that are
+            multiples of this many pixels.
 
     Attributes:
         stride: Pixels between cells.
-        has_weights: Whether there are weights to start from.
+        has_weights: Whether there are pretrained weights.
     """
 
     stride: ClassVar[int] = 8
@@ -47,21 +42,22 @@ class DenseBackbone(nn.Module, ABC):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], whole: int = 1) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], pad_multiple: int = 1) -> None:
         super().__init__()
-        self.whole = whole
+        self.pad_multiple = pad_multiple
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
-    def covers(self, images: Tensor) -> tuple[int, int]:
-        """Height and width in pixels that the features stretch over."""
+    def padded_size(self, images: Tensor) -> tuple[int, int]:
+        """Height and width in pixels of padded images, over which the features stretch."""
         h, w = images.shape[-2:]
-        return h + -h % self.whole, w + -w % self.whole
+        return h + -h % self.pad_multiple, w + -w % self.pad_multiple
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images by the statistics, filled up."""
-        h, w = images.shape[-2:]
-        return F.pad((images - self.mean) / self.std, (0, -w % self.whole, 0, -h % self.whole))
+        """Normalise by mean and std, and pad."""
+        (h, w), (height, width) = images.shape[-2:], self.padded_size(images)
+        # 0 is the mean of a normalised image.
+        return F.pad((images - self.mean) / self.std, (0, width - w, 0, height - h))
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
@@ -72,7 +68,7 @@ class DenseBackbone(nn.Module, ABC):
         return self.features(self.normalize(images))
 
     def load(self, source: str) -> None:
-        """Start from weights of the part that was trained before.
+        """Load pretrained weights; the head keeps its random ones.
 
         Args:
             source: A weight file, read as data.
@@ -80,10 +76,16 @@ class DenseBackbone(nn.Module, ABC):
         Raises:
             CheckpointError: A file that cannot be read, or of another network.
         """
-        self.fill(self.own_names(self.fetch(source), source), source)
+        load_matching(
+            self,
+            self.rename(self.fetch(source), source),
+            source,
+            name=f"this {type(self).__name__}",
+            optional=lambda name: not self.is_pretrained(name),
+        )
 
     def fetch(self, source: str) -> dict[str, Tensor]:
-        """The tensors a source holds."""
+        """The tensors of a source."""
         if source.startswith("timm:"):
             raise SettingError(
                 f"timm has no weights for this {type(self).__name__}; give a file of them as"
@@ -92,46 +94,12 @@ class DenseBackbone(nn.Module, ABC):
         return read_state_dict(Path(source))
 
     @abstractmethod
-    def own_names(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-        """The trained part of a file under this network's names."""
+    def rename(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+        """The pretrained part of a file's tensors, under this network's names."""
 
     @abstractmethod
-    def trained_before(self, name: str) -> bool:
-        """Whether weights must hold the tensor `name`."""
-
-    def fill(self, state: dict[str, Tensor], source: str) -> None:
-        """Take over all of `state`, which must hold what was trained before, and nothing
-        unknown.
-        """
-        own = self.state_dict()
-        needed = [
-            name
-            for name in own
-            if self.trained_before(name) and not name.endswith("num_batches_tracked")
-        ]
-        what = f"{source} does not hold the weights of this {type(self).__name__}"
-        lacks = next((name for name in needed if name not in state), None) or next(
-            (name for name in state if name not in own), None
-        )
-        if lacks is not None:
-            raise CheckpointError(
-                f"{what} (first tensor out of place: {lacks}); give the file of the same network"
-                " and size"
-            )
-        odd = next((name for name in state if state[name].shape != own[name].shape), None)
-        if odd is not None:
-            raise CheckpointError(
-                f"{what} ({odd} is {list(state[odd].shape)} instead of {list(own[odd].shape)});"
-                " give the file of the same network and size"
-            )
-        bad = next(
-            (name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None
-        )
-        if bad is not None:
-            raise CheckpointError(
-                f"{source} holds values that are not finite (in {bad}); download it again"
-            )
-        self.load_state_dict(state, strict=False)
+    def is_pretrained(self, name: str) -> bool:
+        """Whether a file must hold the tensor `name`."""
 
 
 class _Residual(nn.Module):
@@ -151,13 +119,14 @@ class _Residual(nn.Module):
 
 
 class SmallBackbone(DenseBackbone):
-    """A convolutional network from scratch at a quarter of the image's size: for drawings, and to
-    try a set-up out.
+    """A small convolutional network without pretrained weights, for drawings and for trials.
+
+    Features have a quarter of the image's size.
 
     Args:
         embed_dim: D.
-        width: Channels inside.
-        dilations: Of its residual blocks.
+        width: Inner channels.
+        dilations: Dilation of each residual block.
     """
 
     stride: ClassVar[int] = 4
@@ -166,7 +135,7 @@ class SmallBackbone(DenseBackbone):
     def __init__(
         self, embed_dim: int, *, width: int = 64, dilations: Sequence[int] = (1, 2, 4, 1)
     ) -> None:
-        super().__init__((0.5,) * 3, (0.25,) * 3, whole=4)
+        super().__init__((0.5,) * 3, (0.25,) * 3, pad_multiple=4)
         self.body = nn.Sequential(
             nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(width // 2),
@@ -179,14 +148,14 @@ class SmallBackbone(DenseBackbone):
         self.head = nn.Conv2d(width, embed_dim, 1)
 
     def features(self, images: Tensor) -> Tensor:
-        """At a quarter of the size."""
+        """Features (B, D, H/4, W/4)."""
         out: Tensor = self.head(self.body(images))
         return out
 
-    def own_names(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    def rename(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
         """As stored."""
         return state
 
-    def trained_before(self, name: str) -> bool:
+    def is_pretrained(self, name: str) -> bool:
         """All of it."""
         return True

@@ -1,5 +1,6 @@
-"""ResNets for dense features: deep stem, three stages, the third dilated instead of strided (as in
-PSPNet's and SSP's files).
+"""ResNets for dense features: deep stem, three stages, the third dilated instead of strided.
+
+PSPNet's and SSP's files hold these networks.
 
 He et al. 2016, arXiv 1512.03385; Yu & Koltun 2016, arXiv 1511.07122. ResNet-50, 101 and 152 differ
 in `blocks` alone; there is no fourth stage.
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 import timm
-from torch import Tensor, isfinite, nn
+from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, conv1x1, conv3x3
 
-from unseen.backbones.archives import read_state_dict
+from unseen.backbones.archives import load_matching, read_state_dict
 from unseen.errors import CheckpointError, SettingError
 
 Norm = Literal["frozen", "affine", "batch"]
@@ -25,15 +26,16 @@ Triple = tuple[int, int, int]
 EXPANSION = 4
 TIMM = "timm:"
 SAME_IN_TIMM = ("resnet50s", "resnet101s", "resnet152s", "resnet50c", "resnet101c")
-"""Architectures of timm that are this network with another head: its "d" and "t" kinds pool in
+"""Architectures of timm that are this network with another head: the variants "d" and "t" pool in
 their shortcuts, all others have another stem."""
 UNUSED = ("layer4.", "fc.")
+"""Prefixes of the fourth stage and the classifier, which are not in this network."""
 
 _log = logging.getLogger(__name__)
 
 
 class _OpenBottleneck(Bottleneck):  # type: ignore[misc]
-    """A bottleneck whose sum does not go through the last ReLU."""
+    """A bottleneck without the final ReLU."""
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
@@ -45,23 +47,25 @@ class _OpenBottleneck(Bottleneck):  # type: ignore[misc]
 
 
 class DilatedResNet(nn.Module):
-    """Features (B, 4·planes[2], h, w) of normalised images (B, 3, H, W); the last block has no
-    final ReLU.
+    """Features (B, 4·planes[2], h, w) of normalised images (B, 3, H, W).
+
+    The last block has no final ReLU, so that features may be negative.
 
     Args:
         stem: Channels of the three 3 × 3 convolutions.
-        planes: Inner channels of the stages; four times as many come out.
+        planes: Inner channels of the stages; their outputs have four times as many.
         blocks: Of the stages: (3, 4, 6) is ResNet-50, (3, 4, 23) ResNet-101, (3, 8, 36) ResNet-152.
         strides: Of the stem, the pooling and the second stage, 1 or 2 each; the third stage has
             none.
-        trained: Which part learns: the last stage, or all.
-        norm: What batch norm does in the part that learns. "frozen": nothing learns; "affine":
-            scale and shift do, the statistics stay those of the weights, as they do in the other
-            part; "batch": all of it, as it must where no weights are loaded.
+        trained: Which part is trained: the last stage, or all.
+        norm: How batch norms of the trained part behave. "frozen": nothing is trained; "affine":
+            scale and shift are trained, and the statistics stay those of the weights (as they do in
+            the part that is not trained); "batch": the statistics are the batch's, too, which is
+            necessary where no weights are loaded.
 
     Attributes:
-        stride: Pixels a step of the grid.
-        channels: Of the features.
+        stride: Pixels between cells.
+        channels: Channels of the features.
 
     Raises:
         SettingError: A stride that is neither 1 nor 2, or a size below 1.
@@ -78,49 +82,34 @@ class DilatedResNet(nn.Module):
         norm: Norm = "affine",
     ) -> None:
         super().__init__()
-        for name, sizes in (
-            ("stem", stem),
-            ("planes", planes),
-            ("blocks", blocks),
-            ("strides", strides),
-        ):
-            if min(sizes) < 1 or (name == "strides" and max(sizes) > 2):
-                raise SettingError(
-                    f"{name} of the ResNet is {list(sizes)}; give three numbers,"
-                    f" {'1 or 2' if name == 'strides' else '1 or more'} each"
-                )
-        first, second, third = stem
+        _check_sizes(stem=stem, planes=planes, blocks=blocks, strides=strides)
         self.norm = norm
-        self.conv1 = nn.Sequential(
-            conv3x3(3, first, strides[0]),
-            nn.BatchNorm2d(first),
-            nn.ReLU(inplace=True),
-            conv3x3(first, second),
-            nn.BatchNorm2d(second),
-            nn.ReLU(inplace=True),
-            conv3x3(second, third),
-        )
-        self.bn1 = nn.BatchNorm2d(third)
+        self.conv1 = _deep_stem(stem, strides[0])
+        self.bn1 = nn.BatchNorm2d(stem[2])
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, strides[1], padding=1)
-        widths = (third, *(EXPANSION * count for count in planes))
+        widths = (stem[2], *(EXPANSION * count for count in planes))
         self.layer1 = _stage(widths[0], planes[0], blocks[0])
         self.layer2 = _stage(widths[1], planes[1], blocks[1], stride=strides[2])
         self.layer3 = _stage(widths[2], planes[2], blocks[2], dilation=2, last=_OpenBottleneck)
         self.stride, self.channels = strides[0] * strides[1] * strides[2], widths[3]
-        self.frozen = (
-            [self.conv1, self.bn1, self.layer1, self.layer2] if trained == "layer3" else []
-        )
+        self.frozen: list[nn.Module] = []
+        if trained == "layer3":
+            self.frozen = [self.conv1, self.bn1, self.layer1, self.layer2]
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Random convolutions; what is not trained needs no gradients."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.BatchNorm2d) and norm == "frozen":
+            elif isinstance(module, nn.BatchNorm2d) and self.norm == "frozen":
                 module.requires_grad_(False)
         for part in self.frozen:
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> DilatedResNet:
-        """Statistics move in the part that learns, and only with norm "batch"."""
+        """Only with norm "batch", and in the trained part, batch norms use the batch's statistics."""
         super().train(mode and self.norm == "batch")
         for part in self.frozen:
             part.eval()
@@ -133,7 +122,7 @@ class DilatedResNet(nn.Module):
         return out
 
     def load_weights(self, source: str) -> None:
-        """Weights of a classifier, whose fourth stage and head are left out.
+        """Load the weights of a classifier, without its fourth stage and head.
 
         Args:
             source: A file (safetensors or .pth, read as data) in SSP's and timm's names, or
@@ -143,62 +132,58 @@ class DilatedResNet(nn.Module):
             CheckpointError: A file that cannot be read, or does not hold this network.
             SettingError: A model of timm that is another network.
         """
-        state = (
-            _fetched(source.removeprefix(TIMM))
-            if source.startswith(TIMM)
-            else read_state_dict(Path(source))
-        )
+        if source.startswith(TIMM):
+            state = _fetch_from_timm(source.removeprefix(TIMM))
+        else:
+            state = read_state_dict(Path(source))
         if "conv1.weight" in state:
             raise CheckpointError(
                 f"{source} holds a ResNet with the plain stem of 7 × 7; give one with the deep"
                 " stem, such as timm:resnet50s.gluon_in1k"
             )
-        own = self.state_dict()
-        unused = sorted(name for name in state if name.startswith(UNUSED))
-        missing = next(
-            (
-                name
-                for name in own
-                if name not in state and not name.endswith("num_batches_tracked")
-            ),
-            None,
+        kept = {name: tensor for name, tensor in state.items() if not name.startswith(UNUSED)}
+        load_matching(
+            self,
+            kept,
+            source,
+            name="this ResNet",
+            remedy="give weights of the same depth with the deep stem, or set stem, planes and"
+            " blocks to theirs",
         )
-        if missing is not None:
-            raise CheckpointError(
-                f"{source} has no {missing}, so it does not hold this ResNet; give weights of the"
-                " same depth with the deep stem"
-            )
-        unknown = next(
-            (name for name in state if name not in own and not name.startswith(UNUSED)), None
-        )
-        if unknown is not None:
-            raise CheckpointError(
-                f"{source} holds {unknown}, which this ResNet has not; give weights of the same"
-                " depth with the deep stem"
-            )
-        odd = next(
-            (name for name in own if name in state and own[name].shape != state[name].shape), None
-        )
-        if odd is not None:
-            shapes = f"{list(state[odd].shape)} in {source} and {list(own[odd].shape)} here"
-            raise CheckpointError(
-                f"{odd} is {shapes}; give weights of the same size, or set stem, planes and blocks"
-                " to theirs"
-            )
-        bad = next(
-            (name for name in own if name in state and not bool(isfinite(state[name]).all())), None
-        )
-        if bad is not None:
-            raise CheckpointError(
-                f"{source} holds values that are not finite (in {bad}); download it again"
-            )
-        self.load_state_dict({name: state.get(name, tensor) for name, tensor in own.items()})
-        if unused:
+        if len(kept) < len(state):
             _log.warning(
                 "unseen: of %s, %d tensors of the fourth stage and the classifier are left out",
                 source,
-                len(unused),
+                len(state) - len(kept),
             )
+
+
+def _check_sizes(**sizes: Triple) -> None:
+    """Refuse sizes below 1, and strides above 2.
+
+    Raises:
+        SettingError: There is such a size.
+    """
+    for name, numbers in sizes.items():
+        allowed = "1 or 2" if name == "strides" else "1 or more"
+        if min(numbers) < 1 or (name == "strides" and max(numbers) > 2):
+            raise SettingError(
+                f"{name} of the ResNet is {list(numbers)}; give three numbers, {allowed} each"
+            )
+
+
+def _deep_stem(widths: Triple, stride: int) -> nn.Sequential:
+    """Three 3 × 3 convolutions in place of one of 7 × 7."""
+    first, second, third = widths
+    return nn.Sequential(
+        conv3x3(3, first, stride),
+        nn.BatchNorm2d(first),
+        nn.ReLU(inplace=True),
+        conv3x3(first, second),
+        nn.BatchNorm2d(second),
+        nn.ReLU(inplace=True),
+        conv3x3(second, third),
+    )
 
 
 def _stage(
@@ -210,29 +195,23 @@ def _stage(
     dilation: int = 1,
     last: type[Bottleneck] = Bottleneck,
 ) -> nn.Sequential:
-    """Bottlenecks; the first strides and is not dilated."""
-    out, made = EXPANSION * planes, []
+    """Bottlenecks, the first of which has the stride, and all others the dilation."""
+    out, stage = EXPANSION * planes, []
     for i in range(blocks):
         kind = last if i == blocks - 1 else Bottleneck
-        step = stride if i == 0 else 1
-        shortcut = (
-            nn.Sequential(conv1x1(width, out, step), nn.BatchNorm2d(out))
-            if step != 1 or width != out
-            else None
-        )
-        made.append(kind(width, planes, step, shortcut, dilation=1 if i == 0 else dilation))
+        step, spread = (stride, 1) if i == 0 else (1, dilation)
+        shortcut = None
+        if step != 1 or width != out:
+            shortcut = nn.Sequential(conv1x1(width, out, step), nn.BatchNorm2d(out))
+        stage.append(kind(width, planes, step, shortcut, dilation=spread))
         width = out
-    return nn.Sequential(*made)
+    return nn.Sequential(*stage)
 
 
-def _fetched(name: str) -> dict[str, Tensor]:
-    """The weights of a model of timm."""
-    architecture = name.partition(".")[0]
-    if architecture not in SAME_IN_TIMM or name not in (
-        architecture,
-        *timm.list_pretrained(f"{architecture}.*"),
-    ):
-        known = [found for kind in SAME_IN_TIMM for found in timm.list_pretrained(f"{kind}.*")]
+def _fetch_from_timm(name: str) -> dict[str, Tensor]:
+    """The weights of one of timm's models."""
+    known = [tag for kind in SAME_IN_TIMM for tag in timm.list_pretrained(f"{kind}.*")]
+    if name not in (*SAME_IN_TIMM, *known):
         raise SettingError(
             f"timm's {name!r} is not a ResNet with the deep stem and plain shortcuts; choose one of"
             f" {', '.join(known)}, or give a file"
@@ -241,7 +220,7 @@ def _fetched(name: str) -> dict[str, Tensor]:
         model: nn.Module = timm.create_model(name, pretrained=True)
     except (RuntimeError, OSError) as error:
         raise CheckpointError(
-            f"the weights of {TIMM}{name} could not be fetched; check the network, or give a local"
-            " file of weights instead"
+            f"the weights of {TIMM}{name} could not be downloaded; check the network, or give a"
+            " local file of weights instead"
         ) from error
     return model.state_dict()

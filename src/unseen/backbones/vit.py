@@ -1,9 +1,9 @@
-"""Vision transformers by way of timm, and what other parts of the package read in them.
+"""Vision transformers of timm: the keys of their attention, and dense features.
 
-Keys: the keys of the last block's attention, which group an image's patches by object (Amir et al.
-2021, arXiv 2112.05814; Melas-Kyriazi et al. 2022, arXiv 2205.07839, use those of DINO's ViT-S/16).
-Any plain ViT of timm gives them, and any CLIP of `unseen.backbones.clip`. Dense
-features: those of SAZS's ViT-L.
+Keys of the last block's attention group an image's patches by object (Amir et al. 2021,
+arXiv 2112.05814; Melas-Kyriazi et al. 2022, arXiv 2205.07839, use those of DINO's ViT-S/16). Any
+plain ViT of timm has them, and any CLIP of `unseen.backbones.clip`. Dense features are those of
+SAZS's ViT-L.
 """
 
 from __future__ import annotations
@@ -21,30 +21,29 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unseen.backbones.archives import read_state_dict
+from unseen.backbones.archives import load_matching, read_state_dict
 from unseen.backbones.clip import CLIP, load_clip, one_complaint
 from unseen.backbones.dense import DenseBackbone
 from unseen.errors import CheckpointError, DataError, SettingError
 
 TIMM = "timm:"
-"""Sources that start so are timm's; all others are CLIPs."""
+"""The prefix of timm's networks; other sources are CLIPs."""
+EXAMPLE = "timm:vit_small_patch16_224.dino"
 
 
 class KeyFeatures(nn.Module):
-    """The keys of a ViT's last block, heads side by side, one row a patch; class and register
-    tokens are left out. Frozen.
+    """The keys of a ViT's last block for every patch, with heads concatenated. Frozen.
+
+    Class and register tokens are left out.
 
     Args:
         network: A CLIP or a ViT of timm.
-        keys: From normalised images of whole patches to the keys (B, N, C).
-        mean: What `keys` wants subtracted from RGB in 0..1.
-        std: What it wants that divided by.
+        keys: Computes keys (B, N, C) of normalised images (B, 3, H, W), whose sides are multiples
+            of the patch size.
+        mean: Subtracted from RGB in 0..1.
+        std: The channels are divided by it afterwards.
         patch_size: Side of a patch in pixels.
         source: Where the weights came from.
-
-    Attributes:
-        fingerprint: A short hash of first and last weights: networks that share it have the same
-            keys for all that matters.
     """
 
     mean: Tensor
@@ -68,7 +67,7 @@ class KeyFeatures(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """See the class."""
+        """A short hash of the first, the middle and the last weights, and of mean and std."""
         tensors = [
             tensor
             for tensor in self.network.state_dict().values()
@@ -80,15 +79,17 @@ class KeyFeatures(nn.Module):
         return digest.hexdigest()[:16]
 
     def train(self, mode: bool = True) -> KeyFeatures:
-        """Frozen: stays in eval mode whatever is asked."""
+        """Frozen: it stays in evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Keys (B, N, C), row-major over ⌊H/P⌋ by ⌊W/P⌋ patches, of images (B, 3, H, W), uint8 or
-        RGB in 0..1.
+        """Keys (B, N, C), row-major over ⌊H/P⌋ by ⌊W/P⌋ patches.
 
-        Images keep their size; what is not a whole patch is cut off at the bottom and right.
+        Images keep their size; incomplete patches at the bottom and right are cropped.
+
+        Args:
+            images: (B, 3, H, W), uint8, or RGB in 0..1.
 
         Raises:
             DataError: Images smaller than a patch.
@@ -100,7 +101,8 @@ class KeyFeatures(nn.Module):
                 f" patch of {self.patch_size}; enlarge it"
             )
         images = images[..., :h, :w]
-        images = images / 255 if images.dtype == torch.uint8 else images
+        if images.dtype == torch.uint8:
+            images = images / 255
         return self.keys((images - self.mean) / self.std)
 
 
@@ -110,14 +112,16 @@ def load_keys(source: str) -> KeyFeatures:
     Args:
         source: `timm:NAME`, weights downloaded once and cached by huggingface_hub
             (timm:vit_small_patch16_224.dino); `timm:NAME@FILE`, weights from a .safetensors or .pth
-            file; `timm:NAME@random`, to try a set-up out; or a CLIP as
+            file; `timm:NAME@random`, for trials; or a CLIP as
             `unseen.backbones.clip.load_clip` takes it.
 
     Raises:
         SettingError: No such network, or one that is not a plain ViT.
-        CheckpointError: Weights that cannot be read or fetched, or do not fit.
+        CheckpointError: Weights that cannot be read or downloaded, or are another network's.
     """
-    return _timm_keys(source) if source.startswith(TIMM) else clip_keys(load_clip(source))
+    if source.startswith(TIMM):
+        return _timm_keys(source)
+    return clip_keys(load_clip(source))
 
 
 def clip_keys(clip: CLIP) -> KeyFeatures:
@@ -145,24 +149,50 @@ def _keys_of_clip(clip: CLIP, images: Tensor) -> Tensor:
 
 def _timm_keys(source: str) -> KeyFeatures:
     name, _, file = source.removeprefix(TIMM).partition("@")
-    if not timm.is_model(name.partition(".")[0]):
-        near = timm.list_models(f"*{name.partition('.')[0][:12]}*")[:3] or [
-            "vit_small_patch16_224.dino"
-        ]
+    network = _create_plain_vit(name, pretrained=not file)
+    if file and file != "random":
+        # The file may hold a head besides.
+        state, own = read_state_dict(Path(file)), network.state_dict()
+        load_matching(
+            network,
+            {key: tensor for key, tensor in state.items() if key in own},
+            file,
+            name=name,
+            remedy="give its own file, in timm's names",
+        )
+    config = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    return KeyFeatures(
+        network,
+        partial(_keys_of_timm, network),
+        torch.tensor(config["mean"]),
+        torch.tensor(config["std"]),
+        network.patch_embed.patch_size[0],
+        source,
+    )
+
+
+def _create_plain_vit(name: str, *, pretrained: bool) -> VisionTransformer:
+    """One of timm's ViTs whose last block has keys.
+
+    Raises:
+        SettingError: timm has no such network or weights, or it is not a plain ViT.
+        CheckpointError: The weights could not be downloaded.
+    """
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = [f"{TIMM}{model}" for model in timm.list_models(f"*{architecture[:12]}*")[:3]]
         raise SettingError(
             f"timm has no network called {name!r}; choose one such as"
-            f" {', '.join(TIMM + found for found in near)}"
+            f" {', '.join(near or [EXAMPLE])}"
         )
+    other = f"{name} is not a plain ViT, whose last block has keys; choose one such as {EXAMPLE}"
     try:
         with one_complaint():
             network = timm.create_model(
-                name, pretrained=not file, num_classes=0, dynamic_img_size=True
+                name, pretrained=pretrained, num_classes=0, dynamic_img_size=True
             )
-    except TypeError as error:
-        raise SettingError(
-            f"{name} is not a plain ViT, whose last block has keys; choose one such as"
-            " timm:vit_small_patch16_224.dino"
-        ) from error
+    except TypeError as error:  # other networks take no `dynamic_img_size`
+        raise SettingError(other) from error
     except (RuntimeError, OSError) as error:
         if "tag" in str(error) or "pretrained" in str(error):
             raise SettingError(
@@ -170,39 +200,19 @@ def _timm_keys(source: str) -> KeyFeatures:
                 " of weights: timm:NAME@FILE"
             ) from error
         raise CheckpointError(
-            f"the weights of {name} could not be fetched; check the network, or give a file of"
+            f"the weights of {name} could not be downloaded; check the network, or give a file of"
             f" weights: timm:{name}@FILE"
         ) from error
-    attention = (
-        getattr(network.blocks[-1], "attn", None)
-        if isinstance(network, VisionTransformer)
-        else None
-    )
-    if not isinstance(network, VisionTransformer) or not isinstance(
-        getattr(attention, "qkv", None), nn.Linear
-    ):
-        raise SettingError(
-            f"{name} is not a plain ViT, whose last block has keys; choose one such as"
-            " timm:vit_small_patch16_224.dino"
-        )
-    if file and file != "random":
-        _fill(network, Path(file), name)
-    about = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
-    patch = network.patch_embed.patch_size
-    return KeyFeatures(
-        network,
-        partial(_keys_of_timm, network),
-        torch.tensor(about["mean"]),
-        torch.tensor(about["std"]),
-        patch[0],
-        source,
-    )
+    if not isinstance(network, VisionTransformer):
+        raise SettingError(other)
+    attention = getattr(network.blocks[-1], "attn", None)
+    if not isinstance(getattr(attention, "qkv", None), nn.Linear):
+        raise SettingError(other)
+    return network
 
 
 def _keys_of_timm(network: VisionTransformer, images: Tensor) -> Tensor:
-    """Keys (B, N, C) of images normalised already; the last block's other parts are not
-    computed.
-    """
+    """Keys (B, N, C) of normalised images; nothing else of the last block is computed."""
     last: Any = network.blocks[-1]
     before: Any = network.forward_intermediates(
         images,
@@ -211,45 +221,31 @@ def _keys_of_timm(network: VisionTransformer, images: Tensor) -> Tensor:
         output_fmt="NLC",
         intermediates_only=True,
     )
+    # The rows of the joint projection are those of queries, keys and values, in this order.
     qkv = last.attn.qkv
     bias = None if qkv.bias is None else qkv.bias.chunk(3)[1]
     return F.linear(last.norm1(before[0]), qkv.weight.chunk(3)[1], bias)
 
 
-def _fill(network: nn.Module, path: Path, name: str) -> None:
-    """Give a network the weights of a file, which may hold a head besides."""
-    state = read_state_dict(path)
-    own = network.state_dict()
-    missing = sorted(own.keys() - state.keys()) or sorted(
-        key for key in own if own[key].shape != state[key].shape
-    )
-    if missing:
-        raise CheckpointError(
-            f"{path} does not hold the weights of {name} (first tensor out of place: {missing[0]});"
-            " give its own file, in timm's names"
-        )
-    if not all(bool(torch.isfinite(state[key]).all()) for key in own):
-        raise CheckpointError(f"{path} holds values that are not finite; download it again")
-    network.load_state_dict({key: state[key] for key in own})
-
-
 class ReassembledViT(DenseBackbone):
-    """Features at an eighth of the size from one block of a ViT: what of SAZS's "vitl16_384"
-    reaches the output.
+    """Features at an eighth of the image's size from one block of a ViT (SAZS's "vitl16_384").
 
     Patches and class token after the last block are joined (read-out "project"), projected to D
-    channels and brought to twice the grid. The defaults are the first 12 of the 24 blocks of
-    `vit_large_patch16_384`; blocks behind them, the decoder and three more read-outs, which the
-    released code computes and throws away, are left out.
+    channels and upsampled to twice the grid. The defaults are the first 12 of the 24 blocks of
+    `vit_large_patch16_384`. Later blocks, the decoder and three more read-outs, whose results the
+    released code does not use, are left out.
 
     Args:
         embed_dim: D.
-        width: C.
+        width: Channels C of the tokens.
         num_layers: Blocks.
-        num_heads: Heads.
+        num_heads: Attention heads.
         hidden_dim: Width of the blocks' MLPs.
-        grid: Positions a side of the position table, which is resized bilinearly.
+        grid: Positions on a side of the position table, which is resized bilinearly.
         patch_size: Side of a patch in pixels.
+
+    Raises:
+        SettingError: The heads do not divide the channels.
     """
 
     def __init__(
@@ -263,7 +259,7 @@ class ReassembledViT(DenseBackbone):
         grid: int = 24,
         patch_size: int = 16,
     ) -> None:
-        super().__init__((0.5,) * 3, (0.5,) * 3, whole=patch_size)
+        super().__init__((0.5,) * 3, (0.5,) * 3, pad_multiple=patch_size)
         if width % num_heads:
             raise SettingError(
                 f"{num_heads} heads do not divide the ViT's {width} channels; give a divisor in"
@@ -293,30 +289,31 @@ class ReassembledViT(DenseBackbone):
         """The position table (1, 1 + h·w, C) for a grid of patches."""
         if grid == (self.grid, self.grid):
             return self.pos_embed
-        table = (
-            self.pos_embed[:, 1:].transpose(1, 2).reshape(1, -1, self.grid, self.grid)
-        )  # (1, C, h, w)
+        # The class token's position has no place in the grid.
+        table = self.pos_embed[:, 1:].transpose(1, 2)
+        table = table.reshape(1, -1, self.grid, self.grid)  # (1, C, h, w)
         table = F.interpolate(table, grid, mode="bilinear", align_corners=False)
         return torch.cat([self.pos_embed[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
 
     def features(self, images: Tensor) -> Tensor:
-        """At twice the grid of patches."""
+        """Features (B, D, 2·h, 2·w) for a grid of (h, w) patches."""
         x = self.patch_embed(images)  # (B, C, h, w)
-        grid = x.shape[-2], x.shape[-1]
-        x = torch.cat(
-            [self.cls_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1
-        )  # (B, 1 + N, C)
-        x = self.blocks(x + self.positions(grid))
-        patches, first = x[:, 1:], x[:, :1]
-        x = F.gelu(self.readout(torch.cat([patches, first.expand_as(patches)], dim=2)))
-        out: Tensor = self.upsample(self.project(x.transpose(1, 2).reshape(len(x), -1, *grid)))
+        batch, grid = len(x), (x.shape[-2], x.shape[-1])
+        tokens = x.flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(batch, -1, -1), tokens], dim=1)  # (B, 1 + N, C)
+        tokens = self.blocks(tokens + self.positions(grid))
+        patches, class_token = tokens[:, 1:], tokens[:, :1]
+        # Read-out "project": every patch is projected together with the class token.
+        joined = torch.cat([patches, class_token.expand_as(patches)], dim=2)
+        x = F.gelu(self.readout(joined)).transpose(1, 2).reshape(batch, -1, *grid)
+        out: Tensor = self.upsample(self.project(x))
         return out
 
     def fetch(self, source: str) -> dict[str, Tensor]:
-        """A file, or "timm:NAME", which timm fetches from the hub."""
-        if not source.startswith("timm:"):
+        """A file, or "timm:NAME", which timm downloads from the hub."""
+        if not source.startswith(TIMM):
             return super().fetch(source)
-        name = source.removeprefix("timm:")
+        name = source.removeprefix(TIMM)
         if not timm.is_model(name.partition(".")[0]):
             raise SettingError(
                 f"timm has no model called {name!r}; give a name such as"
@@ -326,13 +323,13 @@ class ReassembledViT(DenseBackbone):
             state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
         except (RuntimeError, OSError, ValueError) as error:
             raise CheckpointError(
-                f"timm's weights {name} could not be fetched; check name and network, or give a"
+                f"timm's weights {name} could not be downloaded; check name and network, or give a"
                 " local file of them instead"
             ) from error
         return state
 
-    def own_names(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-        """Timm's names, without the blocks behind ours, final norm and classifier."""
+    def rename(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+        """Timm's names, without later blocks, final norm and classifier."""
         kept = {
             name.replace("patch_embed.proj.", "patch_embed."): tensor
             for name, tensor in state.items()
@@ -344,6 +341,6 @@ class ReassembledViT(DenseBackbone):
             if not (name.startswith("blocks.") and int(name.split(".")[1]) >= len(self.blocks))
         }
 
-    def trained_before(self, name: str) -> bool:
-        """All but what follows the blocks."""
+    def is_pretrained(self, name: str) -> bool:
+        """Everything but the layers after the blocks."""
         return not name.startswith(("readout.", "project.", "upsample."))

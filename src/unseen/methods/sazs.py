@@ -211,7 +211,9 @@ class SAZS(TextSegmenter):
         )  # (B, 2, D)
         logits = torch.einsum("bdhw,btd->bthw", features.expand(len(words), -1, -1, -1), words)
         return Prediction(
-            self.scale * logits, self.backbone.covers(images), {"edges": self.edge_head(features)}
+            self.scale * logits,
+            self.backbone.padded_size(images),
+            {"edges": self.edge_head(features)},
         )
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:

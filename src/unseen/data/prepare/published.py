@@ -138,8 +138,8 @@ PUBLISHED_COUNTS = {
 }
 """Numbers of images or masks of each data set when it is complete."""
 CONTEXT_COUNTS = {"train": (4_996, 4_998), "val": (5_104, 5_105)}
-"""Images on Context's lists: the number that the maintainer of the Detail package gives, and that of
-the earlier lists."""
+"""Images on Context's lists: the number that the maintainer of the Detail package gives, and that
+of the earlier lists."""
 COCO_20I_VAL_COUNTS = ((26_052, 35_783), (15_305, 17_912), (13_138, 14_563), (12_640, 14_315))
 """COCO-20i: (images, (image, class) pairs) of the four folds in which a novel class covers 2048
 pixels, in the masks that the lists were made from."""

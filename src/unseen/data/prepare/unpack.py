@@ -70,8 +70,8 @@ def unpack(path: Path, parts: Sequence[Part], prep: Preparation) -> None:
         count = _unpack_members(path, parts, prep)
     except _DAMAGE as error:
         raise DataError(
-            f"{path} is damaged or cut short ({_first_line(error)}); delete it and download it anew,"
-            " what was unpacked is kept"
+            f"{path} is damaged or cut short ({_first_line(error)}); delete it and download it"
+            " anew, what was unpacked is kept"
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); restore it") from error
