@@ -442,7 +442,7 @@ def test_bad_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "has 4 folds; choose one" in said(
         capsys, "train", "esda", "--benchmark", "pascal-5i", "--out", str(tmp_path / "x")
     )
-    assert "cannot label unseen words itself" in said(
+    assert "cannot give pseudo labels to unseen classes" in said(
         capsys,
         "train",
         "esda",

@@ -160,6 +160,22 @@ class Pretraining(nn.Module):
         return 100 * right / scenes
 
 
+def make_settings(seed: int, steps: int, batch_size: int, save_every: int) -> TrainSettings:
+    """What the shipped tower was trained with, but for these four."""
+    return TrainSettings(
+        steps=steps,
+        batch_size=batch_size,
+        lr=1e-3,
+        weight_decay=0.05,
+        warmup=200,
+        clip_norm=1.0,
+        seed=seed,
+        precision="bf16-mixed",
+        save_every=save_every,
+        devices="1",
+    )
+
+
 def make_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """AdamW that decays matrices only, with the second beta of CLIP's vision transformers."""
     groups = parameter_groups(module, settings)
@@ -196,18 +212,7 @@ def pretrain(
     Returns:
         Zero-shot accuracy in percent (`Pretraining.accuracy`) of the weights as written.
     """
-    settings = TrainSettings(
-        steps=steps,
-        batch_size=batch_size,
-        lr=1e-3,
-        weight_decay=0.05,
-        warmup=200,
-        clip_norm=1.0,
-        seed=seed,
-        precision="bf16-mixed",
-        save_every=save_every,
-        devices="1",
-    )
+    settings = make_settings(seed, steps, batch_size, save_every)
     module = Pretraining(seed)
     captions = Captions(seed, steps, batch_size)
     job = Job(

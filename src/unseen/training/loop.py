@@ -261,15 +261,9 @@ def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunCont
                     bar.update(task, loss=values["loss"])
                     for curve in curves:
                         curve.add(step, {**values, "lr": optimizer.param_groups[0]["lr"]})
-                # Validation while training has its place here: before the state is saved.
+                # Validation while training belongs here, so that a state can keep its result.
                 if fabric.is_global_zero and (taken % settings.save_every == 0 or last):
-                    save_state(
-                        path,
-                        step=taken,
-                        trained=job.trained(),
-                        optimizer=optimizer.state_dict(),
-                        precision=fabric.strategy.precision.state_dict(),
-                    )
+                    _save(path, taken, fabric, job, optimizer)
                 if fabric.is_global_zero and taken in settings.snapshots:
                     control.snapshot(taken)
                 bar.advance(task)
@@ -324,6 +318,18 @@ def take_step(
     return mean_losses
 
 
+def _save(
+    path: Path, taken: int, fabric: Fabric, job: Job, optimizer: torch.optim.Optimizer
+) -> None:
+    save_state(
+        path,
+        step=taken,
+        trained=job.trained(),
+        optimizer=optimizer.state_dict(),
+        precision=fabric.strategy.precision.state_dict(),
+    )
+
+
 def _restore(
     state: dict[str, Any], fabric: Fabric, job: Job, optimizer: torch.optim.Optimizer
 ) -> int:
@@ -337,7 +343,7 @@ def _restore(
 def _attention_for(device: torch.device) -> AbstractContextManager[Any]:
     """On CPUs, attention in plain matrix products.
 
-    A training step is 1.7 times as fast so as with the fused kernel (`benchmarks/attention.py`).
+    A training step is then 1.7 times as fast as with the fused kernel (`benchmarks/attention.py`).
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
