@@ -114,7 +114,7 @@ def test_shipped_weights_say_how_they_were_made() -> None:
 
 
 def test_shipped_weights_reach_their_accuracy() -> None:
-    """≥ 90 % of single-thing scenes over 20 words; 5 is chance."""
+    """≥ 90 % of single-thing scenes over 20 classes; 5 is chance."""
     module = Pretraining()
     module.clip = load_clip()
     assert module.accuracy(400) >= 90
