@@ -1,5 +1,5 @@
-"""Windows, chunks of words, thresholds and calibration, with a segmenter whose logits are a known
-function of the pixels."""
+"""Windows, chunks of classes, thresholds and calibration, with a segmenter whose logits are a
+known function of the pixels."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PATCH = 4
 
 
 class Known(Segmenter):
-    """Word k scores the patch's colour along its vector; even words gain and odd ones lose towards
+    """Class k scores the patch's colour along its vector; even classes gain and odd ones lose towards
     the window's end, so a score depends on the window."""
 
     frozen = ()
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[Sequence[int] | None] = []
+        self.seen_received: list[Sequence[int] | None] = []
         self.sizes: list[tuple[int, ...]] = []
 
     def encode_text(self, names: Sequence[str]) -> TextFeatures:
@@ -49,13 +49,13 @@ class Known(Segmenter):
         return Prediction(logits, (PATCH * h, PATCH * w))
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
-        self.told.append(seen)
+        self.seen_received.append(seen)
         return logits
 
 
-def words(count: int) -> tuple[Known, TextFeatures]:
+def known(count: int) -> tuple[Known, TextFeatures]:
     segmenter = Known().eval()
-    return segmenter, segmenter.encode_text([f"word {i}" for i in range(count)])
+    return segmenter, segmenter.encode_text([f"class {i}" for i in range(count)])
 
 
 def brute_force(
@@ -114,7 +114,7 @@ def test_window_starts_of_voc() -> None:
     ],
 )
 def test_overlaps_are_averaged(size: tuple[int, int], window: int, stride: int) -> None:
-    segmenter, text = words(3)
+    segmenter, text = known(3)
     images = torch.rand(2, 3, *size)
     scores = score_maps(segmenter, images, text, InferenceSettings(window=window, stride=stride))
     expected = brute_force(segmenter, images, text, window, stride)
@@ -126,7 +126,7 @@ def test_overlaps_are_averaged(size: tuple[int, int], window: int, stride: int) 
 
 
 def test_windows_without_stride_lie_side_by_side() -> None:
-    segmenter, text = words(2)
+    segmenter, text = known(2)
     images = torch.rand(1, 3, 16, 24)
     scores = score_maps(segmenter, images, text, InferenceSettings(window=8))
     assert torch.equal(
@@ -138,7 +138,7 @@ def test_windows_without_stride_lie_side_by_side() -> None:
 
 
 def test_window_batch_bounds_the_batch_and_changes_nothing() -> None:
-    segmenter, text = words(3)
+    segmenter, text = known(3)
     images = torch.rand(2, 3, 30, 45)
     expected = brute_force(segmenter, images, text, 16, 10)
     for window_batch in (1, 3, 100):
@@ -156,7 +156,7 @@ def test_window_batch_bounds_the_batch_and_changes_nothing() -> None:
 
 
 def test_a_batch_scores_as_its_images() -> None:
-    segmenter, text = words(3)
+    segmenter, text = known(3)
     images, settings = (
         torch.rand(3, 3, 30, 45),
         InferenceSettings(short_side=20, window=16, stride=10),
@@ -201,7 +201,7 @@ def test_an_image_that_fits_is_left_alone() -> None:
     ],
 )
 def test_results_have_the_images_size(size: tuple[int, int], settings: InferenceSettings) -> None:
-    segmenter, text = words(4)
+    segmenter, text = known(4)
     maps = label_maps(segmenter, torch.rand(2, 3, *size), text, settings)
     assert maps.labels.shape == maps.confidence.shape == (2, *size)
     assert (maps.labels.dtype, maps.confidence.dtype) == (torch.int64, torch.float32)
@@ -211,7 +211,7 @@ def test_results_have_the_images_size(size: tuple[int, int], settings: Inference
 
 
 def test_labels_are_the_best_of_the_resized_scores() -> None:
-    segmenter, text = words(5)
+    segmenter, text = known(5)
     images, settings = (
         torch.rand(2, 3, 21, 34),
         InferenceSettings(short_side=32, window=16, stride=12),
@@ -228,7 +228,7 @@ def test_labels_are_the_best_of_the_resized_scores() -> None:
 
 
 def test_bytes_and_fractions_are_the_same_image() -> None:
-    segmenter, text = words(3)
+    segmenter, text = known(3)
     images = torch.randint(0, 256, (1, 3, 20, 30), dtype=torch.uint8)
     settings = InferenceSettings(short_side=24, window=16, stride=8)
     assert torch.equal(
@@ -237,12 +237,12 @@ def test_bytes_and_fractions_are_the_same_image() -> None:
     )
 
 
-# ----------------------------------------------------------------------- words
+# --------------------------------------------------------------------- classes
 
 
 @pytest.mark.parametrize("classes_at_once", [1, 2, 3, 7, 50])
 def test_classes_at_once_changes_nothing(classes_at_once: int) -> None:
-    segmenter, text = words(7)
+    segmenter, text = known(7)
     images, settings = torch.rand(2, 3, 20, 28), InferenceSettings(short_side=30)
     expected = label_maps(segmenter, images, text, settings, threshold=0.4)
     assert len(expected.labels.unique()) > 4
@@ -254,17 +254,17 @@ def test_classes_at_once_changes_nothing(classes_at_once: int) -> None:
 
 
 @pytest.mark.parametrize("classes_at_once", [1, 2, 32])
-def test_the_first_of_equal_words_wins(classes_at_once: int) -> None:
-    segmenter, text = words(5)
+def test_the_first_of_equal_classes_wins(classes_at_once: int) -> None:
+    segmenter, text = known(5)
     flat = TextFeatures(text.names, torch.zeros(5, 3))
-    images = torch.rand(1, 3, 4, 4)  # one patch: the place adds nothing
+    images = torch.rand(1, 3, 4, 4)  # one patch: the position adds nothing
     assert label_maps(
         segmenter, images, flat, InferenceSettings(), classes_at_once=classes_at_once
     ).labels.unique().tolist() == [0]
 
 
-def test_below_the_threshold_there_is_no_word() -> None:
-    segmenter, text = words(4)
+def test_below_the_threshold_there_is_no_class() -> None:
+    segmenter, text = known(4)
     images, settings = torch.rand(1, 3, 24, 36), InferenceSettings()
     every = label_maps(segmenter, images, text, settings)
     assert torch.equal(
@@ -283,31 +283,31 @@ def test_below_the_threshold_there_is_no_word() -> None:
 
 
 def test_the_segmenter_is_told_what_it_was_trained_on_window_by_window() -> None:
-    segmenter, text = words(3)
+    segmenter, text = known(3)
     images = torch.rand(1, 3, 16, 24)
     for settings, count in (
         (InferenceSettings(), 1),
         (InferenceSettings(window=8, window_batch=2), 3),
     ):
-        segmenter.told.clear()
+        segmenter.seen_received.clear()
         label_maps(segmenter, images, text, settings, seen=[0, 2])
-        assert segmenter.told == [[0, 2]] * count
+        assert segmenter.seen_received == [[0, 2]] * count
 
 
 @pytest.mark.parametrize(
     "settings", [InferenceSettings(), InferenceSettings(short_side=40, window=32, stride=20)]
 )
-def test_zegclip_lowers_the_words_it_was_trained_on(settings: InferenceSettings) -> None:
+def test_zegclip_reduces_the_scores_of_seen_classes(settings: InferenceSettings) -> None:
     segmenter = create("zegclip", tiny_clip(), decoder_heads=2, calibration=0.2).eval()
     text, images = segmenter.encode_text(["tree", "car", "sun"]), torch.rand(1, 3, 32, 40)
-    plain, lowered = (
+    plain, calibrated = (
         score_maps(segmenter, images, text, settings, seen) for seen in (None, [0, 2])
     )
-    assert (plain - lowered - torch.tensor([0.2, 0.0, 0.2]).view(1, 3, 1, 1)).abs().max() < 1e-6
+    assert (plain - calibrated - torch.tensor([0.2, 0.0, 0.2]).view(1, 3, 1, 1)).abs().max() < 1e-6
     assert torch.equal(score_maps(segmenter, images, text, settings, [0, 1, 2]), plain)
 
 
-def test_methods_without_training_lower_nothing() -> None:
+def test_methods_without_training_are_not_calibrated() -> None:
     segmenter = create("naclip", tiny_clip()).eval()
     text, images = segmenter.encode_text(["tree", "car"]), torch.rand(1, 3, 32, 40)
     assert torch.equal(
@@ -319,9 +319,9 @@ def test_methods_without_training_lower_nothing() -> None:
 def test_windows_that_leave_gaps_are_refused() -> None:
     with pytest.raises(SettingError, match="leave gaps"):
         score_maps(
-            *words(2)[:1],
+            *known(2)[:1],
             torch.rand(1, 3, 12, 12),
-            words(2)[1],
+            known(2)[1],
             InferenceSettings(window=4, stride=8),
         )
 

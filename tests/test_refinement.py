@@ -97,7 +97,9 @@ def test_matches_of_label_maps() -> None:
     weaker = refine(SegmentMatch(0, 0.8, left), SegmentMatch(1, 0.7, upper))
     assert weaker.tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]] * 2 + [[0, 0, 0, 0, 2, 2, 2, 2]] * 2
     every = refine(*(SegmentMatch(class_id, 0.5, left) for class_id in range(3)))
-    assert torch.equal(every[:, 4:], labels[:, 4:]), "all classes are matched: pixels keep theirs"
+    assert torch.equal(every[:, 4:], labels[:, 4:]), (
+        "all classes are matched: pixels keep their class"
+    )
     assert torch.equal(refine(), labels)
 
 
@@ -136,7 +138,9 @@ def test_no_double_precision_on_the_device_of_the_maps() -> None:
     assert iou.dtype == torch.float64
     for row, class_id in zip(iou, class_ids, strict=True):
         mask = labels == class_id
-        expected = [(mask & each).sum().item() / (mask | each).sum().item() for each in segments]
+        expected = [
+            (mask & segment).sum().item() / (mask | segment).sum().item() for segment in segments
+        ]
         assert row.tolist() == expected
     with pytest.raises(TypeError, match="no float64"):
         segments.as_subclass(OnDevice).double()
@@ -272,19 +276,19 @@ def test_thresholds_are_chosen_on_seen_classes_alone(
     ).eval()
     bench = get_benchmark(name)
     text = segmenter.encode_text(bench.class_names)
-    asked, splits = set[str](), list[str]()
+    queried, splits = set[str](), list[str]()
     forward, data = type(segmenter).forward, type(bench).data
     monkeypatch.setattr(
         type(segmenter),
         "forward",
-        lambda self, images, words: (asked.update(words.names), forward(self, images, words))[1],
+        lambda self, images, text: (queried.update(text.names), forward(self, images, text))[1],
     )
     monkeypatch.setattr(
         type(bench),
         "data",
         lambda self, split, root: (splits.append(split), data(self, split, root))[1],
     )
-    found = choose_threshold(
+    chosen = choose_threshold(
         segmenter,
         text,
         bench,
@@ -294,11 +298,11 @@ def test_thresholds_are_chosen_on_seen_classes_alone(
         thresholds=(0.2, 1.0),
         progress=False,
     )
-    assert list(found) == [0.2, 1.0]
-    assert found[0.2] != found[1.0]
-    assert all(0 <= score <= 100 for score in found.values())
-    assert asked <= set(bench.seen)
-    assert asked
+    assert list(chosen) == [0.2, 1.0]
+    assert chosen[0.2] != chosen[1.0]
+    assert all(0 <= score <= 100 for score in chosen.values())
+    assert queried <= set(bench.seen)
+    assert queried
     assert splits == ["train"]
 
 
@@ -311,10 +315,16 @@ def test_the_oracle_chooses_as_released() -> None:
         label, mask = tensors[f"{i}.label"], tensors[f"{i}.pred"].bool()
         truth = torch.where(label == IGNORE, IGNORE, (label == class_id + 1).long())
         segments = torch.stack([tensors[f"{i}.eig{k}"] for k in range(5)]).bool()
-        mine = [episode_counts(each, truth, released=True) for each in (mask, *segments)]
-        assert [each[:, 0].tolist() for each in mine] == [sample["inter_net"], *sample["inter_eig"]]
-        assert [each[:, 1].tolist() for each in mine] == [sample["union_net"], *sample["union_eig"]]
-        iou = [float(each[1, 0] / each[1, 1]) for each in mine]
+        counted = [episode_counts(m, truth, released=True) for m in (mask, *segments)]
+        assert [count[:, 0].tolist() for count in counted] == [
+            sample["inter_net"],
+            *sample["inter_eig"],
+        ]
+        assert [count[:, 1].tolist() for count in counted] == [
+            sample["union_net"],
+            *sample["union_eig"],
+        ]
+        iou = [float(count[1, 0] / count[1, 1]) for count in counted]
         assert iou == pytest.approx([sample["beta_net"], *sample["beta_eig"]], abs=1e-6)
         chosen = oracle_choice(mask, segments, truth, released=True)
         assert episode_counts(chosen, truth, released=True).T.tolist() == [

@@ -44,12 +44,12 @@ REFINE = ("--inference.refinement", "segment_iou")
 def test_keys_of_a_clip_are_those_of_its_last_block() -> None:
     clip = tiny_clip()
     keys, images = clip_keys(clip), torch.rand(2, 3, 37, 45)
-    found = keys(images)
-    assert found.shape == (2, 4 * 5, clip.width)
+    features = keys(images)
+    assert features.shape == (2, 4 * 5, clip.width)
     x = clip.blocks(clip.embed(images[..., :32, :40]), stop=-1)
     block = clip.visual.transformer.resblocks[-1]
     _, k, _ = split_heads(block.attn, block.ln_1(x))
-    assert torch.allclose(found, k[:, :, 1:].transpose(1, 2).flatten(2), atol=1e-5)
+    assert torch.allclose(features, k[:, :, 1:].transpose(1, 2).flatten(2), atol=1e-5)
     assert torch.allclose(
         keys((images * 255).round().to(torch.uint8)), keys((images * 255).round() / 255), atol=1e-5
     )
@@ -61,17 +61,17 @@ def test_keys_of_a_clip_are_those_of_its_last_block() -> None:
 def test_keys_of_timm_are_those_of_its_last_block(tmp_path: Path) -> None:
     keys = load_keys("timm:vit_tiny_patch16_224@random")
     images, got = torch.rand(1, 3, 50, 70), list[Tensor]()
-    found = keys(images)
+    features = keys(images)
     hook = keys.network.blocks[-1].attn.qkv.register_forward_hook(
         lambda module, inputs, output: got.append(output)
     )
     keys.network.forward_features((images[..., :48, :64] - keys.mean) / keys.std)
     hook.remove()
-    assert torch.allclose(found, got[0].view(1, 13, 3, 192)[:, 1:, 1], atol=1e-5)
+    assert torch.allclose(features, got[0].view(1, 13, 3, 192)[:, 1:, 1], atol=1e-5)
     state = {**keys.network.state_dict(), "head.weight": torch.zeros(5, 192)}
     save_file(state, tmp_path / "vit.safetensors")
     again = load_keys(f"timm:vit_tiny_patch16_224@{tmp_path / 'vit.safetensors'}")
-    assert torch.equal(again(images), found)
+    assert torch.equal(again(images), features)
     assert again.fingerprint == keys.fingerprint
     assert load_keys("timm:vit_tiny_patch16_224@random").fingerprint != keys.fingerprint
     save_file({**state, "pos_embed": torch.zeros(1, 3, 192)}, tmp_path / "other.safetensors")
@@ -105,47 +105,47 @@ def test_networks_without_keys(source: str, message: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def picture() -> Tensor:
+def image() -> Tensor:
     return get_benchmark("doodles").data("val", None)[0].image
 
 
 @pytest.fixture
-def made(picture: Tensor, tmp_path: Path) -> tuple[Path, Spectrum]:
+def made(image: Tensor, tmp_path: Path) -> tuple[Path, Spectrum]:
     """A folder with the spectrum and the masks of an image "one" of 96 by 96 pixels."""
-    found = list(
+    extracted = list(
         extract(
-            [("one", picture)],
+            [("one", image)],
             clip_keys(tiny_clip()),
             SpectralSettings(4),
             tmp_path / "eig",
             png=True,
         )
     )
-    return tmp_path / "eig", found[0].spectrum
+    return tmp_path / "eig", extracted[0].spectrum
 
 
 def test_spectra_come_back(made: tuple[Path, Spectrum]) -> None:
-    folder, found = made
+    folder, spectrum = made
     back, about = load_spectrum(folder / "one.safetensors")
-    assert np.array_equal(back.eigenvalues, found.eigenvalues)
-    assert np.array_equal(back.eigenvectors, found.eigenvectors)
+    assert np.array_equal(back.eigenvalues, spectrum.eigenvalues)
+    assert np.array_equal(back.eigenvectors, spectrum.eigenvectors)
     assert (back.grid, back.covers, back.size) == ((12, 12), (96, 96), (96, 96))
     assert (about["count"], about["colour"], about["features"]) == (4, 0.0, "tiny")
     assert len(about["fingerprint"]) == 16
-    assert torch.equal(stored_segments(folder, "one", (96, 96), 3), found.segments[:3])
+    assert torch.equal(stored_segments(folder, "one", (96, 96), 3), spectrum.segments[:3])
 
 
 def test_masks_are_written_as_sazs_reads_them(made: tuple[Path, Spectrum]) -> None:
-    folder, found = made
+    folder, spectrum = made
     with Image.open(folder / "one_k2.png") as mask:
         assert (mask.mode, mask.size) == ("L", (96, 96))
-        assert np.array_equal(np.array(mask), found.segments[2].numpy() * np.uint8(255))
+        assert np.array_equal(np.array(mask), spectrum.segments[2].numpy() * np.uint8(255))
     (folder / "one.safetensors").unlink()
-    assert torch.equal(stored_segments(folder, "one", (96, 96), 4), found.segments)
+    assert torch.equal(stored_segments(folder, "one", (96, 96), 4), spectrum.segments)
 
 
 def test_stored_segments_that_do_not_fit(made: tuple[Path, Spectrum]) -> None:
-    folder, found = made
+    folder, spectrum = made
     with pytest.raises(
         DataError,
         match=r"one.safetensors was made for an image of 96x96 pixels, and this one has 90x96",
@@ -165,7 +165,7 @@ def test_stored_segments_that_do_not_fit(made: tuple[Path, Spectrum]) -> None:
         stored_segments(folder, "one", (80, 96), 4)
     with pytest.raises(DataError, match=r"one_k\*.png holds 4 of 5 eigenvectors"):
         stored_segments(folder, "one", (96, 96), 5)
-    Image.fromarray(found.segments[1].numpy().astype(np.uint8) * 254).save(folder / "one_k1.png")
+    Image.fromarray(spectrum.segments[1].numpy().astype(np.uint8) * 254).save(folder / "one_k1.png")
     with pytest.raises(
         DataError, match=r"one_k1.png holds the value 254; a segment is 0 outside and 255 inside"
     ):
@@ -195,33 +195,33 @@ def test_damaged_spectra(made: tuple[Path, Spectrum]) -> None:
         load_spectrum(path)
 
 
-def test_what_is_there_is_kept(made: tuple[Path, Spectrum], picture: Tensor) -> None:
-    folder, found = made
+def test_what_is_there_is_kept(made: tuple[Path, Spectrum], image: Tensor) -> None:
+    folder, spectrum = made
     keys, settings = clip_keys(tiny_clip()), SpectralSettings(4)
     before = (folder / "one.safetensors").stat().st_mtime_ns
     (folder / "one_k3.png").unlink()
-    again = list(extract([("one", picture), ("two", picture)], keys, settings, folder, png=True))
+    again = list(extract([("one", image), ("two", image)], keys, settings, folder, png=True))
     assert [one.fresh for one in again] == [False, True]
-    assert np.array_equal(again[0].spectrum.eigenvectors, found.eigenvectors)
+    assert np.array_equal(again[0].spectrum.eigenvectors, spectrum.eigenvectors)
     assert (folder / "one.safetensors").stat().st_mtime_ns == before
     assert (folder / "one_k3.png").exists()
     with pytest.raises(SettingError, match="made with colour 0.0, not 3.0; choose another --out"):
-        list(extract([("one", picture)], keys, replace(settings, colour=3.0), folder))
+        list(extract([("one", image)], keys, replace(settings, colour=3.0), folder))
     with pytest.raises(SettingError, match=r"made with size \(96, 96\), not \(96, 80\)"):
-        list(extract([("one", picture[:, :, :80])], keys, settings, folder))
+        list(extract([("one", image[:, :, :80])], keys, settings, folder))
     with pytest.raises(DataError, match="small: the image is 5x96 pixels"):
-        list(extract([("small", picture[:, :, :5])], keys, settings, folder))
+        list(extract([("small", image[:, :, :5])], keys, settings, folder))
 
 
 def test_a_stopped_run_leaves_nothing_half_written(
-    picture: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("unseen.segments.source.save_file", stopped)
     with pytest.raises(KeyboardInterrupt):
-        list(extract([("one", picture)], clip_keys(tiny_clip()), SpectralSettings(4), tmp_path))
+        list(extract([("one", image)], clip_keys(tiny_clip()), SpectralSettings(4), tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -231,14 +231,14 @@ def test_masks_of_a_whole_image_round_trip(tmp_path: Path) -> None:
     assert torch.equal(stored_segments(tmp_path, "x", (5, 7), 2), segments)
 
 
-def test_sources_of_segments(made: tuple[Path, Spectrum], picture: Tensor) -> None:
+def test_sources_of_segments(made: tuple[Path, Spectrum], image: Tensor) -> None:
     folder, _ = made
     segmenter = create("naclip", tiny_clip()).eval()
     stored = segment_source(
         segmenter, InferenceSettings(segments_dir=str(folder), segments_count=4)
     )
     computed = segment_source(segmenter, InferenceSettings(segments_count=4))
-    assert torch.equal(stored(picture[None], ["one"]), computed(picture[None], ["one"]))
+    assert torch.equal(stored(image[None], ["one"]), computed(image[None], ["one"]))
     assert isinstance(
         segment_source(segmenter, InferenceSettings(segments_features="doodles")), SegmentSource
     )
@@ -301,11 +301,11 @@ def test_the_verb_and_what_reads_its_folder(
 
 
 def test_the_verb_on_a_folder_and_segment(
-    tmp_path: Path, picture: Tensor, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, image: Tensor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    Image.fromarray(picture.permute(1, 2, 0).numpy()[:70]).save(folder / "a.png")
+    Image.fromarray(image.permute(1, 2, 0).numpy()[:70]).save(folder / "a.png")
     out = tmp_path / "eig"
     main(
         [
@@ -353,7 +353,7 @@ def test_the_verb_on_a_folder_and_segment(
         ),
     )
     with pytest.raises(SettingError, match="by the image's file name; give a path"):
-        loaded.segment(picture.permute(1, 2, 0).numpy(), ["tree"])
+        loaded.segment(image.permute(1, 2, 0).numpy(), ["tree"])
     for arguments, message in (
         ([str(folder), "--out", str(folder)], "among the images"),
         ([str(folder), "--limit", "0"], "at least 1"),

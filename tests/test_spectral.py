@@ -1,4 +1,4 @@
-"""Eigenvectors of the patch graph: the released ones (fixture sazs_eig), solvers, degenerate images."""
+"""Eigenvectors of the patch graph: the released ones (sazs_eig), solvers, degenerate images."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def spectrum(
     return spectra(features[None], image[None], patch_size, settings)[0]
 
 
-def off(ours: np.ndarray, theirs: np.ndarray) -> float:
+def off(ours: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference of two vectors, up to sign."""
-    return float(min(np.abs(ours - theirs).max(), np.abs(ours + theirs).max()))
+    return float(min(np.abs(ours - expected).max(), np.abs(ours + expected).max()))
 
 
 # ----------------------------------------------------------------------- parity
@@ -87,33 +87,33 @@ def test_eigenvectors_are_the_released_ones(name: str, released: dict[str, Tenso
         weights = released["default.affinity"].double().numpy()
         laplacian = np.diag(weights.sum(1)) - weights
         exact = np.linalg.eigvalsh(laplacian)
-        theirs, mine = (
+        released_residual, our_residual = (
             np.linalg.norm(laplacian @ v.T - v.T * values, axis=0)
             for v in (vectors.astype(float), ours.eigenvectors.astype(float))
         )
-        assert mine[4] < theirs[4]
-        slack[4] = theirs[4] / min(exact[4] - exact[3], exact[5] - exact[4])
+        assert our_residual[4] < released_residual[4]
+        slack[4] = released_residual[4] / min(exact[4] - exact[3], exact[5] - exact[4])
         assert slack[4] < 3e-4
     assert [
-        off(mine, his) <= max(TOLERANCE, room)
-        for mine, his, room in zip(ours.eigenvectors, vectors, slack, strict=True)
+        off(own, other) <= max(TOLERANCE, room)
+        for own, other, room in zip(ours.eigenvectors, vectors, slack, strict=True)
     ] == [True] * 5
 
 
 def test_segments_are_the_released_ones(released: dict[str, Tensor]) -> None:
     image = released["image_jpg_decoded"].permute(2, 0, 1)
-    found = spectrum(released["features"], image, 16, SpectralSettings())
-    small = torch.from_numpy(found.eigenvectors > 0).view(5, 6, 8)
+    ours = spectrum(released["features"], image, 16, SpectralSettings())
+    small = torch.from_numpy(ours.eigenvectors > 0).view(5, 6, 8)
     assert torch.equal(small[1:], released["default.segments"][1:].bool())
     assert small[0].all(), "the constant vector is positive, whatever sign the released code's had"
-    assert found.segments.shape == (5, 101, 137)
+    assert ours.segments.shape == (5, 101, 137)
     assert torch.equal(
-        found.segments[:, :96, :128], small.repeat_interleave(16, 1).repeat_interleave(16, 2)
+        ours.segments[:, :96, :128], small.repeat_interleave(16, 1).repeat_interleave(16, 2)
     )
-    assert torch.equal(found.segments[:, 96:, :], found.segments[:, 95:96, :].expand(-1, 5, -1)), (
+    assert torch.equal(ours.segments[:, 96:, :], ours.segments[:, 95:96, :].expand(-1, 5, -1)), (
         "the rim repeats"
     )
-    assert torch.equal(found.segments[:, :, 128:], found.segments[:, :, 127:128].expand(-1, -1, 9))
+    assert torch.equal(ours.segments[:, :, 128:], ours.segments[:, :, 127:128].expand(-1, -1, 9))
 
 
 # ---------------------------------------------------------------------- solvers
@@ -133,9 +133,9 @@ def test_lanczos_finds_what_the_dense_solver_finds(
 ) -> None:
     features = smooth(*shape)
     values, vectors = eigenpairs(affinity(features.numpy()), 5)
-    exact, theirs = dense(features, 5, monkeypatch)
+    exact, expected = dense(features, 5, monkeypatch)
     assert np.abs(values - exact).max() <= TOLERANCE
-    assert np.abs(vectors - theirs).max() <= TOLERANCE, "signs too"
+    assert np.abs(vectors - expected).max() <= TOLERANCE, "signs too"
     weights = (features @ features.T).clamp(min=0).double().numpy()
     degrees = weights.sum(1)
     residual = (
@@ -149,10 +149,10 @@ def test_lanczos_finds_what_the_dense_solver_finds(
 def test_batched_solver_finds_the_same(n: int) -> None:
     features = torch.stack([smooth(n // 12, 12, seed=seed) for seed in (0, 1)])
     values, vectors = batched_eigenpairs(features, 5)
-    for mine, found, rows in zip(values, vectors, features, strict=True):
+    for value, vector, rows in zip(values, vectors, features, strict=True):
         alone = eigenpairs(affinity(rows.numpy()), 5)
-        assert np.abs(mine - alone[0]).max() <= TOLERANCE
-        assert np.abs(found - alone[1]).max() <= TOLERANCE
+        assert np.abs(value - alone[0]).max() <= TOLERANCE
+        assert np.abs(vector - alone[1]).max() <= TOLERANCE
 
 
 def test_batched_solver_falls_back_to_the_dense_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,8 +163,8 @@ def test_batched_solver_falls_back_to_the_dense_one(monkeypatch: pytest.MonkeyPa
         return torch.ones(len(matrix), k), F.normalize(X, dim=1)
 
     monkeypatch.setattr(torch, "lobpcg", poor)
-    found = batched_eigenpairs(features, 5)
-    assert np.abs(found[1] - expected[1]).max() <= TOLERANCE
+    fallback = batched_eigenpairs(features, 5)
+    assert np.abs(fallback[1] - expected[1]).max() <= TOLERANCE
 
 
 def test_vectors_that_did_not_converge_are_never_returned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,8 +181,8 @@ def test_vectors_that_did_not_converge_are_never_returned(monkeypatch: pytest.Mo
 
     for broken in (poor, none):
         monkeypatch.setattr(solvers, "eigsh", broken)
-        found = eigenpairs(affinity(features.numpy()), 5)
-        assert np.abs(found[1] - expected[1]).max() <= TOLERANCE
+        fallback = eigenpairs(affinity(features.numpy()), 5)
+        assert np.abs(fallback[1] - expected[1]).max() <= TOLERANCE
 
 
 def test_equal_eigenvalues_are_all_found() -> None:
@@ -272,18 +272,18 @@ def test_as_many_vectors_as_patches() -> None:
     assert (eigenpairs(np.ones((1, 1), dtype=np.float32), 1)[1] > 0).all()
 
 
-def test_what_has_no_solution_is_said() -> None:
-    picture = torch.zeros(3, 32, 32, dtype=torch.uint8)
+def test_graphs_without_solutions_are_refused() -> None:
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
     with pytest.raises(SettingError, match="4 patches has no 5 eigenvectors; ask for fewer"):
-        spectrum(torch.randn(4, 8), picture, 16, SpectralSettings())
+        spectrum(torch.randn(4, 8), image, 16, SpectralSettings())
     with pytest.raises(SettingError, match="4 patches has no 5"):
         batched_eigenpairs(torch.randn(1, 4, 8), 5)
     with pytest.raises(DataError, match="32x32 pixels, smaller than one patch of 64"):
-        spectrum(torch.randn(4, 8), picture, 64, SpectralSettings())
+        spectrum(torch.randn(4, 8), image, 64, SpectralSettings())
     with pytest.raises(DataError, match="not finite"):
-        spectrum(torch.full((4, 8), torch.nan), picture, 16, SpectralSettings(2))
+        spectrum(torch.full((4, 8), torch.nan), image, 16, SpectralSettings(2))
     with pytest.raises(SettingError, match="cells of 64 pixels"):
-        spectrum(torch.randn(4, 8), picture, 16, SpectralSettings(2, cell=64))
+        spectrum(torch.randn(4, 8), image, 16, SpectralSettings(2, cell=64))
     for wrong, message in (
         ({"count": 0}, "at least 1"),
         ({"colour": -1.0}, "0 or more"),

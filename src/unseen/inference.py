@@ -203,6 +203,7 @@ def ask(segmenter: Segmenter, images: Tensor, text: TextFeatures) -> Prediction:
         return prediction
     step = segmenter.words_at_once
     logits = []
+    # The classes of an image make up a batch; `step` bounds its size.
     for image in images:
         parts = [
             segmenter(image.unsqueeze(0), text.select(range(start, min(start + step, len(text)))))
@@ -267,12 +268,14 @@ def best_classes(
     """
     best: Tensor | None = None
     indices = torch.zeros(len(scores), *size, dtype=torch.int64, device=scores.device)
+    # All maps at image size would take gigabytes with a large vocabulary.
     for first in range(0, scores.shape[1], classes_at_once):
         part = resize_output(scores[:, first : first + classes_at_once], size, settings)
         top, index = part.max(dim=1)
         if best is None:
             best, indices = top, index
         else:
+            # Only a higher score wins, so that of equal classes the first stays.
             indices = torch.where(top > best, index + first, indices)
             best = torch.maximum(top, best)
     return index_to_label(indices)

@@ -40,6 +40,7 @@ def fit_text(text: str, size: int, width: float) -> tuple[str, Any]:
     Too long ones are cut with an ellipsis; where no font has its accents, they are left out.
     """
     font = font_of(size, not text.isascii())
+    # The same font in both cases: the system has none with more than ASCII.
     if not text.isascii() and font.getname() == font_of(size).getname():
         decomposed = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
         text = decomposed.encode("ascii", "ignore").decode() or "?"
@@ -117,6 +118,7 @@ def _place_entries(entries: Sequence[Entry], width: int, scale: float) -> list[_
     x, y = gap, gap
     placed = []
     for entry in entries:
+        # The name is cut to the room that chip and remark leave.
         beside: float = chip + 6
         if entry.remark:
             beside += 5 + small.getlength(entry.remark)

@@ -67,6 +67,7 @@ def paint(
     mixed = np.where(
         known, (1 - strength) * base + strength * table[labels], 0.5 * grey[..., None] + 110
     )
+    # An edge pixel has another label than the one above or to the left of it.
     edge = np.zeros(labels.shape, dtype=bool)
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edge[1:] |= labels[1:] != labels[:-1]
@@ -160,6 +161,7 @@ def sheet(
     """
     heads = ["image", "truth", *rows[0].predictions]
     block = len(heads) * (cell + GAP) + GAP
+    # Blocks of columns beside each other are two gaps apart; their rows share lines.
     lines = -(-len(rows) // across)
     width = across * block + (across - 1) * 2 * GAP
     body = Image.new("RGB", (width, HEAD + lines * (cell + GAP)), PAPER)

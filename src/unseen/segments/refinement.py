@@ -78,7 +78,7 @@ class SegmentRefiner:
 
 
 def match_segments(labels: Tensor, segments: Tensor, threshold: float) -> list[SegmentMatch]:
-    """The segment or complement of one that has the highest IoU with the mask of each class.
+    """For every class the segment, or complement of one, with the highest IoU with its mask.
 
     Segments that hold all pixels or none separate nothing and are left out.
 
@@ -112,6 +112,7 @@ def segment_iou(labels: Tensor, segments: Tensor) -> tuple[list[int], Tensor]:
     Returns:
         The labels of the P classes present, and (P, S) float64 on the CPU.
     """
+    # Counting the classes' positions inside a segment gives its overlap with all masks at once.
     class_ids, positions, areas = torch.unique(labels, return_inverse=True, return_counts=True)
     intersection = torch.stack(
         [torch.bincount(positions[segment], minlength=len(class_ids)) for segment in segments],
@@ -129,8 +130,8 @@ def segment_iou(labels: Tensor, segments: Tensor) -> tuple[list[int], Tensor]:
 def refine_maps(maps: LabelMaps, matches: Sequence[list[SegmentMatch]]) -> LabelMaps:
     """Label maps with segments in place of masks (`refine_labels`), given the matches by image."""
     refined = [
-        refine_labels(labels, found, scores, maps.settings)
-        for labels, found, scores in zip(maps.labels, matches, maps.scores, strict=True)
+        refine_labels(labels, of_image, scores, maps.settings)
+        for labels, of_image, scores in zip(maps.labels, matches, maps.scores, strict=True)
     ]
     return replace(maps, labels=torch.stack(refined))
 
@@ -158,6 +159,7 @@ def refine_labels(
     if not matches:
         return labels
     size = (labels.shape[0], labels.shape[1])
+    # The best class may be a matched one: scores are compared again without those.
     matched = labels.new_tensor([match.class_id for match in matches])
     class_ids = index_to_label(torch.arange(len(scores), device=labels.device))
     unmatched = torch.isin(class_ids, matched, invert=True)

@@ -171,6 +171,7 @@ def batched_eigenpairs(features: Tensor, count: int) -> tuple[Floats, Floats]:
     batch, n = features.shape[:2]
     _check_patches(n, count)
     weights = (features @ features.transpose(1, 2)).clamp_(min=0)
+    # A graph without edges is divided by the smallest number and stays 0.
     weights /= weights.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
     degrees = weights.sum(dim=2)
     scale = torch.where(degrees < MIN_DEGREE, 1.0, degrees) ** -0.5
@@ -209,6 +210,7 @@ def _lobpcg(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor] | None:
         (B, K) descending, (B, N, K) and (B,) bool; None where the method broke down.
     """
     batch, n = matrix.shape[:2]
+    # Drawn on the CPU, where a seed gives the same numbers whatever the device.
     start = torch.randn(n, count, generator=torch.Generator().manual_seed(0)).to(matrix)
     try:
         values, vectors = torch.lobpcg(
@@ -221,6 +223,7 @@ def _lobpcg(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor] | None:
         )
     except RuntimeError:
         return None
+    # A vector of NaNs counts as not converged.
     residual = (matrix @ vectors - values[:, None, :] * vectors).norm(dim=1).amax(dim=1)
     return values, vectors, residual.nan_to_num(nan=1.0) > RESIDUAL
 

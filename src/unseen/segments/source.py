@@ -140,6 +140,7 @@ def extract(
     recipe = {"features": keys.source, "fingerprint": keys.fingerprint, **asdict(settings)}
     for name, image in images:
         path = folder / f"{name}.safetensors"
+        # A stopped run goes on where it was: finished files are read, and must be of this recipe.
         fresh = not path.exists()
         if fresh:
             spectrum = _compute(name, image, keys, settings)
@@ -169,7 +170,7 @@ def _load_same(path: Path, recipe: dict[str, Any]) -> Spectrum:
         if stored.get(key) != value:
             raise SettingError(
                 f"{path} was made with {key} {stored.get(key)!r}, not {value!r}; choose another"
-                " --out, or remove what lies there"
+                " --out, or remove the file"
             )
     return spectrum
 
@@ -198,6 +199,7 @@ def load_spectrum(path: Path) -> tuple[Spectrum, dict[str, Any]]:
             about: dict[str, Any] = json.loads((file.metadata() or {})["unseen"])
             values = file.get_tensor("eigenvalues").numpy()
             vectors = file.get_tensor("eigenvectors").numpy()
+        # Everything is checked here: the file may come from anywhere.
         grid, covers, size = (
             (int(about[key][0]), int(about[key][1])) for key in ("grid", "covers", "size")
         )
@@ -240,6 +242,7 @@ def stored_segments(folder: Path, name: str, size: tuple[int, int], count: int) 
             holds other values than 0 and 255.
     """
     path = folder / f"{name}.safetensors"
+    # Folders of the released code hold PNGs alone.
     if not path.exists():
         return _read_masks(folder, name, size, count)
     spectrum = load_spectrum(path)[0]

@@ -50,7 +50,7 @@ class SpectralSettings:
     cell: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what has no solution.
+        """Refuse settings without a solution.
 
         Raises:
             SettingError: A number out of range.
@@ -90,6 +90,7 @@ class Spectrum:
         """
         positive = torch.from_numpy(self.eigenvectors > 0).view(1, -1, *self.grid)
         inside = F.interpolate(positive.to(torch.uint8), self.covers, mode="nearest")[0]
+        # Indices past the last row or column of the grid are that row or column again.
         rows, columns = (
             torch.arange(length).clamp(max=covered - 1)
             for length, covered in zip(self.size, self.covers, strict=True)
@@ -107,6 +108,7 @@ def affinity(features: Floats) -> Floats:
     """
     weights: Floats = ssyrk(1.0, np.ascontiguousarray(features, dtype=np.float32).T, trans=1)
     np.maximum(weights, 0, out=weights)
+    # The released code divides by the largest weight: 1, but for rounding and resized features.
     largest = weights.max()
     if largest > 0 and largest != 1:
         weights /= largest
@@ -181,6 +183,7 @@ def spectra(
             f"the image is {width}x{height} pixels, smaller than one patch of {patch_size};"
             " enlarge it"
         )
+    # The network sees whole patches alone; a border narrower than one has no features.
     grid = (height // patch_size, width // patch_size)
     covers = (grid[0] * patch_size, grid[1] * patch_size)
     features = l2_normalize(features)
