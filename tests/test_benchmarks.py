@@ -294,7 +294,7 @@ def test_masks_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
         match=(
-            r"_gtFine_labelTrainIds\.png is missing; make it whole with `unseen prepare cityscapes`"
+            r"_gtFine_labelTrainIds\.png is missing; complete it with `unseen prepare cityscapes`"
         ),
     ):
         get_benchmark("cityscapes").data("val", root)
@@ -307,7 +307,7 @@ def test_masks_that_are_missing(tmp_path: Path) -> None:
     (ade / "annotations" / "validation" / "ADE_00000002.png").unlink()
     with pytest.raises(
         DataError,
-        match=r"ADE_00000002\.png is missing; make it whole with `unseen prepare ade20k-150`",
+        match=r"ADE_00000002\.png is missing; complete it with `unseen prepare ade20k-150`",
     ):
         get_benchmark("ade20k-150").data("val", ade)
     with pytest.raises(
@@ -483,7 +483,7 @@ def test_the_full_ade20k(
         ids = np.array(Image.open(next(root.glob("annotations/validation/*.tif"))))
         ids[0, 0] = 847
         Image.fromarray(ids).save(root / "annotations" / "validation" / "ADE_00000001.tif")
-        assert "holds the id 847; known are 0 to 846 and 65535 for void" in said(
+        assert "holds the id 847; known are 0 to 846 and 65535 for ignored pixels" in said(
             capsys, "evaluate", "naclip", *common, *TINY
         )
         return

@@ -15,8 +15,9 @@ from tiny import write_voc
 from unseen.data import doodles
 from unseen.data.benchmarks import BENCHMARKS, get_benchmark
 from unseen.data.classes import COCO, COCO_STUFF, CONTEXT, DOODLES, DOODLES_FOLDS, VOC, voc_palette
-from unseen.data.datasets import DoodleScenes, LabelledImages, Pair, voc_pairs
+from unseen.data.datasets import DoodleScenes, LabelledImages, Pair
 from unseen.data.doodles import draw
+from unseen.data.layouts import voc_pairs
 from unseen.errors import DataError, SettingError
 from unseen.labels import IGNORE
 
@@ -119,7 +120,7 @@ def test_unseen_ids() -> None:
     ]
 
 
-def test_benchmarks_that_cannot_be_had() -> None:
+def test_benchmarks_without_their_data() -> None:
     with pytest.raises(
         SettingError,
         match=(
@@ -129,7 +130,7 @@ def test_benchmarks_that_cannot_be_had() -> None:
     ):
         get_benchmark("vok")
     with pytest.raises(
-        DataError, match="the benchmark voc needs its images; say where they lie with --root"
+        DataError, match="the benchmark voc needs its images; give their folder with --root"
     ):
         get_benchmark("voc").data("val", None)
 
@@ -223,11 +224,11 @@ def test_small_scenes_show_twelve_pixels_of_everything() -> None:
 
 def test_every_requested_word_appears() -> None:
     for thing in range(len(DOODLES)):
-        scene = draw(0, thing, max_things=1, words=(thing,))
+        scene = draw(0, thing, max_things=1, classes=(thing,))
         assert scene.things == (thing,)
         assert set(np.unique(scene.labels)) == {thing, IGNORE}
     for index in range(10):
-        scene = draw(1, index, min_things=3, max_things=3, words=(2, 5, 17))
+        scene = draw(1, index, min_things=3, max_things=3, classes=(2, 5, 17))
         assert sorted(scene.things) == [2, 5, 17]
         assert set(np.unique(scene.labels)) == {2, 5, 17, IGNORE}
 
@@ -298,11 +299,11 @@ def test_labelled_images(tmp_path: Path) -> None:
             0,
             [[0, 21]],
             (
-                "holds the id 21; known are 1 to 20, 0 for background and 255 for void: correct the"
+                "holds the id 21; known are 1 to 20, 0 for background and 255 for ignored pixels: correct the"
                 " mask or the list of classes"
             ),
         ),
-        (None, [[0, 20]], "holds the id 20; known are 0 to 19 and 255 for void"),
+        (None, [[0, 20]], "holds the id 20; known are 0 to 19 and 255 for ignored pixels"),
         (0, [[0, 254]], "holds the id 254"),
     ],
 )
@@ -444,7 +445,7 @@ def test_coco_stuff_reads_training_ids(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
         match=(
-            "000000000009_labelTrainIds.png is missing; make it whole with `unseen prepare"
+            "000000000009_labelTrainIds.png is missing; complete it with `unseen prepare"
             " coco-stuff`"
         ),
     ):

@@ -24,8 +24,9 @@ from unseen.__main__ import main
 from unseen.backbones.clip import IMAGENET_MEAN, IMAGENET_STD
 from unseen.data.benchmarks import BENCHMARKS, folds_of, get_benchmark
 from unseen.data.classes import COCO, DOODLES, DOODLES_FOLDS, VOC
-from unseen.data.datasets import DoodleScenes, voc_fold_pair
+from unseen.data.datasets import DoodleScenes
 from unseen.data.episodes import HASHES, Episode, bam_list, coco_list, draw, find_list, pascal_list
+from unseen.data.folds import voc_fold_pair
 from unseen.errors import DataError, SettingError
 from unseen.inference import query_mask, resize_input, resize_output
 from unseen.labels import BACKGROUND
@@ -530,7 +531,9 @@ def test_two_runs_of_one_method_are_two_models(
 
 
 def _world() -> DoodleScenes:
-    return DoodleScenes(5, 1, size=64, min_things=1, max_things=1, words=(5,), keep_background=True)
+    return DoodleScenes(
+        5, 1, size=64, min_things=1, max_things=1, classes=(5,), keep_background=True
+    )
 
 
 def test_what_would_be_no_unseen_word_or_no_spread(

@@ -192,7 +192,7 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     ):
         get_benchmark("nowhere")
     with pytest.raises(
-        DataError, match="nowhere is not there; where it has moved, name it with --benchmark"
+        DataError, match="nowhere does not exist; where it has moved, name it with --benchmark"
     ):
         get_benchmark(str(tmp_path / "nowhere"))
 

@@ -10,18 +10,13 @@ VOC = (
 )  # fmt: skip
 """PASCAL VOC without background; the value in a mask is the place in this list plus one."""
 
+VOC_UNSEEN = ("pottedplant", "sheep", "sofa", "train", "tvmonitor")
+"""The classes of VOC without masks in training (ZegCLIP and others)."""
+
 VOC_ZS3 = (
-    "cow",
-    "motorbike",
-    "aeroplane",
-    "sofa",
-    "cat",
-    "tvmonitor",
-    "train",
-    "bottle",
-    "chair",
+    "cow", "motorbike", "aeroplane", "sofa", "cat", "tvmonitor", "train", "bottle", "chair",
     "pottedplant",
-)
+)  # fmt: skip
 """The classes that ZS3's nested splits of VOC hide, in pairs."""
 
 COCO = (
@@ -51,6 +46,12 @@ COCO_STUFF = (
 """COCO-Stuff 164K in the order of its training ids: the 80 things, then 91 kinds of stuff, spelled
 as in the data set."""
 
+COCO_STUFF_UNSEEN = (
+    "cow", "giraffe", "suitcase", "frisbee", "skateboard", "carrot", "scissors", "cardboard",
+    "clouds", "grass", "playingfield", "river", "road", "tree", "wall-concrete",
+)  # fmt: skip
+"""The classes of COCO-Stuff without masks in training (ZegCLIP and others)."""
+
 CONTEXT = (
     "aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book", "bottle", "building", "bus", "cabinet", "car", "cat", "ceiling",
     "chair", "cloth", "computer", "cow", "cup", "curtain", "dog", "door", "fence", "floor", "flower", "food", "grass", "ground", "horse", "keyboard",
@@ -60,18 +61,16 @@ CONTEXT = (
 """PASCAL Context, the 59 classes in alphabetical order; the value in a mask is the place in this
 list plus one."""
 
-CONTEXT_ZS3 = (
-    "cow",
-    "motorbike",
-    "sofa",
-    "cat",
-    "boat",
-    "fence",
-    "bird",
+CONTEXT_UNSEEN = (
+    "aeroplane", "bird", "boat", "cat", "cow", "fence", "keyboard", "motorbike", "sofa",
     "tvmonitor",
-    "keyboard",
+)  # fmt: skip
+"""The classes of Context without masks in training (ZegCLIP and others)."""
+
+CONTEXT_ZS3 = (
+    "cow", "motorbike", "sofa", "cat", "boat", "fence", "bird", "tvmonitor", "keyboard",
     "aeroplane",
-)
+)  # fmt: skip
 """The classes that ZS3's nested splits of Context hide, in pairs."""
 
 CITYSCAPES = (

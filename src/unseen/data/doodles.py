@@ -194,7 +194,7 @@ def draw(
     size: int = 64,
     min_things: int = 1,
     max_things: int = 3,
-    words: tuple[int, ...] | None = None,
+    classes: tuple[int, ...] | None = None,
     variety: float = 1.0,
 ) -> Scene:
     """Draw scene `index` of the world `seed`.
@@ -210,15 +210,15 @@ def draw(
         max_things: Most things in a scene.
         variety: From 0, a dark, upright thing in the middle of a light ground (easy to learn from),
             to 1, the world as it is.
-        words: Indices the things are drawn from; all of `DOODLES` by default.
+        classes: Indices of the things to draw from; all of `DOODLES` by default.
     """
-    if not 1 <= min_things <= max_things <= min(4, len(DOODLES if words is None else words)):
+    if not 1 <= min_things <= max_things <= min(4, len(DOODLES if classes is None else classes)):
         raise SettingError(
             f"a scene holds 1 to 4 different things, not {min_things} to {max_things} of"
-            f" {len(DOODLES if words is None else words)}"
+            f" {len(DOODLES if classes is None else classes)}"
         )
     rng = np.random.default_rng([seed, index])
-    choice = np.arange(len(DOODLES)) if words is None else np.array(words)
+    choice = np.arange(len(DOODLES)) if classes is None else np.array(classes)
     while True:
         count = int(rng.integers(min_things, max_things + 1))
         things = rng.choice(choice, count, replace=False).tolist()

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unseen.data.datasets import Pair, void_of
+from unseen.data.datasets import Pair, ignored_value
 from unseen.errors import DataError
 from unseen.files import LOSSY, read_image, read_labels
 
@@ -138,7 +138,7 @@ def read_pair(pair: Pair) -> PairRecord:
         return PairRecord(pair, digest, size, faults=tuple(faults), rotated=rotated)
     counts = np.bincount(stored.ravel())
     areas = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-    areas.pop(void_of(stored), None)
+    areas.pop(ignored_value(stored), None)
     return PairRecord(
         pair,
         digest,

@@ -1,0 +1,113 @@
+"""Benchmarks as data: everything that changes a number is fixed here, and every report repeats it.
+
+Splits are given by class name, never by number: the numbers follow from the vocabulary. A folder of
+your own is a benchmark too (`unseen.data.own.layout`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import partial
+from pathlib import Path
+
+from unseen.data.benchmarks.base import BENCHMARKS, THRESHOLD, WINDOWS, Benchmark
+from unseen.data.benchmarks.catalogue import fold_benchmarks
+from unseen.data.datasets import SegmentationSet
+from unseen.data.layouts import labelled_images
+from unseen.data.own.layout import CLASSES, ClassList, own_pairs, read_classes, require_parts
+from unseen.errors import DataError, SettingError
+from unseen.settings import is_own
+
+__all__ = ["BENCHMARKS", "Benchmark", "families", "folds_of", "get_benchmark", "own_benchmark"]
+
+
+def folds_of(name: str) -> list[str]:
+    """The names of a benchmark's folds or nested splits, given its name without one; else the name
+    itself.
+    """
+    return [known for known in BENCHMARKS if known.startswith(f"{name}/")] or [name]
+
+
+def families() -> dict[str, list[Benchmark]]:
+    """The benchmarks by how they are shown in lists: parts of one together, as "pascal-5i/0..3"."""
+    grouped: dict[str, list[Benchmark]] = {}
+    for benchmark in BENCHMARKS.values():
+        parts = folds_of(benchmark.base)
+        shown = benchmark.base
+        if len(parts) > 1:
+            first, last = (part.partition("/")[2] for part in (parts[0], parts[-1]))
+            shown += f"/{first}..{last}"
+        grouped.setdefault(shown, []).append(benchmark)
+    return grouped
+
+
+def get_benchmark(name: str, lists: Path | None = None) -> Benchmark:
+    """A benchmark by name, or from a folder of your own.
+
+    Args:
+        name: Key of `BENCHMARKS`, folds as "pascal-5i/0"; or a folder (`unseen.data.own.layout`).
+        lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
+
+    Raises:
+        SettingError: No such benchmark.
+        DataError: A folder without the layout of your own data.
+    """
+    parts = folds_of(name)
+    if parts != [name]:
+        kind = "folds" if BENCHMARKS[parts[0]].episodes else "splits"
+        raise SettingError(f"{name} has {len(parts)} {kind}; choose one of {', '.join(parts)}")
+    benchmark = BENCHMARKS.get(name)
+    if benchmark is not None:
+        # Folds remember where their lists are.
+        return benchmark if benchmark.episodes is None else fold_benchmarks(lists)[name]
+    if is_own(name) or Path(name).is_dir():
+        return own_benchmark(Path(name))
+    if Path(name).is_absolute():  # as a run on a folder of your own remembers it
+        raise DataError(
+            f"the folder {name} does not exist; where it has moved, name it with --benchmark"
+        )
+    near = difflib.get_close_matches(name, BENCHMARKS, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    raise SettingError(
+        f"there is no benchmark called {name!r}{meant}; choose one of {', '.join(families())}, or"
+        f" give a folder with images/, labels/ and {CLASSES}"
+    )
+
+
+def own_benchmark(folder: Path) -> Benchmark:
+    """The benchmark of a folder of your own.
+
+    Raises:
+        DataError: Not such a folder.
+    """
+    folder = folder.resolve()
+    classes = read_classes(folder / CLASSES)
+    require_parts(folder)
+    labels = f"id 0 is the first line of {CLASSES}; the highest value, 255 or 65535, is ignored"
+    if classes.background == "threshold":
+        labels += f"; {THRESHOLD}"
+    elif classes.first_id:
+        labels += "; id 0 (background) is ignored"
+    return Benchmark(
+        name=str(folder),
+        summary="your own data",
+        class_names=classes.class_names,
+        unseen=classes.unseen,
+        templates="multi",
+        inference=WINDOWS,
+        open=partial(_open_own, folder, classes),
+        needs_root=False,
+        background=classes.background,
+        protocol={"labels": labels},
+        folder=folder,
+    )
+
+
+def _open_own(folder: Path, classes: ClassList, root: Path | None, split: str) -> SegmentationSet:
+    if root is not None and root.resolve() != folder.resolve():
+        raise SettingError(
+            f"{folder} is given as the benchmark and {root} as its --root; a folder of your own is"
+            " both, so leave --root away"
+        )
+    stored_background = classes.background if classes.first_id else None
+    return labelled_images(own_pairs(folder, split), len(classes.class_names), stored_background)

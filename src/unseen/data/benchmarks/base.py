@@ -1,0 +1,135 @@
+"""A benchmark: its classes, how its data are opened, and what is fixed about its evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unseen.data.datasets import Background, SegmentationSet
+from unseen.data.episodes import Draw, Episode
+from unseen.data.layouts import require_root
+from unseen.settings import InferenceSettings
+
+Opener = Callable[[Path | None, str], SegmentationSet]
+"""From root and split ("train" or "val") to the images and label maps."""
+EpisodeOpener = Callable[[Path | None, Draw, int], tuple[SegmentationSet, list[Episode]]]
+"""From root, way to draw and seed to the validation images and the pairs to score."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Train on masks of the seen classes; then either predict among all classes (generalised), or
+    segment one query class at a time (folds).
+
+    Attributes:
+        name: As on the command line; the whole path of a folder of your own.
+        summary: One sentence.
+        class_names: K class names in the order of the label ids.
+        unseen: Those without masks in training; none where a benchmark is for runs trained
+            elsewhere, or for methods without training.
+        templates: Key of the prompt templates.
+        inference: Size and windows of the evaluation, for every method.
+        open: Opens the data of a split.
+        needs_root: Whether `--root` must give the folder of the data.
+        background: How labelled pixels that show none of the classes are treated.
+        protocol: What else a report should state.
+        episodes: For folds: opens the validation images and the pairs to score.
+        folder: Of your own data.
+    """
+
+    name: str
+    summary: str
+    class_names: tuple[str, ...]
+    unseen: tuple[str, ...]
+    templates: str
+    inference: InferenceSettings
+    open: Opener
+    needs_root: bool = True
+    background: Background = "ignore"
+    protocol: dict[str, str] = field(default_factory=dict)
+    episodes: EpisodeOpener | None = None
+    folder: Path | None = None
+
+    @property
+    def base(self) -> str:
+        """The name without the fold."""
+        return self.title.partition("/")[0]
+
+    @property
+    def title(self) -> str:
+        """The name in tables and images: the folder's own name, for your own data."""
+        return self.folder.name if self.folder else self.name
+
+    @property
+    def slug(self) -> str:
+        """The name as a part of file names."""
+        return self.title.replace("/", "-")
+
+    @property
+    def scored_names(self) -> tuple[str, ...]:
+        """The classes of the confusion matrix: the vocabulary, and the background where it is
+        scored without being a class of the vocabulary.
+        """
+        if self.background == "threshold":
+            return (*self.class_names, "background")
+        return self.class_names
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """The classes with masks in training, in the order of the vocabulary."""
+        return tuple(name for name in self.class_names if name not in self.unseen)
+
+    @property
+    def unseen_ids(self) -> list[int]:
+        """Indices of the unseen classes in the vocabulary."""
+        return [i for i, name in enumerate(self.class_names) if name in self.unseen]
+
+    @property
+    def seen_ids(self) -> list[int]:
+        """Indices of the seen classes in the vocabulary."""
+        return [i for i, name in enumerate(self.class_names) if name not in self.unseen]
+
+    def same_classes_as(self, name: str, class_names: Sequence[str]) -> bool:
+        """Whether it is the benchmark of that name and vocabulary, or has the same seen and unseen
+        classes and the same protocol.
+
+        So have benchmarks that differ in the background alone (voc, voc-21), and a folder of your
+        own that has moved.
+        """
+        if self.name == name:
+            return True
+        if self.class_names != tuple(class_names) or self.episodes is not None:
+            return False
+        other = BENCHMARKS.get(name)
+        if other is None or self.folder is not None:
+            return other is None and self.folder is not None
+        return other.episodes is None and other.unseen == self.unseen
+
+    def data(self, split: str, root: Path | None) -> SegmentationSet:
+        """The images and label maps of a split.
+
+        Raises:
+            DataError: No root where one is needed, or not the layout that belongs there.
+        """
+        self.check_root(root)
+        return self.open(root, split)
+
+    def check_root(self, root: Path | None) -> None:
+        """Refuse a root that is not there, before anything costly is done.
+
+        Raises:
+            DataError: None where one is needed, or a folder that does not exist.
+        """
+        if self.needs_root:
+            require_root(root, self.name)
+
+
+BENCHMARKS: dict[str, Benchmark] = {}
+"""The benchmarks by name; `unseen.data.benchmarks.catalogue` fills it."""
+WINDOWS = InferenceSettings(short_side=512, window=512, stride=426)
+"""Size and windows of the released ZegCLIP and CLIP-RC."""
+THRESHOLD = (
+    "0 is the background, a class of its own in pAcc and mIoU: where the confidence of the best"
+    " class is below --threshold; 255 is ignored"
+)

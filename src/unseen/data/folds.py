@@ -1,0 +1,265 @@
+"""Folds: the images that one trains on, and the images and (image, class) pairs it is scored on.
+
+PASCAL-5i and COCO-20i are read from HSNet's lists (`unseen.data.episodes`); doodles-5i is drawn.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from unseen.data.classes import COCO, DOODLES, VOC
+from unseen.data.datasets import DoodleScenes, LabelledImages, Pair, SegmentationSet
+from unseen.data.episodes import (
+    Draw,
+    Episode,
+    bam_list,
+    coco_list,
+    draw,
+    find_list,
+    paired,
+    pascal_list,
+)
+from unseen.data.layouts import VOC_MASKS, require_root, voc_base
+from unseen.errors import DataError, SettingError
+
+Episodes = tuple[SegmentationSet, list[Episode]]
+"""Validation images, and the pairs to score."""
+
+
+@dataclass(frozen=True)
+class Fold(ABC):
+    """One of four folds of a vocabulary, whose classes are unseen.
+
+    Attributes:
+        number: 0 to 3.
+    """
+
+    number: int
+    family: ClassVar[str]
+    title: ClassVar[str]
+    class_names: ClassVar[tuple[str, ...]]
+    uniform_classes: ClassVar[bool] = True
+    """Whether random pairs are drawn class first (`unseen.data.episodes.draw`)."""
+
+    @property
+    def name(self) -> str:
+        """Of the benchmark."""
+        return f"{self.family}/{self.number}"
+
+    @property
+    @abstractmethod
+    def novel(self) -> Sequence[int]:
+        """The unseen classes."""
+
+    @property
+    def base(self) -> list[int]:
+        """The classes that are trained on."""
+        return [i for i in range(len(self.class_names)) if i not in self.novel]
+
+    @abstractmethod
+    def open(self, root: Path | None, split: str) -> SegmentationSet:
+        """The images of a split ("train" or "val")."""
+
+    @abstractmethod
+    def episodes(self, root: Path | None, how: Draw, seed: int) -> Episodes:
+        """The validation images and the pairs to score.
+
+        Args:
+            root: Where the images lie.
+            how: The way to draw pairs.
+            seed: Of the draw.
+
+        Raises:
+            SettingError: A way that does not exist for this data set.
+        """
+
+
+@dataclass(frozen=True)
+class ListedFold(Fold):
+    """A fold whose images and pairs HSNet's lists name.
+
+    Attributes:
+        lists: Folder of those lists; downloaded by default.
+    """
+
+    lists: Path | None = None
+
+    @abstractmethod
+    def sources(self, split: str) -> list[tuple[str, Sequence[int]]]:
+        """Names of the lists of a split, each with the classes it may name."""
+
+    @abstractmethod
+    def read_list(self, path: Path) -> list[tuple[str, int]]:
+        """The (image, class) pairs of a list."""
+
+    @abstractmethod
+    def locate(self, root: Path | None) -> Callable[[str], Pair]:
+        """A function from an image's name to its files."""
+
+    @abstractmethod
+    def bam_episodes(self, root: Path | None) -> tuple[list[Pair], list[Episode]]:
+        """Images and pairs by BAM's rule."""
+
+    def open(self, root: Path | None, split: str) -> LabelledImages:
+        """HSNet's images of a split; training images may show novel classes too."""
+        pairs: list[Pair] = []
+        for name, classes in self.sources(split):
+            pairs += self._paired(name, classes, root)[0]
+        return self._images(list(dict.fromkeys(pairs)))
+
+    def episodes(self, root: Path | None, how: Draw, seed: int) -> Episodes:
+        """See `Fold`."""
+        if how == "bam":
+            pairs, episodes = self.bam_episodes(root)
+        else:
+            [(name, classes)] = self.sources("val")
+            pairs, episodes = self._paired(name, classes, root)
+        drawn = draw(episodes, how, uniform_classes=self.uniform_classes, seed=seed)
+        return self._images(pairs), drawn
+
+    def _paired(
+        self, name: str, classes: Sequence[int], root: Path | None
+    ) -> tuple[list[Pair], list[Episode]]:
+        locate = self.locate(root)
+        path = find_list(self.lists, name)
+        return paired(self.read_list(path), locate, path, classes)
+
+    def _images(self, pairs: list[Pair]) -> LabelledImages:
+        return LabelledImages(pairs, len(self.class_names), background=0, keep_background=True)
+
+
+class PascalFold(ListedFold):
+    """A fold of PASCAL-5i: five classes in a row."""
+
+    family = "pascal-5i"
+    title = "PASCAL-5i"
+    class_names = VOC
+    uniform_classes = False
+
+    @property
+    def novel(self) -> range:
+        """The unseen classes."""
+        return self._classes_of(self.number)
+
+    @staticmethod
+    def _classes_of(number: int) -> range:
+        return range(5 * number, 5 * number + 5)
+
+    def sources(self, split: str) -> list[tuple[str, Sequence[int]]]:
+        """The fold's own list for validation, the other folds' for training."""
+        if split == "val":
+            return [(f"pascal/val/fold{self.number}.txt", self.novel)]
+        others = [number for number in range(4) if number != self.number]
+        return [(f"pascal/trn/fold{number}.txt", self._classes_of(number)) for number in others]
+
+    def read_list(self, path: Path) -> list[tuple[str, int]]:
+        """See `ListedFold`."""
+        return pascal_list(path)
+
+    def locate(self, root: Path | None) -> Callable[[str], Pair]:
+        """See `ListedFold`."""
+        return partial(voc_fold_pair, voc_base(require_root(root, self.name)))
+
+    def bam_episodes(self, root: Path | None) -> tuple[list[Pair], list[Episode]]:
+        """BAM's rule on PASCAL VOC's own list of validation images."""
+        locate = self.locate(root)
+        base = voc_base(require_root(root, self.name))
+        source = base / "ImageSets" / "Segmentation" / "val.txt"
+        if not source.is_file():
+            raise DataError(f"{source} is missing; restore PASCAL VOC's list of validation images")
+        pairs = [locate(stem) for stem in source.read_text(encoding="utf-8").split()]
+        return bam_list(pairs, len(VOC), self.novel)
+
+
+class CocoFold(ListedFold):
+    """A fold of COCO-20i: every fourth class."""
+
+    family = "coco-20i"
+    title = "COCO-20i"
+    class_names = COCO
+
+    @property
+    def novel(self) -> range:
+        """The unseen classes."""
+        return range(self.number, len(COCO), 4)
+
+    def sources(self, split: str) -> list[tuple[str, Sequence[int]]]:
+        """The fold's list of the split."""
+        if split == "val":
+            return [(f"coco/val/fold{self.number}.pkl", self.novel)]
+        return [(f"coco/trn/fold{self.number}.pkl", self.base)]
+
+    def read_list(self, path: Path) -> list[tuple[str, int]]:
+        """See `ListedFold`."""
+        return coco_list(path)
+
+    def locate(self, root: Path | None) -> Callable[[str], Pair]:
+        """See `ListedFold`."""
+        return partial(coco_fold_pair, require_root(root, self.name))
+
+    def bam_episodes(self, root: Path | None) -> tuple[list[Pair], list[Episode]]:
+        """There are none."""
+        raise SettingError(
+            "BAM's draw follows the order of its own COCO list, which is published nowhere stable;"
+            " choose --episodes all, hsnet or sazs"
+        )
+
+
+class DoodlesFold(Fold):
+    """A fold of the embedded world: every fourth thing."""
+
+    family = "doodles-5i"
+    title = "the embedded world"
+    class_names = DOODLES
+
+    @property
+    def novel(self) -> range:
+        """The unseen classes."""
+        return range(self.number, len(DOODLES), 4)
+
+    def open(self, root: Path | None, split: str) -> DoodleScenes:
+        """Training scenes show the other folds' things alone, validation scenes all things."""
+        seen = tuple(self.base) if split == "train" else None
+        return DoodleScenes.of_split(split, classes=seen, keep_background=True)
+
+    def episodes(self, root: Path | None, how: Draw, seed: int) -> Episodes:
+        """See `Fold`."""
+        if how == "bam":
+            raise SettingError(
+                "BAM's draw is made for photographs, whose objects may be small, and PASCAL-5i's"
+                " list; choose --episodes all, hsnet or sazs"
+            )
+        scenes = self.open(root, "val")
+        shown = [set(scenes[i].labels.flatten().tolist()) for i in range(len(scenes))]
+        episodes = [
+            Episode(index, class_id)
+            for index, classes in enumerate(shown)
+            for class_id in self.novel
+            if class_id in classes
+        ]
+        return scenes, draw(episodes, how, uniform_classes=self.uniform_classes, seed=seed)
+
+
+def voc_fold_pair(base: Path, stem: str) -> Pair:
+    """Where image and mask of a PASCAL fold lie: the mask in `SegmentationClass`, VOC's own, else
+    in `SegmentationClassAug`.
+
+    Some folders of augmented masks hold SBD's masks, which ignore no pixels, for images that have
+    masks of VOC's own.
+    """
+    masks = [base / folder / f"{stem}.png" for folder in VOC_MASKS]
+    mask = next((path for path in masks if path.is_file()), masks[0])
+    return Pair(base / "JPEGImages" / f"{stem}.jpg", mask)
+
+
+def coco_fold_pair(root: Path, image: str) -> Pair:
+    """Where image and mask of a COCO fold lie, `root` being the COCO2014 folder or the one above
+    it; `image` as "val2014/NAME.jpg".
+    """
+    base = root / "COCO2014" if (root / "COCO2014").is_dir() else root
+    return Pair(base / image, (base / "annotations" / image).with_suffix(".png"))
