@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tiny import archives as tiny_archives
 from unseen.convert import RELEASED, renamed, translate
 from unseen.segmenter import TextFeatures
 
@@ -94,6 +95,16 @@ def voc_small() -> Path:
     if not root.is_dir():
         pytest.skip("the real photographs of ../shared/data are not here")
     return root
+
+
+@pytest.fixture
+def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of tiny archives for `unseen prepare`, which takes them for the published ones."""
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    tiny_archives.write_all(folder)
+    tiny_archives.publish(folder, monkeypatch)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -118,7 +118,7 @@ def test_both_rounds(released: Released) -> None:
     for i, found in enumerate((first, second, third)):
         close(found.scores, tensors[f"score{i}"], VALUES)
         if i:
-            close(found.query_mask, tensors[f"FP{i}"], VALUES)
+            close(found.foreground, tensors[f"FP{i}"], VALUES)
             close(found.background, tensors[f"BP{i}"], VALUES)
     for i, scores in enumerate((first.scores, second.scores)):
         gated = segmenter.gated(feature, scores)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
 import tarfile
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from tiny import voc_palette
+from unseen.data import episodes
 from unseen.data.prepare.published import (
     ADE_FULL_IDS,
     ARCHIVES,
@@ -338,27 +340,57 @@ TINY_COUNTS = {
 }
 
 
+def write_all(folder: Path) -> None:
+    """All archives, and HSNet's lists that belong to them."""
+    write_voc_archives(folder)
+    write_context_archives(folder)
+    write_stuff_archives(folder)
+    write_things_archives(folder)
+    write_ade_archives(folder)
+    write_streets_archives(folder)
+    for name, content in hsnet_lists().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def hsnet_lists() -> dict[str, bytes]:
+    """HSNet's lists of the images in the archives, by name."""
+    a, b, c = VOC_NAMES[:3]
+    pascal = {
+        "trn": [[f"{a}__01", f"{b}__02"], [f"{a}__06"], [f"{a}__11"], [f"{a}__16", f"{b}__17"]],
+        "val": [[f"{c}__03"], [f"{c}__06"], [f"{c}__11"], [f"{c}__18"]],
+    }
+    contents = {}
+    for split, side, numbers in (("trn", "train", [1, 2]), ("val", "val", [4])):
+        images = [f"{side}2014/COCO_{side}2014_{number:012d}.jpg" for number in numbers]
+        for fold in range(4):
+            # Of COCO's classes the images show 0 and 79, which are novel in folds 0 and 3.
+            class_id = 79 if (fold == 0) == (split == "trn") else 0
+            contents[f"pascal/{split}/fold{fold}.txt"] = lines(*pascal[split][fold])
+            contents[f"coco/{split}/fold{fold}.pkl"] = pickle.dumps({class_id: images})
+    return contents
+
+
 def publish(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str | None = None) -> None:
-    """Let the archives in `folder` be the published ones, downloaded from `url`/NAME; and the tiny
-    counts be the known ones."""
+    """Make the archives, lists and counts of `write_all` the published ones.
+
+    Archives are downloaded from `url`/NAME, if one is given.
+    """
     for key, archive in list(ARCHIVES.items()):
         path = folder / archive.file
         content = path.read_bytes() if path.exists() else b""
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        behind_a_login = key in ("ade-full", "cityscapes-images", "cityscapes-masks")
+        urls = (f"{url}/{archive.file}",) if url and not behind_a_login else ()
         made = Archive(
-            archive.file,
-            archive.page,
-            (
-                (f"{url}/{archive.file}",)
-                if url and key not in ("ade-full", "cityscapes-images", "cityscapes-masks")
-                else ()
-            ),
-            len(content),
-            digest,
-            archive.other_folders,
+            archive.file, archive.page, urls, len(content), digest, archive.other_folders
         )
         monkeypatch.setitem(ARCHIVES, key, made)
     for key, counts in TINY_COUNTS.items():
         monkeypatch.setitem(PUBLISHED_COUNTS, key, counts)
     for phase in CONTEXT_COUNTS:
         monkeypatch.setitem(CONTEXT_COUNTS, phase, (2, 3))
+    hashes = {
+        name: hashlib.sha256(content).hexdigest()[:16] for name, content in hsnet_lists().items()
+    }
+    monkeypatch.setattr(episodes, "HASHES", hashes)
