@@ -493,7 +493,7 @@ def test_the_full_ade20k(
     assert len(report["iou"]) == 847
     assert "building, edifice" in report["protocol"]["trained_on"]["met"]
     assert (tmp_path / "eval" / "sheet.png").exists()
-    assert "847 words, and a method can be trained on 253" in said(
+    assert "847 classes, and a method can be trained on at most 253" in said(
         capsys, "train", "zegclip", *common, *SMALL, "--options.decoder_heads", "2"
     )
 
