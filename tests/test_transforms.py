@@ -8,13 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conftest import golden
-from unseen.data.transforms import (
-    Padding,
-    PhotometricDistortion,
-    TrainTransform,
-    rotate_like_drn,
-    zoom_like_drn,
-)
+from unseen.data.transforms import Padding, TrainTransform
+from unseen.data.transforms.colours import PhotometricDistortion
+from unseen.data.transforms.drn import rotate_like_drn, zoom_like_drn
 from unseen.labels import BACKGROUND, IGNORE, PADDING
 from unseen.recipes import settings
 from unseen.settings import TransformSettings

@@ -1,0 +1,80 @@
+"""The random crop, and the guards that refuse crops that show too little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unseen.data.transforms.padding import LabelledImage
+from unseen.labels import BACKGROUND
+
+
+class NotOneClass:
+    """Refuses crops that show a single class, or whose largest class holds too much.
+
+    Pixels of no class (ignored, background that is not a class) do not count.
+
+    Args:
+        max_share: The largest class covers less than this share of the pixels of classes.
+    """
+
+    attempts = 11
+
+    def __init__(self, max_share: float) -> None:
+        self.max_share = max_share
+
+    def accepts(self, crop: Tensor, labels: Tensor) -> bool:
+        """Whether a crop of `labels` is good enough."""
+        # Labels from BACKGROUND on are special values: background, padding and ignored pixels.
+        counts = crop[crop < BACKGROUND].bincount()
+        if (counts > 0).sum() <= 1:
+            return False
+        return bool(counts.max() < self.max_share * counts.sum())
+
+
+class KeepsQuery:
+    """Refuses crops that lose too many pixels of the query class, whose label is 1 (BAM).
+
+    Args:
+        min_share: The least share of the query class's pixels that a crop keeps.
+    """
+
+    attempts = 31
+
+    def __init__(self, min_share: float) -> None:
+        self.min_share = min_share
+
+    def accepts(self, crop: Tensor, labels: Tensor) -> bool:
+        """Whether a crop of `labels` is good enough."""
+        return bool((crop == 1).sum() >= self.min_share * (labels == 1).sum())
+
+
+Guard = NotOneClass | KeepsQuery
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """A random square, or as much of it as a smaller image has.
+
+    Attributes:
+        side: Of the square, in pixels.
+        guard: Crops it refuses are drawn again; after its last attempt the crop is taken anyway.
+    """
+
+    side: int
+    guard: Guard | None = None
+
+    def __call__(self, image: Tensor, labels: Tensor) -> LabelledImage:
+        """A pair to a part of it."""
+        height, width = labels.shape
+        attempts = self.guard.attempts if self.guard is not None else 1
+        for _ in range(attempts):
+            top = int(torch.randint(max(height - self.side, 0) + 1, ()))
+            left = int(torch.randint(max(width - self.side, 0) + 1, ()))
+            rows, columns = slice(top, top + self.side), slice(left, left + self.side)
+            crop = labels[rows, columns]
+            if self.guard is None or self.guard.accepts(crop, labels):
+                break
+        return image[:, rows, columns], crop

@@ -1,0 +1,99 @@
+"""Steps that resize, rotate or flip a pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
+
+from unseen.data.transforms.padding import LabelledImage, Padding
+
+
+def uniform(low: float, high: float) -> float:
+    """A random number between the two."""
+    return low + (high - low) * torch.rand(()).item()
+
+
+@dataclass(frozen=True)
+class ScaleToBox:
+    """Fit the image into a box of random size, keeping its ratio (ZegCLIP, CLIP-RC).
+
+    Attributes:
+        box: Longest long and short side at a factor of 1, in pixels.
+        factors: Range of the random factor on the box.
+    """
+
+    box: tuple[int, int]
+    factors: tuple[float, float]
+
+    def __call__(self, image: Tensor, labels: Tensor) -> LabelledImage:
+        """A pair to one of another size."""
+        factor = uniform(*self.factors)
+        long_side, short_side = (int(side * factor) for side in self.box)
+        scale = min(long_side / max(labels.shape), short_side / min(labels.shape))
+        return _resized(image, labels, scale)
+
+
+@dataclass(frozen=True)
+class Zoom:
+    """Resize by a random factor of the image's own size (BAM).
+
+    Attributes:
+        factors: Range of the factor.
+    """
+
+    factors: tuple[float, float]
+
+    def __call__(self, image: Tensor, labels: Tensor) -> LabelledImage:
+        """A pair to one of another size."""
+        return _resized(image, labels, uniform(*self.factors))
+
+
+def _resized(image: Tensor, labels: Tensor, factor: float) -> LabelledImage:
+    """The image resized bilinearly, the labels by the nearest pixel."""
+    size = [max(1, int(side * factor + 0.5)) for side in labels.shape]
+    resized = TF.resize(tv_tensors.Mask(labels), size).as_subclass(Tensor)
+    return TF.resize(image, size), resized
+
+
+@dataclass(frozen=True)
+class Rotate:
+    """Half of the time, rotate by a random angle and pad the corners (BAM).
+
+    Attributes:
+        degrees: The largest angle.
+        padding: Of the corners.
+    """
+
+    degrees: float
+    padding: Padding
+
+    def __call__(self, image: Tensor, labels: Tensor) -> LabelledImage:
+        """A pair to one of the same size."""
+        if torch.rand(()) >= 0.5:
+            return image, labels
+        angle = uniform(-self.degrees, self.degrees)
+        colour = [float(round(value)) for value in self.padding.colour]
+        image = TF.rotate(image, angle, InterpolationMode.BILINEAR, fill=colour)
+        return image, TF.rotate(labels[None], angle, fill=self.padding.label)[0]
+
+
+@dataclass(frozen=True)
+class RandomFlip:
+    """Flip the pair horizontally.
+
+    Attributes:
+        probability: Of a flip.
+    """
+
+    probability: float
+
+    def __call__(self, image: Tensor, labels: Tensor) -> LabelledImage:
+        """A pair to one of the same size."""
+        if torch.rand(()) >= self.probability:
+            return image, labels
+        return image.flip(-1), labels.flip(-1)
