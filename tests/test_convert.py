@@ -209,7 +209,7 @@ def test_bad_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     path.write_bytes(path.read_bytes()[:5000])
     assert "not a readable weight file" in said(capsys, "convert", "zegclip", str(path), *out)
     assert "does not exist" in said(capsys, "convert", "zegclip", str(tmp_path / "no.pth"), *out)
-    assert "give --benchmark voc" in said(
+    assert "--benchmark is missing" in said(
         capsys, "convert", "zegclip", str(path), "--out", str(tmp_path / "run")
     )
     torch.save(checkpoint("esda_a")[0], path)

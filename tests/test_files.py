@@ -243,6 +243,7 @@ def test_find_images(tmp_path: Path) -> None:
         (tmp_path / "folder" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "folder" / name).touch()
     single = tmp_path / "z.dat"
+    single.touch()
     assert [p.name for p in find_images([single, tmp_path / "folder"])] == [
         "z.dat",
         "a.png",
@@ -250,6 +251,8 @@ def test_find_images(tmp_path: Path) -> None:
         "c.webp",
     ]
     assert find_images([]) == []
+    with pytest.raises(DataError, match=r"no\.jpg does not exist"):
+        find_images([tmp_path / "no.jpg"])
 
 
 def test_a_folder_without_images(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_published_settings_of_sazs() -> None:
             train.transforms.crop,
             train.transforms.rotate,
             train.transforms.zoom,
-        ) == (True, 512, 10.0, [0.5, 2.0])
+        ) == (True, 512, 10.0, (0.5, 2.0))
         assert model.options == {
             "weights": "timm:vit_large_patch16_384.augreg_in21k_ft_in1k",
             "templates": "name",
@@ -174,7 +174,7 @@ def test_folds_share_a_recipe() -> None:
         train.steps,
         train.transforms.crop,
         train.transforms.zoom,
-    ) == ("sgd", 5e-4, 105_200, 480, [0.9, 1.1])
+    ) == ("sgd", 5e-4, 105_200, 480, (0.9, 1.1))
     assert settings("esda", "coco-20i/0")[1].lr == 1e-3
     assert model.clip == "ViT-B-16-quickgelu/openai"
     assert recipe("zegclip", "nothing") == {}

@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unseen.api import load, segment, train
+    from unseen.api import convert, eigenvectors, load, segment, train
     from unseen.segmenter import Segmenter
 
-__version__ = version("unseen")
+    __version__: str
+
 __all__ = [
     "Segmenter",
     "__version__",
+    "convert",
+    "eigenvectors",
     "list_benchmarks",
     "list_methods",
     "load",
     "segment",
     "train",
 ]
-
-_HOMES = {
+_MODULES = {
+    "convert": "unseen.api",
+    "eigenvectors": "unseen.api",
     "load": "unseen.api",
     "segment": "unseen.api",
     "train": "unseen.api",
     "Segmenter": "unseen.segmenter",
 }
+"""Where the names are defined that need torch."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import the heavy parts when they are first asked for."""
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    """Import what is heavy when it is first used."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("unseen")
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'unseen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__
 
 
 def list_methods() -> list[str]:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import torch
 from rich.progress import track
@@ -54,8 +54,15 @@ from unseen.predictor import ImageLike, Predictor, Segmentation
 from unseen.recipes import recipe
 from unseen.segmenter import TextFeatures, TextSegmenter
 from unseen.segments.source import extract
-from unseen.segments.spectral import SpectralSettings
-from unseen.settings import InferenceChanges, ModelSettings, Regime, TrainSettings, is_own
+from unseen.settings import (
+    ExtractionSettings,
+    InferenceChanges,
+    ModelSettings,
+    Regime,
+    SpectralSettings,
+    TrainSettings,
+    is_own,
+)
 from unseen.training.loop import RunControl, fit
 from unseen.training.state import STATE
 from unseen.visualize import segments_sheet, spread
@@ -410,36 +417,6 @@ def _write_converted(out: Path, segmenter: TextSegmenter, run: Run) -> None:
 
 
 # --------------------------------------------------------------- eigen-segments
-
-
-@dataclass(frozen=True)
-class ExtractionSettings:
-    """Which images `eigenvectors` takes, with which network, and what it writes.
-
-    Attributes:
-        features: Network: "timm:NAME", "timm:NAME@FILE", or a CLIP as `load_clip` takes it.
-        split: Of a benchmark: "train" or "val".
-        limit: Only the first so many images.
-        png: Write the segments as PNGs too, as SAZS reads them.
-        shown: Images on the sheet, spread over all.
-        device: "auto", "cpu", "cuda", ...
-        progress: Show a progress bar.
-    """
-
-    features: str = "doodles"
-    split: Literal["train", "val"] = "val"
-    limit: int | None = None
-    png: bool = False
-    shown: int = 6
-    device: str = "auto"
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse splits that do not exist, and no images."""
-        if self.split not in ("train", "val"):
-            raise SettingError(f"there is no split called {self.split!r}; choose train or val")
-        if self.limit is not None and self.limit < 1:
-            raise SettingError(f"--limit is {self.limit}; give at least 1 image")
 
 
 def eigenvectors(

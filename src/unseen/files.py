@@ -173,32 +173,49 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
 
 def find_images(places: Sequence[Path]) -> list[Path]:
-    """The files given, and the images in the folders given, in order.
+    """The files given, and the images in the folders given, in order; each once.
 
     Raises:
-        DataError: A folder without images, or two images whose results would take the same
-            name.
+        DataError: A file that does not exist, a folder without images, or two images whose results
+            would take the same name.
     """
-    found: list[Path] = []
-    for place in places:
-        inside = (
-            sorted(p for p in place.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
-            if place.is_dir()
-            else [place]
-        )
-        if not inside:
-            raise DataError(
-                f"the folder {place} holds no images ({', '.join(SUFFIXES)}); check the path"
-            )
-        found += inside
-    found = list({path.resolve(): path for path in reversed(found)}.values())[
-        ::-1
-    ]  # an image given twice is one image
+    files = [file for place in places for file in _images_in(place)]
+    # An image given twice, perhaps by two paths, keeps its first place and path.
+    unique = {file.resolve(): file for file in reversed(files)}
+    files = list(reversed(unique.values()))
     first: dict[str, Path] = {}
-    for path in found:
+    for path in files:
         if first.setdefault(path.stem, path) != path:
             raise DataError(
                 f"{first[path.stem]} and {path} would write the same results; rename one, or"
                 " segment them into different --out folders"
             )
-    return found
+    return files
+
+
+def _images_in(place: Path) -> list[Path]:
+    """A file itself, or the images in a folder, sorted."""
+    if not place.exists():
+        raise DataError(f"the image {place} does not exist; check the path")
+    if not place.is_dir():
+        return [place]
+    files = sorted(p for p in place.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise DataError(
+            f"the folder {place} holds no images ({', '.join(SUFFIXES)}); check the path"
+        )
+    return files
+
+
+def check_not_among(files: Sequence[Path], out: Path) -> None:
+    """Refuse to write results into the folder of an image, which they could replace.
+
+    Raises:
+        DataError: One of the images is in the folder.
+    """
+    for file in files:
+        if file.resolve().parent == out.resolve():
+            raise DataError(
+                f"the results would be written beside {file} and could replace images; choose"
+                " another folder with --out"
+            )

@@ -25,8 +25,8 @@ from unseen.backbones.vit import KeyFeatures, clip_keys, load_keys
 from unseen.errors import DataError, SettingError
 from unseen.files import read_labels, replacing
 from unseen.segmenter import ClipSegmenter, Segmenter
-from unseen.segments.spectral import SpectralSettings, Spectrum, spectra
-from unseen.settings import InferenceSettings
+from unseen.segments.spectral import Spectrum, spectra
+from unseen.settings import InferenceSettings, SpectralSettings
 
 
 @dataclass(frozen=True)

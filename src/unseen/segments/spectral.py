@@ -27,40 +27,10 @@ from torch.nn import functional as F
 
 from unseen.errors import DataError, SettingError
 from unseen.segments.solvers import Floats, batched_eigenpairs, eigenpairs
+from unseen.settings import SpectralSettings
 
 NEIGHBOURS = ((20, 2.0), (10, 0.1))
 """Neighbours in colour: how many, and the weight of the position beside the colour."""
-
-
-@dataclass(frozen=True)
-class SpectralSettings:
-    """How the graph of an image is built and cut.
-
-    Attributes:
-        count: K, the number of eigenvectors, the constant one included.
-        colour: λ, the weight of the edges between neighbours in colour and position.
-        lapnorm: Solve (D - W) v = μ D v; without it (D - W) v = μ v, which is dense and slow.
-        cell: Side in pixels of a cell of the feature map, to which the features of the patches are
-            resized (bilinear); None leaves patches.
-    """
-
-    count: int = 5
-    colour: float = 0.0
-    lapnorm: bool = True
-    cell: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse settings without a solution.
-
-        Raises:
-            SettingError: A number out of range.
-        """
-        if self.count < 1:
-            raise SettingError(f"the number of eigenvectors is {self.count}; give at least 1")
-        if not 0 <= self.colour < np.inf:
-            raise SettingError(f"the weight of colour is {self.colour}; give 0 or more")
-        if self.cell is not None and self.cell < 1:
-            raise SettingError(f"the cell is {self.cell} pixels; give at least 1")
 
 
 @dataclass(frozen=True)

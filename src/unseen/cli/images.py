@@ -1,0 +1,156 @@
+"""Verbs about images without labels: segment, eigenvectors."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from unseen.cli.flags import FLAT, NOTHING, DataFlags, Given, ModelFlags, settings_flags
+from unseen.cli.notices import about_tower, notify
+from unseen.errors import SettingError, UnseenError
+from unseen.settings import (
+    ExtractionSettings,
+    InferenceChanges,
+    InferenceSettings,
+    SpectralSettings,
+    check_threshold,
+)
+
+if TYPE_CHECKING:
+    from unseen.predictor import Segmentation
+
+GROUPS: dict[str, dict[str, Any]] = {
+    "segment": {"inference": settings_flags(InferenceSettings(), "Inference", defaults=False)},
+    "eigenvectors": {
+        "extraction": settings_flags(ExtractionSettings(), "Images and network", flat=True),
+        "spectral": settings_flags(SpectralSettings(), "Graph", flat=True),
+    },
+}
+"""By verb, its parameters that are mappings, and the flags that fill them."""
+
+
+@dataclass(frozen=True)
+class SegmentFlags:
+    """What images are segmented with, and where the results go.
+
+    Attributes:
+        model: A method without training of `unseen list`, or a run folder.
+        out: Folder for the results.
+        threshold: Pixels whose best class is less confident (0..1) get no class.
+        device: "auto", "cpu", "cuda", ...
+    """
+
+    model: str = "naclip"
+    out: Path = Path("segmented")
+    threshold: float | None = None
+    device: str = "auto"
+
+
+DATA, MODEL, SEGMENT = DataFlags(), ModelFlags(), SegmentFlags()
+
+
+def segment(
+    images: list[Path],
+    /,
+    *,
+    classes: str,
+    flags: Annotated[SegmentFlags, FLAT] = SEGMENT,
+    model: Annotated[ModelFlags, FLAT] = MODEL,
+    inference: Given = NOTHING,
+) -> int:
+    """Label every pixel of images with one of your classes.
+
+    For each image writes NAME.png (label map, ids in the order of the classes, 255 for no class),
+    NAME.overlay.png and NAME.json (share and mean score of each class). An image that cannot be
+    read is reported and skipped; the exit code is then 2.
+
+    Args:
+        images: Images, or folders of images.
+        classes: Class names separated by commas: 'cat, sofa'; a name with a comma in double quotes:
+            'cat, "table, laid"'.
+        flags: With what, and where to.
+        model: What a method is built with.
+        inference: Single values to change; by default the run's own, or one and a half times the
+            tower's size in windows of that size.
+    """
+    from unseen.files import check_not_among, find_images
+
+    names = read_classes(classes)
+    check_threshold(flags.threshold)
+    files = find_images(images)
+    check_not_among(files, flags.out)
+    from unseen import api
+
+    loaded = api.load(
+        flags.model, inference=InferenceChanges(**inference), device=flags.device, **model.given()
+    )
+    text = loaded.encode(names)
+    remedy = "train a run on" if loaded.run else "give --clip"
+    notify(about_tower(loaded.segmenter.clip.source, names, remedy))
+    readable = True
+    for file in files:
+        try:
+            result = loaded.segment_encoded(file, text, threshold=flags.threshold)
+            result.save(flags.out, file.stem)
+        except UnseenError as error:
+            readable = False
+            notify(f"unseen: {error}")
+        else:
+            print(f"{file.name}: {_largest(result)}  ->  {flags.out / file.stem}.png")
+    return 0 if readable else 2
+
+
+def _largest(result: Segmentation) -> str:
+    """The three classes with the most pixels."""
+    shares = (f"{name} {100 * share:.1f} %" for name, share in result.largest(3))
+    return ", ".join(shares) or "no class"
+
+
+def read_classes(text: str) -> list[str]:
+    """Class names from a list separated by commas.
+
+    Raises:
+        SettingError: Double quotes that are not closed.
+    """
+    line = text.strip().removesuffix(",")
+    try:
+        return next(csv.reader([line], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise SettingError(
+            f"the double quotes in --classes are not closed ({text}); close or remove them"
+        ) from error
+
+
+def eigenvectors(
+    source: str,
+    /,
+    *,
+    out: Path = Path("segments"),
+    data: Annotated[DataFlags, FLAT] = DATA,
+    extraction: Given = NOTHING,
+    spectral: Given = NOTHING,
+) -> None:
+    """Cut images into spectral segments, without classes or labels.
+
+    Writes NAME.safetensors for each image (eigenvalues and eigenvectors) and sheet.png, which shows
+    some. Eigenvectors that are in the folder already are kept, so a stopped run goes on. Use them
+    with --inference.refinement segment_iou --inference.segments_dir DIR in evaluate and segment.
+
+    Args:
+        source: A benchmark of `unseen list`, a folder of your own data (with classes.txt), or a
+            folder of images.
+        out: Folder to write to.
+        data: Where the benchmark's data are.
+        extraction: Values of `ExtractionSettings`.
+        spectral: Values of `SpectralSettings`.
+    """
+    settings, chosen = SpectralSettings(**spectral), ExtractionSettings(**extraction)
+    from unseen import api
+
+    made, kept = api.eigenvectors(
+        source, out, root=data.root, lists=data.lists, settings=settings, extraction=chosen
+    )
+    before = f", {kept} were there" if kept else ""
+    print(f"wrote the eigenvectors of {made} images{before}  ->  {out}; see {out / 'sheet.png'}")

@@ -1,0 +1,321 @@
+"""Verbs about models: pretrain, train, evaluate, convert, demo."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from unseen.cli.flags import (
+    FLAT,
+    NOTHING,
+    DataFlags,
+    Given,
+    ModelFlags,
+    Options,
+    settings_flags,
+)
+from unseen.cli.notices import about_tower, about_warmup
+from unseen.errors import CheckpointError, SettingError
+from unseen.recipes import resolve
+from unseen.settings import InferenceChanges, InferenceSettings, Regime, TrainSettings
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a segmenter is scored.
+
+    Attributes:
+        limit: Only the first so many images, or episodes; the report then lies in a folder
+            ...-first-N of its own.
+        threshold: Pixels whose best class has a lower confidence (0..1) get no class: they are
+            background where that is scored (voc-21), and in folds.
+        episodes: How the pairs of image and query class of a fold are drawn: "all" of HSNet's list
+            once, or 1000 as "hsnet", "sazs" or "bam" (ESDA: seed 923) draw them.
+        seeds: Of drawn episodes, one evaluation each.
+        oracle: Let the labels choose between a mask and the eigen-segments, as SAZS was scored: not
+            a result, and marked in the report.
+        released_counts: Count ignored pixels of folds into unions, as the released SAZS does.
+        choose_threshold: Choose inference.refinement_threshold on the seen classes of so many
+            training images first; 0 leaves it.
+        workers: Processes that read images.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", ...
+    """
+
+    limit: int | None = None
+    threshold: float | None = None
+    episodes: Literal["all", "hsnet", "sazs", "bam"] = "all"
+    seeds: tuple[int, ...] = (0,)
+    oracle: bool = False
+    released_counts: bool = False
+    choose_threshold: int = 0
+    workers: int = 0
+    device: str = "auto"
+
+
+GROUPS: dict[str, dict[str, Any]] = {
+    "train": {"train": settings_flags(TrainSettings(), "Training")},
+    "evaluate": {
+        "evaluation": settings_flags(EvaluationSettings(), "Evaluation", flat=True),
+        "inference": settings_flags(InferenceSettings(), "Inference", defaults=False),
+    },
+}
+"""By verb, its parameters that are mappings, and the flags that fill them."""
+
+
+def pretrain(
+    world: str = "doodles",
+    /,
+    *,
+    out: Path = Path("runs/doodle-clip"),
+    steps: int = 16_000,
+    batch_size: int = 64,
+    seed: int = 0,
+    resume: bool = False,
+) -> None:
+    """Pre-train the small CLIP of the embedded world on images and captions.
+
+    Writes doodles.safetensors into the folder.
+
+    Args:
+        world: "doodles".
+        out: Folder for weights, log and resumable state.
+        steps: Optimiser steps; the shipped weights took the default.
+        batch_size: Scenes a step.
+        seed: Of scenes and first values.
+        resume: Go on from the state in the folder.
+    """
+    if world != "doodles":
+        raise SettingError(f"there is no world called {world!r} to pre-train on; choose doodles")
+    from unseen import pretrain as module
+
+    accuracy = module.pretrain(out, seed=seed, steps=steps, batch_size=batch_size, resume=resume)
+    print(f"zero-shot accuracy on scenes with a single thing, 20 classes: {accuracy:.1f} %")
+    print(f"wrote {out / module.WEIGHTS}")
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """What is trained on, and where it is kept.
+
+    Attributes:
+        benchmark: A benchmark of `unseen list`, folds as pascal-5i/0; or a folder of your own data
+            (images/, labels/, classes.txt; see `unseen check`).
+        out: Run folder; runs/METHOD-BENCHMARK by default.
+        text_embeddings: A .npy file (K, D) to use instead of the text tower, one row a class of the
+            benchmark.
+        init: Run folder whose trained weights to start from (transductive second stage).
+        resume: Go on from the state in the run folder.
+    """
+
+    benchmark: str = "doodles"
+    out: Path | None = None
+    text_embeddings: Path | None = None
+    init: Path | None = None
+    resume: bool = False
+
+
+DATA, MODEL, TRAIN = DataFlags(), ModelFlags(), TrainFlags()
+
+
+def train(
+    method: str,
+    /,
+    *,
+    run: Annotated[TrainFlags, FLAT] = TRAIN,
+    data: Annotated[DataFlags, FLAT] = DATA,
+    model: Annotated[ModelFlags, FLAT] = MODEL,
+    train: Given = NOTHING,
+) -> None:
+    """Train a method on the seen classes of a benchmark.
+
+    Writes a run folder for evaluate and segment. Settings come from the defaults, then the recipe
+    of the method for the benchmark, then the command line.
+
+    Args:
+        method: A trainable method of `unseen list`; `unseen train METHOD --help` shows its options.
+        run: What is trained on, and where to.
+        data: Where the benchmark's data are.
+        model: What the method is built with.
+        train: Values of `TrainSettings`.
+    """
+    chosen, settings = resolve(method, run.benchmark, model=model.given(), train=train)
+    _notify_training(chosen.clip, run.benchmark, data, settings)
+    from unseen import api
+    from unseen.building import run_folder
+
+    out = run.out or run_folder(method, run.benchmark)
+    done = api.train(
+        chosen,
+        settings,
+        run.benchmark,
+        out,
+        root=data.root,
+        lists=data.lists,
+        text_embeddings=run.text_embeddings,
+        init=run.init,
+        resume=run.resume,
+    )
+    if done is not None:
+        print(f"wrote {out}; next: unseen evaluate {out}{data}")
+
+
+def _notify_training(clip: str, benchmark: str, data: DataFlags, settings: TrainSettings) -> None:
+    from unseen.data.benchmarks import get_benchmark
+
+    names = get_benchmark(benchmark, data.lists).class_names
+    notices = (about_tower(clip, names, "give --clip"), about_warmup(settings))
+    # Further processes of a distributed run would repeat what the first has said.
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        for notice in filter(None, notices):
+            print(notice)
+
+
+@dataclass(frozen=True)
+class ConvertFlags:
+    """What a checkpoint does not say about itself.
+
+    Attributes:
+        out: Run folder, runs/METHOD-published-BENCHMARK by default; written only if every tensor
+            has its place.
+        regime: How it was trained; logits of seen classes of inductive runs are reduced by γ.
+        options: Options of the method, in place of the recipe's: --options.NAME VALUE.
+        clip: The text tower, where the checkpoint holds none: SAZS, ViT-B-32-quickgelu/openai by
+            default.
+        vision_heads: Heads of the image tower; one for every 64 channels by default.
+        text_heads: Heads of the text tower; likewise.
+    """
+
+    out: Path | None = None
+    regime: Regime = "inductive"
+    options: Options | None = None
+    clip: str | None = None
+    vision_heads: int | None = None
+    text_heads: int | None = None
+
+
+CONVERT = ConvertFlags()
+
+
+def convert(
+    method: str,
+    file: Path,
+    /,
+    *,
+    benchmark: str,
+    flags: Annotated[ConvertFlags, FLAT] = CONVERT,
+) -> None:
+    """Turn a published checkpoint into a run folder for evaluate and segment.
+
+    The file is read as data: nothing in it is executed. Prints what became of every tensor.
+
+    Args:
+        method: zegclip, clip_rc, esda, sazs or edgeclip.
+        file: The checkpoint: mmcv's .pth of ZegCLIP and CLIP-RC, or that of the method's own code.
+        benchmark: What it was trained on: its classes, seen classes and windows; folds as
+            pascal-5i/0.
+        flags: What else a checkpoint does not say.
+    """
+    from unseen import api
+    from unseen.building import run_folder
+
+    out = flags.out or run_folder(f"{method}-published", benchmark)
+    report = api.convert(
+        method,
+        file,
+        out,
+        benchmark=benchmark,
+        regime=flags.regime,
+        clip=flags.clip,
+        vision_heads=flags.vision_heads,
+        text_heads=flags.text_heads,
+        **(flags.options or {}),
+    )
+    print("\n".join(report.lines()))
+    if report.problem:
+        raise CheckpointError(
+            f"{file} does not fit {method} ({report.problem}) and nothing was written; check that"
+            " it is a checkpoint of this method and size"
+        )
+    print(f"wrote {out}; next: unseen evaluate {out} --root DATA")
+
+
+def demo(
+    *,
+    out: Path = Path("demo"),
+    seed: int = 0,
+    steps: int | None = None,
+    limit: int | None = None,
+) -> None:
+    """Train ZegCLIP on 15 of the 20 doodle classes, score it on all, and draw its label maps.
+
+    Methods without training are scored beside it.
+
+    Args:
+        out: Folder for the run, the reports and the images; an earlier demo there is replaced.
+        seed: Of training.
+        steps: Training steps; the recipe's by default.
+        limit: Score only the first so many scenes.
+    """
+    given: dict[str, Any] = {"seed": seed, "devices": "1"}
+    if steps is not None:
+        given["steps"] = steps
+    model, settings = resolve("zegclip", "doodles", train=given)
+    from unseen.demo import run_demo
+
+    run_demo(out, model, settings, limit=limit)
+
+
+@dataclass(frozen=True)
+class EvaluateFlags:
+    """What is scored.
+
+    Attributes:
+        benchmark: A benchmark of `unseen list`, or a folder of your own data; a run's own by
+            default. Without training, a name without fold means all folds.
+        out: Folder for the report; RUN/eval-BENCHMARK or runs/METHOD-BENCHMARK by default.
+        text_embeddings: A .npy file (K, D) to use instead of the text tower.
+    """
+
+    benchmark: str | None = None
+    out: Path | None = None
+    text_embeddings: Path | None = None
+
+
+EVALUATE = EvaluateFlags()
+
+
+def evaluate(
+    runs: list[str],
+    /,
+    *,
+    flags: Annotated[EvaluateFlags, FLAT] = EVALUATE,
+    data: Annotated[DataFlags, FLAT] = DATA,
+    model: Annotated[ModelFlags, FLAT] = MODEL,
+    evaluation: Given = NOTHING,
+    inference: Given = NOTHING,
+) -> None:
+    """Score methods or runs on a benchmark.
+
+    Writes report.json and sheet.png for each.
+
+    Args:
+        runs: Methods without training of `unseen list`, or run folders.
+        flags: On what, and where to.
+        data: Where the benchmark's data are.
+        model: What a method is built with.
+        evaluation: Values of `EvaluationSettings`.
+        inference: Single values to change; a run on its own benchmark keeps its own, all else the
+            benchmark's.
+    """
+    from unseen.__main__ import evaluate as run
+
+    run(
+        runs,
+        **vars(flags),
+        **vars(data),
+        **vars(model),
+        inference=InferenceChanges(**inference),
+        **evaluation,
+    )

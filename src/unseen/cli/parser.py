@@ -1,0 +1,185 @@
+"""From words on the command line to the call of a verb, or to one sentence about what is wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import wraps
+from typing import Any, Literal, get_args, get_origin
+
+from cyclopts import (
+    App,
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    Parameter,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
+
+import unseen
+from unseen.cli import data, images, lists, models
+from unseen.cli.flags import model_flags, settings_flags
+from unseen.cli.legacy import modernised
+from unseen.errors import UnseenError
+from unseen.methods import known
+from unseen.methods.options import nearest
+from unseen.recipes import resolve
+
+Verb = Callable[..., int | None]
+VERBS: dict[str, Verb] = {
+    "list": lists.list_,
+    "check": data.check,
+    "pretrain": models.pretrain,
+    "train": models.train,
+    "evaluate": models.evaluate,
+    "convert": models.convert,
+    "segment": images.segment,
+    "eigenvectors": images.eigenvectors,
+    "prepare": data.prepare,
+    "demo": models.demo,
+}
+GROUPS: dict[str, Mapping[str, Any]] = {**models.GROUPS, **images.GROUPS}
+"""By verb, its parameters that are mappings, and the flags that fill them."""
+KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+SHELLS = Literal["bash", "zsh", "fish"]
+
+
+def build(groups: Mapping[str, Mapping[str, Any]] = GROUPS) -> App:
+    """The parser of all verbs."""
+    app = App(
+        name="unseen",
+        version=lambda: f"unseen {unseen.__version__}",
+        help="Zero-shot semantic segmentation: an image and a list of classes in, one label map out.",
+        default_parameter=Parameter(negative=(), allow_repeating=True),
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    for name, verb in VERBS.items():
+        app.command(_typed(verb, groups.get(name, {})), name=name)
+
+    @app.command
+    def completion(shell: SHELLS, /) -> None:
+        """Print the completion of flags for a shell: eval "$(unseen completion bash)".
+
+        Args:
+            shell: For zsh and fish, write it to a file where the shell looks for completions.
+        """
+        print(app.generate_completion(shell=shell))
+
+    return app
+
+
+def _typed(verb: Verb, types: Mapping[str, Any]) -> Verb:
+    """The verb with other types of some parameters, to be read by the parser."""
+
+    @wraps(verb)
+    def call(*args: Any, **kwargs: Any) -> int | None:
+        return verb(*args, **kwargs)
+
+    call.__annotations__ = {**verb.__annotations__, **types}
+    return call
+
+
+def _for_help(words: Sequence[str]) -> App:
+    """The parser whose help of `train METHOD` shows the method's options and, as defaults, what
+    its recipe for the benchmark says.
+    """
+    app = build()
+    if words[:1] != ["train"]:
+        return app
+    try:
+        without = [word for word in words if word not in app.help_flags]
+        _, bound, _, _ = app.parse_known_args(without)
+    except CycloptsError:  # no method, or a value that is wrong: the plain help says more
+        return app
+    method, flags = bound.arguments["method"], bound.arguments
+    benchmark = flags.get("run", models.TRAIN).benchmark
+    given = flags.get("model", models.MODEL).given()
+    model, settings = resolve(method, benchmark, model=given, train=flags.get("train", {}))
+    row = known(method)
+    if model.published:
+        model = replace(model, options={**row.cls.PUBLISHED, **model.options})
+    shown = {
+        "train": settings_flags(settings, "Training"),
+        "model": model_flags(model, row.choices),
+    }
+    return build({**GROUPS, "train": shown})
+
+
+def sentence(error: CycloptsError) -> str:
+    """What is wrong with a command line, and what to do."""
+    verb = " ".join(("unseen", *(error.command_chain or ())))
+    match error:
+        case UnknownCommandError():
+            word = (error.unused_tokens or [""])[0]
+            return (
+                f"there is no verb {word!r}{nearest(word, VERBS)}; choose one of {', '.join(VERBS)}"
+            )
+        case UnknownOptionError():
+            flag = error.token.keyword or error.token.value
+            names = [name for argument in error.argument_collection for name in argument.names]
+            near = nearest(flag, names).replace("'", "")
+            return f"there is no {flag}{near}; {verb} --help shows all flags"
+        case UnusedCliTokensError():
+            word = (error.unused_tokens or [""])[0]
+            return (
+                f"{verb} does not take {word!r} here; {verb} --help shows what it takes, and lists"
+                " are given as [2,3]"
+            )
+        case MissingArgumentError(keyword=str(flag)):
+            return f"{flag} needs a value; {verb} --help says more"
+        case MissingArgumentError() if error.argument is not None:
+            return f"{error.argument.name} is missing; {verb} --help says what to give"
+        case CoercionError() if error.argument is not None:
+            return _wrong_value(error)
+    return f"{' '.join(str(error).split())}; {verb} --help says more"
+
+
+def _wrong_value(error: CoercionError) -> str:
+    argument = error.argument
+    assert argument is not None
+    token = error.token or argument.tokens[-1]
+    choices = argument.get_choices() or ()
+    if error.msg is not None:
+        remedy = str(error.msg)
+    elif get_origin(error.target_type) is Literal:
+        choices = get_args(error.target_type)
+        remedy = f"choose one of {', '.join(map(repr, choices))}"
+    else:
+        remedy = f"give {KINDS.get(error.target_type or str, 'another value')}"
+    return f"{argument.name} is {token.value!r}; {remedy}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a verb.
+
+    A mistake of the user's is answered in one sentence, with exit code 2; a traceback is a bug.
+    """
+    words = modernised(sys.argv[1:] if argv is None else argv)
+    try:
+        app = build()
+        if set(words) & set(app.help_flags):
+            app = _for_help(words)
+        code = app(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        stop(sentence(error))
+    except UnseenError as error:
+        stop(str(error))
+    except KeyboardInterrupt as error:
+        stop(str(error) or "stopped", code=130)
+    except BrokenPipeError:
+        # The reader of a pipe has gone; without this, closing the output would say so again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    if code:
+        raise SystemExit(code)
+
+
+def stop(message: str, code: int = 2) -> None:
+    """Leave with a sentence on the standard error output."""
+    print(f"unseen: {message}", file=sys.stderr)
+    raise SystemExit(code) from None
