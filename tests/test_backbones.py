@@ -48,7 +48,7 @@ def test_a_timm_vit_up_to_the_middle(tmp_path: Path) -> None:
     vit, ours = tiny_vit(), ReassembledViT(8, **TINY).eval()
     ours.load(stored(vit.state_dict(), tmp_path / "vit.safetensors"))
     images, kept = torch.rand(2, 3, 48, 48), []
-    ours.blocks.register_forward_hook(lambda *found: kept.append(found[2]))
+    ours.blocks.register_forward_hook(lambda *call: kept.append(call[2]))
     assert ours(images).shape == (2, 8, 6, 6)
     patches, first = vit.get_intermediate_layers(2 * images - 1, n=[1], return_prefix_tokens=True)[
         0
@@ -58,15 +58,15 @@ def test_a_timm_vit_up_to_the_middle(tmp_path: Path) -> None:
 
 def test_a_vit_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     vit, ours = tiny_vit(), ReassembledViT(8, **TINY)
-    asked: list[str] = []
+    requested: list[str] = []
 
-    def made(name: str, *, pretrained: bool) -> nn.Module:
-        asked.append(name)
+    def create_model(name: str, *, pretrained: bool) -> nn.Module:
+        requested.append(name)
         return vit
 
-    monkeypatch.setattr(timm, "create_model", made)
+    monkeypatch.setattr(timm, "create_model", create_model)
     ours.load("timm:vit_large_patch16_384.augreg_in21k_ft_in1k")
-    assert asked == ["vit_large_patch16_384.augreg_in21k_ft_in1k"]
+    assert requested == ["vit_large_patch16_384.augreg_in21k_ft_in1k"]
     assert torch.equal(ours.cls_token, vit.cls_token)
 
     def offline(*_: Any, **__: Any) -> None:
@@ -84,8 +84,8 @@ def test_a_vit_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- MobileNetV2
 
 
-def alike(norms: bool) -> nn.Module:
-    """torchvision's MobileNetV2 with random norms, filled up as TensorFlow does."""
+def padded_like_tensorflow(norms: bool) -> nn.Module:
+    """torchvision's MobileNetV2 with random norms, padded as TensorFlow does."""
     torch.manual_seed(0)
     net = torchvision.models.mobilenet_v2(num_classes=1001).eval()
     for name, module in list(net.named_modules()):
@@ -102,28 +102,31 @@ def alike(norms: bool) -> nn.Module:
 
 
 def test_folded_norms_change_nothing(tmp_path: Path) -> None:
-    state, net = torchvision.models.mobilenet_v2(num_classes=1001).state_dict(), alike(norms=True)
-    # `alike` shifts the places of some names by one: give the state its values in order.
+    state, net = (
+        torchvision.models.mobilenet_v2(num_classes=1001).state_dict(),
+        padded_like_tensorflow(norms=True),
+    )
+    # The padding layers shift the indices of some names by one: give the state its values in order.
     state = dict(zip(state, net.state_dict().values(), strict=True))
     ours = DilatedMobileNet(8)
     ours.load(stored(state, tmp_path / "net.safetensors"))
-    whole = MobileNetV2(32)
-    whole.load_state_dict(ours.body.state_dict())
+    original = MobileNetV2(32)
+    original.load_state_dict(ours.body.state_dict())
     images = torch.rand(2, 3, 96, 64) * 2 - 1
-    close(whole(images), net.features(images), 1e-4)
+    close(original(images), net.features(images), 1e-4)
 
 
 @pytest.mark.parametrize(("stride", "every"), [(16, 2), (8, 4)])
-def test_the_dilated_network_holds_the_whole_one(stride: int, every: int) -> None:
-    whole, dilated = MobileNetV2(32), MobileNetV2(stride)
-    for parameter in whole.parameters():
+def test_the_dilated_network_contains_the_original(stride: int, every: int) -> None:
+    original, dilated = MobileNetV2(32), MobileNetV2(stride)
+    for parameter in original.parameters():
         nn.init.normal_(
             parameter, std=0.1 if parameter.ndim == 1 else (2 / parameter[0].numel()) ** 0.5
         )
-    dilated.load_state_dict(whole.state_dict())
+    dilated.load_state_dict(original.state_dict())
     images = torch.rand(1, 3, 128, 96) * 2 - 1
     with torch.no_grad():
-        coarse, fine = whole(images), dilated(images)
+        coarse, fine = original(images), dilated(images)
     assert coarse.std() > 0.01
     assert fine.shape[-2:] == (128 // stride, 96 // stride)
     close(fine[..., every - 1 :: every, every - 1 :: every], coarse, 1e-4)
@@ -139,8 +142,8 @@ def test_real_photographs_are_recognised(voc_small: Path) -> None:
 
     ours, state = DilatedMobileNet(8), load_file(path)
     ours.load(str(path))
-    whole = MobileNetV2(32)
-    whole.load_state_dict(ours.body.state_dict())
+    original = MobileNetV2(32)
+    original.load_state_dict(ours.body.state_dict())
     expected = {
         "2007_000033": 404,
         "2007_000042": 547,
@@ -156,7 +159,7 @@ def test_real_photographs_are_recognised(voc_small: Path) -> None:
         )
         image = nn.functional.interpolate(image, (224, 224), mode="bilinear", antialias=True)
         with torch.no_grad():
-            pooled = whole(ours.normalize(image)).mean(dim=(2, 3))
+            pooled = original(ours.normalize(image)).mean(dim=(2, 3))
         assert (
             pooled @ state["classifier.1.weight"].T + state["classifier.1.bias"]
         ).argmax().item() == 1 + best, stem

@@ -106,6 +106,7 @@ def _read(path: Path) -> Any:
 
 
 def _named_tensors(content: Any) -> dict[str, Tensor]:
+    # Training frameworks wrap state dicts, sometimes twice.
     while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
@@ -146,6 +147,7 @@ def load_matching(
         for key in own
         if key not in state and not optional(key) and not key.endswith("num_batches_tracked")
     ]
+    # Wrong networks show by their names, wrong sizes by shapes: names come first.
     misplaced = missing + [key for key in state if key not in own]
     problem = f"{source} does not hold the weights of {name}"
     if misplaced:
@@ -170,6 +172,7 @@ def _first_byte(path: Path) -> bytes:
 
 
 def _is_torchscript(path: Path) -> bool:
+    # PyTorch's zip files are like TorchScript archives, but without constants.
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -201,9 +204,11 @@ class _Reader(pickle.Unpickler):
             return OrderedDict
         if module == "torch" and name in _DTYPES:
             return name  # `persistent_load` gets it as the storage's type
+        # Anything else could run code when it is built.
         raise pickle.UnpicklingError(f"{module}.{name} is not a tensor")
 
     def persistent_load(self, pid: tuple[str, str, str, str, int]) -> Tensor:
+        # A bytearray: tensors must own memory that can be written.
         _, kind, key, _, count = pid
         return torch.frombuffer(
             bytearray(self.archive.read(f"{self.root}/data/{key}")),
@@ -215,6 +220,7 @@ class _Reader(pickle.Unpickler):
 def _rebuild_tensor(
     storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> Tensor:
+    # Cloned, so that a small view does not keep a large storage alive.
     return storage.as_strided(size, stride, offset).clone()
 
 

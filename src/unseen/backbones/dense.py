@@ -45,6 +45,7 @@ class DenseBackbone(nn.Module, ABC):
     def __init__(self, mean: Sequence[float], std: Sequence[float], pad_multiple: int = 1) -> None:
         super().__init__()
         self.pad_multiple = pad_multiple
+        # Not persistent: they belong to the method's options, not to its weights.
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -137,6 +138,7 @@ class SmallBackbone(DenseBackbone):
     ) -> None:
         super().__init__((0.5,) * 3, (0.25,) * 3, pad_multiple=4)
         self.body = nn.Sequential(
+            # To a quarter of the size; the dilated blocks then see a wide neighbourhood.
             nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(width // 2),
             nn.ReLU(),

@@ -85,6 +85,7 @@ class DRN(DenseBackbone):
                 f"a DRN has eight levels, but {len(layers)} numbers of layers and {len(channels)}"
                 " of channels are given; give eight of each"
             )
+        # The names of modules are those of the released files.
         self.base, width = _levels(layers, channels)
         for side in POOLS:
             self.add_module(f"pool{side}_conv", _conv(width, embed_dim, 1))
@@ -97,6 +98,7 @@ class DRN(DenseBackbone):
 
     def features(self, images: Tensor) -> Tensor:
         """Features (B, D, H/8, W/8), rounded up."""
+        # The 1 × 1 grid leaves one value for each image and channel to batch norm.
         if self.training and len(images) < 2:
             raise SettingError(
                 "DRN normalises pooled features over the batch, which needs two or more images;"
@@ -130,10 +132,12 @@ def _levels(layers: Sequence[int], channels: Sequence[int]) -> tuple[nn.Sequenti
     current = channels[0]
     levels = [nn.Sequential(_conv(3, current, 7), nn.BatchNorm2d(current), nn.ReLU())]
     plan = zip(layers, channels, STRIDES, DILATIONS, strict=True)
+    # Only the first block of a level has its stride.
     for level, (count, width, stride, dilation) in enumerate(plan, 1):
         blocks: list[nn.Module] = []
         for i in range(count):
             step = stride if i == 0 else 1
+            # Architecture D: plain convolutions at both ends, without shortcuts, against gridding.
             if 3 <= level <= 6:
                 blocks.append(_Bottleneck(current, width, step, dilation))
                 current = 4 * width

@@ -94,6 +94,7 @@ class MobileNetV2(nn.Module):
             for i in range(count):
                 step = stage_stride if i == 0 else 1
                 shortcut = step == 1 and channels == width
+                # Instead of a stride, `forward` splits the maps after the block into phases.
                 if step == 2 and current >= stride:
                     self.dilated.append(len(blocks))
                     step = 1
@@ -110,6 +111,7 @@ class MobileNetV2(nn.Module):
             if index in self.dilated:
                 x = _split_phases(x)
         x = F.relu6(self.features[-1](x))
+        # Back to full maps, the last split first.
         for _ in self.dilated:
             x = _merge_phases(x)
         return x

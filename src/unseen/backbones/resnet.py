@@ -93,6 +93,7 @@ class DilatedResNet(nn.Module):
         self.layer2 = _stage(widths[1], planes[1], blocks[1], stride=strides[2])
         self.layer3 = _stage(widths[2], planes[2], blocks[2], dilation=2, last=_OpenBottleneck)
         self.stride, self.channels = strides[0] * strides[1] * strides[2], widths[3]
+        # A plain list: in a ModuleList these would be in the state dict a second time.
         self.frozen: list[nn.Module] = []
         if trained == "layer3":
             self.frozen = [self.conv1, self.bn1, self.layer1, self.layer2]
@@ -111,6 +112,7 @@ class DilatedResNet(nn.Module):
     def train(self, mode: bool = True) -> DilatedResNet:
         """Only with norm "batch", and in the trained part, batch norms use the batch's statistics."""
         super().train(mode and self.norm == "batch")
+        # Frozen batch norms use the statistics of the weights, also while others train.
         for part in self.frozen:
             part.eval()
         return self
@@ -136,6 +138,7 @@ class DilatedResNet(nn.Module):
             state = _fetch_from_timm(source.removeprefix(TIMM))
         else:
             state = read_state_dict(Path(source))
+        # The most frequent mistake gets a message of its own.
         if "conv1.weight" in state:
             raise CheckpointError(
                 f"{source} holds a ResNet with the plain stem of 7 × 7; give one with the deep"
@@ -148,7 +151,7 @@ class DilatedResNet(nn.Module):
             source,
             name="this ResNet",
             remedy="give weights of the same depth with the deep stem, or set stem, planes and"
-            " blocks to theirs",
+            " blocks to those of the file",
         )
         if len(kept) < len(state):
             _log.warning(
@@ -200,6 +203,7 @@ def _stage(
     for i in range(blocks):
         kind = last if i == blocks - 1 else Bottleneck
         step, spread = (stride, 1) if i == 0 else (1, dilation)
+        # A 1 × 1 convolution in the shortcut where size or channels change.
         shortcut = None
         if step != 1 or width != out:
             shortcut = nn.Sequential(conv1x1(width, out, step), nn.BatchNorm2d(out))

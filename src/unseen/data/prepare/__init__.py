@@ -39,6 +39,7 @@ class Dataset:
     lists: bool = False
 
 
+# PASCAL-5i and COCO-20i are folds of data sets, with the lists of episodes besides.
 DATASETS = {
     "voc": Dataset(voc.prepare_voc, voc.count_voc, voc.voc_folder, "voc"),
     "context": Dataset(
@@ -90,17 +91,7 @@ def prepare(
         SettingError: No such data set, no valid number of processes, or pycocotools is missing.
         DataError: Something is missing, damaged or in the way; finished files are kept.
     """
-    if name not in DATASETS:
-        raise SettingError(
-            f"there is no data set called {name!r} to prepare; choose one of {', '.join(DATASETS)}"
-        )
-    if jobs is not None and jobs < 1:
-        raise SettingError(f"--jobs is {jobs}; give at least 1 process")
-    if source is not None and not source.is_dir():
-        problem = "does not exist; check the path"
-        if source.exists():
-            problem = "is not a folder; give the folder it lies in"
-        raise DataError(f"{source}, given with --from, {problem}")
+    _check_arguments(name, source, jobs)
     dataset = DATASETS[name]
     folder = dataset.folder(root)
     if not check:
@@ -113,7 +104,23 @@ def prepare(
             f"{folder} does not exist, so there is nothing to check; run without --check first, or"
             " correct --root"
         )
+    # Counted on disk, so that files of earlier runs and of other people count as well.
     return dataset.count(root)
+
+
+def _check_arguments(name: str, source: Path | None, jobs: int | None) -> None:
+    """Refuse what can be refused before anything is written."""
+    if name not in DATASETS:
+        raise SettingError(
+            f"there is no data set called {name!r} to prepare; choose one of {', '.join(DATASETS)}"
+        )
+    if jobs is not None and jobs < 1:
+        raise SettingError(f"--jobs is {jobs}; give at least 1 process")
+    if source is not None and not source.is_dir():
+        problem = "does not exist; check the path"
+        if source.exists():
+            problem = "is not a folder; give the folder it lies in"
+        raise DataError(f"{source}, given with --from, {problem}")
 
 
 def _make_root(root: Path) -> None:
@@ -132,6 +139,6 @@ def _remove_unfinished(folder: Path) -> None:
     """
     for parent, _, names in os.walk(folder):
         for path in (Path(parent) / name for name in names if UNFINISHED.fullmatch(name)):
-            with suppress(OSError):
+            with suppress(OSError):  # another process may have removed it
                 if time.time() - path.stat().st_mtime > 60:
                     path.unlink()

@@ -25,7 +25,7 @@ SPLITS = ("training", "validation")
 
 
 def ade_folder(root: Path) -> Path:
-    """Where the 150-class ADE20K lies or will lie; mmsegmentation keeps it there, too."""
+    """The folder of the 150-class ADE20K below `root`, which is also that of mmsegmentation."""
     return locate_dataset(root, "ade/ADEChallengeData2016", "images", "images/training")
 
 
@@ -69,7 +69,7 @@ def _count_pairs(base: Path, published: dict[str, int]) -> list[Count]:
 
 
 def ade_full_folder(root: Path) -> Path:
-    """Where full ADE20K lies or will lie."""
+    """The folder of full ADE20K below `root`."""
     return locate_dataset(root, "ADE20K_2021_17_01", "images")
 
 
@@ -92,6 +92,7 @@ def prepare_ade_full(prep: Preparation) -> None:
     ensure(prep, ARCHIVES["ade-full"], parts)
     items = []
     for split in SPLITS:
+        # The archive sorts images by scene; the benchmark reads one folder for each split.
         images, masks = base / "images" / split, base / "annotations" / split
         done = file_stems(masks, ".png") & file_stems(images, ".jpg")
         items += [
@@ -121,12 +122,14 @@ def convert_ade_full(paths: tuple[Path, Path, Path]) -> None:
     colours = unpacked.with_name(f"{unpacked.stem}_seg.png")
     try:
         with Image.open(colours) as opened:
+            # The third channel numbers single objects, which semantic segmentation does not need.
             labels = ade_full_labels(np.array(opened.convert("RGB")))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
             f"the mask {colours} cannot be read ({str(error).splitlines()[0]}); delete it and run"
             " again to unpack it anew"
         ) from error
+    # The mask first: an image in place means that both are done.
     save_mask(mask, labels)
     if not image.exists():
         link_or_copy(unpacked, image)

@@ -17,7 +17,7 @@ _LABEL_IDS, _TRAINING_IDS = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
 
 def cityscapes_folder(root: Path) -> Path:
-    """Where Cityscapes lies or will lie."""
+    """The folder of Cityscapes below `root`."""
     return locate_dataset(root, "cityscapes", "leftImg8bit", "gtFine")
 
 
@@ -33,6 +33,7 @@ def prepare_cityscapes(prep: Preparation) -> None:
     images = [_part(base, "leftImg8bit", split, "_leftImg8bit.png") for split in SPLITS]
     masks = [_part(base, "gtFine", split, _LABEL_IDS) for split in SPLITS if split not in converted]
     wanted = [(ARCHIVES["cityscapes-images"], images), (ARCHIVES["cityscapes-masks"], masks)]
+    # Both archives need a login: one message asks for both.
     require_local(prep, wanted)
     for archive, parts in wanted:
         ensure(prep, archive, parts)

@@ -37,7 +37,7 @@ STUFF_SPLITS, FOLD_SPLITS = ("train2017", "val2017"), ("train2014", "val2014")
 
 
 def stuff_folder(root: Path) -> Path:
-    """Where COCO-Stuff lies or will lie."""
+    """The folder of COCO-Stuff below `root`."""
     return locate_dataset(root, "coco_stuff164k", "images", "annotations/train2017")
 
 
@@ -61,6 +61,7 @@ def prepare_coco_stuff(prep: Preparation) -> None:
     folders = {split: base / "annotations" / split for split in STUFF_SPLITS}
     if all(len(file_names(folders[split], TRAINING_IDS)) >= counts[split] for split in folders):
         return
+    # Raw masks that are in place need no archive.
     if any(len(_raw_stems(folders[split])) < counts[split] for split in folders):
         ensure(prep, ARCHIVES["stuff"], [_raw_masks(base, split) for split in STUFF_SPLITS])
     for split, folder in folders.items():
@@ -122,13 +123,14 @@ def count_coco_stuff(root: Path) -> list[Count]:
 
 
 def folds_folder(root: Path) -> Path:
-    """Where COCO 2014 lies or will lie."""
+    """The folder of COCO 2014 below `root`."""
     return locate_dataset(root, "COCO2014", "val2014", "train2014")
 
 
 def prepare_coco_folds(prep: Preparation) -> None:
     """Images of COCO 2014, masks of the 80 classes drawn from its annotations, HSNet's lists."""
     base, counts = folds_folder(prep.root), PUBLISHED_COUNTS["coco-20i"]
+    # Masks that are ready save both the annotations and pycocotools.
     if not _fold_masks_complete(base):
         link_unpacked(prep, [_ready_masks(base, split) for split in FOLD_SPLITS])
     drawing = not _fold_masks_complete(base)
@@ -209,12 +211,14 @@ def _read_instances(path: Path) -> dict[str, tuple[int, int, Segments]]:
 
 
 def _parse_instances(content: Any) -> dict[str, tuple[int, int, Segments]]:
+    # Masks hold 0 for the background, so that classes start at 1.
     values = {category: value for value, category in enumerate(COCO_IDS, start=1)}
     sizes = {
         image["id"]: (Path(image["file_name"]).stem, int(image["height"]), int(image["width"]))
         for image in content["images"]
     }
     images: dict[str, tuple[int, int, Segments]] = {}
+    # An image without annotations gets no mask: the published lists do not name it either.
     for annotation in content["annotations"]:
         if not annotation.get("iscrowd"):
             stem, height, width = sizes[annotation["image_id"]]
@@ -264,6 +268,7 @@ def _count_folds(masks: Path) -> list[Count]:
     """For each fold: images with a novel class, and (image, class) pairs, large enough to count."""
     from unseen.data.episodes import AREA
 
+    # Decoding PNGs releases the interpreter lock, so that threads are enough.
     with ThreadPoolExecutor() as pool:
         areas = list(
             pool.map(class_areas, sorted(masks / name for name in file_names(masks, ".png")))

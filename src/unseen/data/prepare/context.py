@@ -36,7 +36,7 @@ _ARCHIVE_FOLDER = "VOCdevkit/VOC2010"
 
 
 def context_folder(root: Path) -> Path:
-    """Where VOC 2010 lies or will lie."""
+    """The folder of VOC 2010 below `root`."""
     return locate_dataset(root, "VOCdevkit/VOC2010", "JPEGImages", "SegmentationClassContext")
 
 
@@ -92,6 +92,7 @@ def _draw_masks(prep: Preparation, base: Path) -> None:
         annotations = obtain(ARCHIVES["detail"], prep)
     prep.log(f"reading {annotations}")
     phases, images = _read_detail(annotations)
+    # Only a file that could be read is kept, where mmsegmentation keeps it.
     if annotations != path:
         link_or_copy(annotations, path)
     ensure(
@@ -117,6 +118,7 @@ def _draw_masks(prep: Preparation, base: Path) -> None:
             if f"{stem}.png" not in present
         ],
     )
+    # Lists come last: they tell that the masks are complete.
     for phase, stems in phases.items():
         write_list(base / LISTS / f"{phase}.txt", stems)
 
@@ -150,6 +152,7 @@ def _parse_detail(
         if image["phase"] not in phases:
             continue
         stem = Path(image["file_name"]).stem
+        # Detail's own key, or COCO's.
         image_id = image["image_id"] if "image_id" in image else image["id"]
         phases[image["phase"]].append(stem)
         segments[image_id] = []
@@ -176,6 +179,7 @@ def draw_context_mask(item: tuple[Path, int, int, Segments]) -> None:
             f"the annotation of {path.stem} in trainval_merged.json is damaged ({error}); delete"
             " that file and run again"
         ) from error
+    # An image of another size would be paired with a mask that does not lie over it.
     image_path = path.parents[1] / "JPEGImages" / f"{path.stem}.jpg"
     try:
         with Image.open(image_path) as image:

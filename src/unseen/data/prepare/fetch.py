@@ -87,6 +87,7 @@ def _mismatch(archive: Archive, path: Path, prep: Preparation) -> str | None:
         return f"{size} bytes instead of {archive.size}"
     if archive.digest is None:
         return None
+    # Some sources publish only the first digits of a checksum.
     algorithm, _, expected = archive.digest.partition(":")
     digest = hashlib.new(algorithm, usedforsecurity=False)
     try:
@@ -112,11 +113,13 @@ def _download(archive: Archive, prep: Preparation) -> Path:
     part = prep.downloads / f"{archive.file}.part"
     _require_space(archive, part, prep)
     reasons = []
+    # The next address continues the file that an earlier one began: all give the same bytes.
     for url in archive.urls:
         reason = _fetch_verified(url, part, archive, prep)
         if reason is None:
             return part.replace(prep.downloads / archive.file)
         reasons.append(f"{url}: {reason}")
+    # What was downloaded is kept for the next run; an empty folder is not.
     kept = ""
     if part.exists():
         kept = f"{_format_size(_size(part))} are kept, run again to continue, or "
@@ -186,6 +189,7 @@ def _fetch(url: str, part: Path, archive: Archive, prep: Preparation) -> str | N
                 if isinstance(error, OSError) and not isinstance(error, URLError):
                     _raise_disk_error(part, error)
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
+            # A server that breaks off again and again is fine as long as it sends something new.
             if _size(part) > present:
                 failures = 0
             else:
@@ -231,10 +235,11 @@ def _append(url: str, part: Path, archive: Archive, advance: Callable[[int], Non
             if not _write_answer(answer, part, start, advance):
                 return False
     except HTTPError as error:
-        # 416: nothing lies beyond the bytes that are there.
+        # 416: there is nothing after the bytes that are downloaded.
         if error.code == 416 and start:
             return _finished_before(part, start, archive)
         reason = f"answer {error.code} {error.reason}"
+        # Neither a missing file nor a forbidden one appears within seconds; other errors pass.
         if error.code in (401, 403, 404, 410):
             raise _GiveUpError(reason) from error
         raise URLError(reason) from error
@@ -242,7 +247,7 @@ def _append(url: str, part: Path, archive: Archive, advance: Callable[[int], Non
 
 
 def _finished_before(part: Path, present: int, archive: Archive) -> bool:
-    """Whether the bytes at hand are the whole file; if there are too many, they are deleted."""
+    """Whether the downloaded bytes are the whole file; if there are too many, they are deleted."""
     if archive.size in (None, present):
         return True
     part.unlink()
@@ -250,11 +255,12 @@ def _finished_before(part: Path, present: int, archive: Archive) -> bool:
 
 
 def _announced_size(answer: Any, start: int, archive: Archive) -> int | None:
-    """The size of the whole file by the server's account.
+    """The size of the whole file that the server announces.
 
     Raises:
-        URLError: The answer cannot be the archive. The bytes at hand must then not be replaced.
+        URLError: The answer cannot be the archive, and must not replace the downloaded bytes.
     """
+    # Servers answer with pages for logins, quotas and maintenance.
     if answer.headers.get_content_type() == "text/html":
         raise URLError("a web page instead of the file")
     length = answer.headers.get("Content-Length")
@@ -281,10 +287,10 @@ def _write_answer(answer: Any, part: Path, start: int, advance: Callable[[int], 
                 except OSError as error:
                     raise DataError(
                         f"{part} cannot be written ({error.strerror or error}); free some space;"
-                        " what is there is kept"
+                        " what is downloaded is kept"
                     ) from error
                 advance(file.tell())
-    except HTTPException:
+    except HTTPException:  # fewer bytes than announced
         return False
     return True
 

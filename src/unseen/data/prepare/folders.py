@@ -1,4 +1,4 @@
-"""Where data sets lie, which files they hold, and how single files get there."""
+"""The folders of data sets: finding them, listing their files, adding files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def file_names(folder: Path, suffix: str = "") -> set[str]:
                 entry.name
                 for entry in entries
                 if entry.name.endswith(suffix)
-                and not entry.name.startswith(".")
+                and not entry.name.startswith(".")  # hidden, or being written
                 and not entry.is_dir()
             }
     except FileNotFoundError:
@@ -55,7 +55,7 @@ def find_files(folder: Path, suffix: str) -> list[Path]:
 
 
 def locate_dataset(root: Path, path: str, *markers: str) -> Path:
-    """The folder in which a data set lies or will lie.
+    """The folder of a data set, whether it exists or not.
 
     Users give the folder above (`root`/`path`), one in between, or the data set's own folder.
 
@@ -85,6 +85,7 @@ def link_or_copy(path: Path, target: Path) -> None:
     """Put a file in another place too: as a hard link on the same disk, else as a copy."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # Resolved: a link to a symbolic link would break when its file is moved.
         os.link(path.resolve(), target)
     except OSError:
         with replacing(target, "--root") as beside:
@@ -95,7 +96,7 @@ def in_place(target: Path, size: int, source: Path) -> bool:
     """Whether a file of `size` bytes is in its place already.
 
     Raises:
-        DataError: One of another size is, or the place cannot be looked at.
+        DataError: One of another size is, or the folder cannot be read.
     """
     try:
         actual = target.stat().st_size
@@ -105,6 +106,7 @@ def in_place(target: Path, size: int, source: Path) -> bool:
         raise DataError(
             f"{target} cannot be written ({error.strerror}); choose another place with --root"
         ) from error
+    # Sizes alone: comparing contents would read tens of gigabytes.
     if actual != size:
         raise DataError(
             f"{target} has {actual} bytes, but {size} in {source}: it is cut short or was changed;"

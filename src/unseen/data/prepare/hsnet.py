@@ -24,6 +24,7 @@ def prepare_lists(prep: Preparation, dataset: str) -> None:
     for name in HASHES:
         if not name.startswith(f"{dataset}/"):
             continue
+        # A list that another person changed is refused, not overwritten.
         target = prep.root / "lists" / name
         if not target.is_file():
             link_or_copy(_find_list(name, prep), target)
@@ -35,6 +36,7 @@ def _find_list(name: str, prep: Preparation) -> Path:
     """The path of a list below --from, or of the downloaded one."""
     from unseen.data.episodes import HASHES, SOURCE, is_published
 
+    # In HSNet's own tree, in a root of ours, or in the folder of one data set.
     if prep.source is not None:
         for relative in (name, f"lists/{name}", name.partition("/")[2]):
             path = prep.source / relative
@@ -46,6 +48,7 @@ def _find_list(name: str, prep: Preparation) -> Path:
                     f" {PAGE} (data/splits)"
                 )
             return path
+    # The names of lists of different splits are the same, so that downloads need the folder's name.
     url, digest = f"{SOURCE}/{name}", f"sha256:{HASHES[name]}"
     return obtain(Archive(name.replace("/", "-"), PAGE, (url,), None, digest), prep)
 

@@ -68,6 +68,7 @@ def annotation_mask(segmentation: Any, height: int, width: int) -> NDArray[np.bo
         if isinstance(segmentation, Mapping):
             runs = _encoded_runs(segmentation, height, width)
         else:
+            # merge: the parts of an object that is divided by another one are one annotation.
             polygons = _polygons(segmentation)
             if not polygons:
                 return np.zeros((height, width), dtype=bool)
@@ -99,6 +100,7 @@ def _encoded_runs(segmentation: Mapping[str, Any], height: int, width: int) -> A
     pycocotools refuses runs that are too long, but not those that are too short; in compressed form
     only PASCAL in Detail has runs, whose file is compared with its checksum.
     """
+    # Checked here because pycocotools trusts the size it is given.
     size, counts = [int(side) for side in segmentation["size"]], segmentation["counts"]
     if size != [height, width]:
         raise DataError(

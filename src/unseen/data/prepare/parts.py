@@ -1,6 +1,7 @@
 """Parts of archives: which files belong where, and how they get there from wherever they are.
 
-A part is complete already, or lies unpacked below --from, or is unpacked from its archive.
+A part is complete already, or is linked from an unpacked folder below --from, or is unpacked from
+its archive.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Part:
             `count`, nothing tells that it is.
         other_folders: Other places, below the folder given with --from, where people keep the same
             files unpacked.
-        recursive: Whether files lie in subfolders.
+        recursive: Whether the files are in subfolders.
         optional: Unpacked if the archive is opened, but not required: nothing reads it.
         keep_existing: Different tools make these files, so that those in place are kept whatever
             their size.
@@ -107,13 +108,14 @@ def ensure(prep: Preparation, archive: Archive, parts: Sequence[Part]) -> None:
             f" those in {incomplete[0].target}"
         )
         return
+    # Only now is a download necessary.
     path = obtain(archive, prep)
     prep.log(f"unpacking {path}")
     unpack(path, incomplete, prep)
 
 
 def link_unpacked(prep: Preparation, parts: Sequence[Part]) -> list[Part]:
-    """Link files that lie unpacked below --from into their places.
+    """Link files that are unpacked below --from into their places.
 
     Returns:
         The parts that are still incomplete.
@@ -125,7 +127,7 @@ def link_unpacked(prep: Preparation, parts: Sequence[Part]) -> list[Part]:
         folder = find_unpacked(part, prep)
         if folder is not None:
             _link_folder(folder, part, prep)
-            # A folder that somebody unpacked is taken for whole where nothing can be counted.
+            # A folder that somebody unpacked is taken for complete where nothing can be counted.
             if part.complete or not part.countable:
                 continue
             if part.count:
@@ -164,6 +166,7 @@ def find_unpacked(part: Part, prep: Preparation) -> Path | None:
     folder = PurePosixPath(part.folder)
     ends = [str(PurePosixPath(*folder.parts[i:])) for i in range(len(folder.parts))]
     candidates = [prep.source / end for end in (*ends, *part.other_folders)]
+    # --from may also be the innermost folder itself.
     if part.folder and prep.source.name == folder.name:
         candidates.append(prep.source)
     for candidate in candidates:
@@ -185,6 +188,7 @@ def _link_folder(folder: Path, part: Part, prep: Preparation) -> None:
                 size = path.stat().st_size
             except OSError as error:
                 raise DataError(f"{path} cannot be read ({error.strerror}); restore it") from error
+            # Masks that different tools made differ in size, though not in their ids.
             kept = part.keep_existing and target.exists()
             if not kept and not in_place(target, size, folder):
                 link_or_copy(path, target)

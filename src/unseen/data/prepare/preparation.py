@@ -40,8 +40,10 @@ class Preparation:
 
     def log(self, text: str) -> None:
         """Print a line of progress."""
+        # Imported here: processes that convert masks do not need rich.
         from rich.console import Console
 
+        # On standard error, so that standard output holds the results alone.
         Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
 
     @contextmanager
@@ -117,6 +119,7 @@ class Preparation:
                 " fewer --jobs, finished files are kept"
             ) from error
         finally:
+            # Waits for the items in progress, so that no process writes after the message.
             pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -75,6 +75,7 @@ def unpack(path: Path, parts: Sequence[Part], prep: Preparation) -> None:
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); restore it") from error
+    # An archive without any of the files would else count as done.
     if not count:
         raise DataError(
             f"{path} holds none of the files expected in {parts[0].folder or 'it'}; it is another"
@@ -145,6 +146,7 @@ def _destination(name: str, parts: Sequence[Part], path: Path) -> Path | None:
         DataError: Its path leads outside, whatever system reads it.
     """
     member = PurePosixPath(name.removeprefix("./"))
+    # PurePosixPath keeps drive letters and backslashes, which Windows would follow.
     windows = "\\" in name or (member.parts and ":" in member.parts[0])
     if member.is_absolute() or ".." in member.parts or windows or "\0" in name:
         raise DataError(
@@ -164,6 +166,7 @@ def _write(target: Path, member: _Member, path: Path) -> None:
         for chunk in _chunks(member, path):
             written += len(chunk)
             file.write(chunk)
+        # The budget was checked with the announced size.
         if written != member.size:
             raise _damaged(member, path, f"{written} of {member.size} bytes")
 

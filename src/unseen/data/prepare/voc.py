@@ -30,7 +30,7 @@ _SBD_FOLDER = "benchmark_RELEASE/dataset"
 
 
 def voc_folder(root: Path) -> Path:
-    """Where VOC 2012 lies or will lie."""
+    """The folder of VOC 2012 below `root`."""
     return locate_dataset(root, "VOCdevkit/VOC2012", "JPEGImages", "SegmentationClass")
 
 
@@ -64,9 +64,11 @@ def prepare_voc(prep: Preparation) -> None:
             for stem in sorted((train | val) - stems)
         ],
     )
+    # mmsegmentation's folder holds SBD's masks alone: then SBD's archive is not needed.
     if len(stems - train - val) < counts["aug"]:
         stems |= _add_sbd_masks(prep, base, without=train | val | stems)
     stems |= train | val
+    # trainaug is everything that may be trained on: SBD's images without those of VOC's validation.
     write_list(base / LISTS / "aug.txt", sorted(stems - train - val))
     write_list(base / LISTS / "trainaug.txt", sorted(stems - val))
 
@@ -121,6 +123,7 @@ def copy_mask(paths: tuple[Path, Path]) -> None:
 
 def convert_sbd_mask(paths: tuple[Path, Path]) -> None:
     """Save one of SBD's .mat files as a mask; SBD has no pixels to be ignored."""
+    # Imported here: only this conversion needs SciPy.
     from scipy.io import loadmat
 
     remedy = f"delete the folder {paths[0].parent} and run again to unpack it anew"
