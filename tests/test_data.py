@@ -15,9 +15,10 @@ from tiny import write_voc
 from unseen.data import doodles
 from unseen.data.benchmarks import BENCHMARKS, get_benchmark
 from unseen.data.classes import COCO, COCO_STUFF, CONTEXT, DOODLES, DOODLES_FOLDS, VOC, voc_palette
-from unseen.data.datasets import DoodleScenes, LabelledImages, Pair
+from unseen.data.datasets import DoodleScenes, LabelledImages
 from unseen.data.doodles import draw
 from unseen.data.layouts import voc_pairs
+from unseen.data.pairs import Pair
 from unseen.errors import DataError, SettingError
 from unseen.labels import IGNORE
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from unseen.data.doodles import draw
+from unseen.data.pairs import Pair
 from unseen.errors import DataError
 from unseen.files import read_image, read_labels
 from unseen.labels import BACKGROUND, IGNORE, index_to_label
@@ -44,23 +45,6 @@ class SegmentationSet(Dataset[Sample], ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
-
-
-Background = Literal["ignore", "class", "threshold", "rest"]
-"""How labelled pixels that show none of the classes are treated.
-
-"ignore": they are ignored. "class": the background is a class of the vocabulary. "threshold": it is
-scored as a class that has no name to segment by, and is predicted where the confidence of the best
-class is too low. "rest": in folds, all that is not the query class is background.
-"""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The files of a sample."""
-
-    image: Path
-    labels: Path
 
 
 class LabelledImages(SegmentationSet):

@@ -29,7 +29,7 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from unseen.data.datasets import Pair
+from unseen.data.pairs import Pair
 from unseen.errors import DataError, SettingError
 from unseen.files import read_labels, replacing
 

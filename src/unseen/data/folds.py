@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from unseen.data.classes import COCO, DOODLES, VOC
-from unseen.data.datasets import DoodleScenes, LabelledImages, Pair, SegmentationSet
 from unseen.data.episodes import (
     Draw,
     Episode,
@@ -25,9 +24,13 @@ from unseen.data.episodes import (
     pascal_list,
 )
 from unseen.data.layouts import VOC_MASKS, require_root, voc_base
+from unseen.data.pairs import Pair
 from unseen.errors import DataError, SettingError
 
-Episodes = tuple[SegmentationSet, list[Episode]]
+if TYPE_CHECKING:
+    from unseen.data.datasets import DoodleScenes, LabelledImages, SegmentationSet
+
+Episodes = tuple["SegmentationSet", list[Episode]]
 """Validation images, and the pairs to score."""
 
 
@@ -130,6 +133,8 @@ class ListedFold(Fold):
         return paired(self.read_list(path), locate, path, classes)
 
     def _images(self, pairs: list[Pair]) -> LabelledImages:
+        from unseen.data.datasets import LabelledImages  # imports torch
+
         return LabelledImages(pairs, len(self.class_names), background=0, keep_background=True)
 
 
@@ -224,6 +229,8 @@ class DoodlesFold(Fold):
 
     def open(self, root: Path | None, split: str) -> DoodleScenes:
         """Training scenes show the other folds' things alone, validation scenes all things."""
+        from unseen.data.datasets import DoodleScenes  # imports torch
+
         seen = tuple(self.base) if split == "train" else None
         return DoodleScenes.of_split(split, classes=seen, keep_background=True)
 

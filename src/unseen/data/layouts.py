@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unseen.data.datasets import Background, LabelledImages, Pair
+from unseen.data.pairs import Background, Pair
 from unseen.errors import DataError
 from unseen.files import read_labels
+
+if TYPE_CHECKING:
+    from unseen.data.datasets import LabelledImages
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ def labelled_images(
     pairs: list[Pair], num_classes: int, background: Background | None
 ) -> LabelledImages:
     """Labelled images whose pixels stored as 0 are treated as `background` (see `Layout`)."""
+    from unseen.data.datasets import LabelledImages  # imports torch
+
     if background is None:
         return LabelledImages(pairs, num_classes)
     if background == "class":

@@ -9,14 +9,17 @@ from __future__ import annotations
 import difflib
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unseen.data.benchmarks.base import BENCHMARKS, THRESHOLD, WINDOWS, Benchmark
 from unseen.data.benchmarks.catalogue import fold_benchmarks
-from unseen.data.datasets import SegmentationSet
 from unseen.data.layouts import labelled_images
 from unseen.data.own.layout import CLASSES, ClassList, own_pairs, read_classes, require_parts
 from unseen.errors import DataError, SettingError
 from unseen.settings import is_own
+
+if TYPE_CHECKING:
+    from unseen.data.datasets import SegmentationSet
 
 __all__ = ["BENCHMARKS", "Benchmark", "families", "folds_of", "get_benchmark", "own_benchmark"]
 

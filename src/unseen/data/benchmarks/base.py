@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from unseen.data.datasets import Background, SegmentationSet
 from unseen.data.episodes import Draw, Episode
 from unseen.data.layouts import require_root
+from unseen.data.pairs import Background
 from unseen.settings import InferenceSettings
 
-Opener = Callable[[Path | None, str], SegmentationSet]
+if TYPE_CHECKING:
+    from unseen.data.datasets import SegmentationSet
+
+Opener = Callable[[Path | None, str], "SegmentationSet"]
 """From root and split ("train" or "val") to the images and label maps."""
-EpisodeOpener = Callable[[Path | None, Draw, int], tuple[SegmentationSet, list[Episode]]]
+EpisodeOpener = Callable[[Path | None, Draw, int], tuple["SegmentationSet", list[Episode]]]
 """From root, way to draw and seed to the validation images and the pairs to score."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unseen.data.ade import ADE150, ADE847
 from unseen.data.benchmarks.base import BENCHMARKS, THRESHOLD, WINDOWS, Benchmark
@@ -21,7 +22,6 @@ from unseen.data.classes import (
     VOC_UNSEEN,
     VOC_ZS3,
 )
-from unseen.data.datasets import Background, DoodleScenes, Pair
 from unseen.data.folds import CocoFold, DoodlesFold, Fold, PascalFold
 from unseen.data.layouts import (
     Layout,
@@ -32,7 +32,11 @@ from unseen.data.layouts import (
     context_pairs,
     voc_pairs,
 )
+from unseen.data.pairs import Background, Pair
 from unseen.settings import InferenceSettings
+
+if TYPE_CHECKING:
+    from unseen.data.datasets import SegmentationSet
 
 # ----------------------------------------------------------------------- folds
 
@@ -182,7 +186,7 @@ def _doodles() -> Benchmark:
         unseen=DOODLES_FOLDS[3],
         templates="single",
         inference=InferenceSettings(window=64, stride=32, window_batch=64),
-        open=lambda root, split: DoodleScenes.of_split(split),
+        open=_open_doodles,
         needs_root=False,
         protocol={
             "labels": "background is ignored",
@@ -191,6 +195,12 @@ def _doodles() -> Benchmark:
             "note": "Doodles numbers say nothing about photographs",
         },
     )
+
+
+def _open_doodles(root: Path | None, split: str) -> SegmentationSet:
+    from unseen.data.datasets import DoodleScenes  # imports torch
+
+    return DoodleScenes.of_split(split)
 
 
 def _all_classes(

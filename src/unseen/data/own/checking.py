@@ -9,11 +9,12 @@ from pathlib import Path
 from rich.progress import track
 
 from unseen.data.benchmarks import Benchmark, get_benchmark
-from unseen.data.datasets import LabelledImages, Pair
+from unseen.data.datasets import LabelledImages
 from unseen.data.own.faults import Finding, worst_first
 from unseen.data.own.findings import find_faults, layout_findings
 from unseen.data.own.layout import CLASSES, SPLITS, read_classes, read_folder
 from unseen.data.own.survey import PairRecord, Survey, read_pairs
+from unseen.data.pairs import Pair
 from unseen.errors import DataError, SettingError
 from unseen.labels import MAX_8BIT_CLASSES
 

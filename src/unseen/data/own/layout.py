@@ -29,7 +29,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unseen.data.datasets import Background, Pair
+from unseen.data.pairs import Background, Pair
 from unseen.errors import DataError
 from unseen.files import SUFFIXES
 

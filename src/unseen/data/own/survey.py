@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unseen.data.datasets import Pair, ignored_value
+from unseen.data.datasets import ignored_value
+from unseen.data.pairs import Pair
 from unseen.errors import DataError
 from unseen.files import LOSSY, read_image, read_labels
 

@@ -1,0 +1,23 @@
+"""What is known about labelled images before they are read; imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Background = Literal["ignore", "class", "threshold", "rest"]
+"""How labelled pixels that show none of the classes are treated.
+
+"ignore": they are ignored. "class": the background is a class of the vocabulary. "threshold": it is
+scored as a class that has no name to segment by, and is predicted where the confidence of the best
+class is too low. "rest": in folds, all that is not the query class is background.
+"""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of a sample."""
+
+    image: Path
+    labels: Path
