@@ -110,7 +110,7 @@ class DilatedResNet(nn.Module):
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> DilatedResNet:
-        """Only with norm "batch", and in the trained part, batch norms use the batch's statistics."""
+        """Batch norms use the batch's statistics only in the trained part, with norm "batch"."""
         super().train(mode and self.norm == "batch")
         # Frozen batch norms use the statistics of the weights, also while others train.
         for part in self.frozen:
