@@ -1,5 +1,4 @@
-"""What may go wrong with what a user hands in. Every message names the thing and says what to do
-next.
+"""Errors that a user can correct. Every message names the thing and the remedy.
 
 The command line prints the message alone and exits with code 2; any other exception is a bug and
 keeps its traceback.
@@ -7,16 +6,14 @@ keeps its traceback.
 
 
 class UnseenError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can correct."""
 
     def __init__(self, message: str) -> None:
         # A loader's worker process hands an error over as its printed traceback, whose last line
         # holds the sentence.
-        super().__init__(
-            message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip()
-            if "Original Traceback" in message
-            else message
-        )
+        if "Original Traceback" in message:
+            message = message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip()
+        super().__init__(message)
 
 
 class DataError(UnseenError):
@@ -24,7 +21,7 @@ class DataError(UnseenError):
 
 
 class VocabularyError(UnseenError):
-    """A list of words: empty, repeated, too long."""
+    """A list of class names: empty, repeated, too long."""
 
 
 class CheckpointError(UnseenError):

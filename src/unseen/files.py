@@ -1,4 +1,4 @@
-"""Images in, results out. Nothing half-written ever stands under its final name."""
+"""Reading images and label maps, and writing files that are whole or not there at all."""
 
 from __future__ import annotations
 
@@ -46,11 +46,9 @@ def replacing(path: Path, flag: str = "--out") -> Iterator[Path]:
         beside.chmod(mode)
         beside.replace(path)
     except OSError as error:
-        remedy = (
-            "free some space"
-            if error.errno == errno.ENOSPC
-            else f"choose another place with {flag}"
-        )
+        remedy = f"choose another place with {flag}"
+        if error.errno == errno.ENOSPC:
+            remedy = "free some space"
         raise DataError(
             f"{path} cannot be written ({error.strerror or error}); {remedy}"
         ) from error
@@ -69,8 +67,8 @@ def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
     """An image as (H, W, 3) uint8, RGB.
 
     Args:
-        path: Any format Pillow reads; transparency is dropped, greys become RGB.
-        upright: Turn it as its EXIF data asks. Off for data sets, whose masks belong to the stored
+        path: Any format that Pillow reads; transparency is dropped, greys become RGB.
+        upright: Rotate it as its EXIF data ask. Off for data sets, whose masks belong to the stored
             pixels.
 
     Raises:
@@ -78,16 +76,7 @@ def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as image:
-            whole = ImageOps.exif_transpose(image) if upright else image
-            if whole.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to white
-                return np.repeat(
-                    (np.asarray(whole, dtype=np.uint32) >> 8)
-                    .clip(0, 255)
-                    .astype(np.uint8)[..., None],
-                    3,
-                    axis=2,
-                )
-            return np.array(whole.convert("RGB"))
+            return _rgb(ImageOps.exif_transpose(image) if upright else image)
     except FileNotFoundError as error:
         raise DataError(f"the image {path} does not exist; check the path") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -96,8 +85,18 @@ def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
         ) from error
 
 
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if not image.mode.startswith("I"):
+        return np.array(image.convert("RGB"))
+    # Pillow would clip greys of 16 bits to white, so their upper 8 bits are taken here.
+    grey = (np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
 LOSSY = ("JPEG", "MPO", "WEBP")
 """Formats that do not keep ids."""
+DEEP_MODES = ("I;16", "I;16B")
+"""Pillow's modes of greys with 16 bits."""
 
 
 def read_labels(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -111,27 +110,9 @@ def read_labels(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """
     try:
         with Image.open(path) as image:
-            if image.format in LOSSY:
-                raise DataError(
-                    f"the label map {path} is a {image.format}, which blurs ids into their"
-                    " neighbours; make it again as a PNG, from the ids"
-                )
-            if image.mode in ("I;16", "I;16B"):
+            _check_ids(path, image)
+            if image.mode in DEEP_MODES:
                 return np.array(image).astype(np.uint16)
-            if image.mode not in ("L", "P", "1"):
-                raise DataError(
-                    f"the label map {path} is stored as {image.mode} colours; save class ids as an"
-                    " 8-bit grey or palette PNG"
-                )
-            if (
-                image.mode == "L"
-                and path.suffix.lower() == ".png"
-                and _bit_depth(path) not in (1, 8)
-            ):
-                raise DataError(
-                    f"the label map {path} is a grey PNG of {_bit_depth(path)} bits, whose ids are"
-                    " not kept when read; save it with 8 bits"
-                )
             return np.array(image, dtype=np.uint8)
     except FileNotFoundError as error:
         raise DataError(
@@ -141,6 +122,26 @@ def read_labels(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
         raise DataError(
             f"the label map {path} cannot be read ({_short(error)}); restore the file"
         ) from error
+
+
+def _check_ids(path: Path, image: Image.Image) -> None:
+    """Refuse a label map whose pixels are not the ids that were stored."""
+    if image.format in LOSSY:
+        raise DataError(
+            f"the label map {path} is a {image.format}, which blurs ids into their neighbours; make"
+            " it again as a PNG, from the ids"
+        )
+    if image.mode not in ("L", "P", "1", *DEEP_MODES):
+        raise DataError(
+            f"the label map {path} is stored as {image.mode} colours; save class ids as an 8-bit"
+            " grey or palette PNG"
+        )
+    # Pillow stretches greys of 2 and 4 bits to the range of 8 bits.
+    if image.mode == "L" and path.suffix.lower() == ".png" and _bit_depth(path) not in (1, 8):
+        raise DataError(
+            f"the label map {path} is a grey PNG of {_bit_depth(path)} bits, whose ids are not kept"
+            " when read; save it with 8 bits"
+        )
 
 
 def _bit_depth(path: Path) -> int:
@@ -164,33 +165,36 @@ def write_labels(
 
 
 def _short(error: Exception) -> str:
-    return (
-        "not an image" if isinstance(error, UnidentifiedImageError) else str(error).split("\n")[0]
-    )
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    return str(error).split("\n")[0]
 
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+"""Of the images that are looked for in folders."""
 
 
 def find_images(places: Sequence[Path]) -> list[Path]:
-    """The files given, and the images in the folders given, in order; each once.
+    """The files given, and the images in the folders given, in order and without repetition.
 
     Raises:
         DataError: A file that does not exist, a folder without images, or two images whose results
             would take the same name.
     """
-    files = [file for place in places for file in _images_in(place)]
-    # An image given twice, perhaps by two paths, keeps its first place and path.
-    unique = {file.resolve(): file for file in reversed(files)}
-    files = list(reversed(unique.values()))
-    first: dict[str, Path] = {}
-    for path in files:
-        if first.setdefault(path.stem, path) != path:
+    # By resolved path, as an image that is given by two paths is one image.
+    images: dict[Path, Path] = {}
+    for place in places:
+        for path in _images_in(place):
+            images.setdefault(path.resolve(), path)
+    by_stem: dict[str, Path] = {}
+    for path in images.values():
+        first = by_stem.setdefault(path.stem, path)
+        if first != path:
             raise DataError(
-                f"{first[path.stem]} and {path} would write the same results; rename one, or"
-                " segment them into different --out folders"
+                f"{first} and {path} would write the same results; rename one, or segment them into"
+                " different --out folders"
             )
-    return files
+    return list(images.values())
 
 
 def _images_in(place: Path) -> list[Path]:

@@ -1,10 +1,9 @@
-"""The special values and the arithmetic of label maps, used on both sides of the contract (data and
-model).
+"""The special values and the arithmetic of label maps, for data and models alike.
 
-A label is the place of its word in the vocabulary. Three values mean something else: 253, 254 and
-255. Vocabularies of more than 253 words go on
-behind them: word 253 has the label 256 (`index_to_label`), so that maps of smaller ones are what an 8-bit
-PNG holds, and 255 is void everywhere.
+A label is the index of its class in the vocabulary. Three values mean something else: 253, 254 and
+255. Vocabularies of more than 253 classes continue after them: class 253 has the label 256
+(`index_to_label`). Label maps of smaller vocabularies are therefore what an 8-bit PNG holds, and
+255 is the ignore index everywhere.
 """
 
 from __future__ import annotations
@@ -20,45 +19,47 @@ from torch import Tensor
 Labels = TypeVar("Labels", Tensor, NDArray[np.integer[Any]])
 
 IGNORE = 255
-"""Pixels with this label are void: no metric counts them, and no corrected loss does."""
-
+"""Ignored pixels: no metric counts them, and no corrected loss does."""
 
 BACKGROUND = 253
-"""Labelled pixels that show none of the words, where a benchmark counts them (folds: what is not
-the word that is asked for)."""
+"""Labelled pixels that show none of the classes, where a benchmark counts them (in folds: all that
+is not the query class)."""
 
 PADDING = 254
-"""Labels of pixels a crop was filled up with, where they must stay distinct from void ones; becomes
-255 before any loss."""
+"""Pixels that a crop was padded with, where they must stay distinct from ignored ones; becomes 255
+before any loss."""
 
 MAX_8BIT_CLASSES = 253
-"""So many words have labels that are their places; the most a method can be trained on, and a label
-map with 8 bits holds."""
+"""The first classes, whose labels equal their indices: the most that a label map with 8 bits holds
+and that a method can be trained on."""
 
 
-def index_to_label(places: Tensor) -> Tensor:
-    """The labels of words, from their places in the vocabulary: those from 253 on move up by three,
-    past the special values.
+def index_to_label(indices: Tensor) -> Tensor:
+    """The labels of classes, from their indices in the vocabulary.
+
+    Indices from 253 on move up by three, past the special values.
     """
-    return torch.where(places >= MAX_8BIT_CLASSES, places + 3, places)
+    return torch.where(indices >= MAX_8BIT_CLASSES, indices + 3, indices)
 
 
 def label_to_index(labels: Labels) -> Labels:
-    """The places in the vocabulary of labels, none of which is special: `index_to_label`, undone."""
+    """The indices of classes in the vocabulary, from labels without special values: the inverse of
+    `index_to_label`.
+    """
     return labels - 3 * (labels > IGNORE)
 
 
 def subset_lookup(classes: Sequence[int], *, size: int = 256) -> Tensor:
-    """A table (int64) from label to the label of its word's place in `classes`; every other label
-    maps to 255.
+    """A table (int64) from the labels of a vocabulary to those of a part of it.
+
+    The label of class `classes[i]` maps to the label of index i; every other label maps to 255.
 
     Args:
-        classes: Places in the vocabulary.
+        classes: Indices in the vocabulary.
         size: Least length of the table.
     """
     labels = index_to_label(torch.as_tensor(classes, dtype=torch.int64))
-    table = torch.full(
-        (max(size, int(labels.max()) + 1 if len(labels) else 0),), IGNORE, dtype=torch.int64
-    )
+    length = max(size, *(label + 1 for label in labels.tolist()), 0)
+    table = torch.full((length,), IGNORE, dtype=torch.int64)
     table[labels] = index_to_label(torch.arange(len(labels)))
     return table
