@@ -411,7 +411,7 @@ def test_bad_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lists.write_text(good.replace("__01", "__05"))
     assert "the fold asks for 'bottle' in 2007_" in said(capsys, "evaluate", "naclip", *common)
     lists.write_text(good + "2007_000000__06\n")
-    assert "asks for class 6 in 2007_000000, which does not belong" in said(
+    assert "names class 6 for 2007_000000, which does not belong" in said(
         capsys, "evaluate", "naclip", *common
     )
     lists.write_text("")

@@ -95,11 +95,11 @@ DOODLES = (
 """The twenty things of the embedded world (`unseen.data.doodles`)."""
 
 DOODLES_FOLDS = tuple(tuple(DOODLES[fold::4]) for fold in range(4))
-"""Four folds of five things each, interleaved."""
+"""Four folds of five things, interleaved."""
 
 
 def shared_classes(training: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Those of some words that a training list has under the same name.
+    """Those of some class names that a training list has too.
 
     Names are the same if they differ in case, blanks and hyphens alone ("potted plant",
     "pottedplant"), without COCO-Stuff's endings "-other" and "-stuff" ("sky-other", "sky"); of

@@ -39,9 +39,9 @@ def _disc(
     right).
     """
     angles = np.deg2rad(np.linspace(start, stop, 20))
-    return np.stack(
-        [x + rx * np.cos(angles), y + (rx if ry is None else ry) * np.sin(angles)], axis=1
-    )
+    if ry is None:
+        ry = rx
+    return np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], axis=1)
 
 
 def _box(x0: float, y0: float, x1: float, y1: float) -> Polygon:
@@ -113,8 +113,8 @@ class Scene:
     Attributes:
         image: (H, W, 3) uint8, RGB.
         labels: (H, W) uint8; the index of the thing in `DOODLES`, 255 on the background.
-        things: The indices drawn, each once, in painting order.
-        colours: The main colour's name of each thing, in the same order.
+        things: The indices drawn, without repetition, in painting order.
+        colours: Names of the things' main colours, in the same order.
     """
 
     image: NDArray[np.uint8]
@@ -123,17 +123,16 @@ class Scene:
     colours: tuple[str, ...]
 
     def caption(self, template: str, *, with_colours: bool = False) -> str:
-        """The words of the scene in a sentence, for example "a photo of a red tree and a fish".
+        """The scene's things in a caption, for example "a photo of a red tree and a fish".
 
         Args:
-            template: A pattern with one `{}`, which stands after an article: "a photo of a {}".
+            template: Prompt template with one `{}` after an article: "a photo of a {}".
             with_colours: Name the main colour of every thing.
         """
-        words = [
-            f"{colour} {DOODLES[thing]}" if with_colours else DOODLES[thing]
-            for thing, colour in zip(self.things, self.colours, strict=True)
-        ]
-        return template.format(" and a ".join(sorted(words)))
+        names = [DOODLES[thing] for thing in self.things]
+        if with_colours:
+            names = [f"{colour} {name}" for colour, name in zip(self.colours, names, strict=True)]
+        return template.format(" and a ".join(sorted(names)))
 
 
 def _background(size: int, variety: float, rng: np.random.Generator) -> Image.Image:
@@ -155,7 +154,7 @@ def _background(size: int, variety: float, rng: np.random.Generator) -> Image.Im
 
 
 def _paint(
-    word: str,
+    thing: str,
     canvas: Image.Image,
     radius: float,
     centre: NDArray[np.float64],
@@ -167,20 +166,17 @@ def _paint(
     """
     turn, flip = variety * np.deg2rad(rng.uniform(-25, 25)), rng.choice((-1.0, 1.0))
     stretch = np.exp(variety * rng.uniform(-0.15, 0.15))
-    frame = (
-        radius
-        * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        @ np.diag([flip * stretch, 1 / stretch])
-    )
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    # From an outline's unit square to pixels: flip and stretch, rotate, enlarge.
+    frame = radius * rotation @ np.diag([flip * stretch, 1 / stretch])
+    # Three different colours for main, second and detail, varied a little from thing to thing.
     names = rng.choice(len(COLOURS), 3, replace=False)
     base = np.array(list(COLOURS.values()))[names] + rng.integers(-22, 23, (3, 3))
-    fills = [
-        tuple(fill)
-        for fill in np.clip(variety * base + (1 - variety) * 30, 0, 255).astype(int).tolist()
-    ]
+    colours = np.clip(variety * base + (1 - variety) * 30, 0, 255).astype(int)
+    fills = [tuple(colour) for colour in colours.tolist()]
     mask = Image.new("1", canvas.size)
     pen, ink = ImageDraw.Draw(canvas), ImageDraw.Draw(mask)
-    for slot, outline in _parts()[word]:
+    for slot, outline in _parts()[thing]:
         points = (outline @ frame.T + centre).ravel().tolist()
         pen.polygon(points, fill=fills[slot])
         ink.polygon(points, fill=1)
@@ -212,31 +208,48 @@ def draw(
             to 1, the world as it is.
         classes: Indices of the things to draw from; all of `DOODLES` by default.
     """
-    if not 1 <= min_things <= max_things <= min(4, len(DOODLES if classes is None else classes)):
+    known = tuple(range(len(DOODLES))) if classes is None else classes
+    if not 1 <= min_things <= max_things <= min(4, len(known)):
         raise SettingError(
             f"a scene holds 1 to 4 different things, not {min_things} to {max_things} of"
-            f" {len(DOODLES if classes is None else classes)}"
+            f" {len(known)}"
         )
     rng = np.random.default_rng([seed, index])
-    choice = np.arange(len(DOODLES)) if classes is None else np.array(classes)
-    while True:
+    scene = None
+    while scene is None:
         count = int(rng.integers(min_things, max_things + 1))
-        things = rng.choice(choice, count, replace=False).tolist()
-        canvas, labels = _background(size, variety, rng), Image.new("L", (size, size), IGNORE)
-        colours, areas = [], []
-        for thing in things:
-            radius = size * (
-                rng.uniform(0.46 - 0.22 * variety, 0.46) if count == 1 else rng.uniform(0.17, 0.3)
-            )
-            reach = variety * (size / 2 - 0.85 * radius)
-            centre = size / 2 + rng.uniform(-reach, reach, 2)
-            mask, colour = _paint(DOODLES[thing], canvas, radius, centre, variety, rng)
-            labels.paste(thing, mask=mask)
-            colours.append(colour)
-            areas.append(np.count_nonzero(np.asarray(mask)))
-        pixels = np.asarray(labels)
-        visible = np.bincount(pixels.ravel(), minlength=len(DOODLES))[things]
-        if np.all(visible >= np.maximum(12, 0.5 * np.array(areas))):
-            grain = rng.integers(-12, 13, (size, size, 3), dtype=np.int16)
-            image = np.clip(np.asarray(canvas) + grain, 0, 255).astype(np.uint8)
-            return Scene(image, pixels, tuple(things), tuple(colours))
+        things = rng.choice(np.array(known), count, replace=False).tolist()
+        scene = _scene(things, size, variety, rng)
+    return scene
+
+
+def _scene(things: list[int], size: int, variety: float, rng: np.random.Generator) -> Scene | None:
+    """A scene of these things, or None if one of them is too much hidden by others."""
+    canvas, labels = _background(size, variety, rng), Image.new("L", (size, size), IGNORE)
+    colours, areas = [], []
+    for thing in things:
+        radius, centre = _place(size, variety, rng, alone=len(things) == 1)
+        mask, colour = _paint(DOODLES[thing], canvas, radius, centre, variety, rng)
+        labels.paste(thing, mask=mask)
+        colours.append(colour)
+        areas.append(np.count_nonzero(np.asarray(mask)))
+    pixels = np.asarray(labels)
+    visible = np.bincount(pixels.ravel(), minlength=len(DOODLES))[things]
+    if np.any(visible < np.maximum(12, 0.5 * np.array(areas))):
+        return None
+    # Grain on all pixels, so that a colour does not give a thing's mask away.
+    grain = rng.integers(-12, 13, (size, size, 3), dtype=np.int16)
+    image = np.clip(np.asarray(canvas) + grain, 0, 255).astype(np.uint8)
+    return Scene(image, pixels, tuple(things), tuple(colours))
+
+
+def _place(
+    size: int, variety: float, rng: np.random.Generator, *, alone: bool
+) -> tuple[float, NDArray[np.float64]]:
+    """Radius and centre of a thing; one that is alone may be larger."""
+    if alone:
+        radius = size * rng.uniform(0.46 - 0.22 * variety, 0.46)
+    else:
+        radius = size * rng.uniform(0.17, 0.3)
+    reach = variety * (size / 2 - 0.85 * radius)
+    return radius, size / 2 + rng.uniform(-reach, reach, 2)

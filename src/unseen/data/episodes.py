@@ -1,17 +1,16 @@
-"""Folds: which images and classes a fold benchmark trains on, and the (image, class) pairs it
-asks about.
+"""Episodes of folds: HSNet's lists, and the (image, class) pairs that a fold is scored on.
 
-Three ways to draw the pairs, which the field mixes up and whose numbers differ:
+There are four ways to draw the pairs. The literature mixes them up, and their numbers differ:
 
-all      every pair of the fold's list once; nothing is random (the default)
-hsnet    1000 pairs: PASCAL's in the order of the list, over and over; COCO's drawn, first the
-class, then the image, then a second image
-         that the few-shot code would show as an example (HSNet, EdgeCLIP: seed 0)
-sazs     as hsnet, without drawing the example, so that COCO's pairs are others (SAZS: seed 0)
-bam      1000 images in the order of the validation list in which a class of the fold covers at
-least 2048 pixels, over and over, each with
-         one of these classes, drawn (ESDA: seed 923); PASCAL only: for COCO, BAM's own list gives
-         the order, and it is published nowhere stable
+    all     every pair of the fold's list once; nothing is random (the default)
+    hsnet   1000 pairs. PASCAL: in the order of the list, over and over. COCO: drawn, first the
+            class, then the image, then a second image that few-shot code would show as an example
+            (HSNet, EdgeCLIP: seed 0)
+    sazs    as hsnet, but without drawing the example, so that COCO's pairs differ (SAZS: seed 0)
+    bam     1000 images, over and over in the order of the validation list, in which a class of the
+            fold covers at least 2048 pixels, with one of these classes drawn for an image (ESDA:
+            seed 923). PASCAL only: for COCO, BAM's own list gives the order, and it is published
+            nowhere stable
 """
 
 from __future__ import annotations
@@ -39,11 +38,13 @@ AREA = 2 * 32 * 32
 """BAM: a class counts in an image if it covers this many pixels."""
 SOURCE = "https://raw.githubusercontent.com/juhongm999/hsnet/main/data/splits"
 HASHES = {
-    "pascal/trn/fold0.txt": "40fded8be6afbc4b", "pascal/trn/fold1.txt": "558167c3c6fea0cd", "pascal/trn/fold2.txt": "d07e35f4a4ae9577",
-    "pascal/trn/fold3.txt": "ffe09100c0c4d9c1", "pascal/val/fold0.txt": "748e2f4732ac502c", "pascal/val/fold1.txt": "afce1929e4dacbc1",
+    "pascal/trn/fold0.txt": "40fded8be6afbc4b", "pascal/trn/fold1.txt": "558167c3c6fea0cd",
+    "pascal/trn/fold2.txt": "d07e35f4a4ae9577", "pascal/trn/fold3.txt": "ffe09100c0c4d9c1",
+    "pascal/val/fold0.txt": "748e2f4732ac502c", "pascal/val/fold1.txt": "afce1929e4dacbc1",
     "pascal/val/fold2.txt": "50b1f5218e8f882c", "pascal/val/fold3.txt": "c3825d7c52d1608d",
-    "coco/trn/fold0.pkl": "5a94e113d8c150a7", "coco/trn/fold1.pkl": "69629cdd84fd57b3", "coco/trn/fold2.pkl": "594adc4b8ebecf9b",
-    "coco/trn/fold3.pkl": "07b38ccc9e15ebfd", "coco/val/fold0.pkl": "96002389be83b473", "coco/val/fold1.pkl": "a34deecdf2858fc4",
+    "coco/trn/fold0.pkl": "5a94e113d8c150a7", "coco/trn/fold1.pkl": "69629cdd84fd57b3",
+    "coco/trn/fold2.pkl": "594adc4b8ebecf9b", "coco/trn/fold3.pkl": "07b38ccc9e15ebfd",
+    "coco/val/fold0.pkl": "96002389be83b473", "coco/val/fold1.pkl": "a34deecdf2858fc4",
     "coco/val/fold2.pkl": "0f275c5e9bf538f6", "coco/val/fold3.pkl": "927597bd78036a46",
 }  # fmt: skip
 """First 16 digits of the SHA-256 of HSNet's published lists."""
@@ -51,7 +52,7 @@ HASHES = {
 
 @dataclass(frozen=True)
 class Episode:
-    """One question: which pixels of image `index` show class `class_id`?"""
+    """One query: which pixels of image `index` show class `class_id`?"""
 
     index: int
     class_id: int
@@ -60,14 +61,14 @@ class Episode:
 def draw(
     episodes: Sequence[Episode], how: Draw, *, uniform_classes: bool, seed: int, count: int = DRAWS
 ) -> list[Episode]:
-    """The pairs to ask about, from those of a fold's list, in its order.
+    """The pairs to score, from those of a fold's list, in its order.
 
     Args:
         episodes: Every pair of the list; of BAM's list for "bam".
         how: See the head of this module.
         uniform_classes: Whether "hsnet" and "sazs" draw class, then image (COCO), instead of
             going through the list (PASCAL).
-        seed: Of what is drawn; 0 is HSNet's and SAZS's own for COCO.
+        seed: Of the random numbers; 0 is what HSNet and SAZS use for COCO.
         count: Pairs, where not all.
 
     Raises:
@@ -80,32 +81,57 @@ def draw(
         )
     if how == "all" or not episodes:
         return list(episodes)
+    # The released codes draw with numpy's old generator, whose numbers must be repeated.
     rng = np.random.RandomState(seed)
-    by_picture: dict[int, list[Episode]] = {}
+    if how == "bam":
+        return _draw_per_image(episodes, rng, count)
+    if uniform_classes:
+        return _draw_per_class(episodes, rng, count, with_example=how == "hsnet")
+    return [episodes[i % len(episodes)] for i in range(count)]
+
+
+def _draw_per_image(
+    episodes: Sequence[Episode], rng: np.random.RandomState, count: int
+) -> list[Episode]:
+    """Images one after the other, with one of their classes."""
+    by_image: dict[int, list[Episode]] = {}
+    for episode in episodes:
+        by_image.setdefault(episode.index, []).append(episode)
+    images = list(by_image.values())
+    drawn = []
+    for i in range(count):
+        options = images[i % len(images)]
+        drawn.append(options[rng.randint(len(options))])
+    return drawn
+
+
+def _draw_per_class(
+    episodes: Sequence[Episode], rng: np.random.RandomState, count: int, *, with_example: bool
+) -> list[Episode]:
+    """A class, then one of its images.
+
+    Args:
+        episodes: To draw from.
+        rng: Random numbers.
+        count: Pairs to draw.
+        with_example: Draw another image of the class too, as few-shot code does.
+    """
     by_class: dict[int, list[Episode]] = {}
     for episode in episodes:
-        by_picture.setdefault(episode.index, []).append(episode)
         by_class.setdefault(episode.class_id, []).append(episode)
-    if how == "bam":
-        pictures = list(by_picture.values())
-        return [
-            options[rng.randint(len(options))]
-            for options in (pictures[i % len(pictures)] for i in range(count))
-        ]
-    if uniform_classes:
-        drawn = []
-        for _ in range(count):
-            options = by_class[int(rng.choice(sorted(by_class), 1, replace=False)[0])]
-            asked = int(rng.choice(len(options), 1, replace=False)[0])
-            while (
-                how == "hsnet"
-                and len(options) > 1
-                and int(rng.choice(len(options), 1, replace=False)[0]) == asked
-            ):
-                pass  # the example must be another image
-            drawn.append(options[asked])
-        return drawn
-    return [episodes[i % len(episodes)] for i in range(count)]
+
+    def choice(options: Sequence[object]) -> int:
+        return int(rng.choice(len(options), 1, replace=False)[0])
+
+    drawn = []
+    for _ in range(count):
+        options = by_class[int(rng.choice(sorted(by_class), 1, replace=False)[0])]
+        query = choice(options)
+        # The example must be another image. It is not used, but its numbers are.
+        while with_example and len(options) > 1 and choice(options) == query:
+            pass
+        drawn.append(options[query])
+    return drawn
 
 
 # ----------------------------------------------------------------------- lists
@@ -127,31 +153,38 @@ def find_list(lists: Path | None, name: str) -> Path:
         DataError: Not in the folder, not to be downloaded, or not the published list.
     """
     if lists is not None:
-        for path in (lists / name, lists / name.partition("/")[2]):
+        short_name = name.partition("/")[2]
+        for path in (lists / name, lists / short_name):
             if path.is_file():
                 return path
         raise DataError(
-            f"{lists} holds no {name.partition('/')[2]}; give the folder of HSNet's lists"
-            " (data/splits in its repository) with --lists"
+            f"{lists} holds no {short_name}; give the folder of HSNet's lists (data/splits in its"
+            " repository) with --lists"
         )
     path = _cache_folder() / "lists" / name
     if not path.is_file():
-        try:
-            with urlopen(f"{SOURCE}/{name}", timeout=30) as answer:
-                data = answer.read()
-        except (URLError, OSError, HTTPException) as error:
-            raise DataError(
-                f"HSNet's list {name} could not be fetched from {SOURCE}; check the network, or"
-                " give a folder that has it with --lists"
-            ) from error
-        if not is_published(data, name):
-            raise DataError(
-                f"what {SOURCE}/{name} gives is not the list that was published; give the folder of"
-                " HSNet's lists with --lists"
-            )
+        data = _download_list(name)
         with replacing(path) as beside:
             beside.write_bytes(data)
     return path
+
+
+def _download_list(name: str) -> bytes:
+    url = f"{SOURCE}/{name}"
+    try:
+        with urlopen(url, timeout=30) as answer:
+            data: bytes = answer.read()
+    except (URLError, OSError, HTTPException) as error:
+        raise DataError(
+            f"HSNet's list {name} could not be fetched from {SOURCE}; check the network, or"
+            " give a folder that has it with --lists"
+        ) from error
+    if not is_published(data, name):
+        raise DataError(
+            f"the file at {url} is not the list that was published; give the folder of HSNet's"
+            " lists with --lists"
+        )
+    return data
 
 
 def _cache_folder() -> Path:
@@ -167,7 +200,7 @@ def pascal_list(path: Path) -> list[tuple[str, int]]:
     Raises:
         DataError: A line that reads otherwise.
     """
-    found = []
+    pairs = []
     for line in path.read_text(encoding="utf-8", errors="replace").split():
         stem, separator, number = line.rpartition("__")
         if not separator or not number.isdigit() or not 1 <= int(number) <= 20:
@@ -175,8 +208,8 @@ def pascal_list(path: Path) -> list[tuple[str, int]]:
                 f"{path} has the line {line!r}; lines read like 2007_000032__01, an image and a"
                 " class from 01 to 20: restore the list"
             )
-        found.append((stem, int(number) - 1))
-    return found
+        pairs.append((stem, int(number) - 1))
+    return pairs
 
 
 class _DataOnly(pickle.Unpickler):
@@ -197,9 +230,9 @@ def coco_list(path: Path) -> list[tuple[str, int]]:
         with path.open("rb") as file:
             classes = _DataOnly(file).load()
         return [
-            (str(picture), int(class_id))
-            for class_id, pictures in sorted(classes.items())
-            for picture in pictures
+            (str(image), int(class_id))
+            for class_id, images in sorted(classes.items())
+            for image in images
         ]
     except (
         pickle.UnpicklingError,
@@ -227,7 +260,7 @@ def paired(
     source: Path,
     classes: Sequence[int],
 ) -> tuple[list[Pair], list[Episode]]:
-    """The images of a list, each once in the order of its first line, and the list's pairs.
+    """The images of a list, in the order of their first lines, and the list's pairs.
 
     Args:
         listed: (image, class) pairs.
@@ -247,7 +280,7 @@ def paired(
     for name, class_id in listed:
         if class_id not in classes:
             raise DataError(
-                f"{source} asks for class {class_id + 1} in {name}, which does not belong in this"
+                f"{source} names class {class_id + 1} for {name}, which does not belong in this"
                 " list; restore it"
             )
         if name not in numbers:
@@ -257,9 +290,9 @@ def paired(
             pairs.append(pair)
         episodes.append(Episode(numbers[name], class_id))
     if missing:
-        more = f", nor are {len(missing) - 1} more files it names" if len(missing) > 1 else ""
+        more = f", and {len(missing) - 1} more files are missing" if len(missing) > 1 else ""
         raise DataError(
-            f"{source} names {missing[0].stem}, but {missing[0]} is not there{more}; complete the"
+            f"{source} names {missing[0].stem}, but {missing[0]} does not exist{more}; complete the"
             " data set, or take the lines out of the list"
         )
     return pairs, episodes
@@ -269,7 +302,7 @@ def bam_list(
     pairs: Sequence[Pair], num_classes: int, novel: Sequence[int]
 ) -> tuple[list[Pair], list[Episode]]:
     """BAM's validation images and pairs, by its rule on masks stored as 0 background, 1..C
-    classes, 255 void.
+    classes, 255 ignored.
 
     A class counts in an image if it covers at least `AREA` pixels; an image is kept if a novel
     class counts in it.
@@ -278,7 +311,8 @@ def bam_list(
     episodes: list[Episode] = []
     for pair in pairs:
         areas = np.bincount(read_labels(pair.labels).ravel(), minlength=256)[1 : num_classes + 1]
-        asked = [class_id for class_id in novel if areas[class_id] >= AREA]
-        episodes += [Episode(len(kept), class_id) for class_id in asked]
-        kept += [pair] if asked else []
+        large = [class_id for class_id in novel if areas[class_id] >= AREA]
+        if large:
+            episodes += [Episode(len(kept), class_id) for class_id in large]
+            kept.append(pair)
     return kept, episodes
