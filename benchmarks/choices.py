@@ -10,8 +10,8 @@ Doodles numbers. "ours" is the recipe as it is, "published" all of the released 
 once. Any other choice is NAME=VALUE: of the method's options; train.NAME=VALUE of the training
 settings; scored.NAME=VALUE of an option or scored.inference.NAME=VALUE of the windows, changed
 after training, so that it costs no run of its own. Transductive runs spend half of the steps on an
-inductive one they start from. With --folds the folds of doodles-5i are asked, one word at a time:
-the means over the folds.
+inductive one they start from. With --folds the means over these folds of doodles-5i, one query
+class an image.
 """
 
 from __future__ import annotations
@@ -23,17 +23,14 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 import unseen
-from unseen.building import ModelSource, build, encode
-from unseen.data.benchmarks import get_benchmark
-from unseen.evaluation import evaluate, evaluate_episodes
 from unseen.methods import METHODS
 from unseen.recipes import settings
-from unseen.segmenter import Segmenter, TextFeatures
-from unseen.settings import InferenceChanges
+from unseen.settings import EvaluationSettings, ModelSettings, TrainSettings
 
 WHOLE = "scored.inference.window=0"
 CHOICES = {
@@ -110,74 +107,73 @@ CHOICES = {
 NUMBERS, OF_FOLDS = ("pAcc", "mIoU_S", "mIoU_U", "hIoU"), ("mIoU", "FB_IoU")
 
 
+def chosen(
+    method: str, choice: str, seed: int, steps: int | None, benchmark: str
+) -> tuple[ModelSettings, TrainSettings]:
+    """The settings of one run: the recipe's, with the choice."""
+    name, _, text = choice.partition("=")
+    value = yaml.safe_load(text) if text else None
+    changes = {}
+    if name.startswith("train."):
+        changes[name.removeprefix("train.")] = value
+    model, train = settings(method, benchmark, seed=seed, **changes)
+    if steps is not None:
+        train = replace(train, steps=steps)
+    if choice == "published":
+        options = dict(model.options)
+        if "train_grid" in METHODS[method].cls.PUBLISHED:
+            options["train_grid"] = None  # that of 512-pixel crops has no meaning here
+        model = replace(model, published=True, options=options)
+    elif choice != "ours" and not changes:
+        model = replace(model, options={**model.options, name: value})
+    return model, train
+
+
 @lru_cache(maxsize=1)
 def trained(
     method: str, choice: str, seed: int, steps: int | None, benchmark: str
-) -> tuple[Segmenter, TextFeatures, str]:
-    """The segmenter of one run, its words, and its regime."""
-    name, _, value = choice.partition("=")
-    changes = (
-        {name.removeprefix("train."): yaml.safe_load(value)} if name.startswith("train.") else {}
-    )
-    model, train = settings(method, benchmark, seed=seed, **changes)
-    train = replace(train, steps=steps) if steps else train
-    if choice == "published":
-        grid = (
-            {"train_grid": None} if "train_grid" in METHODS[method].cls.PUBLISHED else {}
-        )  # that of 512-pixel crops has no meaning here
-        model = replace(model, published=True, options={**model.options, **grid})
-    elif choice != "ours" and not changes:
-        model = replace(model, options={**model.options, name: yaml.safe_load(value)})
-    if not METHODS[method].trainable:
-        source = ModelSource(model)
-        segmenter = build(source)
-        text = encode(segmenter, get_benchmark(benchmark).class_names, source)
-        return segmenter, text, train.regime
-    with tempfile.TemporaryDirectory() as folder:
-        init = None
-        if train.regime == "transductive":
-            train, init = replace(train, steps=train.steps // 2), Path(folder) / "inductive"
-            unseen.train(model, replace(train, regime="inductive"), benchmark, init, progress=False)
-        segmenter, text = unseen.train(
-            model, train, benchmark, Path(folder) / "run", init=init, progress=False
-        )
-    return segmenter, text, train.regime
+) -> tuple[tempfile.TemporaryDirectory[str], Path]:
+    """The run of one choice, and the folder that lives as long as it is remembered."""
+    model, train = chosen(method, choice, seed, steps, benchmark)
+    holder = tempfile.TemporaryDirectory()
+    run, init = Path(holder.name) / "run", None
+    if train.regime == "transductive":
+        train, init = replace(train, steps=train.steps // 2), Path(holder.name) / "inductive"
+        unseen.train(model, replace(train, regime="inductive"), benchmark, init, progress=False)
+    unseen.train(model, train, benchmark, run, init=init, progress=False)
+    return holder, run
 
 
 def measure(
     method: str, choice: str, seed: int, steps: int | None, benchmark: str
 ) -> dict[str, float]:
-    """The scores of one run."""
+    """The scores of one choice."""
+    options: dict[str, Any] = {}
+    inference: dict[str, Any] = {}
     name, _, value = choice.partition("=")
-    scored = name.startswith("scored.")
-    segmenter, text, regime = trained(method, "ours" if scored else choice, seed, steps, benchmark)
-    bench = get_benchmark(benchmark)
-    inference = bench.inference
-    option = name.removeprefix("scored.")
-    before = None
-    if option.startswith("inference."):
-        inference = InferenceChanges(
-            **{option.removeprefix("inference."): yaml.safe_load(value)}
-        ).on(inference)
-    elif scored:
-        before = getattr(segmenter, option)
-        setattr(segmenter, option, yaml.safe_load(value))
-    seen = bench.seen_ids if regime == "inductive" and segmenter.trainable else None
-    score = evaluate if bench.episodes is None else evaluate_episodes
-    scores = score(
-        segmenter,
-        text,
-        bench,
-        None,
-        title=choice,
+    if name.startswith("scored.inference."):
+        inference[name.removeprefix("scored.inference.")] = yaml.safe_load(value)
+    elif name.startswith("scored."):
+        options[name.removeprefix("scored.")] = yaml.safe_load(value)
+    if inference or options:
+        choice = "ours"
+    run: str | Path = method
+    published = False
+    if METHODS[method].trainable:
+        _, run = trained(method, choice, seed, steps, benchmark)
+    else:
+        model, _ = chosen(method, choice, seed, steps, benchmark)
+        options, published = {**model.options, **options}, model.published
+    report = unseen.evaluate(
+        run,
+        benchmark,
+        settings=EvaluationSettings(shown=0, progress=False),
         inference=inference,
-        seen=seen,
-        shown=0,
-        progress=False,
-    ).scores
-    if before is not None:
-        setattr(segmenter, option, before)
-    return scores
+        save=False,
+        options=options,
+        published=published,
+    )[0]
+    return report.scores
 
 
 def main() -> None:
@@ -192,27 +188,27 @@ def main() -> None:
         "--folds", type=int, nargs="+", help="these folds of doodles-5i instead of doodles"
     )
     parser.add_argument("--only", nargs="+", help="these choices instead of all")
-    asked = parser.parse_args()
-    seeds = asked.seeds or ([0, 1, 2] if METHODS[asked.method].trainable else [0])
-    choices = asked.only or CHOICES[asked.method]
+    given = parser.parse_args()
+    seeds = given.seeds or ([0, 1, 2] if METHODS[given.method].trainable else [0])
+    choices = given.only or CHOICES[given.method]
     benchmarks = (
-        ["doodles"] if asked.folds is None else [f"doodles-5i/{fold}" for fold in asked.folds]
+        ["doodles"] if given.folds is None else [f"doodles-5i/{fold}" for fold in given.folds]
     )
-    numbers = NUMBERS if asked.folds is None else OF_FOLDS
+    numbers = NUMBERS if given.folds is None else OF_FOLDS
     runs: dict[tuple[str, int], list[dict[str, float]]] = {}
     shared = [choice for choice in choices if choice == "ours" or choice.startswith("scored.")]
     for seed, benchmark, choice in product(
         seeds, benchmarks, shared
     ):  # those that share a run, one after the other
         runs.setdefault((choice, seed), []).append(
-            measure(asked.method, choice, seed, asked.steps, benchmark)
+            measure(given.method, choice, seed, given.steps, benchmark)
         )
     print(f"| choice | {' | '.join(numbers)} |\n|---|{'---|' * len(numbers)}")
     for choice in choices:
         cells = []
         for seed in seeds:
             runs[choice, seed] = runs.get((choice, seed)) or [
-                measure(asked.method, choice, seed, asked.steps, benchmark)
+                measure(given.method, choice, seed, given.steps, benchmark)
                 for benchmark in benchmarks
             ]
         for name in numbers:

@@ -1,14 +1,14 @@
-"""A method with one word an image on the folds of Doodles: one training run per fold and seed;
+"""A method with one query class an image on the folds of Doodles: one training run per fold and seed;
 prints a Markdown table.
 
 Run: python benchmarks/folds.py edgeclip
      python benchmarks/folds.py edgeclip --seeds 0 --folds 3
 
 Doodles numbers, mIoU of the foreground in percent. "unseen": all pairs of the fold. "seen": the
-words trained on, the first pairs of the other folds. "another word": the fold's first pairs, each
-asked with some other word; what is found then is found without the word. "all foreground": every
-pixel is called the word's. A method that answers "unseen" no better than "another word" segments
-things, and does not read.
+classes trained on, the first pairs of the other folds. "another class": the fold's first pairs,
+each queried with some other class; what is segmented then does not depend on the query. "all
+foreground": every pixel is predicted as the query class. A method whose "unseen" is no better than
+"another class" segments whatever stands out, and does not use the query.
 """
 
 from __future__ import annotations
@@ -23,25 +23,28 @@ import torch
 
 import unseen
 from unseen.data.benchmarks import folds_of, get_benchmark
-from unseen.evaluation import evaluate_episodes
+from unseen.evaluation import evaluate
 from unseen.metrics import EpisodeCounts
+from unseen.protocols import Candidate, query_labels, read_episodes
 from unseen.recipes import settings
 from unseen.segmenter import TextFeatures, TextSegmenter
+from unseen.settings import EvaluationSettings
 
-NUMBERS = ("unseen", "FB-IoU", "seen", "another word", "all foreground")
+NUMBERS = ("unseen", "FB-IoU", "seen", "another class", "all foreground")
 SEEN, OTHER = 40, 150
-"""Pairs of every other fold, and pairs asked with another word."""
+"""Pairs of every other fold, and pairs queried with another class."""
 
 
 def all_foreground(fold: str) -> float:
-    """What the answer "everything" scores."""
+    """mIoU if every pixel is predicted as the query class."""
     bench = get_benchmark(fold)
-    scenes, episodes = bench.episodes(None, "all", 0)
+    assert bench.episodes is not None
     counts = EpisodeCounts(len(bench.class_names))
-    for episode in episodes:
-        truth = (scenes[episode.index].labels == episode.class_id).long()
-        counts.update(torch.ones_like(truth, dtype=torch.bool), truth, episode.class_id)
-    return counts.summary(bench.unseen_ids)["mIoU"]
+    data, episodes = bench.episodes(None, "all", 0)
+    for sample, class_id in read_episodes(data, episodes):
+        truth = query_labels(sample.labels, class_id)
+        counts.update(torch.ones_like(truth, dtype=torch.bool), truth, class_id)
+    return counts.summary(bench.seen_ids, bench.unseen_ids)["mIoU"]
 
 
 def score(
@@ -49,17 +52,8 @@ def score(
 ) -> dict[str, float]:
     """mIoU and FB-IoU on the pairs of a fold, whether or not it was trained on them."""
     bench = get_benchmark(fold)
-    return evaluate_episodes(
-        segmenter,
-        text,
-        bench,
-        None,
-        title="",
-        inference=bench.inference,
-        limit=limit,
-        shown=0,
-        progress=False,
-    ).scores
+    how = EvaluationSettings(limit=limit, shown=0, progress=False)
+    return evaluate(Candidate("", segmenter, text, bench.inference), bench, settings=how).scores
 
 
 def measure(method: str, fold: str, seed: int) -> dict[str, float]:
@@ -75,7 +69,7 @@ def measure(method: str, fold: str, seed: int) -> dict[str, float]:
     ]
     order = np.random.default_rng(0).permutation(len(text))
     others = np.empty_like(order)
-    others[order] = np.roll(order, 1)  # one long circle: no word stays itself
+    others[order] = np.roll(order, 1)  # one long cycle: no class stays itself
     wrong = score(segmenter, text.select(others.tolist()), fold, OTHER)["mIoU"]
     return dict(
         zip(
@@ -94,14 +88,14 @@ def main() -> None:
     parser.add_argument("method")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3])
-    asked = parser.parse_args()
+    given = parser.parse_args()
     print(f"| fold | {' | '.join(NUMBERS)} |\n|---|{'---|' * len(NUMBERS)}")
-    means: dict[int, list[dict[str, float]]] = {seed: [] for seed in asked.seeds}
-    for fold in asked.folds:
-        for seed in asked.seeds:
-            means[seed].append(measure(asked.method, f"doodles-5i/{fold}", seed))
-        print(row(str(fold), [means[seed][-1] for seed in asked.seeds]), flush=True)
-    if len(asked.folds) > 1:
+    means: dict[int, list[dict[str, float]]] = {seed: [] for seed in given.seeds}
+    for fold in given.folds:
+        for seed in given.seeds:
+            means[seed].append(measure(given.method, f"doodles-5i/{fold}", seed))
+        print(row(str(fold), [means[seed][-1] for seed in given.seeds]), flush=True)
+    if len(given.folds) > 1:
         print(
             row(
                 "mean",
@@ -115,15 +109,15 @@ def main() -> None:
 
 def row(name: str, runs: list[dict[str, float]]) -> str:
     """A line of the table: mean ± standard deviation over the seeds."""
-    values = [[run[number] for run in runs] for number in NUMBERS]
-    spread = [
-        f" ± {statistics.stdev(found):.1f}" if len(found) > 1 and len(set(found)) > 1 else ""
-        for found in values
-    ]
-    return (
-        f"| {name} |"
-        f" {' | '.join(f'{statistics.mean(found):.1f}{by}' for found, by in zip(values, spread, strict=True))} |"
-    )
+    cells = []
+    for number in NUMBERS:
+        values = [run[number] for run in runs]
+        cell = f"{statistics.mean(values):.1f}"
+        # The floor does not depend on the seed.
+        if len(set(values)) > 1:
+            cell += f" ± {statistics.stdev(values):.1f}"
+        cells.append(cell)
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from unseen.data.classes import (
 )
 from unseen.data.datasets import LabelledImages
 from unseen.errors import DataError, SettingError
-from unseen.inference import best_classes
+from unseen.inference import best_classes, label_maps
 from unseen.labels import BACKGROUND, IGNORE, PADDING, index_to_label, label_to_index, subset_lookup
 from unseen.metrics import ConfusionMatrix
 from unseen.settings import InferenceSettings
@@ -270,7 +270,7 @@ def test_train_and_evaluate(name: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert report["protocol"]["calibrated"] is True
     assert (report["scores"]["mIoU_U"] is None) == (not bench.unseen)
     assert (tmp_path / "eval" / "sheet.png").exists()
-    assert f"{len(bench.unseen)} unseen words" in capsys.readouterr().out or not bench.unseen
+    assert f"{len(bench.unseen)} unseen classes" in capsys.readouterr().out or not bench.unseen
     with pytest.raises(DataError):
         bench.data("val", tmp_path / "run")
 
@@ -373,11 +373,11 @@ def test_a_run_on_another_data_set(
     assert counted(report) == pixels, "all words are scored"
     protocol = report["protocol"]
     assert protocol["calibrated"] is False, "no word is lowered"
-    assert (protocol["trained_on"]["benchmark"], protocol["trained_on"]["words"]) == (
+    assert (protocol["trained_on"]["benchmark"], protocol["trained_on"]["classes"]) == (
         "coco-stuff",
         156,
     )
-    met = protocol["trained_on"]["met"]
+    met = protocol["trained_on"]["shared"]
     assert met == shared_classes(get_benchmark("coco-stuff").seen, bench.class_names)
     known = [report["iou"][word] for word in met if report["iou"][word] is not None]
     new = [
@@ -385,12 +385,12 @@ def test_a_run_on_another_data_set(
         for word in bench.class_names
         if word not in met and report["iou"][word] is not None
     ]
-    for score, values in (("mIoU_met", known), ("mIoU_new", new), ("mIoU", known + new)):
+    for score, values in (("mIoU_shared", known), ("mIoU_novel", new), ("mIoU", known + new)):
         assert report["scores"][score] == (
             pytest.approx(np.mean(values), abs=1e-3) if values else None
         )
     assert (
-        f"{len(met)} of the {len(bench.class_names)} words were met with masks in training on"
+        f"{len(met)} of the {len(bench.class_names)} classes were seen with masks in training on"
         " coco-stuff" in " ".join(capsys.readouterr().out.split())
     )
 
@@ -491,7 +491,7 @@ def test_the_full_ade20k(
     report = report_of(tmp_path / "eval")
     assert counted(report) == {ADE847[i]: 2 * 16 * 4 for i in FULL[:-1]}
     assert len(report["iou"]) == 847
-    assert "building, edifice" in report["protocol"]["trained_on"]["met"]
+    assert "building, edifice" in report["protocol"]["trained_on"]["shared"]
     assert (tmp_path / "eval" / "sheet.png").exists()
     assert "847 classes, and a method can be trained on at most 253" in said(
         capsys, "train", "zegclip", *common, *SMALL, "--options.decoder_heads", "2"
@@ -501,16 +501,12 @@ def test_the_full_ade20k(
 def test_large_vocabularies_take_smaller_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import unseen.evaluation as module
-
     sizes = []
-    inner = module.label_maps
-    monkeypatch.setattr(module, "MAPS_AT_ONCE", 150)
+    monkeypatch.setattr("unseen.evaluation.MAPS_AT_ONCE", 150)
     monkeypatch.setattr(
-        module,
-        "label_maps",
+        "unseen.protocols.label_maps",
         lambda segmenter, images, *rest, **more: (
-            sizes.append(len(images)) or inner(segmenter, images, *rest, **more)
+            sizes.append(len(images)) or label_maps(segmenter, images, *rest, **more)
         ),
     )
     root = write_ade(tmp_path / "data")

@@ -222,12 +222,12 @@ def test_counts() -> None:
     counts.update(torch.tensor([[True, False, False, True]]), truth, 0)
     counts.update(torch.tensor([[True, True, True, False]]), truth, 2)
     assert counts.iou.tolist() == pytest.approx([1 / 2, 0, 2 / 3])
-    scores = counts.summary([0, 1, 2])
+    scores = counts.summary([], [0, 1, 2])
     assert scores["mIoU"] == pytest.approx(100 * (1 / 2 + 0 + 2 / 3) / 3), (
         "a class never asked for counts as 0"
     )
     assert scores["FB_IoU"] == pytest.approx(100 * ((1 + 0) / (2 + 1) + (1 + 2) / (2 + 3)) / 2)
-    assert counts.asked.tolist() == [1, 0, 1]
+    assert counts.episodes.tolist() == [1, 0, 1]
 
 
 def test_released_evaluation_of_esda() -> None:
@@ -250,7 +250,7 @@ def test_released_evaluation_of_esda() -> None:
         assert added[:, 0].tolist() == tensors[f"eval.{k}.inter"].long().tolist()
         assert added[:, 1].tolist() == tensors[f"eval.{k}.union"].long().tolist()
     assert counts.iou.tolist() == pytest.approx(about["class_iou"], abs=1e-6)
-    scores = counts.summary(range(5))
+    scores = counts.summary([], range(5))
     assert scores["mIoU"] == pytest.approx(100 * about["mIoU_5"], abs=1e-4)
     assert scores["FB_IoU"] == pytest.approx(100 * about["FB_IoU"], abs=1e-4)
 
@@ -322,11 +322,11 @@ def test_a_pascal_fold_through_the_verbs(
         ]
     )
     everywhere = json.loads((tmp_path / "everywhere" / "report.json").read_text())
-    assert everywhere["protocol"]["threshold"] == 0
+    assert everywhere["protocol"]["evaluation"]["threshold"] == 0
     assert all(counted["background"][0] == 0 for counted in everywhere["counts"].values()), (
         "every pixel is more confident than 0"
     )
-    assert report["protocol"]["draw"] == "all"
+    assert report["protocol"]["evaluation"]["episodes"] == "all"
     assert Image.open(tmp_path / "run" / "eval-pascal-5i-0" / "sheet.png").width > 400
     main(
         [
@@ -520,7 +520,7 @@ def test_two_runs_of_one_method_are_two_models(
     tiny = get_benchmark("doodles-5i/1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "unseen.data.benchmarks.get_benchmark",
+            "unseen.comparison.get_benchmark",
             lambda name, lists=None: replace(tiny, episodes=lambda *_: (_world(), [Episode(0, 5)])),
         )
         main(["evaluate", str(tmp_path / "a")])
@@ -559,7 +559,7 @@ def test_what_would_be_no_unseen_word_or_no_spread(
         ]
     )
     capsys.readouterr()
-    assert "and 4 more of the words that doodles-5i/1 asks for" in said(
+    assert "and 4 more of the classes that doodles-5i/1 asks for" in said(
         capsys, "evaluate", str(run), "--benchmark", "doodles-5i/1", "--limit", "2"
     )
     assert "is given twice" in said(capsys, "evaluate", str(run), str(run), "--limit", "2")

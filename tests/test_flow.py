@@ -94,7 +94,7 @@ def test_evaluate_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     main(["evaluate", str(run), "--limit", "6", "--out", str(tmp_path / "eval")])
     report = json.loads((tmp_path / "eval" / "report.json").read_text())
     assert report["images"] == 6
-    assert report["protocol"]["oracle"] is False
+    assert report["protocol"]["evaluation"]["oracle"] is False
     assert report["protocol"]["calibrated"] is True
     assert report["protocol"]["train"]["seed"] == 0
     assert (

@@ -17,7 +17,7 @@ from unseen.inference import label_maps, resize_input, score_maps, window_starts
 from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.segmenter import Prediction, Segmenter, TextFeatures
-from unseen.settings import InferenceChanges, InferenceSettings
+from unseen.settings import InferenceSettings, change_inference
 
 PATCH = 4
 
@@ -355,13 +355,12 @@ def test_squares_may_be_resized_once_and_without_antialiasing() -> None:
 
 
 def test_no_antialiasing_needs_a_square_and_no_windows() -> None:
-    changed = InferenceChanges(canvas=0, square=64, antialias=False).on(
-        InferenceSettings(canvas=480)
-    )
+    changes = {"canvas": 0, "square": 64, "antialias": False}
+    changed = change_inference(InferenceSettings(canvas=480), changes)
     assert (changed.square, changed.antialias) == (64, False)
-    assert InferenceChanges(antialias=True).on(changed).antialias is True
+    assert change_inference(changed, {"antialias": True}).antialias is True
     for wrong in (InferenceSettings(), InferenceSettings(square=64, window=32)):
         with pytest.raises(
             SettingError, match="antialias false is for whole images resized to a square"
         ):
-            InferenceChanges(antialias=False).on(wrong)
+            change_inference(wrong, {"antialias": False})

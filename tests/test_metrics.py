@@ -125,14 +125,6 @@ def test_harmonic_mean() -> None:
     assert math.isnan(harmonic_mean(0.5, math.nan))
 
 
-def test_merging_is_updating() -> None:
-    prediction, labels = random_maps(4)
-    whole, parts = matrix_of(prediction, labels, 4), ConfusionMatrix(4)
-    for one, truth in zip(prediction, labels, strict=True):
-        parts.merge(matrix_of(one, truth, 4))
-    assert torch.equal(whole.counts, parts.counts)
-
-
 def test_void_images_count_nothing() -> None:
     assert matrix_of(torch.tensor([0, 99]), torch.tensor([IGNORE, IGNORE]), 2).counts.sum() == 0
 

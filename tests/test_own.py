@@ -260,7 +260,7 @@ def test_a_scored_background(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         str(tmp_path / "out"),
     ]
     assert (
-        "scores the background, which is where no word is confident; say how confident with"
+        "scores the background, which is where no class is confident; give the least confidence with"
         " --threshold" in said(capsys, *call)
     )
     main([*call, "--threshold", "1"])

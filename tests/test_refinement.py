@@ -17,17 +17,12 @@ from tiny import tiny_clip
 from unseen.__main__ import main
 from unseen.data.benchmarks import get_benchmark
 from unseen.errors import SettingError
-from unseen.evaluation import (
-    choose_threshold,
-    evaluate,
-    evaluate_episodes,
-    oracle_choice,
-    oracle_matches,
-)
+from unseen.evaluation import OracleRefiner, choose_threshold, evaluate, oracle_matches
 from unseen.inference import label_maps
 from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.metrics import EpisodeCounts, episode_counts
+from unseen.protocols import Candidate
 from unseen.segments.refinement import (
     SegmentMatch,
     SegmentRefiner,
@@ -36,10 +31,9 @@ from unseen.segments.refinement import (
     refine_mask,
     segment_iou,
 )
-from unseen.segments.source import (
-    segment_source,
-)
-from unseen.settings import InferenceChanges, InferenceSettings
+from unseen.segments.source import SegmentSource, segment_source
+from unseen.segments.spectral import SpectralSettings
+from unseen.settings import EvaluationSettings, InferenceSettings, change_inference
 
 REFINE = ("--inference.refinement", "segment_iou")
 
@@ -185,10 +179,10 @@ def test_settings_that_mean_nothing() -> None:
         ({"segments_dir": "a", "segments_features": "b"}, "exclude each other"),
     ):
         with pytest.raises(SettingError, match=message):
-            InferenceChanges(**wrong).on(InferenceSettings())
+            change_inference(InferenceSettings(), wrong)
     base = InferenceSettings(refinement="segment_iou", segments_dir="somewhere")
-    assert InferenceChanges(refinement="none", segments_dir="").on(base) == InferenceSettings()
-    assert InferenceChanges(refinement_threshold=0.5).on(base).refinement_threshold == 0.5
+    assert change_inference(base, {"refinement": "none", "segments_dir": ""}) == InferenceSettings()
+    assert change_inference(base, {"refinement_threshold": 0.5}).refinement_threshold == 0.5
 
 
 # ----------------------------------------------------------------------- oracle
@@ -211,56 +205,39 @@ def test_reports_say_whether_there_was_an_oracle(method: str) -> None:
     options = {"text_blocks": (1,)} if method == "esda" else {}
     segmenter = create(method, tiny_clip(), **options).eval()
     scores = {}
-    for name, run in (("doodles", evaluate), ("doodles-5i/0", evaluate_episodes)):
+    for name in ("doodles", "doodles-5i/0"):
         bench = get_benchmark(name)
         text = segmenter.encode_text(bench.class_names)
-        for kind, inference, oracle in (
+        for kind, refinement, oracle in (
             ("none", "none", False),
             ("segment_iou", "segment_iou", False),
             ("oracle", "none", True),
         ):
-            how = replace(
+            inference = replace(
                 bench.inference,
-                refinement=inference,
+                refinement=refinement,
                 refinement_threshold=0.2,
                 window=None,
                 stride=None,
             )
-            report = run(
-                segmenter,
-                text,
-                bench,
-                None,
-                title="x",
-                inference=how,
-                limit=3,
-                oracle=oracle,
-                progress=False,
-            )
-            assert report.protocol["oracle"] is oracle
+            candidate = Candidate("x", segmenter, text, inference)
+            how = EvaluationSettings(limit=3, oracle=oracle, progress=False)
+            report = evaluate(candidate, bench, settings=how)
+            assert report.protocol["evaluation"]["oracle"] is oracle
             assert (
                 report.title
                 == {"none": "x", "segment_iou": "x + segment IoU", "oracle": "x + oracle"}[kind]
             )
             assert (report.protocol["segments"] is None) == (kind == "none")
-            assert report.protocol["inference"]["refinement"] == inference
+            assert report.protocol["inference"]["refinement"] == refinement
             scores[name, kind] = report.scores["pAcc" if name == "doodles" else "mIoU"]
         assert scores[name, "oracle"] > scores[name, "none"]
+        both = replace(candidate, inference=InferenceSettings(refinement="segment_iou"))
         with pytest.raises(
             SettingError,
             match="the oracle and --inference.refinement segment_iou exclude each other",
         ):
-            run(
-                segmenter,
-                text,
-                bench,
-                None,
-                title="x",
-                inference=how.__class__(refinement="segment_iou"),
-                limit=1,
-                oracle=True,
-                progress=False,
-            )
+            evaluate(both, bench, settings=how)
     assert len(set(scores.values())) > 3
 
 
@@ -289,11 +266,8 @@ def test_thresholds_are_chosen_on_seen_classes_alone(
         lambda self, split, root: (splits.append(split), data(self, split, root))[1],
     )
     chosen = choose_threshold(
-        segmenter,
-        text,
+        Candidate("x", segmenter, text, InferenceSettings(refinement="segment_iou")),
         bench,
-        None,
-        inference=InferenceSettings(refinement="segment_iou"),
         images=3,
         thresholds=(0.2, 1.0),
         progress=False,
@@ -310,6 +284,7 @@ def test_the_oracle_chooses_as_released() -> None:
     """From the network's masks and the segments: every count, the choice, mIoU and FB-IoU."""
     tensors, about = golden("sazs_infer_pascal")
     counts = EpisodeCounts(20 if max(about["class_ids"]) < 20 else 80, released=True)
+    oracle = OracleRefiner(SegmentSource(SpectralSettings()), released_counts=True)
     for i, sample in enumerate(about["samples"]):
         class_id = int(tensors[f"{i}.class_id"])
         label, mask = tensors[f"{i}.label"], tensors[f"{i}.pred"].bool()
@@ -326,13 +301,13 @@ def test_the_oracle_chooses_as_released() -> None:
         ]
         iou = [float(count[1, 0] / count[1, 1]) for count in counted]
         assert iou == pytest.approx([sample["beta_net"], *sample["beta_eig"]], abs=1e-6)
-        chosen = oracle_choice(mask, segments, truth, released=True)
+        chosen = oracle.refine_mask(mask, segments, truth)
         assert episode_counts(chosen, truth, released=True).T.tolist() == [
             sample["chosen_inter"],
             sample["chosen_union"],
         ]
         counts.update(chosen, truth, class_id)
-    scores = counts.summary(about["class_ids"])
+    scores = counts.summary([], about["class_ids"])
     assert scores["mIoU"] == pytest.approx(about["final_miou"], abs=1e-4)
     assert scores["FB_IoU"] == pytest.approx(about["final_fb_iou"], abs=1e-4)
     assert (100 * counts.iou[about["class_ids"]]).tolist() == pytest.approx(
@@ -368,8 +343,8 @@ def test_evaluate_with_oracle_and_choice(
         ]
     )
     protocol = json.loads((tmp_path / "report.json").read_text())["protocol"]
-    assert protocol["oracle"] is True
-    assert protocol["released_counts"] is True
+    assert protocol["evaluation"]["oracle"] is True
+    assert protocol["evaluation"]["released_counts"] is True
     assert "+ oracle" in " ".join(capsys.readouterr().out.split())
     main(
         [
@@ -389,7 +364,7 @@ def test_evaluate_with_oracle_and_choice(
     assert chosen[str(protocol["inference"]["refinement_threshold"])] == max(chosen.values())
     for arguments, message in (
         (["--choose-threshold", "2"], "is for --inference.refinement segment_iou"),
-        (["--choose-threshold", "-1"], "or 0"),
+        (["--choose-threshold", "-1"], "give a number of 0 or more"),
         (["--released-counts"], "is for folds"),
         (["--oracle", *REFINE], "exclude each other"),
     ):

@@ -33,7 +33,7 @@ from unseen.segments.spectral import (
     SpectralSettings,
     Spectrum,
 )
-from unseen.settings import InferenceChanges, InferenceSettings
+from unseen.settings import InferenceSettings
 
 REFINE = ("--inference.refinement", "segment_iou")
 
@@ -348,9 +348,7 @@ def test_the_verb_on_a_folder_and_segment(
     assert (plain != agreed).any()
     loaded = api.load(
         "naclip",
-        inference=InferenceChanges(
-            refinement="segment_iou", segments_dir=str(out), segments_count=3
-        ),
+        inference={"refinement": "segment_iou", "segments_dir": str(out), "segments_count": 3},
     )
     with pytest.raises(SettingError, match="by the image's file name; give a path"):
         loaded.segment(image.permute(1, 2, 0).numpy(), ["tree"])

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,24 @@ import torch
 import unseen
 from unseen.backbones.dense import DenseBackbone
 from unseen.backbones.mobilenet import DilatedMobileNet
-from unseen.checkpoints import load_run, load_words, versions
+from unseen.checkpoints import versions
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.data.episodes import pascal_list
-from unseen.evaluation import choose_threshold, evaluate, evaluate_episodes
 from unseen.files import write_text
 from unseen.inference import query_mask
-from unseen.labels import IGNORE
 from unseen.metrics import EpisodeCounts
-from unseen.segmenter import Segmenter, TextFeatures
+from unseen.predictor import Predictor
+from unseen.protocols import query_labels, read_episodes
+from unseen.reports import mean_and_spread
 from unseen.segments.source import write_masks
 from unseen.segments.spectral import SpectralSettings, spectra
-from unseen.settings import InferenceSettings, ModelSettings, TrainSettings, TransformSettings
+from unseen.settings import (
+    EvaluationSettings,
+    InferenceSettings,
+    ModelSettings,
+    TrainSettings,
+    TransformSettings,
+)
 
 FOLDS, SIZE = range(4), InferenceSettings(short_side=224)
 ONE_WORD = {
@@ -120,29 +125,19 @@ def write_segments(bench: Benchmark, asked: argparse.Namespace, folder: Path) ->
             )
 
 
-def floors(
-    segmenter: Segmenter, text: TextFeatures, bench: Benchmark, voc: Path, seed: int
-) -> dict[str, EpisodeCounts]:
-    """What comes out if every pixel is the word, and if the network is asked for another word,
-    drawn.
-    """
+def floors(model: Predictor, bench: Benchmark, voc: Path, seed: int) -> dict[str, EpisodeCounts]:
+    """Two floors: every pixel is the query class; the network is queried with another class."""
     assert bench.episodes is not None
-    data, episodes = bench.episodes(voc, "all", 0)
     rng = torch.Generator().manual_seed(seed)
-    everything, wrong = EpisodeCounts(len(text)), EpisodeCounts(len(text))
-    for episode in episodes:
-        sample = data[episode.index]
-        truth = torch.where(
-            sample.labels == IGNORE, IGNORE, (sample.labels == episode.class_id).long()
-        )
-        others = [i for i in range(len(text)) if i != episode.class_id]
-        word = others[int(torch.randint(len(others), (), generator=rng))]
-        everything.update(torch.ones_like(truth, dtype=torch.bool), truth, episode.class_id)
-        wrong.update(
-            query_mask(segmenter, sample.image.unsqueeze(0), text, word, SIZE)[0],
-            truth,
-            episode.class_id,
-        )
+    count, text = len(bench.class_names), model.encode(bench.class_names)
+    everything, wrong = EpisodeCounts(count), EpisodeCounts(count)
+    for sample, class_id in read_episodes(*bench.episodes(voc, "all", 0)):
+        truth = query_labels(sample.labels, class_id)
+        everything.update(torch.ones_like(truth, dtype=torch.bool), truth, class_id)
+        others = [i for i in range(count) if i != class_id]
+        other = others[int(torch.randint(len(others), (), generator=rng))]
+        mask = query_mask(model.segmenter, sample.image.unsqueeze(0), text, other, SIZE)[0]
+        wrong.update(mask, truth, class_id)
     return {"everything": everything, "wrong word": wrong}
 
 
@@ -161,61 +156,53 @@ def measure(asked: argparse.Namespace, lists: Path, fold: int, seed: int) -> dic
             text_embeddings=asked.words,
             resume=(folder / "config.yaml").exists(),
         )
-    if (folder / "scores.json").exists():
-        found: dict[str, Any] = json.loads((folder / "scores.json").read_text())
-        return found
-    segmenter, run = load_run(folder)
-    text = load_words(folder, run, run.class_names, segmenter)
-    counts = floors(segmenter, text, bench, asked.voc, seed)
-    title = f"sazs, seed {seed}"
-    plain = evaluate_episodes(segmenter, text, bench, asked.voc, title=title, inference=SIZE)
-    plain.save(folder / "one-word")
-    counts["one word"] = plain.counts
+    if not (folder / "scores.json").exists():
+        scores = score(folder, bench, fold, seed, asked)
+        write_text(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
+    measured: dict[str, Any] = json.loads((folder / "scores.json").read_text())
+    return measured
+
+
+def score(
+    run: Path, bench: Benchmark, fold: int, seed: int, asked: argparse.Namespace
+) -> dict[str, Any]:
+    """All that the page shows of one run."""
+    common: dict[str, Any] = {"root": asked.voc}
+    refined = replace(SIZE, refinement="segment_iou", segments_dir=str(asked.out / "segments"))
     write_segments(bench, asked, asked.out / "segments")
-    cut = replace(SIZE, refinement="segment_iou", segments_dir=str(asked.out / "segments"))
-    tried = choose_threshold(segmenter, text, bench, asked.voc, inference=cut, images=100)
-    cut = replace(cut, refinement_threshold=max(tried, key=lambda each: (tried[each], each)))
-    counts["agreement"] = evaluate_episodes(
-        segmenter, text, bench, asked.voc, title=title, inference=cut
-    ).counts
-    counts["oracle"] = evaluate_episodes(
-        segmenter,
-        text,
+    one = unseen.evaluate(run, bench, inference=SIZE, out=run / "one-word", **common)[0]
+    threshold = EvaluationSettings(choose_threshold=100)
+    agreed = unseen.evaluate(
+        run, bench, inference=refined, settings=threshold, save=False, **common
+    )[0]
+    oracle = unseen.evaluate(
+        run,
         bench,
-        asked.voc,
-        title=title,
-        inference=replace(cut, refinement="none"),
-        oracle=True,
-    ).counts
-    # The same run with all twenty words at once, on all validation images; background is void, as
-    # in generalised zero-shot segmentation on VOC.
+        inference=replace(refined, refinement="none"),
+        settings=EvaluationSettings(oracle=True),
+        save=False,
+        **common,
+    )[0]
+    # The same run with all twenty classes at once, on all validation images; background is ignored,
+    # as in generalised zero-shot segmentation on VOC.
     generalised = replace(get_benchmark("voc"), unseen=bench.unseen, inference=SIZE)
-    at_once = evaluate(
-        segmenter,
-        text,
-        generalised,
-        asked.voc,
-        title=f"sazs, fold {fold}, seed {seed}",
-        inference=SIZE,
-        seen=None,
-        workers=0,
-    )
-    at_once.save(folder / "all-words")
-    scores = {
-        **{name: each.summary(bench.unseen_ids) for name, each in counts.items()},
+    at_once = unseen.evaluate(run, generalised, out=run / "all-words", **common)[0]
+    counts = {
+        **floors(unseen.load(run), bench, asked.voc, seed),
+        "one word": one.metric,
+        "agreement": agreed.metric,
+        "oracle": oracle.metric,
+    }
+    return {
+        **{name: part.summary(bench.seen_ids, bench.unseen_ids) for name, part in counts.items()},
         "iou": {
-            name: {
-                word: 100 * counts[name].iou[bench.class_names.index(word)].item()
-                for word in bench.unseen
-            }
+            name: {bench.class_names[i]: 100 * counts[name].iou[i].item() for i in bench.unseen_ids}
             for name in ONE_WORD.values()
         },
-        "threshold of agreement": cut.refinement_threshold,
+        "threshold of agreement": agreed.protocol["inference"]["refinement_threshold"],
         "all words": {name: at_once.scores[name] for name in ("mIoU_S", "mIoU_U", "hIoU", "pAcc")},
         "versions": versions(),
     }
-    write_text(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
-    return scores
 
 
 # ------------------------------------------------------------------- the page
@@ -224,13 +211,6 @@ def measure(asked: argparse.Namespace, lists: Path, fold: int, seed: int) -> dic
 def table(head: list[str], rows: list[list[str]]) -> str:
     """Markdown."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds."""
-    return f"{statistics.mean(values):.1f}" + (
-        f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    )
 
 
 def chart(found: list[list[dict[str, Any]]]) -> str:
@@ -331,8 +311,8 @@ def main() -> None:
         folds = [[scores[part][key] for scores in seeds] for seeds in found]
         return [
             name,
-            *(spread(values) for values in folds),
-            spread([statistics.mean(values) for values in zip(*folds, strict=True)]),
+            *(mean_and_spread(values) for values in folds),
+            mean_and_spread([statistics.mean(values) for values in zip(*folds, strict=True)]),
         ]
 
     head = [*(f"fold {fold}" for fold in asked.folds), "mean"]

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unseen.api import convert, eigenvectors, load, segment, train
+    from unseen.api import convert, eigenvectors, evaluate, load, segment, train
     from unseen.segmenter import Segmenter
 
     __version__: str
@@ -16,6 +16,7 @@ __all__ = [
     "__version__",
     "convert",
     "eigenvectors",
+    "evaluate",
     "list_benchmarks",
     "list_methods",
     "load",
@@ -25,6 +26,7 @@ __all__ = [
 _MODULES = {
     "convert": "unseen.api",
     "eigenvectors": "unseen.api",
+    "evaluate": "unseen.api",
     "load": "unseen.api",
     "segment": "unseen.api",
     "train": "unseen.api",

@@ -1,4 +1,4 @@
-"""The verbs as functions: load, segment, train, convert, eigenvectors.
+"""The verbs as functions: load, segment, train, evaluate, convert, eigenvectors.
 
 >>> import unseen
 >>> model = unseen.load("naclip", clip="ViT-B-16-quickgelu/openai")
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -45,22 +45,27 @@ from unseen.checkpoints import (
     save_tower,
     versions,
 )
-from unseen.convert import RELEASED, Report, read_sizes, translate
+from unseen.comparison import Places, compare
+from unseen.convert import RELEASED, read_sizes, translate
+from unseen.convert import Report as ConversionReport
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
 from unseen.files import find_images, read_image, replacing
 from unseen.methods import known
 from unseen.predictor import ImageLike, Predictor, Segmentation
 from unseen.recipes import recipe
+from unseen.reports import Report
 from unseen.segmenter import TextFeatures, TextSegmenter
 from unseen.segments.source import extract
 from unseen.settings import (
+    EvaluationSettings,
     ExtractionSettings,
-    InferenceChanges,
+    InferenceSettings,
     ModelSettings,
     Regime,
     SpectralSettings,
     TrainSettings,
+    change_inference,
     is_own,
 )
 from unseen.training.loop import RunControl, fit
@@ -76,7 +81,7 @@ PUBLISHED_TOWER = "ViT-B-32-quickgelu/openai"
 def load(
     model: str | Path = "naclip",
     *,
-    inference: InferenceChanges | None = None,
+    inference: InferenceSettings | Mapping[str, Any] | None = None,
     device: str = "auto",
     **choices: Unpack[ModelChoices],
 ) -> Predictor:
@@ -84,8 +89,8 @@ def load(
 
     Args:
         model: Name of a method, or the folder `unseen train` wrote.
-        inference: Values to change; by default the run's, or one and a half times the tower's own
-            size, in windows of that size.
+        inference: Single fields to change, or whole settings; by default the run's own, or one and
+            a half times the tower's size, in windows of that size.
         device: "auto" (a GPU if there is one), "cpu", "cuda", ...
         **choices: `clip`, `published`, `options`, `text_embeddings` (`ModelChoices`).
 
@@ -98,8 +103,7 @@ def load(
     source = find_model(model, choices)
     segmenter = build(source)
     base = own_inference(segmenter) if source.run is None else source.run.inference
-    changes = inference or InferenceChanges()
-    return Predictor(segmenter.to(device), changes.on(base), source)
+    return Predictor(segmenter.to(device), change_inference(base, inference), source)
 
 
 def segment(
@@ -320,6 +324,48 @@ def _start_from(init: Path, segmenter: TextSegmenter, run: Run) -> None:
     segmenter.load_state_dict(start.trainable_state(), strict=False)
 
 
+# ---------------------------------------------------------------------- scoring
+
+
+def evaluate(
+    models: str | Path | Sequence[str | Path],
+    benchmark: str | Benchmark | None = None,
+    *,
+    settings: EvaluationSettings | None = None,
+    inference: InferenceSettings | Mapping[str, Any] | None = None,
+    root: str | Path | None = None,
+    lists: Path | None = None,
+    out: str | Path | None = None,
+    save: bool = True,
+    **choices: Unpack[ModelChoices],
+) -> list[Report]:
+    """Score methods or runs on a benchmark; writes report.json and sheet.png for each.
+
+    Args:
+        models: One or several: methods without training, by name, and run folders.
+        benchmark: Name of a benchmark, or a folder of your own data; a run's own by default.
+            Without training, a name without fold means all folds.
+        settings: How to score.
+        inference: Single fields to change, or whole settings. By default a run on its own benchmark
+            keeps its own, and all else takes the benchmark's.
+        root: Where the benchmark's data lie.
+        lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
+        out: Folder of the report; RUN/eval-BENCHMARK or runs/METHOD-BENCHMARK by default.
+        save: Whether to write the reports.
+        **choices: `clip`, `published`, `options`, `text_embeddings` (`ModelChoices`).
+
+    Returns:
+        The reports, in the order of models, folds and seeds.
+
+    Raises:
+        UnseenError: Models, data or settings that do not fit together.
+    """
+    several = [models] if isinstance(models, (str, Path)) else models
+    places = Places(Path(root) if root else None, lists, Path(out) if out else None, save)
+    how = settings or EvaluationSettings()
+    return compare(several, benchmark, places, how, inference, choices)
+
+
 # ------------------------------------------------------------------- converting
 
 
@@ -334,7 +380,7 @@ def convert(
     vision_heads: int | None = None,
     text_heads: int | None = None,
     **options: Any,
-) -> Report:
+) -> ConversionReport:
     """A published checkpoint as a run folder that evaluates as the released code does.
 
     The file is read as data: nothing in it runs. Sizes follow from the shapes; classes, seen

@@ -1,12 +1,13 @@
-"""One confusion matrix, from which every number of the generalised zero-shot protocol is
-computed.
+"""What is counted of predictions: a confusion matrix where all classes compete, foreground and
+background where one query class is asked for. Every number of the protocols follows from them.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,21 +15,61 @@ from torch import Tensor
 from unseen.labels import IGNORE, MAX_8BIT_CLASSES, label_to_index
 
 
-class ConfusionMatrix:
-    """Pixels by true and predicted class.
+class Metric(ABC):
+    """Counts pixels image by image; every number of a report is computed from the counts."""
+
+    heads: ClassVar[dict[str, str]]
+    """The scores that tables and sheets show, by name, and what they are headed with."""
+
+    @abstractmethod
+    def update(self, prediction: Tensor, labels: Tensor, class_id: int | None = None) -> None:
+        """Add the pixels of images, or of the query class of one image."""
+
+    @property
+    @abstractmethod
+    def iou(self) -> Tensor:
+        """(K,) float64 in 0..1: intersection over union by class."""
+
+    @abstractmethod
+    def summary(self, seen: Sequence[int], unseen: Sequence[int]) -> dict[str, float]:
+        """The protocol's numbers in percent, given the ids of seen and unseen classes."""
+
+    @abstractmethod
+    def as_dict(self, names: Sequence[str], unseen: Sequence[int]) -> dict[str, Any]:
+        """IoU by class in percent, and the counts, as JSON types; what is undefined is null."""
+
+
+class ConfusionMatrix(Metric):
+    """Pixels by true and predicted class, where all classes compete.
+
+    Args:
+        num_classes: K.
 
     Attributes:
         counts: (K, K + 1) int64; row = truth, column = prediction; the last column holds labelled
-            pixels that no word was given.
+            pixels that were given no class.
     """
+
+    heads: ClassVar = {
+        "pAcc": "pAcc",
+        "mIoU": "mIoU",
+        "mAcc": "mAcc",
+        "mIoU_S": "mIoU seen",
+        "mIoU_U": "mIoU unseen",
+        "hIoU": "hIoU",
+    }
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
         self.counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
 
-    def update(self, prediction: Tensor, labels: Tensor) -> None:
-        """Add images: predictions and labels (`unseen.labels`) of equal shape. Pixels labelled
-        255 are not counted.
+    def update(self, prediction: Tensor, labels: Tensor, class_id: int | None = None) -> None:
+        """Add images.
+
+        Args:
+            prediction: Labels (`unseen.labels`), 255 where no class was given.
+            labels: The truth, of equal shape; pixels of 255 are not counted.
+            class_id: Not used, as all classes of an image are counted together.
 
         Raises:
             ValueError: Shapes differ, or an id lies outside the vocabulary.
@@ -43,25 +84,15 @@ class ConfusionMatrix:
         none = guess == IGNORE
         if self.num_classes > MAX_8BIT_CLASSES:
             truth, guess = label_to_index(truth), label_to_index(guess)
-        inside = (
-            (truth >= 0)
-            & (truth < self.num_classes)
-            & (guess >= 0)
-            & ((guess < self.num_classes) | none)
-        )
         guess = torch.where(none, self.num_classes, guess)
+        allowed = (guess < self.num_classes) | none
+        inside = (truth >= 0) & (truth < self.num_classes) & (guess >= 0) & allowed
         if not inside.all():
             raise ValueError(f"an id lies outside 0..{self.num_classes - 1}")
+        # A pair of classes is one number, so that counting pairs is one call.
         width = self.num_classes + 1
-        self.counts += (
-            torch.bincount(truth * width + guess, minlength=self.num_classes * width)
-            .view(self.num_classes, width)
-            .cpu()
-        )
-
-    def merge(self, other: ConfusionMatrix) -> None:
-        """Add the pixels of another matrix of the same vocabulary."""
-        self.counts += other.counts
+        pairs = torch.bincount(truth * width + guess, minlength=self.num_classes * width)
+        self.counts += pairs.view(self.num_classes, width).cpu()
 
     @property
     def iou(self) -> Tensor:
@@ -78,7 +109,7 @@ class ConfusionMatrix:
         """
         return self.counts.diagonal().double() / self.counts.sum(dim=1)
 
-    def summary(self, seen: Sequence[int], unseen: Sequence[int]) -> dict[str, Any]:
+    def summary(self, seen: Sequence[int], unseen: Sequence[int]) -> dict[str, float]:
         """The protocol's numbers in percent; NaN where there is nothing to average.
 
         Returns:
@@ -86,16 +117,11 @@ class ConfusionMatrix:
             and unseen ones, their harmonic mean hIoU; zero_IoU, the share of classes that occur and
             are never hit.
         """
-        iou, labelled = self.iou, self.counts.sum()
-        s, u = (
-            iou[list(seen)].nanmean().item(),
-            (iou[list(unseen)].nanmean().item() if len(unseen) else math.nan),
-        )
+        iou, labelled = self.iou, self.counts.sum().double()
+        s, u = (iou[list(ids)].nanmean().item() for ids in (seen, unseen))
         occurring = iou[self.counts.sum(dim=1) > 0]
         parts = {
-            "pAcc": (
-                (self.counts.diagonal().sum().double() / labelled).item() if labelled else math.nan
-            ),
+            "pAcc": (self.counts.diagonal().sum() / labelled).item(),
             "mAcc": self.accuracy.nanmean().item(),
             "mIoU": iou.nanmean().item(),
             "mIoU_S": s,
@@ -105,10 +131,27 @@ class ConfusionMatrix:
         }
         return {name: 100 * value for name, value in parts.items()}
 
+    def as_dict(self, names: Sequence[str], unseen: Sequence[int]) -> dict[str, Any]:
+        """IoU of every class in percent, and the matrix."""
+        iou = zip(names, self.iou.tolist(), strict=True)
+        return {
+            "iou": {name: rounded(100 * value) for name, value in iou},
+            "confusion": {
+                "rows": list(names),
+                "columns": [*names, "no class"],
+                "pixels": self.counts.tolist(),
+            },
+        }
+
 
 def harmonic_mean(a: float, b: float) -> float:
     """2ab / (a + b); 0 where both are 0, NaN where one is."""
     return 0.0 if a + b == 0 else 2 * a * b / (a + b)
+
+
+def rounded(value: float) -> float | None:
+    """A number of a report; None, which JSON has, in place of NaN, which it lacks."""
+    return None if math.isnan(value) else round(value, 4)
 
 
 def episode_counts(prediction: Tensor, truth: Tensor, *, released: bool = False) -> Tensor:
@@ -116,56 +159,76 @@ def episode_counts(prediction: Tensor, truth: Tensor, *, released: bool = False)
 
     Args:
         prediction: (H, W) bool.
-        truth: (H, W) of 1 (the class), 0 and 255, which is not counted.
-        released: Count void pixels into the union of what they were predicted as, as the released
-            SAZS does.
+        truth: (H, W) of 1 (the query class), 0 and 255, which is not counted.
+        released: Count ignored pixels into the union of what they were predicted as, as the
+            released SAZS does.
     """
     known = truth != IGNORE
     counts = torch.zeros(2, 2, dtype=torch.int64)
     for value in (0, 1):
-        here, there = prediction == bool(value), truth == value
-        counts[value, 0] = (here & there).sum()
-        counts[value, 1] = ((here if released else here & known) | there).sum()
+        predicted, true = prediction == bool(value), truth == value
+        counts[value, 0] = (predicted & true).sum()
+        if not released:
+            predicted = predicted & known
+        counts[value, 1] = (predicted | true).sum()
     return counts
 
 
-class EpisodeCounts:
-    """Foreground and background of episodes, by the class that was asked for.
+class EpisodeCounts(Metric):
+    """Foreground and background of episodes, by query class.
 
     Args:
         num_classes: Of the vocabulary.
-        released: What void does (`episode_counts`).
+        released: How ignored pixels are counted (`episode_counts`).
 
     Attributes:
         counts: (K, 2, 2) int64: class, background or foreground, intersection or union.
-        asked: (K,) int64: episodes of each class.
+        episodes: (K,) int64: episodes of each class.
     """
+
+    heads: ClassVar = {"mIoU": "mIoU", "FB_IoU": "FB-IoU"}
 
     def __init__(self, num_classes: int, *, released: bool = False) -> None:
         self.counts = torch.zeros(num_classes, 2, 2, dtype=torch.int64)
-        self.asked = torch.zeros(num_classes, dtype=torch.int64)
+        self.episodes = torch.zeros(num_classes, dtype=torch.int64)
         self.released = released
 
-    def update(self, prediction: Tensor, truth: Tensor, class_id: int) -> None:
-        """Add an episode: prediction (H, W) bool; truth (H, W) of 1 (the class), 0 and 255
-        (`episode_counts`).
+    def update(self, prediction: Tensor, labels: Tensor, class_id: int | None = None) -> None:
+        """Add an episode.
+
+        Args:
+            prediction: (H, W) bool.
+            labels: (H, W) of 1 (the query class), 0 and 255 (`episode_counts`).
+            class_id: The query class.
         """
-        self.counts[class_id] += episode_counts(prediction, truth, released=self.released)
-        self.asked[class_id] += 1
+        assert class_id is not None, "an episode has a query class"
+        self.counts[class_id] += episode_counts(prediction, labels, released=self.released)
+        self.episodes[class_id] += 1
 
     @property
     def iou(self) -> Tensor:
         """(K,) float64 in 0..1: of the foreground, over all episodes of a class; 0 for a class
-        never asked for, as the protocols have it.
+        without episodes, as the protocols have it.
         """
         return self.counts[:, 1, 0].double() / self.counts[:, 1, 1].clamp(min=1)
 
-    def summary(self, classes: Sequence[int]) -> dict[str, float]:
-        """In percent: mIoU over the fold's classes; FB_IoU, the mean of background and foreground
-        IoU with all episodes pooled.
+    def summary(self, seen: Sequence[int], unseen: Sequence[int]) -> dict[str, float]:
+        """In percent: mIoU over the unseen classes, those of the fold; FB_IoU, the mean of
+        background and foreground IoU with all their episodes pooled.
         """
-        pooled = self.counts[list(classes)].sum(dim=0).double()
+        pooled = self.counts[list(unseen)].sum(dim=0).double()
         return {
-            "mIoU": 100 * self.iou[list(classes)].mean().item(),
+            "mIoU": 100 * self.iou[list(unseen)].mean().item(),
             "FB_IoU": 100 * (pooled[:, 0] / pooled[:, 1].clamp(min=1)).mean().item(),
+        }
+
+    def as_dict(self, names: Sequence[str], unseen: Sequence[int]) -> dict[str, Any]:
+        """IoU in percent, episodes and counts of the fold's classes."""
+        parts = ("background", "foreground")
+        return {
+            "iou": {names[i]: rounded(100 * self.iou[i].item()) for i in unseen},
+            "episodes": {names[i]: int(self.episodes[i]) for i in unseen},
+            "counts": {
+                names[i]: dict(zip(parts, self.counts[i].tolist(), strict=True)) for i in unseen
+            },
         }

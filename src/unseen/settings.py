@@ -6,9 +6,10 @@ Nothing heavy is imported here, so `--help` answers at once.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Hashable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,6 +124,11 @@ class InferenceSettings:
         Raises:
             SettingError: Two sizes or two sources of segments at once, or a number out of range.
         """
+        for name in ("short_side", "square", "canvas", "window", "stride", "window_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                least = "at least 1" if name in ("stride", "window_batch") else "0 or more"
+                raise SettingError(f"--inference.{name} is {value}; give {least}")
         self._check_segments()
         given = [
             name for name in ("short_side", "square", "canvas") if getattr(self, name) is not None
@@ -170,69 +176,120 @@ def check_threshold(threshold: float | None) -> None:
         raise SettingError(f"--threshold is {threshold}; give a confidence between 0 and 1")
 
 
+def change_inference(
+    base: InferenceSettings, given: InferenceSettings | Mapping[str, Any] | None
+) -> InferenceSettings:
+    """Inference settings, changed or replaced.
+
+    Args:
+        base: Those of a run or a benchmark.
+        given: A mapping replaces single fields; 0 and "" stand for None in fields that may be None.
+            Whole settings replace `base`; None leaves it.
+
+    Raises:
+        SettingError: A field that does not exist, or a value out of its range.
+    """
+    if given is None:
+        return base
+    if isinstance(given, InferenceSettings):
+        return given
+    defaults = {entry.name: entry.default for entry in fields(InferenceSettings)}
+    changes: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise SettingError(
+                f"there is no inference setting {name!r}{meant}; choose among {', '.join(defaults)}"
+            )
+        nothing = value in (0, "") and not isinstance(value, bool)
+        if nothing and defaults[name] is None:
+            value = None
+        changes[name] = value
+    return replace(base, **changes)
+
+
+Draw = Literal["all", "hsnet", "sazs", "bam"]
+
+
 @dataclass(frozen=True)
-class InferenceChanges:
-    """Single values to use instead of the benchmark's, the run's or the method's own.
+class EvaluationSettings:
+    """How a segmenter is scored.
 
     Attributes:
-        short_side: Pixels of the shorter side; 0 leaves the image as it is.
-        square: Side of the square the image is resized to instead, whatever its ratio; 0 for none.
-        canvas: Side of the black square the image is resized into instead, keeping its ratio; 0 for
-            none.
-        antialias: Smooth before an image is made smaller; false also resizes the method's score
-            maps in one step.
-        window: Side of the sliding window in pixels; 0 takes the whole image at once.
-        stride: Step of the window in pixels.
-        window_batch: Windows computed at a time.
-        refinement: "segment_iou" replaces the mask of a class by the eigen-segment with the highest
-            IoU with it; or "none".
-        refinement_threshold: Masks and segments of a lower IoU are left as they are.
-        segments_features: Network the segments are computed with: "timm:NAME" or a CLIP; '' takes
-            the method's own tower.
-        segments_dir: Folder to read them from instead (`unseen eigenvectors`).
-        segments_count: Eigen-segments of an image, the constant one included.
+        limit: Only the first so many images, or episodes; the report then lies in a folder
+            ...-first-N of its own.
+        threshold: Pixels whose best class has a lower confidence (0..1) get no class: they are
+            background where that is scored (voc-21), and in folds.
+        episodes: How the pairs of image and query class of a fold are drawn: "all" of HSNet's list
+            once, or 1000 as "hsnet", "sazs" or "bam" (ESDA: seed 923) draw them.
+        seeds: Of drawn episodes, one evaluation each.
+        oracle: Let the labels choose between a mask and the eigen-segments, as SAZS was scored: not
+            a result, and marked in the report.
+        released_counts: Count ignored pixels of folds into unions, as the released SAZS does.
+        choose_threshold: Choose inference.refinement_threshold on the seen classes of so many
+            training images first; 0 leaves it.
+        batch_size: Most images of one size computed together, with large vocabularies fewer.
+        workers: Processes that read images.
+        shown: Images on the sheet, spread over the set.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", ...
+        progress: Show a progress bar.
     """
 
-    short_side: int | None = None
-    square: int | None = None
-    canvas: int | None = None
-    antialias: bool | None = None
-    window: int | None = None
-    stride: int | None = None
-    window_batch: int | None = None
-    refinement: Refinement | None = None
-    refinement_threshold: float | None = None
-    segments_features: str | None = None
-    segments_dir: str | None = None
-    segments_count: int | None = None
+    limit: int | None = None
+    threshold: float | None = None
+    episodes: Draw = "all"
+    seeds: tuple[int, ...] = (0,)
+    oracle: bool = False
+    released_counts: bool = False
+    choose_threshold: int = 0
+    batch_size: int = 16
+    workers: int = 0
+    shown: int = 8
+    device: str = "auto"
+    progress: bool = True
 
-    def on(self, base: InferenceSettings) -> InferenceSettings:
-        """`base` with the given values.
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing or contradict each other.
 
         Raises:
-            SettingError: A size below 1.
+            SettingError: A number out of range, or two settings that exclude each other.
         """
-        given = {name: value for name, value in asdict(self).items() if value is not None}
-        for name in given.keys() & {
-            "short_side",
-            "square",
-            "canvas",
-            "window",
-            "stride",
-            "window_batch",
-        }:
-            value = given[name]
-            if value < 0 or (value == 0 and name in ("stride", "window_batch")):
+        check_threshold(self.threshold)
+        if self.limit is not None and self.limit < 1:
+            raise SettingError(f"--limit is {self.limit}; give at least 1 image")
+        for name, least in (("choose_threshold", 0), ("batch_size", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                flag = name.replace("_", "-")
                 raise SettingError(
-                    f"--inference.{name} is {value}; give"
-                    f" {'at least 1' if name in ('stride', 'window_batch') else '0 or more'}"
+                    f"--{flag} is {getattr(self, name)}; give a number of {least} or more"
                 )
-        # Zero and "" stand for None, but not where None is no value of the setting.
-        kept = ("refinement_threshold", "segments_count", "antialias")
-        changed: dict[str, Any] = {
-            name: value if name in kept else value or None for name, value in given.items()
-        }
-        return replace(base, **changed)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise SettingError(
+                f"--seeds is {list(self.seeds)}; give different numbers of 0 or more, such as"
+                " [0,1,2]"
+            )
+        if self.seeds != (0,) and self.episodes == "all":
+            raise SettingError(
+                "--seeds is for drawn episodes, and nothing is drawn; add --episodes hsnet, sazs or"
+                " bam, or remove it"
+            )
+        if self.choose_threshold and self.threshold is not None:
+            raise SettingError(
+                "--choose-threshold looks at masks as they are without --threshold; choose first,"
+                " then give --inference.refinement_threshold"
+            )
+
+    @property
+    def complete(self) -> bool:
+        """Whether the score is that of the benchmark's own protocol, on all of its images."""
+        own = EvaluationSettings()
+        free = ("batch_size", "workers", "shown", "device", "progress")
+        return all(
+            getattr(self, entry.name) == getattr(own, entry.name)
+            for entry in fields(self)
+            if entry.name not in free
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from unseen.cli.notices import about_tower, notify
 from unseen.errors import SettingError, UnseenError
 from unseen.settings import (
     ExtractionSettings,
-    InferenceChanges,
     InferenceSettings,
     SpectralSettings,
     check_threshold,
@@ -83,9 +82,7 @@ def segment(
     check_not_among(files, flags.out)
     from unseen import api
 
-    loaded = api.load(
-        flags.model, inference=InferenceChanges(**inference), device=flags.device, **model.given()
-    )
+    loaded = api.load(flags.model, inference=inference, device=flags.device, **model.given())
     text = loaded.encode(names)
     remedy = "train a run on" if loaded.run else "give --clip"
     notify(about_tower(loaded.segmenter.clip.source, names, remedy))

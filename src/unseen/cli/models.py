@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from unseen.cli.flags import (
     FLAT,
@@ -16,43 +16,13 @@ from unseen.cli.flags import (
     Options,
     settings_flags,
 )
-from unseen.cli.notices import about_tower, about_warmup
+from unseen.cli.notices import about_tower, about_warmup, notify
 from unseen.errors import CheckpointError, SettingError
 from unseen.recipes import resolve
-from unseen.settings import InferenceChanges, InferenceSettings, Regime, TrainSettings
+from unseen.settings import EvaluationSettings, InferenceSettings, Regime, TrainSettings
 
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How a segmenter is scored.
-
-    Attributes:
-        limit: Only the first so many images, or episodes; the report then lies in a folder
-            ...-first-N of its own.
-        threshold: Pixels whose best class has a lower confidence (0..1) get no class: they are
-            background where that is scored (voc-21), and in folds.
-        episodes: How the pairs of image and query class of a fold are drawn: "all" of HSNet's list
-            once, or 1000 as "hsnet", "sazs" or "bam" (ESDA: seed 923) draw them.
-        seeds: Of drawn episodes, one evaluation each.
-        oracle: Let the labels choose between a mask and the eigen-segments, as SAZS was scored: not
-            a result, and marked in the report.
-        released_counts: Count ignored pixels of folds into unions, as the released SAZS does.
-        choose_threshold: Choose inference.refinement_threshold on the seen classes of so many
-            training images first; 0 leaves it.
-        workers: Processes that read images.
-        device: "auto" (a GPU if there is one), "cpu", "cuda", ...
-    """
-
-    limit: int | None = None
-    threshold: float | None = None
-    episodes: Literal["all", "hsnet", "sazs", "bam"] = "all"
-    seeds: tuple[int, ...] = (0,)
-    oracle: bool = False
-    released_counts: bool = False
-    choose_threshold: int = 0
-    workers: int = 0
-    device: str = "auto"
-
+if TYPE_CHECKING:
+    from unseen.reports import Report
 
 GROUPS: dict[str, dict[str, Any]] = {
     "train": {"train": settings_flags(TrainSettings(), "Training")},
@@ -309,13 +279,33 @@ def evaluate(
         inference: Single values to change; a run on its own benchmark keeps its own, all else the
             benchmark's.
     """
-    from unseen.__main__ import evaluate as run
+    settings = EvaluationSettings(**evaluation)
+    from unseen import api
+    from unseen.reports import print_reports
 
-    run(
+    reports = api.evaluate(
         runs,
+        settings=settings,
+        inference=inference or None,
         **vars(flags),
         **vars(data),
         **vars(model),
-        inference=InferenceChanges(**inference),
-        **evaluation,
     )
+    for report in reports:
+        _print_place(report)
+    print_reports(reports)
+
+
+def _print_place(report: Report) -> None:
+    """Where a report was written, and what a reader has to know of its number."""
+    protocol = report.protocol
+    if protocol["train"] is None:
+        names = report.benchmark.class_names
+        notify(about_tower(protocol["tower"]["source"], names, "give --clip"))
+    if "threshold_chosen" in protocol:
+        scores = protocol["threshold_chosen"]["mIoU_seen"].items()
+        print(
+            f"threshold {protocol['inference']['refinement_threshold']}, from mIoU of seen classes"
+            f" in training: {'  '.join(f'{each} {score:.1f}' for each, score in scores)}"
+        )
+    print(f"wrote {report.folder}/report.json, with sheet.png beside")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -31,8 +31,8 @@ import numpy as np
 from unseen.data.pairs import Pair
 from unseen.errors import DataError, SettingError
 from unseen.files import read_labels, replacing
+from unseen.settings import Draw
 
-Draw = Literal["all", "hsnet", "sazs", "bam"]
 DRAWS = 1000
 AREA = 2 * 32 * 32
 """BAM: a class counts in an image if it covers this many pixels."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from unseen.data.classes import COCO, DOODLES, VOC
 from unseen.data.episodes import (
-    Draw,
     Episode,
     bam_list,
     coco_list,
@@ -26,6 +25,7 @@ from unseen.data.episodes import (
 from unseen.data.layouts import VOC_MASKS, require_root, voc_base
 from unseen.data.pairs import Pair
 from unseen.errors import DataError, SettingError
+from unseen.settings import Draw
 
 if TYPE_CHECKING:
     from unseen.data.datasets import DoodleScenes, LabelledImages, SegmentationSet

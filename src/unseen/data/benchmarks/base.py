@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unseen.data.episodes import Draw, Episode
+from unseen.data.episodes import Episode
 from unseen.data.layouts import require_root
 from unseen.data.pairs import Background
-from unseen.settings import InferenceSettings
+from unseen.settings import Draw, InferenceSettings
 
 if TYPE_CHECKING:
     from unseen.data.datasets import SegmentationSet

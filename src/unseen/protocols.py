@@ -1,0 +1,309 @@
+"""The two protocols: what a segmenter predicts, image by image, beside the truth.
+
+`all_classes` lets the classes of a vocabulary compete for every pixel; `query_classes` asks for one
+class of an image at a time, foreground against background (folds). Both take several refiners, so
+that thresholds are compared on one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from unseen.checkpoints import Run
+from unseen.data.datasets import Sample, SegmentationSet
+from unseen.data.episodes import Episode
+from unseen.errors import DataError
+from unseen.inference import LabelMaps, label_maps, query_mask
+from unseen.labels import BACKGROUND, IGNORE, index_to_label
+from unseen.segmenter import Segmenter, TextFeatures
+from unseen.segments.refinement import SegmentRefiner
+from unseen.segments.source import SegmentSource
+from unseen.settings import InferenceSettings
+from unseen.visualize import Row
+
+
+class Oracle(Protocol):
+    """A choice among segments that looks at the labels (`unseen.evaluation.OracleRefiner`)."""
+
+    @property
+    def source(self) -> SegmentSource:
+        """Where the segments of images come from."""
+
+    def refine(self, maps: LabelMaps, segments: Tensor, truth: Tensor) -> LabelMaps:
+        """Label maps with segments (B, S, H, W) in place of masks."""
+
+    def refine_mask(self, mask: Tensor, segments: Tensor, truth: Tensor) -> Tensor:
+        """A mask (H, W) of one class, or the segment (S, H, W) in its place."""
+
+
+Refiner = SegmentRefiner | Oracle
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A segmenter that is to be scored on a benchmark.
+
+    Attributes:
+        title: Its name in the report.
+        segmenter: Any method, in eval mode; it runs where its parameters lie.
+        text: The benchmark's vocabulary, encoded.
+        inference: Size, windows and refinement.
+        calibrated: Ids of the classes trained on, whose scores the method reduces (calibrated
+            stacking); None where no class was trained on, or all.
+        trained_on: The run, where it was trained on another benchmark: the report says which
+            classes it has seen there.
+        about: What else the report should say of it.
+    """
+
+    title: str
+    segmenter: Segmenter
+    text: TextFeatures
+    inference: InferenceSettings
+    calibrated: Sequence[int] | None = None
+    trained_on: Run | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An image, or an episode, with what a metric compares.
+
+    Attributes:
+        name: Of the image.
+        image: (3, H, W) uint8, RGB.
+        truth: (H, W) labels; of an episode 1 for its class, 0 for everything else, and 255.
+        predictions: By every refiner: (H, W) labels; of an episode bool.
+        class_id: The query class of an episode.
+    """
+
+    name: str
+    image: Tensor
+    truth: Tensor
+    predictions: list[Tensor]
+    class_id: int | None = None
+
+    def row(self, names: Sequence[str]) -> Row:
+        """A row of the sheet."""
+        truth, guess, note = self.truth, self.predictions[0], ""
+        if self.class_id is not None:
+            note = names[self.class_id]
+            truth, guess = (
+                torch.where(mask, self.class_id, IGNORE).to(torch.uint8)
+                for mask in (truth == 1, guess)
+            )
+        pixels = self.image.permute(1, 2, 0).cpu().numpy()
+        return Row(pixels, truth.numpy(), {"prediction": guess.numpy()}, note)
+
+
+# ----------------------------------------------------------- the two protocols
+
+
+def all_classes(
+    candidate: Candidate,
+    batches: Iterable[Sequence[Sample]],
+    refiners: Sequence[Refiner | None],
+    threshold: float | None = None,
+) -> Iterator[Judged]:
+    """Label maps of images, for which all classes of the vocabulary compete.
+
+    Args:
+        candidate: The segmenter.
+        batches: Samples of equal size.
+        refiners: One prediction by each; None for the method's own.
+        threshold: Pixels whose best class is less confident get no class.
+    """
+    segmenter = candidate.segmenter
+    for samples in batches:
+        images = torch.stack([sample.image for sample in samples]).to(segmenter.device)
+        labels = torch.stack([sample.labels for sample in samples])
+        maps = label_maps(
+            segmenter,
+            images,
+            candidate.text,
+            candidate.inference,
+            seen=candidate.calibrated,
+            threshold=threshold,
+        )
+        segments = _segments(refiners, images, [sample.name for sample in samples])
+        refined = [_refined(refiner, maps, segments, labels).labels.cpu() for refiner in refiners]
+        for i, sample in enumerate(samples):
+            yield Judged(sample.name, sample.image, labels[i], [part[i] for part in refined])
+
+
+def query_classes(
+    candidate: Candidate,
+    episodes: Iterable[tuple[Sample, int]],
+    refiners: Sequence[Refiner | None],
+    threshold: float | None = None,
+) -> Iterator[Judged]:
+    """Masks of one query class an image: foreground against background.
+
+    Args:
+        candidate: The segmenter.
+        episodes: Samples with their query class; one image's neighbouring episodes share a sample.
+        refiners: One prediction by each; None for the method's own.
+        threshold: The mask is where the confidence of the class is above this; a query method's own
+            decision, 0.5, by default, and where the class wins for any other.
+
+    Raises:
+        DataError: An image without its query class.
+    """
+    masks: _QueryMasks | None = None
+    for sample, class_id in episodes:
+        if masks is None or masks.sample is not sample:
+            masks = _QueryMasks(candidate, sample, refiners, threshold)
+        truth = query_labels(sample.labels, class_id)
+        if not (truth == 1).any():
+            raise DataError(
+                f"the fold asks for {candidate.text.names[class_id]!r} in {sample.name}, whose mask"
+                " does not hold it; restore the list or the masks"
+            )
+        yield Judged(sample.name, sample.image, truth, masks.of(class_id, truth), class_id)
+
+
+def query_labels(labels: Tensor, class_id: int) -> Tensor:
+    """Labels (H, W) as an episode's truth: 1 for the class, 0 for everything else, and 255."""
+    return torch.where(labels == IGNORE, IGNORE, (labels == class_id).long())
+
+
+class _QueryMasks:
+    """The masks of query classes in one image; what does not depend on the class is computed once.
+
+    A query method is asked for the class alone. Any other is asked for the whole vocabulary, and
+    its mask is where the class wins.
+    """
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        sample: Sample,
+        refiners: Sequence[Refiner | None],
+        threshold: float | None,
+    ) -> None:
+        self.candidate, self.sample, self.threshold = candidate, sample, threshold
+        self.refiners = refiners
+        self.image = sample.image.unsqueeze(0).to(candidate.segmenter.device)
+        self.segments = _segments(refiners, self.image, [sample.name])
+        self.maps: list[Tensor] | None = None
+        if candidate.segmenter.kind == "multiclass":
+            self.maps = self._label_maps()
+
+    def _label_maps(self) -> list[Tensor]:
+        """The label map (H, W) by every refiner; an oracle looks at the masks later."""
+        maps = label_maps(
+            self.candidate.segmenter,
+            self.image,
+            self.candidate.text,
+            self.candidate.inference,
+            seen=self.candidate.calibrated,
+            threshold=self.threshold,
+        )
+        refined = []
+        for refiner in self.refiners:
+            result = maps
+            if isinstance(refiner, SegmentRefiner) and self.segments is not None:
+                result = refiner.refine(maps, self.segments)
+            refined.append(result.labels[0].cpu())
+        return refined
+
+    def of(self, class_id: int, truth: Tensor) -> list[Tensor]:
+        """The mask (H, W) bool of a class by every refiner; `truth` is for the oracle alone."""
+        if self.maps is not None:
+            masks = [labels == class_id for labels in self.maps]
+        else:
+            candidate = self.candidate
+            mask = query_mask(
+                candidate.segmenter,
+                self.image,
+                candidate.text,
+                class_id,
+                candidate.inference,
+                self.threshold,
+            )[0]
+            masks = [self._refined(refiner, mask).cpu() for refiner in self.refiners]
+        return [
+            self._chosen(refiner, mask, truth)
+            for refiner, mask in zip(self.refiners, masks, strict=True)
+        ]
+
+    def _refined(self, refiner: Refiner | None, mask: Tensor) -> Tensor:
+        if isinstance(refiner, SegmentRefiner) and self.segments is not None:
+            return refiner.refine_mask(mask, self.segments[0])
+        return mask
+
+    def _chosen(self, refiner: Refiner | None, mask: Tensor, truth: Tensor) -> Tensor:
+        if refiner is None or isinstance(refiner, SegmentRefiner) or self.segments is None:
+            return mask
+        return refiner.refine_mask(mask, self.segments[0].cpu(), truth)
+
+
+def with_background(items: Iterable[Judged], index: int) -> Iterator[Judged]:
+    """Items whose background is a class of the metric: labelled so, and predicted where no class
+    was confident enough.
+    """
+    background = index_to_label(torch.tensor(index))
+    for item in items:
+        truth = torch.where(item.truth == BACKGROUND, background, item.truth)
+        maps = [torch.where(labels == IGNORE, background, labels) for labels in item.predictions]
+        yield replace(item, truth=truth, predictions=maps)
+
+
+def _segments(
+    refiners: Sequence[Refiner | None], images: Tensor, names: Sequence[str]
+) -> Tensor | None:
+    """The segments (B, S, H, W) of images, which all refiners share."""
+    refiner = refiners[0]
+    if refiner is None:
+        return None
+    return refiner.source(images, names)
+
+
+def _refined(
+    refiner: Refiner | None, maps: LabelMaps, segments: Tensor | None, labels: Tensor
+) -> LabelMaps:
+    """Label maps by a refiner; `labels`, the truth, is for the oracle alone."""
+    if refiner is None or segments is None:
+        return maps
+    if isinstance(refiner, SegmentRefiner):
+        return refiner.refine(maps, segments)
+    truth = torch.where(labels == BACKGROUND, IGNORE, labels).to(segments.device)
+    return refiner.refine(maps, segments, truth)
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def batches_of_one_size(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """Neighbouring samples of equal size in batches, in order."""
+    batch: list[Sample] = []
+    for sample in samples:
+        if batch and (len(batch) == size or batch[0].labels.shape != sample.labels.shape):
+            yield batch
+            batch = []
+        batch.append(sample)
+    if batch:
+        yield batch
+
+
+def read_episodes(
+    data: SegmentationSet, episodes: Sequence[Episode]
+) -> Iterator[tuple[Sample, int]]:
+    """Samples and query classes; an image of several neighbouring episodes is read once."""
+    index, sample = -1, None
+    for episode in episodes:
+        if sample is None or episode.index != index:
+            index, sample = episode.index, data[episode.index]
+        yield sample, episode.class_id
+
+
+def present_classes(samples: Iterable[Sample]) -> Iterator[tuple[Sample, int]]:
+    """Every class of every image as an episode."""
+    for sample in samples:
+        for class_id in torch.unique(sample.labels).tolist():
+            if class_id not in (IGNORE, BACKGROUND):
+                yield sample, class_id
