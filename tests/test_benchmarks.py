@@ -1,5 +1,5 @@
 """Every generalised benchmark on four images in its true layout, through the command line; runs
-across data sets; vocabularies above 253 words."""
+across data sets; vocabularies above 253 classes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_nested_splits() -> None:
         get_benchmark("voc-zs3")
 
 
-def test_backgrounds_are_said() -> None:
+def test_how_backgrounds_are_treated() -> None:
     kinds = {bench.base: bench.background for bench in BENCHMARKS.values()}
     assert {name for name, kind in kinds.items() if kind == "class"} == {
         "context-60",
@@ -116,7 +116,7 @@ def test_backgrounds_are_said() -> None:
     assert get_benchmark("voc").scored_names == VOC
 
 
-def test_benchmarks_that_ask_the_same() -> None:
+def test_benchmarks_that_are_scored_alike() -> None:
     same = {
         name
         for name in BENCHMARKS
@@ -130,7 +130,7 @@ def test_benchmarks_that_ask_the_same() -> None:
     assert not get_benchmark("voc").same_classes_as("/a/folder", VOC)
 
 
-def test_a_run_on_the_same_words_with_another_background(tmp_path: Path) -> None:
+def test_a_run_on_the_same_classes_with_another_background(tmp_path: Path) -> None:
     root = voc(tmp_path / "data")
     common = ["--root", str(root), *TINY]
     main(
@@ -370,9 +370,9 @@ def test_a_run_on_another_data_set(
         ]
     )
     report, bench = report_of(tmp_path / "eval"), get_benchmark(name)
-    assert counted(report) == pixels, "all words are scored"
+    assert counted(report) == pixels, "all classes are scored"
     protocol = report["protocol"]
-    assert protocol["calibrated"] is False, "no word is lowered"
+    assert protocol["calibrated"] is False, "no class is calibrated"
     assert (protocol["trained_on"]["benchmark"], protocol["trained_on"]["classes"]) == (
         "coco-stuff",
         156,
@@ -395,7 +395,7 @@ def test_a_run_on_another_data_set(
     )
 
 
-def test_which_words_were_met() -> None:
+def test_which_classes_are_shared() -> None:
     training = get_benchmark("coco-stuff").seen
     assert shared_classes(
         training,
@@ -419,7 +419,7 @@ def test_which_words_were_met() -> None:
     assert shared_classes((), VOC) == []
 
 
-# ------------------------------------------------------------ more than 253 words
+# ------------------------------------------------------------ more than 253 classes
 
 
 def test_labels_skip_the_special_values() -> None:
@@ -439,7 +439,7 @@ def test_labels_skip_the_special_values() -> None:
     ]
 
 
-def test_metric_and_best_words_above_253() -> None:
+def test_metric_and_best_classes_above_253() -> None:
     scores = torch.zeros(1, 300, 1, 4)
     for column, word in enumerate((1, 252, 253, 299)):
         scores[0, word, 0, column] = 1

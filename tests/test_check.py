@@ -71,7 +71,8 @@ def test_ids_that_are_not_listed(
     [line] = lines(folder)
     assert line.startswith("ids that are not on the list of classes (9, 77; known are 0 to 3): ")
     assert line.endswith(
-        "p 2.png and 2 more; add the classes, or set those pixels to the ignored value (255; 65535 with 16 bits)"
+        "p 2.png and 2 more; add the classes, or set those pixels to the ignored value (255; 65535"
+        " with 16 bits)"
     )
     assert (tmp_path / "out" / "sheet.png").exists()
     assert "error" in capsys.readouterr().out
@@ -107,7 +108,7 @@ def test_palettes_of_their_own(folder: Path) -> None:
 
 def test_half_a_layout(folder: Path) -> None:
     """Loose images beside images/train and images/val, and one of the two alone: nothing is left
-    out without a word."""
+    out in silence."""
     for split in ("train", "val"):
         (folder / f"{split}.txt").unlink()
         for kind in ("images", "labels"):
@@ -264,8 +265,8 @@ def test_partners_and_lists(folder: Path) -> None:
 
 
 def test_unreadable_files(folder: Path) -> None:
-    picture, labels = folder / "images" / "p 1.png", folder / "labels" / "p 2.png"
-    picture.write_bytes(picture.read_bytes()[:200])
+    image, labels = folder / "images" / "p 1.png", folder / "labels" / "p 2.png"
+    image.write_bytes(image.read_bytes()[:200])
     labels.write_bytes(b"nothing")
     first, second = lines(folder)
     assert "images that cannot be read" in first

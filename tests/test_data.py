@@ -185,9 +185,9 @@ def drawn(
     changed: list[NDArray[np.bool_]] = []
     paint = doodles._paint
 
-    def watched(word: str, canvas: Image.Image, *how: Any) -> tuple[Image.Image, str]:
+    def watched(thing: str, canvas: Image.Image, *how: Any) -> tuple[Image.Image, str]:
         before = np.array(canvas)
-        result = paint(word, canvas, *how)
+        result = paint(thing, canvas, *how)
         changed.append((np.array(canvas) != before).any(axis=2))
         return result
 
@@ -223,7 +223,7 @@ def test_small_scenes_show_twelve_pixels_of_everything() -> None:
         assert min((scene.labels == thing).sum() for thing in scene.things) >= 12
 
 
-def test_every_requested_word_appears() -> None:
+def test_every_requested_class_appears() -> None:
     for thing in range(len(DOODLES)):
         scene = draw(0, thing, max_things=1, classes=(thing,))
         assert scene.things == (thing,)
@@ -300,8 +300,8 @@ def test_labelled_images(tmp_path: Path) -> None:
             0,
             [[0, 21]],
             (
-                "holds the id 21; known are 1 to 20, 0 for background and 255 for ignored pixels: correct the"
-                " mask or the list of classes"
+                "holds the id 21; known are 1 to 20, 0 for background and 255 for ignored pixels:"
+                " correct the mask or the list of classes"
             ),
         ),
         (None, [[0, 20]], "holds the id 20; known are 0 to 19 and 255 for ignored pixels"),
@@ -405,7 +405,7 @@ def test_a_missing_list(tmp_path: Path) -> None:
         voc_pairs(tmp_path, "val")
 
 
-def test_palette_and_grey_masks_say_the_same(tmp_path: Path) -> None:
+def test_palette_and_grey_masks_hold_the_same_ids(tmp_path: Path) -> None:
     palette, grey = (
         LabelledImages(voc_pairs(root, "train"), 20, background=0)
         for root in (write_voc(tmp_path / "P", mode="P"), write_voc(tmp_path / "L", mode="L"))

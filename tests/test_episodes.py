@@ -39,14 +39,14 @@ from unseen.settings import InferenceSettings
 
 def test_four_folds_of_every_benchmark() -> None:
     assert len(COCO) == len(set(COCO)) == 80
-    for name, words, size in (
+    for name, class_names, size in (
         ("pascal-5i", VOC, 5),
         ("coco-20i", COCO, 20),
         ("doodles-5i", DOODLES, 5),
     ):
         folds = [BENCHMARKS[fold] for fold in folds_of(name)]
         assert [len(bench.unseen) for bench in folds] == [size] * 4
-        assert sorted(word for bench in folds for word in bench.unseen) == sorted(words)
+        assert sorted(name for bench in folds for name in bench.unseen) == sorted(class_names)
     assert BENCHMARKS["pascal-5i/1"].unseen == ("bus", "car", "cat", "chair", "cow")
     assert BENCHMARKS["coco-20i/0"].unseen[:4] == ("person", "airplane", "boat", "parking meter")
     assert BENCHMARKS["coco-20i/3"].unseen[-2:] == ("vase", "toothbrush")
@@ -58,7 +58,7 @@ def test_a_fold_has_to_be_chosen() -> None:
         get_benchmark("pascal-5i")
 
 
-def test_training_scenes_hold_no_word_of_the_fold() -> None:
+def test_training_scenes_hold_no_class_of_the_fold() -> None:
     data = BENCHMARKS["doodles-5i/2"].data("train", None)
     found = set(
         np.unique(np.concatenate([np.unique(data[i].labels.numpy()) for i in range(60)])).tolist()
@@ -83,14 +83,14 @@ def test_the_published_lists(hsnet: Path) -> None:
     """Lines and images of every fold, as counted on the published files."""
     import hashlib
 
-    for fold, (lines, pictures) in enumerate([(346, 345), (451, 433), (725, 587), (346, 326)]):
+    for fold, (lines, images) in enumerate([(346, 345), (451, 433), (725, 587), (346, 326)]):
         path = find_list(hsnet, f"pascal/val/fold{fold}.txt")
         assert (
             hashlib.sha256(path.read_bytes()).hexdigest()[:16]
             == HASHES[f"pascal/val/fold{fold}.txt"]
         )
         listed = pascal_list(path)
-        assert (len(listed), len({stem for stem, _ in listed})) == (lines, pictures)
+        assert (len(listed), len({stem for stem, _ in listed})) == (lines, images)
         assert {class_id for _, class_id in listed} == set(range(5 * fold, 5 * fold + 5))
     training = [
         len(pascal_list(find_list(hsnet, f"pascal/trn/fold{fold}.txt"))) for fold in range(4)

@@ -7,7 +7,7 @@ import torch
 from unseen.labels import IGNORE, PADDING, subset_lookup
 
 
-def test_void_and_padding_are_distinct() -> None:
+def test_ignored_and_padded_pixels_are_distinct() -> None:
     assert (IGNORE, PADDING) == (255, 254)
 
 

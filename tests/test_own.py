@@ -130,7 +130,7 @@ def test_splits_by_folders(tmp_path: Path) -> None:
     assert check_data(str(tmp_path), progress=False).errors == []
 
 
-def test_ids_and_void(tmp_path: Path) -> None:
+def test_ids_and_ignored_pixels(tmp_path: Path) -> None:
     data = get_benchmark(str(write_own(tmp_path))).data("val", None)
     assert data[0].labels.unique().tolist() == [0, 1, 2, 3, IGNORE]
     classes(tmp_path, "nothing # ignore\ncat\ndog\ntree # unseen\n")

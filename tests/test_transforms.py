@@ -1,4 +1,4 @@
-"""Augmentation: image and label map move together, crops keep their guard, small images are padded."""
+"""Augmentation: image and label map move together, crops are guarded, small images padded."""
 
 from __future__ import annotations
 

@@ -58,6 +58,7 @@ def save_check(check: DataCheck, folder: Path, samples: int = 8) -> bool:
 def _sheet_rows(check: DataCheck, samples: int) -> list[Row]:
     """Images with their labels, spread over the splits."""
     rows = []
+    # Half of the samples for training and half for validation, evenly spread over the files.
     for split, records in check.survey.records.items():
         good = [
             record

@@ -22,8 +22,9 @@ UNFINISHED = re.compile(r"\..+-unfinished-[a-z0-9_]{8}(\.\w+)?")
 
 @contextmanager
 def replacing(path: Path, flag: str = "--out") -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the name `path` when the block ends well and
-    disappears when it does not.
+    """A path beside `path` to write to.
+
+    The file takes the name `path` when the block ends without an error, and else is removed.
 
     Args:
         path: The final name.
@@ -100,9 +101,9 @@ DEEP_MODES = ("I;16", "I;16B")
 
 
 def read_labels(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """The ids of a label map (H, W): uint8 of a grey or palette PNG, uint16 of a grey PNG or TIFF
-    with 16 bits.
+    """The ids of a label map (H, W).
 
+    They are uint8 for a grey or palette PNG, and uint16 for a grey PNG or TIFF with 16 bits.
     Palette indices are read as they are, never as colours.
 
     Raises:
@@ -153,13 +154,10 @@ def _bit_depth(path: Path) -> int:
 def write_labels(
     path: Path, labels: NDArray[np.uint8], palette: list[tuple[int, int, int]]
 ) -> None:
-    """Save ids (H, W) as an indexed PNG whose palette shows them in colour; the ids stay readable
-    as such.
-    """
+    """Save ids (H, W) as an indexed PNG, whose palette shows them in colour."""
     image = Image.fromarray(labels, mode="P")
-    image.putpalette(
-        [channel for colour in (palette + [(0, 0, 0)] * 256)[:256] for channel in colour]
-    )
+    whole_palette = (palette + [(0, 0, 0)] * 256)[:256]
+    image.putpalette([channel for colour in whole_palette for channel in colour])
     with replacing(path) as beside:
         image.save(beside, format="PNG", optimize=True)
 

@@ -43,8 +43,10 @@ def index_to_label(indices: Tensor) -> Tensor:
 
 
 def label_to_index(labels: Labels) -> Labels:
-    """The indices of classes in the vocabulary, from labels without special values: the inverse of
-    `index_to_label`.
+    """The indices of classes in the vocabulary: the inverse of `index_to_label`.
+
+    Args:
+        labels: None of them is a special value.
     """
     return labels - 3 * (labels > IGNORE)
 

@@ -118,8 +118,9 @@ def _spellings(name: str) -> set[str]:
 
 
 def voc_palette(count: int = 256) -> list[tuple[int, int, int]]:
-    """PASCAL's colour map: the bits of an id are dealt to red, green and blue, high bits first; id
-    0 is black.
+    """PASCAL's colour map, where id 0 is black.
+
+    The bits of an id are dealt to red, green and blue in turn, and fill them from the highest bit.
     """
     colours = []
     for value in range(count):

@@ -48,8 +48,9 @@ class SegmentationSet(Dataset[Sample], ABC):
 
 
 class LabelledImages(SegmentationSet):
-    """Image files with label maps: PNGs of 8 bits, where 255 is ignored, or of 16 bits, where 65535
-    is.
+    """Image files with label maps.
+
+    Label maps are PNGs of 8 bits, where 255 is ignored, or of 16 bits, where 65535 is ignored.
 
     Args:
         pairs: The files.
@@ -89,6 +90,7 @@ class LabelledImages(SegmentationSet):
     def _labels(self, stored: NDArray[Any], path: Path) -> Tensor:
         """Labels of the vocabulary, from stored ids."""
         ids, ignored = torch.from_numpy(stored.astype(np.int64)), ignored_value(stored)
+        # An id above the list would silently become another class, or a special value.
         unlisted = ids[(ids >= self.num_classes + self.first_id) & (ids != ignored)]
         if len(unlisted) > 0:
             known = f"0 to {self.num_classes - 1}"
@@ -98,6 +100,7 @@ class LabelledImages(SegmentationSet):
                 f"the label map {path} holds the id {int(unlisted[0])}; known are {known} and"
                 f" {ignored} for ignored pixels: correct the mask or the list of classes"
             )
+        # Ignored first: its value is a large id, which would else become a label of its own.
         labels = torch.where(ids == ignored, IGNORE, index_to_label(ids - self.first_id))
         if self.first_id:
             zero = BACKGROUND if self.keep_background else IGNORE

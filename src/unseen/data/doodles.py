@@ -1,5 +1,4 @@
-"""Doodles: the embedded world. Scenes of simple things on noisy backgrounds, with exact masks and
-captions.
+"""Doodles, the embedded world: scenes of simple things, with exact masks and captions.
 
 Nothing is stored: scene ``i`` of seed ``s`` is drawn from ``numpy.random.default_rng([s, i])`` in
 about a millisecond, so the same pair always gives the same pixels. Shapes are drawn without
@@ -24,8 +23,10 @@ from unseen.errors import SettingError
 from unseen.labels import IGNORE
 
 COLOURS = {
-    "red": (205, 40, 40), "orange": (240, 140, 30), "yellow": (240, 220, 50), "green": (50, 150, 60), "blue": (45, 90, 205),
-    "purple": (130, 60, 170), "pink": (240, 150, 190), "brown": (125, 80, 45), "white": (240, 240, 240), "black": (25, 25, 25),
+    "red": (205, 40, 40), "orange": (240, 140, 30), "yellow": (240, 220, 50),
+    "green": (50, 150, 60), "blue": (45, 90, 205), "purple": (130, 60, 170),
+    "pink": (240, 150, 190), "brown": (125, 80, 45), "white": (240, 240, 240),
+    "black": (25, 25, 25),
 }  # fmt: skip
 
 Polygon = NDArray[np.float64]  # (points, 2), x to the right and y down, in -1..1
@@ -35,8 +36,15 @@ Part = tuple[int, Polygon]  # colour slot (0 main, 1 second, 2 detail) and outli
 def _disc(
     x: float, y: float, rx: float, ry: float | None = None, start: float = 0.0, stop: float = 360.0
 ) -> Polygon:
-    """A filled ellipse, or the slice of it between two angles (degrees, clockwise from the
-    right).
+    """A filled ellipse, or a slice of it.
+
+    Args:
+        x: Centre, to the right.
+        y: Centre, downwards.
+        rx: Horizontal radius.
+        ry: Vertical radius; that of a circle by default.
+        start: Angle where the slice begins, in degrees clockwise from the right.
+        stop: Angle where it ends.
     """
     angles = np.deg2rad(np.linspace(start, stop, 20))
     if ry is None:
@@ -74,35 +82,79 @@ def _parts() -> dict[str, list[Part]]:
     )
     return {
         "tree": [(1, _box(-0.16, 0.2, 0.16, 1)), (0, _disc(0, -0.3, 0.72, 0.68))],
-        "house": [(0, _box(-0.75, -0.1, 0.75, 0.95)), (1, _shape((-1, -0.1), (0, -0.95), (1, -0.1))), (2, _box(-0.2, 0.35, 0.2, 0.95))],
-        "car": [(0, _box(-1, -0.05, 1, 0.45)), (0, _shape((-0.6, -0.05), (-0.35, -0.5), (0.35, -0.5), (0.6, -0.05))),
-                (2, _disc(-0.55, 0.45, 0.27)), (2, _disc(0.55, 0.45, 0.27))],
-        "boat": [(0, _shape((-1, 0.4), (1, 0.4), (0.6, 0.9), (-0.6, 0.9))), (2, _box(-0.07, -0.95, 0.07, 0.4)),
-                 (1, _shape((0.12, -0.85), (0.85, 0.25), (0.12, 0.25)))],
+        "house": [
+            (0, _box(-0.75, -0.1, 0.75, 0.95)), (1, _shape((-1, -0.1), (0, -0.95), (1, -0.1))),
+            (2, _box(-0.2, 0.35, 0.2, 0.95)),
+        ],
+        "car": [
+            (0, _box(-1, -0.05, 1, 0.45)),
+            (0, _shape((-0.6, -0.05), (-0.35, -0.5), (0.35, -0.5), (0.6, -0.05))),
+            (2, _disc(-0.55, 0.45, 0.27)), (2, _disc(0.55, 0.45, 0.27)),
+        ],
+        "boat": [
+            (0, _shape((-1, 0.4), (1, 0.4), (0.6, 0.9), (-0.6, 0.9))),
+            (2, _box(-0.07, -0.95, 0.07, 0.4)),
+            (1, _shape((0.12, -0.85), (0.85, 0.25), (0.12, 0.25))),
+        ],
         "sun": [(1, _star(12, 0.66)), (0, _disc(0, 0, 0.58))],
-        "cloud": [(0, _disc(-0.5, 0.15, 0.45)), (0, _disc(0.5, 0.15, 0.45)), (0, _disc(0.02, -0.15, 0.55)), (0, _box(-0.5, 0.1, 0.5, 0.6))],
-        "fish": [(0, _disc(-0.2, 0, 0.78, 0.45)), (1, _shape((0.4, 0), (1, -0.5), (1, 0.5))), (2, _disc(-0.6, -0.08, 0.11))],
+        "cloud": [
+            (0, _disc(-0.5, 0.15, 0.45)), (0, _disc(0.5, 0.15, 0.45)),
+            (0, _disc(0.02, -0.15, 0.55)), (0, _box(-0.5, 0.1, 0.5, 0.6)),
+        ],
+        "fish": [
+            (0, _disc(-0.2, 0, 0.78, 0.45)), (1, _shape((0.4, 0), (1, -0.5), (1, 0.5))),
+            (2, _disc(-0.6, -0.08, 0.11)),
+        ],
         "flower": [(2, _box(-0.08, 0, 0.08, 1)), *petals, (1, _disc(0, -0.35, 0.28))],
-        "mushroom": [(1, _shape((-0.22, 0), (0.22, 0), (0.32, 0.9), (-0.32, 0.9))), (0, _disc(0, 0.1, 0.95, 0.9, 180, 360)),
-                     (1, _disc(-0.4, -0.25, 0.15)), (1, _disc(0.35, -0.35, 0.17))],
+        "mushroom": [
+            (1, _shape((-0.22, 0), (0.22, 0), (0.32, 0.9), (-0.32, 0.9))),
+            (0, _disc(0, 0.1, 0.95, 0.9, 180, 360)), (1, _disc(-0.4, -0.25, 0.15)),
+            (1, _disc(0.35, -0.35, 0.17)),
+        ],
         "star": [(0, _star(5, 0.42))],
         "heart": [(0, heart)],
-        "key": [(0, _disc(-0.6, 0, 0.4)), (0, _box(-0.3, -0.11, 1, 0.11)), (0, _box(0.5, 0.1, 0.65, 0.45)), (0, _box(0.82, 0.1, 1, 0.45)),
-                (2, _disc(-0.6, 0, 0.17))],
-        "umbrella": [(2, _box(-0.06, -0.1, 0.06, 0.85)), (2, _box(-0.06, 0.75, 0.35, 0.9)), (0, _disc(0, 0, 1, 0.9, 180, 360)),
-                     (1, _shape((-0.33, 0), (0, -0.9), (0.33, 0)))],
-        "balloon": [(0, _disc(0, -0.4, 0.5, 0.6)), (0, _shape((-0.14, 0.3), (0, 0.12), (0.14, 0.3))), (2, _box(-0.04, 0.28, 0.04, 1))],
-        "rocket": [(1, _shape((-0.3, 0.2), (-0.75, 0.8), (-0.3, 0.65))), (1, _shape((0.3, 0.2), (0.75, 0.8), (0.3, 0.65))),
-                   (0, _shape((0, -1), (0.32, -0.45), (0.32, 0.7), (-0.32, 0.7), (-0.32, -0.45))), (2, _disc(0, -0.25, 0.17)),
-                   (2, _shape((-0.2, 0.7), (0.2, 0.7), (0, 1)))],
-        "snowman": [(0, _disc(0, 0.5, 0.5)), (0, _disc(0, -0.25, 0.36)), (2, _box(-0.38, -0.62, 0.38, -0.5)), (2, _box(-0.24, -1, 0.24, -0.55)),
-                    (1, _shape((0, -0.3), (0.42, -0.2), (0, -0.14)))],
-        "ladder": [(0, _box(-0.5, -1, -0.3, 1)), (0, _box(0.3, -1, 0.5, 1)), *[(0, _box(-0.4, y - 0.08, 0.4, y + 0.08)) for y in (-0.7, -0.23, 0.23, 0.7)]],
-        "clock": [(0, _disc(0, 0, 0.9)), (1, _disc(0, 0, 0.68)), (2, _box(-0.07, -0.55, 0.07, 0.07)), (2, _box(-0.07, -0.07, 0.45, 0.07))],
-        "cactus": [(0, _box(-0.2, -0.8, 0.2, 1)), (0, _disc(0, -0.8, 0.2)), (0, _box(-0.75, 0.05, -0.2, 0.3)), (0, _box(-0.75, -0.4, -0.5, 0.3)),
-                   (0, _box(0.2, -0.15, 0.75, 0.1)), (0, _box(0.5, -0.6, 0.75, 0.1))],
-        "kite": [(0, _shape((0, -1), (0.55, -0.35), (0, 0.4), (-0.55, -0.35))), (1, _shape((0, -1), (0.55, -0.35), (0, -0.35))),
-                 (2, _box(-0.04, 0.4, 0.04, 1)), (1, _shape((-0.25, 0.55), (-0.25, 0.8), (0.25, 0.55), (0.25, 0.8)))],
+        "key": [
+            (0, _disc(-0.6, 0, 0.4)), (0, _box(-0.3, -0.11, 1, 0.11)),
+            (0, _box(0.5, 0.1, 0.65, 0.45)), (0, _box(0.82, 0.1, 1, 0.45)),
+            (2, _disc(-0.6, 0, 0.17)),
+        ],
+        "umbrella": [
+            (2, _box(-0.06, -0.1, 0.06, 0.85)), (2, _box(-0.06, 0.75, 0.35, 0.9)),
+            (0, _disc(0, 0, 1, 0.9, 180, 360)), (1, _shape((-0.33, 0), (0, -0.9), (0.33, 0))),
+        ],
+        "balloon": [
+            (0, _disc(0, -0.4, 0.5, 0.6)), (0, _shape((-0.14, 0.3), (0, 0.12), (0.14, 0.3))),
+            (2, _box(-0.04, 0.28, 0.04, 1)),
+        ],
+        "rocket": [
+            (1, _shape((-0.3, 0.2), (-0.75, 0.8), (-0.3, 0.65))),
+            (1, _shape((0.3, 0.2), (0.75, 0.8), (0.3, 0.65))),
+            (0, _shape((0, -1), (0.32, -0.45), (0.32, 0.7), (-0.32, 0.7), (-0.32, -0.45))),
+            (2, _disc(0, -0.25, 0.17)), (2, _shape((-0.2, 0.7), (0.2, 0.7), (0, 1))),
+        ],
+        "snowman": [
+            (0, _disc(0, 0.5, 0.5)), (0, _disc(0, -0.25, 0.36)),
+            (2, _box(-0.38, -0.62, 0.38, -0.5)), (2, _box(-0.24, -1, 0.24, -0.55)),
+            (1, _shape((0, -0.3), (0.42, -0.2), (0, -0.14))),
+        ],
+        "ladder": [
+            (0, _box(-0.5, -1, -0.3, 1)), (0, _box(0.3, -1, 0.5, 1)),
+            *[(0, _box(-0.4, y - 0.08, 0.4, y + 0.08)) for y in (-0.7, -0.23, 0.23, 0.7)],
+        ],
+        "clock": [
+            (0, _disc(0, 0, 0.9)), (1, _disc(0, 0, 0.68)), (2, _box(-0.07, -0.55, 0.07, 0.07)),
+            (2, _box(-0.07, -0.07, 0.45, 0.07)),
+        ],
+        "cactus": [
+            (0, _box(-0.2, -0.8, 0.2, 1)), (0, _disc(0, -0.8, 0.2)),
+            (0, _box(-0.75, 0.05, -0.2, 0.3)), (0, _box(-0.75, -0.4, -0.5, 0.3)),
+            (0, _box(0.2, -0.15, 0.75, 0.1)), (0, _box(0.5, -0.6, 0.75, 0.1)),
+        ],
+        "kite": [
+            (0, _shape((0, -1), (0.55, -0.35), (0, 0.4), (-0.55, -0.35))),
+            (1, _shape((0, -1), (0.55, -0.35), (0, -0.35))), (2, _box(-0.04, 0.4, 0.04, 1)),
+            (1, _shape((-0.25, 0.55), (-0.25, 0.8), (0.25, 0.55), (0.25, 0.8))),
+        ],
     }  # fmt: skip
 
 
@@ -161,8 +213,10 @@ def _paint(
     variety: float,
     rng: np.random.Generator,
 ) -> tuple[Image.Image, str]:
-    """Draw one thing into the image; returns the pixels it covers (mode 1) and the name of its
-    main colour.
+    """Draw one thing into the image.
+
+    Returns:
+        The pixels it covers (mode 1), and the name of its main colour.
     """
     turn, flip = variety * np.deg2rad(rng.uniform(-25, 25)), rng.choice((-1.0, 1.0))
     stretch = np.exp(variety * rng.uniform(-0.15, 0.15))
@@ -174,6 +228,7 @@ def _paint(
     base = np.array(list(COLOURS.values()))[names] + rng.integers(-22, 23, (3, 3))
     colours = np.clip(variety * base + (1 - variety) * 30, 0, 255).astype(int)
     fills = [tuple(colour) for colour in colours.tolist()]
+    # The same polygons go into image and mask, so the mask is exact.
     mask = Image.new("1", canvas.size)
     pen, ink = ImageDraw.Draw(canvas), ImageDraw.Draw(mask)
     for slot, outline in _parts()[thing]:

@@ -143,11 +143,12 @@ def is_published(data: bytes, name: str) -> bool:
 
 
 def find_list(lists: Path | None, name: str) -> Path:
-    """HSNet's list `name` ("pascal/val/fold0.txt") in the folder `lists`, or downloaded once from
-    HSNet's public repository and kept.
+    """One of HSNet's lists, in a folder of yours or downloaded once and kept.
 
-    The folder may hold the lists of one data set (`val/fold0.txt`) or of both
-    (`pascal/val/fold0.txt`).
+    Args:
+        lists: Folder of the lists of one data set (`val/fold0.txt`) or of both
+            (`pascal/val/fold0.txt`); None downloads from HSNet's public repository.
+        name: Of the list, as "pascal/val/fold0.txt".
 
     Raises:
         DataError: Not in the folder, not to be downloaded, or not the published list.
@@ -194,8 +195,9 @@ def _cache_folder() -> Path:
 
 
 def pascal_list(path: Path) -> list[tuple[str, int]]:
-    """The (image, class from 0) pairs of one of HSNet's PASCAL lists, whose lines read
-    `2007_000032__01`.
+    """The (image, class from 0) pairs of one of HSNet's PASCAL lists.
+
+    Its lines read `2007_000032__01`.
 
     Raises:
         DataError: A line that reads otherwise.
@@ -220,8 +222,9 @@ class _DataOnly(pickle.Unpickler):
 
 
 def coco_list(path: Path) -> list[tuple[str, int]]:
-    """The (image, class from 0) pairs of one of HSNet's COCO lists, class by class; images as
-    `val2014/COCO_val2014_….jpg`.
+    """The (image, class from 0) pairs of one of HSNet's COCO lists, class by class.
+
+    Its images read `val2014/COCO_val2014_….jpg`.
 
     Raises:
         DataError: Not such a list.
@@ -301,11 +304,11 @@ def paired(
 def bam_list(
     pairs: Sequence[Pair], num_classes: int, novel: Sequence[int]
 ) -> tuple[list[Pair], list[Episode]]:
-    """BAM's validation images and pairs, by its rule on masks stored as 0 background, 1..C
-    classes, 255 ignored.
+    """BAM's validation images and pairs, by its rule on masks.
 
-    A class counts in an image if it covers at least `AREA` pixels; an image is kept if a novel
-    class counts in it.
+    Masks store 0 for the background, 1..C for the classes and 255 for ignored pixels. A class
+    counts in an image if it covers at least `AREA` pixels; an image is kept if a novel class counts
+    in it.
     """
     kept: list[Pair] = []
     episodes: list[Episode] = []

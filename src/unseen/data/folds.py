@@ -113,6 +113,7 @@ class ListedFold(Fold):
         pairs: list[Pair] = []
         for name, classes in self.sources(split):
             pairs += self._paired(name, classes, root)[0]
+        # An image can be on the lists of several folds.
         return self._images(list(dict.fromkeys(pairs)))
 
     def episodes(self, root: Path | None, how: Draw, seed: int) -> Episodes:
@@ -242,6 +243,7 @@ class DoodlesFold(Fold):
                 " list; choose --episodes all, hsnet or sazs"
             )
         scenes = self.open(root, "val")
+        # A scene is drawn whenever it is read, so every one is read once.
         shown = [set(scenes[i].labels.flatten().tolist()) for i in range(len(scenes))]
         episodes = [
             Episode(index, class_id)
@@ -253,11 +255,11 @@ class DoodlesFold(Fold):
 
 
 def voc_fold_pair(base: Path, stem: str) -> Pair:
-    """Where image and mask of a PASCAL fold lie: the mask in `SegmentationClass`, VOC's own, else
-    in `SegmentationClassAug`.
+    """Where image and mask of a PASCAL fold lie.
 
-    Some folders of augmented masks hold SBD's masks, which ignore no pixels, for images that have
-    masks of VOC's own.
+    The mask is VOC's own, in `SegmentationClass`, else that in `SegmentationClassAug`. Some folders
+    of augmented masks hold SBD's masks, which ignore no pixels, for images that have masks of VOC's
+    own.
     """
     masks = [base / folder / f"{stem}.png" for folder in VOC_MASKS]
     mask = next((path for path in masks if path.is_file()), masks[0])
@@ -265,8 +267,11 @@ def voc_fold_pair(base: Path, stem: str) -> Pair:
 
 
 def coco_fold_pair(root: Path, image: str) -> Pair:
-    """Where image and mask of a COCO fold lie, `root` being the COCO2014 folder or the one above
-    it; `image` as "val2014/NAME.jpg".
+    """Where image and mask of a COCO fold lie.
+
+    Args:
+        root: The COCO2014 folder, or the one above it.
+        image: As "val2014/NAME.jpg".
     """
     base = root / "COCO2014" if (root / "COCO2014").is_dir() else root
     return Pair(base / image, (base / "annotations" / image).with_suffix(".png"))

@@ -80,6 +80,7 @@ def labelled_images(
 
     if background is None:
         return LabelledImages(pairs, num_classes)
+    # The background is then the first class, and stored ids are indices of the vocabulary.
     if background == "class":
         return LabelledImages(pairs, num_classes + 1)
     keep = background != "ignore"
@@ -96,6 +97,7 @@ def pairs_without(pairs: list[Pair], ids: tuple[int, ...]) -> list[Pair]:
     def shows(pair: Pair) -> bool:
         return bool(np.isin(read_labels(pair.labels), ids).any())
 
+    # Decoding PNGs releases Python's lock, so threads use all cores.
     with ThreadPoolExecutor() as pool:
         shown = list(pool.map(shows, pairs))
     kept = [pair for pair, hidden in zip(pairs, shown, strict=True) if not hidden]
@@ -130,13 +132,16 @@ VOC_MASKS = ("SegmentationClass", "SegmentationClassAug")
 
 
 def voc_pairs(root: Path, split: str) -> list[Pair]:
-    """The pairs of PASCAL VOC 2012 in mmsegmentation's layout; `root` is the VOC2012 folder or one
-    above it.
+    """The pairs of PASCAL VOC 2012 in mmsegmentation's layout.
 
     Training pairs are `train.txt` with `SegmentationClass` followed by `aug.txt` with
     `SegmentationClassAug`, as the released codes read them; where those lists are not there,
     `trainaug.txt` with `SegmentationClassAug`. A mask missing from its folder is looked for in the
     other.
+
+    Args:
+        root: The VOC2012 folder, or one above it.
+        split: "train" or "val".
 
     Raises:
         DataError: A folder or list that is not there, or an image without mask.
@@ -144,6 +149,7 @@ def voc_pairs(root: Path, split: str) -> list[Pair]:
     base = voc_base(root)
     lists = base / "ImageSets" / "Segmentation"
     own, augmented = VOC_MASKS
+    # The order of the training images decides about the batches, so it follows the released codes.
     sources = [("val", own)]
     if split == "train":
         both = (lists / "train.txt").exists() and (lists / "aug.txt").exists()
@@ -170,8 +176,11 @@ def voc_pairs(root: Path, split: str) -> list[Pair]:
 
 
 def context_pairs(root: Path, split: str) -> list[Pair]:
-    """The pairs of PASCAL Context in mmsegmentation's layout; `root` is the VOC2010 folder or one
-    above it.
+    """The pairs of PASCAL Context in mmsegmentation's layout.
+
+    Args:
+        root: The VOC2010 folder, or one above it.
+        split: "train" or "val".
 
     Raises:
         DataError: A folder or list that is not there, or an image without mask.
@@ -202,8 +211,11 @@ def context_pairs(root: Path, split: str) -> list[Pair]:
 
 
 def coco_stuff_pairs(root: Path, split: str) -> list[Pair]:
-    """The pairs of COCO-Stuff 164K in mmsegmentation's layout; `root` holds images/ and
-    annotations/.
+    """The pairs of COCO-Stuff 164K in mmsegmentation's layout.
+
+    Args:
+        root: Holds images/ and annotations/.
+        split: "train" or "val".
 
     Raises:
         DataError: A folder that is not there, or an image without mask.
@@ -226,8 +238,11 @@ def coco_stuff_pairs(root: Path, split: str) -> list[Pair]:
 
 
 def ade150_pairs(root: Path, split: str) -> list[Pair]:
-    """The pairs of ADE20K's 150 classes in mmsegmentation's layout; `root` is ADEChallengeData2016,
-    or a folder above.
+    """The pairs of ADE20K's 150 classes in mmsegmentation's layout.
+
+    Args:
+        root: ADEChallengeData2016, or a folder above.
+        split: "train" or "val".
 
     Raises:
         DataError: A folder that is not there, or an image without mask.
@@ -238,11 +253,14 @@ def ade150_pairs(root: Path, split: str) -> list[Pair]:
 
 
 def ade847_pairs(root: Path, split: str) -> list[Pair]:
-    """The pairs of the full ADE20K with 16-bit label maps (PNG or TIFF); `root` is
-    ADE20K_2021_17_01, or a folder above.
+    """The pairs of the full ADE20K, whose label maps (PNG or TIFF) have 16 bits.
 
     Its folders may be called `images_detectron2` and `annotations_detectron2`, as MaskFormer's
     preparation calls them.
+
+    Args:
+        root: ADE20K_2021_17_01, or a folder above.
+        split: "train" or "val".
 
     Raises:
         DataError: A folder that is not there, or an image without mask.
@@ -309,8 +327,9 @@ def _first_file(paths: Iterable[Path]) -> Path | None:
 
 
 def _listed(folder: Path, pattern: str) -> list[Path]:
-    """The files that fit, in order, without those whose names begin with a dot: files that are
-    being written, or what is left of them.
+    """The files that fit, in order.
+
+    Names that begin with a dot are files that are being written, or remains of such.
     """
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 

@@ -25,8 +25,9 @@ __all__ = ["BENCHMARKS", "Benchmark", "families", "folds_of", "get_benchmark", "
 
 
 def folds_of(name: str) -> list[str]:
-    """The names of a benchmark's folds or nested splits, given its name without one; else the name
-    itself.
+    """The names of a benchmark's folds or nested splits, given its name without one.
+
+    Other names come back alone.
     """
     return [known for known in BENCHMARKS if known.startswith(f"{name}/")] or [name]
 

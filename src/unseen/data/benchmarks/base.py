@@ -23,8 +23,10 @@ EpisodeOpener = Callable[[Path | None, Draw, int], tuple["SegmentationSet", list
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Train on masks of the seen classes; then either predict among all classes (generalised), or
-    segment one query class at a time (folds).
+    """What is trained on, what is predicted, and how it is scored.
+
+    One trains on masks of the seen classes. Then one either predicts among all classes
+    (generalised), or segments one query class at a time (folds).
 
     Attributes:
         name: As on the command line; the whole path of a folder of your own.
@@ -72,8 +74,9 @@ class Benchmark:
 
     @property
     def scored_names(self) -> tuple[str, ...]:
-        """The classes of the confusion matrix: the vocabulary, and the background where it is
-        scored without being a class of the vocabulary.
+        """The classes of the confusion matrix.
+
+        These are the vocabulary, and the background where it is scored without being a class of it.
         """
         if self.background == "threshold":
             return (*self.class_names, "background")
@@ -95,16 +98,16 @@ class Benchmark:
         return [i for i, name in enumerate(self.class_names) if name not in self.unseen]
 
     def same_classes_as(self, name: str, class_names: Sequence[str]) -> bool:
-        """Whether it is the benchmark of that name and vocabulary, or has the same seen and unseen
-        classes and the same protocol.
+        """Whether this is the benchmark of that name and vocabulary, or one that is scored alike.
 
-        So have benchmarks that differ in the background alone (voc, voc-21), and a folder of your
-        own that has moved.
+        Scored alike are benchmarks with the same seen and unseen classes that differ in the
+        background alone (voc, voc-21), and a folder of your own that has moved.
         """
         if self.name == name:
             return True
         if self.class_names != tuple(class_names) or self.episodes is not None:
             return False
+        # A name that is not in the catalogue is the path of a folder.
         other = BENCHMARKS.get(name)
         if other is None or self.folder is not None:
             return other is None and self.folder is not None

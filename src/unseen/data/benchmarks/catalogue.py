@@ -137,6 +137,7 @@ class _Pascal:
 
     def _without(self, name: str, unseen: tuple[str, ...]) -> Layout:
         """Its layout without training images that show an unseen class."""
+        # Stored ids start at 1, after the background.
         hidden = tuple(1 + i for i, known in enumerate(self.class_names) if known in unseen)
         return Layout(name, self.pairs, len(self.class_names), "class", hidden)
 

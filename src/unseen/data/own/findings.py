@@ -53,6 +53,7 @@ def _other_palettes(survey: Survey) -> list[str]:
     odd = []
     for record in survey.all_records:
         colours = record.colours.items()
+        # The first colour that an id is seen with is taken for the usual one.
         if any(usual.setdefault(value, colour) != colour for value, colour in colours):
             odd.append(record.labels)
     return odd

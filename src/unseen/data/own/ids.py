@@ -56,7 +56,7 @@ class IdFault:
 
     Attributes:
         level: As `Finding`'s.
-        problem: As `Finding`'s; may hold {first}, {last}, {lowest}, {above}, {count} and {unlisted}.
+        problem: As `Finding`'s, with the fields that `id_findings` fills in.
         remedy: As `Finding`'s.
         test: Whether it fits.
     """
@@ -68,6 +68,7 @@ class IdFault:
 
 
 UNLISTED = "ids that are not on the list of classes ({unlisted}; known are {first} to {last})"
+# From the most to the least specific: a fault further down would also fit the data of those above.
 ID_FAULTS = (
     IdFault(
         "warning",
@@ -156,6 +157,7 @@ def _stored_ids(survey: Survey) -> StoredIds:
     share = 0.0
     for record in survey.all_records:
         shown |= record.areas.keys()
+        # A few stray pixels of that id are no shift, so the largest share decides.
         area = record.areas.get(survey.last_id + 1, 0)
         if area:
             share = max(share, area / (record.label_size[0] * record.label_size[1]))

@@ -89,6 +89,7 @@ def read_classes(path: Path) -> ClassList:
             )
         marks[name], numbers[name] = mark, number
     names = tuple(marks)
+    # A mark of the background takes the first line out of the classes, so ids start at 1.
     first_mark = next(iter(marks.values()), "seen")
     first_id = int(first_mark in BACKGROUND_MARKS)
     if len(names) == first_id:
@@ -192,6 +193,7 @@ def read_folder(folder: Path) -> FolderContents:
     labels = _files_by_name(folder / "labels", prefixes, LABEL_SUFFIXES, unique=True)
     other_labels = _files_by_name(folder / "labels", prefixes, SUFFIXES)
     splits = _splits(folder, images, nested=nested)
+    # An image may be on both lists; it is named once.
     used = dict.fromkeys(name for split in SPLITS for name in splits.names[split])
     without_map = [name for name in used if name not in labels]
     unread = ("",) if nested else ("train/", "val/")
@@ -268,6 +270,7 @@ def _splits(folder: Path, images: Mapping[str, Path], *, nested: bool) -> Splits
 
 def _splits_by_hash(images: Iterable[str]) -> Splits:
     """Every fifth image for validation, and at least one."""
+    # Hashes, unlike random numbers or the order of files, stay when images are added.
     hashes = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) for name in images}
     val = {name for name, value in hashes.items() if value % 5 == 0}
     if hashes and not val:

@@ -136,7 +136,9 @@ def read_pair(pair: Pair) -> PairRecord:
         stored = read_labels(pair.labels)
     except DataError:
         faults.append(_fault_of(pair.labels))
+        # The image's part of the record is kept: it may still be a copy of another one.
         return PairRecord(pair, digest, size, faults=tuple(faults), rotated=rotated)
+    # One pass over the pixels; only ids that occur are kept, as 16-bit maps may hold 65536.
     counts = np.bincount(stored.ravel())
     areas = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
     areas.pop(ignored_value(stored), None)

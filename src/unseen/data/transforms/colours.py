@@ -21,17 +21,17 @@ class Blur:
 
 
 class PhotometricDistortion:
-    """Brightness, contrast, saturation and hue, each with probability ½; contrast comes before or
-    after the colour steps by a fair coin.
+    """Random brightness, contrast, saturation and hue, with probability ½ for every one of them.
 
-    Ranges of the released pipelines: brightness ± 32 of 255, contrast and saturation × 0.5 to 1.5,
-    hue ± 36 degrees.
+    Contrast comes before or after the colour steps with equal probability. Ranges of the released
+    pipelines: brightness ± 32 of 255, contrast and saturation × 0.5 to 1.5, hue ± 36 degrees.
     """
 
     def __call__(self, image: Tensor, labels: Tensor) -> LabelledImage:
         """A pair to the same, whose labels stay."""
         contrast_first = torch.rand(()) < 0.5
         if torch.rand(()) < 0.5:
+            # Clamped before the conversion, which would wrap around.
             image = (image.float() + uniform(-32, 32)).clamp(0, 255).to(torch.uint8)
         contrast = None
         if torch.rand(()) < 0.5:

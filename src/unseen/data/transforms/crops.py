@@ -70,6 +70,7 @@ class RandomCrop:
         """A pair to a part of it."""
         height, width = labels.shape
         attempts = self.guard.attempts if self.guard is not None else 1
+        # The last crop is taken even if the guard refuses it, as in the released codes.
         for _ in range(attempts):
             top = int(torch.randint(max(height - self.side, 0) + 1, ()))
             left = int(torch.randint(max(width - self.side, 0) + 1, ()))

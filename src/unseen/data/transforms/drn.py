@@ -32,11 +32,13 @@ class DrnRotate:
 
 
 def rotate_like_drn(image: Tensor, labels: Tensor, angle: float) -> LabelledImage:
-    """A pair rotated by `angle` degrees counter-clockwise: corners show the image's `mirrored`
-    continuation, and their labels are ignored.
+    """A pair rotated by `angle` degrees counter-clockwise.
+
+    The corners show the image's `mirrored` continuation, and their labels are ignored.
     """
     h, w = labels.shape
     inside = (w, h, 2 * w, 2 * h)
+    # Rotate what is three times as large, and cut out the middle: no corner is left empty.
     rotated = _to_pillow(mirrored(image)).rotate(angle, Image.Resampling.BILINEAR)
     large_labels = _labels_to_pillow(F.pad(labels, (w, w, h, h), value=IGNORE))
     label_map = large_labels.rotate(angle, Image.Resampling.NEAREST, fillcolor=IGNORE)
@@ -50,6 +52,7 @@ def mirrored(image: Tensor) -> Tensor:
     """
     for axis in (1, 2):
         size = image.shape[axis]
+        # Without the edge itself: size, size - 1, ... 1, of which the first is out of range.
         ahead = torch.arange(size, 0, -1).clamp(max=size - 1)
         places = torch.cat([ahead, torch.arange(size), torch.arange(size - 1, -1, -1)])
         image = image.index_select(axis, places)
@@ -72,8 +75,10 @@ class DrnZoom:
 
 
 def zoom_like_drn(image: Tensor, labels: Tensor, factor: float) -> LabelledImage:
-    """A pair at `factor` times its size, rounded down: the image by the Lanczos filter below 1 and
-    bicubic from 1 on, the labels by the nearest pixel.
+    """A pair at `factor` times its size, rounded down.
+
+    The image is resized with the Lanczos filter below a factor of 1 and bicubic from 1 on, the
+    labels by the nearest pixel.
     """
     size = max(1, int(factor * labels.shape[1])), max(1, int(factor * labels.shape[0]))
     smooth = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.BICUBIC

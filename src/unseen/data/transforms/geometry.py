@@ -33,6 +33,7 @@ class ScaleToBox:
     def __call__(self, image: Tensor, labels: Tensor) -> LabelledImage:
         """A pair to one of another size."""
         factor = uniform(*self.factors)
+        # Rounded down before the ratio is taken, as in the released code.
         long_side, short_side = (int(side * factor) for side in self.box)
         scale = min(long_side / max(labels.shape), short_side / min(labels.shape))
         return _resized(image, labels, scale)
@@ -56,6 +57,7 @@ class Zoom:
 def _resized(image: Tensor, labels: Tensor, factor: float) -> LabelledImage:
     """The image resized bilinearly, the labels by the nearest pixel."""
     size = [max(1, int(side * factor + 0.5)) for side in labels.shape]
+    # As a mask, torchvision takes the nearest pixel, so that no id between two classes arises.
     resized = TF.resize(tv_tensors.Mask(labels), size).as_subclass(Tensor)
     return TF.resize(image, size), resized
 
@@ -79,6 +81,7 @@ class Rotate:
         angle = uniform(-self.degrees, self.degrees)
         colour = [float(round(value)) for value in self.padding.colour]
         image = TF.rotate(image, angle, InterpolationMode.BILINEAR, fill=colour)
+        # torchvision needs a channel axis, and takes the nearest pixel unless told otherwise.
         return image, TF.rotate(labels[None], angle, fill=self.padding.label)[0]
 
 

@@ -27,6 +27,7 @@ class Padding:
 
     def canvas(self, height: int, width: int) -> LabelledImage:
         """A pair that holds padding alone."""
+        # Means of a tower are fractions; images are whole numbers.
         colour = torch.tensor(self.colour).round().to(torch.uint8).view(3, 1, 1)
         return colour.expand(3, height, width).clone(), torch.full((height, width), self.label)
 
