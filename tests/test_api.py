@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,12 @@ import unseen
 from test_flow import FEW, said
 from unseen.__main__ import main
 from unseen.building import ModelSource, build
+from unseen.data.benchmarks import get_benchmark
+from unseen.data.datasets import DoodleScenes
 from unseen.errors import SettingError
 from unseen.methods import OWN, Method
 from unseen.methods.training_free import TrainingFree
-from unseen.settings import ModelSettings
+from unseen.settings import EvaluationSettings, InferenceSettings, ModelSettings
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +61,112 @@ def test_a_run_refuses_another_tower_and_released_choices(
     with pytest.raises(SettingError, match="was trained with its own choices"):
         unseen.load(run, published=True)
     assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------- evaluation
+
+
+def esda_run(folder: Path, *more: str) -> Path:
+    few = ["--train.steps", "1", "--train.batch_size", "2", "--train.warmup", "0"]
+    main(["train", "esda", "--out", str(folder), *few, *more])
+    return folder
+
+
+QUICK = EvaluationSettings(limit=2, shown=0, progress=False)
+
+
+def test_evaluate_gives_reports_and_writes_them(tmp_path: Path) -> None:
+    reports = unseen.evaluate("naclip", settings=QUICK, out=tmp_path / "eval")
+    assert [report.title for report in reports] == ["naclip"]
+    assert reports[0].folder == tmp_path / "eval"
+    stored = json.loads((tmp_path / "eval" / "report.json").read_text())
+    assert stored == json.loads(json.dumps(reports[0].as_dict()))
+    assert (stored["format"], stored["images"]) == (2, 2)
+    assert stored["protocol"]["evaluation"]["limit"] == 2
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    again = unseen.evaluate(["naclip", "sclip"], "doodles", settings=QUICK, save=False)
+    assert [report.title for report in again] == ["naclip", "sclip"]
+    assert again[0].scores == pytest.approx(reports[0].scores, nan_ok=True)
+    assert again[0].folder is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+
+
+def test_only_whole_evaluations_are_the_scores_of_a_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = get_benchmark("doodles")
+    few = replace(
+        bench, open=lambda root, split: DoodleScenes(3, 2, size=96, min_things=2, max_things=4)
+    )
+    whole = EvaluationSettings(shown=0, progress=False)
+    for settings, changes in (
+        (replace(whole, limit=1), {}),
+        (whole, {"inference": {"window": 0}}),
+        (whole, {"options": {"calibration": 0.1}}),
+    ):
+        unseen.evaluate(run, few, settings=settings, **changes)
+        assert not (run / "metrics.json").exists()
+    report = unseen.evaluate(run, few, settings=whole)[0]
+    assert json.loads((run / "metrics.json").read_text()) == {"doodles": report.as_dict()["scores"]}
+
+
+def test_a_supervised_run_says_so(tmp_path: Path) -> None:
+    """In every title, whatever the protocol and whatever it is scored on."""
+    fold = ["--benchmark", "doodles-5i/0"]
+    run = esda_run(tmp_path / "run", *fold, "--train.regime", "supervised")
+    for name in ("doodles-5i/0", "doodles-5i/1", "doodles"):
+        report = unseen.evaluate(run, name, settings=QUICK, save=False)[0]
+        assert report.title == "esda (supervised)"
+    inductive = esda_run(tmp_path / "other", *fold)
+    assert unseen.evaluate(inductive, settings=QUICK, save=False)[0].title == "esda"
+    both = unseen.evaluate([run, inductive], settings=QUICK, save=False)
+    assert [report.title for report in both] == ["esda (supervised)", "esda"]
+
+
+def test_a_transductive_run_says_so(run: Path, tmp_path: Path) -> None:
+    regime = ["--train.regime", "transductive", "--init", str(run)]
+    main(["train", "zegclip", "--out", str(tmp_path / "second"), *FEW, *regime])
+    report = unseen.evaluate(tmp_path / "second", settings=QUICK, save=False)[0]
+    assert report.title == "zegclip (transductive)"
+
+
+def test_folds_share_one_segmenter(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+
+    def count(source: ModelSource) -> object:
+        built.append(source)
+        return build(source)
+
+    monkeypatch.setattr("unseen.comparison.build", count)
+    reports = unseen.evaluate("naclip", "doodles-5i", settings=QUICK, save=False)
+    assert [report.benchmark.name for report in reports] == [f"doodles-5i/{i}" for i in range(4)]
+    assert len(built) == 1
+
+
+def test_inference_is_changed_or_replaced(run: Path) -> None:
+    own = unseen.load(run).inference
+    assert unseen.load(run, inference={"window": 0}).inference == replace(own, window=None)
+    assert unseen.load(run, inference={"window": None}).inference == replace(own, window=None)
+    whole = InferenceSettings(short_side=48)
+    report = unseen.evaluate(run, settings=QUICK, inference=whole, save=False)[0]
+    assert report.protocol["inference"] == asdict(whole)
+    with pytest.raises(SettingError, match=r"no inference setting 'windw' \(did you mean window\?"):
+        unseen.load(run, inference={"windw": 3})
+    with pytest.raises(SettingError, match="no inference setting 'windw'"):
+        unseen.evaluate(run, inference={"windw": 3})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"limit": 0}, "--limit is 0; give at least 1"),
+        ({"workers": -1}, "--workers is -1; give a number of 0 or more"),
+        ({"threshold": 1.5}, "--threshold is 1.5"),
+        ({"seeds": ()}, "give different numbers of 0 or more"),
+        ({"seeds": (1, 2)}, "nothing is drawn"),
+        ({"choose_threshold": 5, "threshold": 0.5}, "choose first"),
+    ],
+)
+def test_evaluation_settings_that_mean_nothing(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        EvaluationSettings(**values)  # type: ignore[arg-type]
