@@ -14,7 +14,7 @@ import time
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from unseen.backbones.clip import load_clip
+from unseen.backbones.clip.loading import load_clip
 
 
 def step(kernel: SDPBackend, images: torch.Tensor, precision: torch.dtype) -> float:

@@ -22,12 +22,13 @@ import numpy as np
 import torch
 
 import unseen
+from unseen.clip_segmenter import TextSegmenter
 from unseen.data.benchmarks import folds_of, get_benchmark
 from unseen.evaluation import evaluate
 from unseen.metrics import EpisodeCounts
 from unseen.protocols import Candidate, query_labels, read_episodes
 from unseen.recipes import settings
-from unseen.segmenter import TextFeatures, TextSegmenter
+from unseen.segmenter import TextFeatures
 from unseen.settings import EvaluationSettings
 
 NUMBERS = ("unseen", "FB-IoU", "seen", "another class", "all foreground")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unseen.modules.attention import CrossAttention, DecoderLayer, mean_scores
+from unseen.modules.decoders import CrossAttention, DecoderLayer, mean_scores
 from unseen.modules.prompts import VisualPrompts
 
 B, K, N, D, HEADS = 2, 3, 7, 12, 4
@@ -92,7 +92,7 @@ def projected(module: VisualPrompts, table: Tensor) -> Tensor:
 
 def test_prompts_enter_between_class_token_and_patches() -> None:
     module, x = prompts(1), torch.randn(B, 1 + N, D)
-    y = module.enter(x)
+    y = module.insert_prompts(x)
     assert y.shape == (B, 1 + PROMPTS + N, D)
     assert torch.equal(y[:, 0], x[:, 0])
     assert torch.equal(y[:, 1 + PROMPTS :], x[:, 1:])
@@ -104,7 +104,7 @@ def test_shallow_prompts_stay() -> None:
     assert module.deep_prompt_embeddings is None
     x = torch.randn(B, 1 + PROMPTS + N, D)
     for layer in range(1, 4):
-        assert torch.equal(module.renew(layer, x), x)
+        assert torch.equal(module.replace_prompts(layer, x), x)
 
 
 def test_deep_prompts_are_replaced_in_every_block() -> None:
@@ -112,7 +112,7 @@ def test_deep_prompts_are_replaced_in_every_block() -> None:
     assert module.deep_prompt_embeddings is not None
     assert module.deep_prompt_embeddings.shape == (3, PROMPTS, D)
     for layer in range(1, 4):
-        y = module.renew(layer, x)
+        y = module.replace_prompts(layer, x)
         assert y.shape == x.shape
         assert torch.equal(y[:, 0], x[:, 0])
         assert torch.equal(y[:, 1 + PROMPTS :], x[:, 1 + PROMPTS :])
@@ -124,19 +124,19 @@ def test_deep_prompts_are_replaced_in_every_block() -> None:
 def test_partial_prompts_leave_after_their_last_block() -> None:
     module, x = prompts(2), torch.randn(B, 1 + PROMPTS + N, D)
     assert module.deep_prompt_embeddings is not None
-    replaced = module.renew(1, x)
+    replaced = module.replace_prompts(1, x)
     assert close(replaced[:, 1 : 1 + PROMPTS], projected(module, module.deep_prompt_embeddings[0]))
-    gone = module.renew(2, replaced)
+    gone = module.replace_prompts(2, replaced)
     assert torch.equal(gone, torch.cat([x[:, :1], x[:, 1 + PROMPTS :]], dim=1))
-    assert torch.equal(module.renew(3, gone), gone)
+    assert torch.equal(module.replace_prompts(3, gone), gone)
 
 
 def test_prompt_dropout_is_drawn_for_each_image() -> None:
     module, x = prompts(1).train(), torch.zeros(B, 1 + N, D)
-    drawn = module.enter(x)[:, 1 : 1 + PROMPTS]
+    drawn = module.insert_prompts(x)[:, 1 : 1 + PROMPTS]
     assert not torch.equal(drawn[0] == 0, drawn[1] == 0)
     module.eval()
-    assert torch.equal(module.enter(x)[0], module.enter(x)[1])
+    assert torch.equal(module.insert_prompts(x)[0], module.insert_prompts(x)[1])
 
 
 def test_first_values_keep_vpts_range() -> None:

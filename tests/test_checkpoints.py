@@ -10,14 +10,19 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from unseen.backbones.clip import load_clip
-from unseen.checkpoints import Run, fingerprint, load_run, read_config, save_run, versions
-from unseen.errors import CheckpointError, DataError
+from unseen.backbones.clip.loading import load_clip
+from unseen.backbones.clip.text import StoredText
+from unseen.checkpoints import Run, load_run, read_config, save_run, tower_identities, versions
+from unseen.clip_segmenter import ClipSegmenter
+from unseen.errors import CheckpointError, DataError, VocabularyError
 from unseen.methods import create
-from unseen.segmenter import ClipSegmenter, stored_text, stored_width
+from unseen.methods.zegclip import ZegCLIP
 from unseen.settings import InferenceSettings, ModelSettings
+from unseen.vocabulary import Vocabulary
 
-WORDS = ("tree", "car", "fish")
+NAMES = ("tree", "car", "fish")
+DOODLES_0_1 = "8c2eec42b0fb5994"
+"""What version 0.1 stored as the fingerprint of the doodle tower."""
 
 
 @pytest.fixture
@@ -30,12 +35,12 @@ def run(tmp_path: Path) -> tuple[Path, ClipSegmenter]:
         Run(
             model,
             "doodles",
-            WORDS,
-            WORDS[:2],
+            NAMES,
+            NAMES[:2],
             InferenceSettings(window=64),
             {"regime": "inductive"},
             versions(),
-            fingerprint(segmenter.clip),
+            tower_identities(segmenter),
         ),
     )
     return tmp_path / "run", segmenter
@@ -44,9 +49,10 @@ def run(tmp_path: Path) -> tuple[Path, ClipSegmenter]:
 def test_round_trip(run: tuple[Path, ClipSegmenter]) -> None:
     folder, segmenter = run
     loaded, about = load_run(folder)
-    images, text = torch.rand(1, 3, 64, 64), segmenter.encode_text(WORDS)
+    images, text = torch.rand(1, 3, 64, 64), segmenter.encode_text(Vocabulary(NAMES))
     assert torch.equal(
-        segmenter(images, text).logits, loaded(images, loaded.encode_text(WORDS)).logits
+        segmenter(images, text).logits,
+        loaded(images, loaded.encode_text(Vocabulary(NAMES))).logits,
     )
     assert not loaded.training
     assert (
@@ -54,25 +60,41 @@ def test_round_trip(run: tuple[Path, ClipSegmenter]) -> None:
         about.seen,
         about.inference.window,
         about.model.options["calibration"],
-    ) == (WORDS, WORDS[:2], 64, 0.3)
+    ) == (NAMES, NAMES[:2], 64, 0.3)
     assert torch.__version__.startswith(about.versions["torch"])
 
 
 def test_a_run_folder_of_version_0_1_is_read(run: tuple[Path, ClipSegmenter]) -> None:
     """Settings have the names and values of that version, and mean the same."""
-    stored = {"short_side": None, "square": 64, "canvas": None, "window": None, "stride": None}
-    stored |= {"plain": True, "segments": "agreement", "segments_threshold": 0.6}
-    stored |= {"segments_features": None, "segments_dir": None, "segments_count": 4}
-    change(run[0], inference=stored)
-    assert load_run(run[0])[1].inference == InferenceSettings(
+    folder, segmenter = run
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config |= {"format": 1, "vocabulary": config.pop("class_names"), "tower": DOODLES_0_1}
+    del config["towers"]
+    config["model"]["options"]["void"] = "negative"
+    config["inference"] = {
+        "short_side": None, "square": 64, "canvas": None, "window": None, "stride": None,
+        "plain": True, "segments": "agreement", "segments_threshold": 0.6,
+        "segments_features": None, "segments_dir": None, "segments_count": 4,
+    }  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    loaded, about = load_run(folder)
+    assert about.class_names == NAMES
+    assert about.inference == InferenceSettings(
         square=64,
         antialias=False,
         refinement="segment_iou",
         refinement_threshold=0.6,
         segments_count=4,
     )
-    change(run[0], inference={"plain": False, "segments": "none"})
-    assert read_config(run[0]).inference == InferenceSettings()
+    assert isinstance(loaded, ZegCLIP)
+    assert loaded.mask_loss.ignored_as == "negative"
+    images, text = torch.rand(1, 3, 64, 64), segmenter.encode_text(Vocabulary(NAMES))
+    assert torch.equal(segmenter(images, text).logits, loaded(images, text).logits)
+    change(folder, inference={"plain": False, "segments": "none"})
+    assert read_config(folder).inference == InferenceSettings()
+    change(folder, tower="0" * 16)
+    with pytest.raises(CheckpointError, match="weights differ from today's doodles"):
+        load_run(folder)
 
 
 def test_only_the_trained_part_is_stored(run: tuple[Path, ClipSegmenter]) -> None:
@@ -119,12 +141,12 @@ def test_refused(run: tuple[Path, ClipSegmenter], tmp_path: Path) -> None:
     refused("resume it with")
     (folder / "weights.safetensors").write_bytes(good)
     load_run(folder)
-    change(folder, tower="0" * 16)
+    change(folder, towers={"clip": {"source": "doodles", "fingerprint": "0" * 16}})
     refused("weights differ from today's doodles")
     change(folder, surprise=1)
     refused("not complete")
     change(folder, format=99)
-    refused("layout version 99, this unseen reads version 1")
+    refused("layout version 99, this unseen reads versions 1 to 2")
     (folder / "config.yaml").write_text("- a: [")
     refused("cannot be read")
     with pytest.raises(CheckpointError, match="not a run folder"):
@@ -147,10 +169,12 @@ def test_stored_text_with_a_background(tmp_path: Path) -> None:
     """The background word's row comes last."""
     rows = torch.arange(12.0).view(3, 4)
     np.save(tmp_path / "words.npy", rows.numpy())
-    text = stored_text(tmp_path / "words.npy", ["a", "b"], 4, "others")
-    assert torch.equal(text.pooled, rows[:2])
-    assert text.background is not None
-    assert torch.equal(text.select([1]).to("cpu").background, rows[2])
-    assert stored_width(tmp_path / "words.npy") == 4
-    with pytest.raises(DataError, match="3 words and 'others', the last,"):
-        stored_text(tmp_path / "words.npy", ["a", "b", "c"], 4, "others")
+    text = StoredText.read(tmp_path / "words.npy", ["a", "b"])
+    text.check(4, "others")
+    assert torch.equal(text.encode_names(["b", "a"], ()), rows[[1, 0]])
+    assert torch.equal(text.background, rows[2])
+    assert text.embed_dim == 4
+    with pytest.raises(VocabularyError, match="has none for 'c'; its classes are a, b"):
+        text.encode_names(["c"], ())
+    with pytest.raises(DataError, match="3 classes and 'others', the last,"):
+        StoredText.read(tmp_path / "words.npy", ["a", "b", "c"]).check(4, "others")

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -17,16 +18,12 @@ from safetensors.torch import save_file
 
 from conftest import FIXTURES, golden
 from tiny import tiny_clip
-from unseen.backbones.clip import (
-    CLIP,
-    KEPT,
-    TEMPLATES,
-    build_clip,
-    known_sources,
-    load_clip,
-    load_text,
-)
+from unseen.backbones.clip.loading import build_clip, known_sources, load_clip, load_text
+from unseen.backbones.clip.templates import TEMPLATES
+from unseen.backbones.clip.text import StoredText
+from unseen.backbones.clip.tower import CLIP
 from unseen.errors import CheckpointError, SettingError, VocabularyError
+from unseen.modules.cache import CACHE_SIZE
 
 CONFIG = {
     "embed_dim": 48,
@@ -149,7 +146,7 @@ def test_names_are_averaged_over_templates() -> None:
         mean = torch.stack([v / v.norm() for v in each]).mean(dim=0)
         vectors.append(mean / mean.norm())
     assert torch.allclose(
-        clip.encode_names(["cat", "tree"], TEMPLATES["multi"], batch_size=7),
+        clip.encode_names(["cat", "tree"], TEMPLATES["multi"]),
         torch.stack(vectors),
         atol=1e-6,
     )
@@ -214,7 +211,7 @@ def test_class_embedding_can_be_added_twice() -> None:
 
 
 def test_the_tower_is_frozen() -> None:
-    clip = tiny_clip().train()
+    clip = tiny_clip()
     assert not clip.training
     assert not any(p.requires_grad for p in clip.parameters())
 
@@ -317,9 +314,9 @@ def test_other_statistics_leave_the_tower_as_it_is() -> None:
 
 def test_tables_are_kept_for_the_last_sizes_only() -> None:
     clip = tiny_clip()
-    for side in range(1, 3 * KEPT):
+    for side in range(1, 3 * CACHE_SIZE):
         clip.positions((side, side))
-    assert len(clip._tables) == KEPT
+    assert len(clip._positions._tables) == CACHE_SIZE
 
 
 def test_a_file_with_the_architecture_it_belongs_to(
@@ -381,12 +378,12 @@ def test_the_text_half_alone(tmp_path: Path) -> None:
 
 
 def test_no_text_tower() -> None:
-    """Words of a model whose vectors come from a file cannot be encoded."""
-    assert load_text("none", 8).embed_dim == 8
+    """Without a text tower the text features come from a file, and there are no others."""
     with pytest.raises(SettingError, match="--text-embeddings"):
         load_text("none")
-    with pytest.raises(VocabularyError, match="no text tower"):
-        load_text("none", 8).encode_names(["tree"], ["{}"])
+    stored = StoredText(["car"], np.ones((1, 8), dtype=np.float32), Path("text.npy"))
+    with pytest.raises(VocabularyError, match=r"text\.npy, which has none for 'tree'"):
+        stored.encode_names(["tree"], ["{}"])
 
 
 def test_a_text_tower_with_random_weights() -> None:

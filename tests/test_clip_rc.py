@@ -7,7 +7,7 @@ import torch
 
 from conftest import Released, close
 from tiny import tiny_clip
-from unseen.backbones.clip import load_clip
+from unseen.backbones.clip.loading import load_clip
 from unseen.errors import SettingError
 from unseen.inference import score_maps
 from unseen.methods import create
@@ -16,6 +16,7 @@ from unseen.modules.queries import relationship
 from unseen.modules.regions import region_mask, regions_of
 from unseen.settings import InferenceSettings
 from unseen.training.targets import targets_of
+from unseen.vocabulary import Vocabulary
 
 FEATURES, LOGITS, LOSSES, GRADIENTS = (
     1e-5,
@@ -50,7 +51,7 @@ def test_mask(released: Released) -> None:
 
 
 def test_features(released: Released) -> None:
-    picture, patches, regions = released.segmenter.encode_image(released.tensors["in.image"])
+    picture, patches, regions = released.segmenter.encode_images(released.tensors["in.image"])
     theirs = released.tensors["out.backbone.patch"]
     close(picture, released.tensors["out.backbone.global"], FEATURES)
     close(patches.transpose(1, 2).unflatten(2, theirs.shape[-2:]), theirs, FEATURES)
@@ -203,7 +204,7 @@ def test_a_region_sees_its_own_part_alone() -> None:
     # Patches attend to each other, so after the first block a region hears of all; with one block
     # left it does not.
     segmenter.clip.num_layers = 1
-    before, after = segmenter.encode_image(images)[2], segmenter.encode_image(changed)[2]
+    before, after = segmenter.encode_images(images)[2], segmenter.encode_images(changed)[2]
     assert torch.equal(before[:, :3], after[:, :3])
     assert not torch.allclose(before[:, 3], after[:, 3], atol=1e-3)
 
@@ -218,7 +219,11 @@ def test_region_tokens_start_as_the_class_token_and_learn_only_when_asked() -> N
         segmenter.train()
         labels = torch.zeros(1, 32, 32, dtype=torch.int64)
         segmenter.loss(
-            segmenter(torch.rand(1, 3, 32, 32), segmenter.encode_text(["tree", "car"])), labels
+            segmenter(
+                torch.rand(1, 3, 32, 32),
+                segmenter.encode_text(Vocabulary(["tree", "car"])),
+            ),
+            labels,
         )["total"].backward()
         assert (segmenter.bridge.tokens.grad is not None) is learns
         assert "bridge.tokens" in segmenter.trainable_state()
@@ -229,7 +234,7 @@ def test_norm_for_regions_too() -> None:
     with torch.no_grad():
         for segmenter in (plain, normed):
             segmenter.prompt_norm.weight.copy_(torch.linspace(0.5, 2, 32))  # type: ignore[union-attr, operator]
-    a, b = plain.encode_image(images), normed.encode_image(images)
+    a, b = plain.encode_images(images), normed.encode_images(images)
     assert torch.equal(a[1], b[1])
     assert not torch.allclose(a[2], b[2], atol=1e-3)
 
@@ -237,7 +242,7 @@ def test_norm_for_regions_too() -> None:
 def test_no_recovery_without_its_weight_or_outside_training() -> None:
     without, text, images = (
         small(recovery_weight=0.0),
-        small().encode_text(["tree", "car"]),
+        small().encode_text(Vocabulary(["tree", "car"])),
         torch.rand(1, 3, 32, 32),
     )
     assert without.recovery is None
@@ -258,7 +263,8 @@ def test_prompts_in_some_blocks_only() -> None:
     for depth in (1, 2, 3):
         segmenter = small(prompt_depth=depth)
         assert segmenter(
-            torch.rand(1, 3, 40, 24), segmenter.encode_text(["tree"])
+            torch.rand(1, 3, 40, 24),
+            segmenter.encode_text(Vocabulary(["tree"])),
         ).logits.shape == (1, 1, 5, 3)
 
 
@@ -275,8 +281,8 @@ def test_published_is_one_word() -> None:
     segmenter = create("clip_rc", tiny_clip(), published=True, decoder_heads=2)
     assert isinstance(segmenter, CLIPRC)
     assert (
-        segmenter.class_embedding_twice,
-        segmenter.mask_loss.void,
-        segmenter.resize,
+        segmenter.tower_quirks.class_embedding_twice,
+        segmenter.mask_loss.ignored_as,
+        segmenter.tower_quirks.resize,
         segmenter.bridge.whole_cells,
     ) == (True, "negative", "bilinear", True)

@@ -16,7 +16,7 @@ import unseen
 from conftest import close, golden
 from test_flow import said
 from unseen.__main__ import main
-from unseen.backbones.clip import build_clip
+from unseen.backbones.clip.loading import build_clip
 from unseen.checkpoints import load_run
 from unseen.convert import RELEASED, from_state_dict
 from unseen.errors import CheckpointError
@@ -139,7 +139,7 @@ def test_an_esda_checkpoint_becomes_a_run(tmp_path: Path) -> None:
     segmenter.clip.std.fill_(1)
     text = TextFeatures(("a", "b"), *segmenter.clip.encode_tokens(tensors["in.tokens"].long()))
     close(
-        segmenter(tensors["in.image"], text).resized(tuple(about["img"])),
+        segmenter.forward_query(tensors["in.image"], text).resized(tuple(about["img"])),
         tensors["eval.logits"],
         5e-5,
     )
@@ -256,7 +256,7 @@ def test_a_folder_with_anything_in_it_is_left_alone(
     mine.mkdir()
     (mine / "cat.jpg").write_text("dear")
     common = ["convert", "zegclip", str(tmp_path / "a.pth"), "--benchmark", "voc", *flags, "--out"]
-    assert "photos is there already and not empty" in said(capsys, *common, str(mine))
+    assert "photos exists and is not empty" in said(capsys, *common, str(mine))
     assert (mine / "cat.jpg").read_text() == "dear"
     (tmp_path / "empty").mkdir()
     main([*common, str(tmp_path / "empty")])
@@ -301,8 +301,9 @@ def test_python_says_the_same() -> None:
 
 def test_a_tower_survives_its_file(tmp_path: Path) -> None:
     """Values that half precision cannot hold are kept whole."""
-    from unseen.backbones.clip import load_clip
-    from unseen.checkpoints import TOWER, fingerprint, save_tower
+    from unseen.backbones.clip.loading import load_clip
+    from unseen.checkpoints import TOWER, save_tower
+    from unseen.segmenter import Tower
 
     config = json.loads('{"embed_dim": 16, "quick_gelu": true}')
     config["vision_cfg"] = {
@@ -323,7 +324,7 @@ def test_a_tower_survives_its_file(tmp_path: Path) -> None:
     clip.visual.conv1.weight.data = clip.visual.conv1.weight.half().float()
     save_tower(tmp_path, clip)
     again = load_clip(str(tmp_path / TOWER))
-    assert fingerprint(again) == fingerprint(clip)
+    assert Tower(again, "").fingerprint == Tower(clip, "").fingerprint
     assert all(
         torch.equal(a, b) for a, b in zip(clip.parameters(), again.parameters(), strict=True)
     )

@@ -21,7 +21,9 @@ from test_flow import said
 from tiny import tiny_clip, write_folds
 from unseen import api
 from unseen.__main__ import main
-from unseen.backbones.clip import TEMPLATES, CLIPText, build_text
+from unseen.backbones.clip.loading import build_text
+from unseen.backbones.clip.templates import TEMPLATES
+from unseen.backbones.clip.text import StoredText
 from unseen.backbones.resnet import SAME_IN_TIMM, DilatedResNet
 from unseen.checkpoints import load_run
 from unseen.convert import RELEASED, from_state_dict, renamed, translate
@@ -30,6 +32,7 @@ from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.methods.edgeclip import EdgeCLIP, bands, sampled, surest, triplet_loss
 from unseen.segmenter import TextFeatures
+from unseen.vocabulary import Vocabulary
 
 VALUES, LOSSES, GRADIENTS = (
     5e-5,
@@ -79,7 +82,7 @@ class Released:
         )
 
     def prediction(self) -> Any:
-        return self.segmenter(self.tensors["images"], self.text)
+        return self.segmenter.forward_query(self.tensors["images"], self.text)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +198,7 @@ def test_triplet() -> None:
 def test_published_sizes() -> None:
     """11.29 million parameters outside CLIP as released, of which the support projection is dead;
     fewer learn."""
-    segmenter = EdgeCLIP(CLIPText(None, 1024))
+    segmenter = EdgeCLIP(StoredText(["a"], np.zeros((2, 1024)), Path("text.npy")))
     count = sum(p.numel() for p in segmenter.parameters())
     assert count == 10_765_248
     assert round((count + 512 * 1024) / 1e6, 2) == 11.29
@@ -225,18 +228,18 @@ def small(**options: Any) -> EdgeCLIP:
 
 def test_a_single_image_is_asked_every_word_and_seen_once() -> None:
     segmenter, image = small(), torch.rand(1, 3, 40, 56)
-    text, seen = segmenter.encode_text(["tree", "car", "fish"]), []
+    text, seen = segmenter.encode_text(Vocabulary(["tree", "car", "fish"])), []
     segmenter.backbone.register_forward_hook(lambda *_: seen.append(1))
-    together = segmenter(image, text)
+    together = segmenter.forward_query(image, text)
     assert len(seen) == 1
-    separate = segmenter(image.expand(3, -1, -1, -1), text)
+    separate = segmenter.forward_query(image.expand(3, -1, -1, -1), text)
     assert together.logits.shape == (3, 2, 5, 7)
     close(together.logits, separate.logits, 1e-4)
 
 
 def test_words_are_as_long_as_the_tower_makes_them_and_the_background_is_bare() -> None:
     segmenter = small(templates="no_article")
-    text = segmenter.encode_text(["tree"])
+    text = segmenter.encode_text(Vocabulary(["tree"]))
     ids = segmenter.clip.tokenize(["a photo of tree", "background"])
     close(
         torch.cat([text.pooled, text.background[None]]), segmenter.clip.encode_tokens(ids)[0], 1e-6
@@ -266,7 +269,9 @@ def test_fewer_pixels_than_seeds() -> None:
     assert surest(torch.tensor([[0.1, 0.2, 0.3]]), 0.7, 12).all()
     segmenter = small()
     for size in ((1, 1), (3, 2), (9, 17)):
-        prediction = segmenter(torch.rand(1, 3, *size), segmenter.encode_text(["tree"]))
+        prediction = segmenter.forward_query(
+            torch.rand(1, 3, *size), segmenter.encode_text(Vocabulary(["tree"]))
+        )
         assert prediction.resized(size).shape == (1, 2, *size)
         assert torch.isfinite(prediction.logits).all()
 
@@ -276,8 +281,11 @@ def test_images_without_a_contour(value: int) -> None:
     """A word that is nowhere, one that is everywhere, and void alone: no triplet, finite losses and
     gradients."""
     segmenter = small().train()
-    text, labels = segmenter.encode_text(["tree", "car"]), torch.full((2, 40, 40), value)
-    losses = segmenter.loss(segmenter(torch.rand(2, 3, 40, 40), text), labels)
+    text, labels = (
+        segmenter.encode_text(Vocabulary(["tree", "car"])),
+        torch.full((2, 40, 40), value),
+    )
+    losses = segmenter.loss(segmenter.forward_query(torch.rand(2, 3, 40, 40), text), labels)
     assert losses["edge"].item() == 0
     assert (losses["mask"].item() == 0) == (value == 255)
     losses["total"].backward()
@@ -364,7 +372,11 @@ def test_dropout_takes_whole_channels_and_losses_their_weights() -> None:
         torch.manual_seed(1)
         found.append(
             segmenter.loss(
-                segmenter(torch.rand(2, 3, 40, 40), segmenter.encode_text(["tree", "car"])), labels
+                segmenter.forward_query(
+                    torch.rand(2, 3, 40, 40),
+                    segmenter.encode_text(Vocabulary(["tree", "car"])),
+                ),
+                labels,
             )["edge"].item()
         )
     assert found[1] == pytest.approx(2 * found[0], rel=1e-5)
@@ -380,7 +392,7 @@ def test_what_does_not_fit() -> None:
         with pytest.raises(SettingError, match="do not fit"):
             small(**options)
     with pytest.raises(VocabularyError, match="'background'"):
-        small()(torch.rand(1, 3, 16, 16), TextFeatures(("a",), torch.rand(1, 64)))
+        small().forward_query(torch.rand(1, 3, 16, 16), TextFeatures(("a",), torch.rand(1, 64)))
 
 
 def test_confidence_is_a_probability() -> None:
@@ -396,23 +408,26 @@ def test_background_word() -> None:
     the same."""
     for choice, learns in (("supervised", True), ("frozen", False)):
         segmenter = small(background_text=choice).train()
-        text, labels = segmenter.encode_text(["tree", "car"]), torch.randint(0, 2, (2, 40, 40))
-        losses = segmenter.loss(segmenter(torch.rand(2, 3, 40, 40), text), labels)
+        text, labels = (
+            segmenter.encode_text(Vocabulary(["tree", "car"])),
+            torch.randint(0, 2, (2, 40, 40)),
+        )
+        losses = segmenter.loss(segmenter.forward_query(torch.rand(2, 3, 40, 40), text), labels)
         losses["total"].backward()
         weight = segmenter.project_background[0].weight
         assert (weight.grad is not None) == weight.requires_grad == ("seeds" in losses) == learns
         assert "project_background.0.weight" in segmenter.trainable_state()
     released = create("edgeclip", tiny_clip(), published=True, blocks=(1, 1, 1))
     assert isinstance(released, EdgeCLIP)
-    assert (released.background_text, released.mean.tolist(), released.std.tolist()) == (
+    assert (released.quirks.background_text, released.mean.tolist(), released.std.tolist()) == (
         "frozen",
         [[[0]]] * 3,
         [[[1]]] * 3,
     )
     assert torch.equal(
-        released.encode_text(["cat"]).pooled,
+        released.encode_text(Vocabulary(["cat"])).pooled,
         create("edgeclip", tiny_clip(), blocks=(1, 1, 1), templates="no_article")
-        .encode_text(["cat"])
+        .encode_text(Vocabulary(["cat"]))
         .pooled,
     )
 
@@ -420,7 +435,7 @@ def test_background_word() -> None:
 def test_normalization() -> None:
     image, options = torch.rand(1, 3, 40, 40), {"dropout": 0.0}
     ours, none = small(**options), small(normalization="none", **options)
-    text = ours.encode_text(["tree"])
+    text = ours.encode_text(Vocabulary(["tree"]))
     normal = (image - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
         [0.229, 0.224, 0.225]
     ).view(3, 1, 1)
@@ -592,8 +607,12 @@ def test_a_checkpoint_becomes_a_run(tmp_path: Path, capsys: pytest.CaptureFixtur
         [2, 1, 3],
     )
     text = TextFeatures(("a", "b", "c"), tensors["class_text"], None, tensors["background_text"])
-    close(segmenter(tensors["images"], text).resized((73, 73)), tensors["eval_out_final"], VALUES)
-    words = segmenter.encode_text(["dog"])
+    close(
+        segmenter.forward_query(tensors["images"], text).resized((73, 73)),
+        tensors["eval_out_final"],
+        VALUES,
+    )
+    words = segmenter.encode_text(Vocabulary(["dog"]))
     expected = build_text(TEXT)
     close(words.background, expected.encode_tokens(expected.tokenize(["background"]))[0][0], 1e-5)
     assert api.load(str(tmp_path / "run")).run is not None

@@ -21,7 +21,7 @@ from conftest import SHARED, close, golden
 from test_flow import said
 from tiny import tiny_clip, write_folds
 from unseen.__main__ import main
-from unseen.backbones.clip import IMAGENET_MEAN, IMAGENET_STD
+from unseen.backbones.clip.tower import IMAGENET_MEAN, IMAGENET_STD
 from unseen.data.benchmarks import BENCHMARKS, folds_of, get_benchmark
 from unseen.data.classes import COCO, DOODLES, DOODLES_FOLDS, VOC
 from unseen.data.datasets import DoodleScenes
@@ -33,6 +33,7 @@ from unseen.labels import BACKGROUND
 from unseen.methods import create
 from unseen.metrics import EpisodeCounts
 from unseen.settings import InferenceSettings
+from unseen.vocabulary import Vocabulary
 
 # ----------------------------------------------------------------------- folds
 
@@ -258,7 +259,7 @@ def test_released_evaluation_of_esda() -> None:
 def test_foreground_is_where_the_words_logit_is_higher() -> None:
     images = torch.rand(2, 3, 32, 40)
     one = create("esda", tiny_clip(), text_blocks=(1,)).eval()
-    text = one.encode_text(["tree", "car"])
+    text = one.encode_text(Vocabulary(["tree", "car"]))
     found = query_mask(one, images, text, 1, InferenceSettings())
     logits = torch.stack(
         [one(image.unsqueeze(0), text.select([1])).resized((32, 40))[0] for image in images]

@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from conftest import close, golden
 from tiny import tiny_clip
-from unseen.backbones.clip import load_clip
+from unseen.backbones.clip.loading import load_clip
 from unseen.convert import RELEASED, renamed, translate
 from unseen.errors import SettingError
 from unseen.methods import create
 from unseen.methods.esda import ESDA, prior_map
 from unseen.segmenter import Prediction, TextFeatures
+from unseen.vocabulary import Vocabulary
 
 VALUES, GRADIENTS = 5e-5, 1e-3  # tolerances suggested with the fixtures
 
@@ -68,19 +70,21 @@ def test_text(released: Released) -> None:
 
 def test_prediction(released: Released) -> None:
     tensors, segmenter = released.tensors, released.segmenter
-    picture, after, word = segmenter.encode_image(tensors["in.image"], released.text)
+    word = segmenter.text_cls_proj(released.text.pooled)
+    tokens, _ = segmenter._text_blocks(segmenter.encode_images(tensors["in.image"]), word)
+    image, patches = F.normalize(segmenter.clip.finish(tokens[:, 0]), dim=-1), tokens[:, 1:]
     grid = tuple(released.about["grid"])
-    close(after[-1].transpose(1, 2).unflatten(2, grid), tensors["eval.image_features"], VALUES)
-    close(picture, tensors["eval.image_cls"], VALUES)
+    close(patches.transpose(1, 2).unflatten(2, grid), tensors["eval.image_features"], VALUES)
+    close(image, tensors["eval.image_cls"], VALUES)
     last = max(released.about["prior_indices"])
     close(
-        prior_map(after[-1], word).unflatten(1, grid).unsqueeze(1),
+        prior_map(patches, word).unflatten(1, grid).unsqueeze(1),
         tensors[f"eval.prior.{last}"],
         VALUES,
     )
-    mixed = segmenter.interactor(released.text, picture, after[-1])
+    mixed = segmenter.interactor(released.text, image, patches)
     close(mixed.transpose(1, 2).unflatten(2, grid), tensors["eval.decoder_grid"], VALUES)
-    prediction = segmenter(tensors["in.image"], released.text)
+    prediction = segmenter.forward_query(tensors["in.image"], released.text)
     close(prediction.logits, tensors["eval.decoder_logits"], VALUES)
     close(prediction.resized(tuple(released.about["img"])), tensors["eval.logits"], VALUES)
     assert set(prediction.extras) == {"prior"}
@@ -92,9 +96,9 @@ def test_training_step(released: Released, void: str) -> None:
     background, or not, by accident."""
     key = {"background": "train", "ignore": "train_ignore"}[void]
     tensors, about = released.tensors, released.about
-    segmenter, _ = released.with_options(released.state, void=void)
+    segmenter, _ = released.with_options(released.state, ignored_as=void)
     segmenter.train()
-    prediction = segmenter(tensors["in.image"], released.text)
+    prediction = segmenter.forward_query(tensors["in.image"], released.text)
     labels = tensors["in.label"].long()
     before = labels.clone()
     close(prediction.logits, tensors[f"{key}.decoder_logits"], VALUES)
@@ -146,19 +150,22 @@ def small(**options: Any) -> ESDA:
 
 def test_a_single_image_is_asked_every_word() -> None:
     segmenter, image = small(), torch.rand(1, 3, 40, 56)
-    text = segmenter.encode_text(["tree", "car", "fish"])
-    together, separate = segmenter(image, text), segmenter(image.expand(3, -1, -1, -1), text)
+    text = segmenter.encode_text(Vocabulary(["tree", "car", "fish"]))
+    together, separate = (
+        segmenter.forward_query(image, text),
+        segmenter.forward_query(image.expand(3, -1, -1, -1), text),
+    )
     assert torch.allclose(together.logits, separate.logits, rtol=1e-4, atol=1e-4)
     for i in range(3):
         assert torch.allclose(
-            segmenter(image, text.select([i])).logits,
+            segmenter.forward_query(image, text.select([i])).logits,
             together.logits[i : i + 1],
             rtol=1e-4,
             atol=1e-4,
         )
     nowhere = small()
     nowhere.text_blocks = ()
-    assert nowhere(image, text).logits.shape == (3, 2, 5, 7)
+    assert nowhere.forward_query(image, text).logits.shape == (3, 2, 5, 7)
 
 
 def test_the_aligned_order_keeps_patches_in_place() -> None:
@@ -170,7 +177,7 @@ def test_the_aligned_order_keeps_patches_in_place() -> None:
             if "out_proj" in name or "c_proj" in name:
                 parameter.data.zero_()
         patches = torch.rand(1, 300, 32)
-        text = small().encode_text(["tree"])
+        text = small().encode_text(Vocabulary(["tree"]))
         assert torch.equal(interactor(text, torch.rand(1, 16), patches), patches) is same
 
 
@@ -181,7 +188,11 @@ def test_released_order_at_a_large_grid() -> None:
     for name, parameter in interactor.named_parameters():
         if "out_proj" in name or "c_proj" in name:
             parameter.data.zero_()
-    patches, text, q = torch.rand(1, 300, 32), small().encode_text(["tree"]), 79
+    patches, text, q = (
+        torch.rand(1, 300, 32),
+        small().encode_text(Vocabulary(["tree"])),
+        79,
+    )
     mixed = interactor(text, torch.rand(1, 16), patches)
     assert torch.equal(mixed[:, : 300 - 2 * q], patches[:, 2 * q :])
     assert torch.equal(mixed[:, -q:], patches[:, :q])
@@ -217,7 +228,10 @@ def test_images_of_void_alone_cost_nothing_to_the_mask() -> None:
     segmenter = small().train()
     labels = torch.full((1, 32, 32), 255)
     losses = segmenter.loss(
-        segmenter(torch.rand(1, 3, 32, 32), segmenter.encode_text(["tree"])), labels
+        segmenter.forward_query(
+            torch.rand(1, 3, 32, 32), segmenter.encode_text(Vocabulary(["tree"]))
+        ),
+        labels,
     )
     assert losses["total"].item() == 0
 
@@ -226,11 +240,11 @@ def test_impossible_options() -> None:
     with pytest.raises(SettingError, match="templates 'multi' hold 15"):
         small(templates="multi")
     with pytest.raises(
-        SettingError, match=r"text_blocks is \[7\], but they are counted from 0 to 2"
+        SettingError, match=r"text_blocks is \[7\], but blocks are counted from 0 to 2"
     ):
         ESDA(tiny_clip(), text_blocks=(7,))
     with pytest.raises(
-        SettingError, match=r"prior_blocks is \[2\], but they are counted from 0 to 1"
+        SettingError, match=r"prior_blocks is \[2\], but blocks are counted from 0 to 1"
     ):
         small(prior_blocks=(2,))
     with pytest.raises(SettingError, match="decoder_heads is 5"):

@@ -18,6 +18,7 @@ from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.segmenter import Prediction, Segmenter, TextFeatures
 from unseen.settings import InferenceSettings, change_inference
+from unseen.vocabulary import Vocabulary
 
 PATCH = 4
 
@@ -55,7 +56,7 @@ class Known(Segmenter):
 
 def known(count: int) -> tuple[Known, TextFeatures]:
     segmenter = Known().eval()
-    return segmenter, segmenter.encode_text([f"class {i}" for i in range(count)])
+    return segmenter, segmenter.encode_text(Vocabulary([f"class {i}" for i in range(count)]))
 
 
 def brute_force(
@@ -299,7 +300,10 @@ def test_the_segmenter_is_told_what_it_was_trained_on_window_by_window() -> None
 )
 def test_zegclip_reduces_the_scores_of_seen_classes(settings: InferenceSettings) -> None:
     segmenter = create("zegclip", tiny_clip(), decoder_heads=2, calibration=0.2).eval()
-    text, images = segmenter.encode_text(["tree", "car", "sun"]), torch.rand(1, 3, 32, 40)
+    text, images = (
+        segmenter.encode_text(Vocabulary(["tree", "car", "sun"])),
+        torch.rand(1, 3, 32, 40),
+    )
     plain, calibrated = (
         score_maps(segmenter, images, text, settings, seen) for seen in (None, [0, 2])
     )
@@ -309,7 +313,7 @@ def test_zegclip_reduces_the_scores_of_seen_classes(settings: InferenceSettings)
 
 def test_methods_without_training_are_not_calibrated() -> None:
     segmenter = create("naclip", tiny_clip()).eval()
-    text, images = segmenter.encode_text(["tree", "car"]), torch.rand(1, 3, 32, 40)
+    text, images = segmenter.encode_text(Vocabulary(["tree", "car"])), torch.rand(1, 3, 32, 40)
     assert torch.equal(
         score_maps(segmenter, images, text, InferenceSettings(), [0]),
         score_maps(segmenter, images, text, InferenceSettings()),
@@ -329,7 +333,7 @@ def test_windows_that_leave_gaps_are_refused() -> None:
 def test_a_tower_can_be_trained_on_after_it_predicted() -> None:
     """What a prediction keeps (resized positions) must not stop a later backward pass."""
     segmenter = create("zegclip", tiny_clip(), num_prompts=2, decoder_heads=2)
-    text = segmenter.encode_text(["tree", "car"])
+    text = segmenter.encode_text(Vocabulary(["tree", "car"]))
     label_maps(segmenter.eval(), torch.rand(1, 3, 48, 48), text, InferenceSettings())
     segmenter.train()
     labels = torch.zeros(1, 48, 48, dtype=torch.int64)
@@ -341,7 +345,7 @@ def test_squares_may_be_resized_once_and_without_antialiasing() -> None:
     """SAZS's evaluation; a method whose maps cover more than the image is resized in two steps,
     to cut the rim off."""
     segmenter = create("naclip", tiny_clip()).eval()
-    images, text = torch.rand(1, 3, 50, 70), segmenter.encode_text(("tree", "car"))
+    images, text = torch.rand(1, 3, 50, 70), segmenter.encode_text(Vocabulary(("tree", "car")))
     plain = InferenceSettings(square=32, antialias=False)
     squashed = F.interpolate(images, (32, 32), mode="bilinear", align_corners=False)
     assert torch.equal(resize_input(images, plain), squashed)

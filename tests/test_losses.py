@@ -13,8 +13,8 @@ from torch import Tensor
 
 from unseen.labels import IGNORE, PADDING
 from unseen.modules.losses import (
+    MaskLoss,
     dice_loss,
-    focal_and_dice,
     mean_over_ranks,
     one_hot,
     sigmoid_focal_loss,
@@ -152,9 +152,10 @@ def test_words_in_parts_cost_and_learn_as_all_at_once(void: Literal["ignore", "n
     resize = torch.nn.UpsamplingBilinear2d(size=(5, 6))
     small = torch.randn(2, CLASSES, 2, 3)
     found = []
-    for words_at_once in (1, 3, 100):
+    for classes_at_once in (1, 3, 100):
         leaf = small.clone().requires_grad_()
-        focal, dice = focal_and_dice(leaf, labels, resize, void=void, words_at_once=words_at_once)
+        loss = MaskLoss(ignored_as=void, classes_at_once=classes_at_once)
+        focal, dice = loss.terms(leaf, labels, resize)
         (focal + 3 * dice).backward()
         found.append((focal.item(), dice.item(), leaf.grad))
     for focal_, dice_, grad in found[:2]:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from unseen.backbones.clip import load_clip
+from unseen.backbones.clip.loading import load_clip
 from unseen.errors import SettingError
 from unseen.methods import METHODS, create
 from unseen.methods.options import argument_docs, check
+from unseen.vocabulary import Vocabulary
 
 PLUGIN = '''
 """A method of another package."""
@@ -76,7 +77,10 @@ def test_a_method_of_another_package(plugins: Path) -> None:
     assert not method.trainable
     assert list(method.choices) == ["temperature"]
     segmenter = create("blurred", load_clip("doodles"), temperature=9.0)
-    scores = segmenter(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), segmenter.encode_text(["a"]))
+    scores = segmenter(
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+        segmenter.encode_text(Vocabulary(["a"])),
+    )
     assert scores.logits.shape[1] == 1
     with pytest.raises(SettingError, match="did you mean 'temperature'"):
         create("blurred", load_clip("doodles"), temperatur=9.0)

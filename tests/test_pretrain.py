@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from unseen.backbones.clip import load_clip
+from unseen.backbones.clip.loading import load_clip
 from unseen.pretrain import WEIGHTS, Captions, Pretraining, contrastive_loss, pretrain
 
 

@@ -34,6 +34,7 @@ from unseen.segments.refinement import (
 from unseen.segments.source import SegmentSource, segment_source
 from unseen.segments.spectral import SpectralSettings
 from unseen.settings import EvaluationSettings, InferenceSettings, change_inference
+from unseen.vocabulary import Vocabulary
 
 REFINE = ("--inference.refinement", "segment_iou")
 
@@ -142,7 +143,7 @@ def test_no_double_precision_on_the_device_of_the_maps() -> None:
 
 def naclip() -> tuple:
     segmenter = create("naclip", tiny_clip()).eval()
-    return segmenter, segmenter.encode_text(["tree", "house", "car"])
+    return segmenter, segmenter.encode_text(Vocabulary(["tree", "house", "car"]))
 
 
 def test_label_maps_are_refined() -> None:
@@ -207,7 +208,7 @@ def test_reports_say_whether_there_was_an_oracle(method: str) -> None:
     scores = {}
     for name in ("doodles", "doodles-5i/0"):
         bench = get_benchmark(name)
-        text = segmenter.encode_text(bench.class_names)
+        text = segmenter.encode_text(Vocabulary(bench.class_names))
         for kind, refinement, oracle in (
             ("none", "none", False),
             ("segment_iou", "segment_iou", False),
@@ -252,7 +253,7 @@ def test_thresholds_are_chosen_on_seen_classes_alone(
         method, tiny_clip(), **({"text_blocks": (1,)} if method == "esda" else {})
     ).eval()
     bench = get_benchmark(name)
-    text = segmenter.encode_text(bench.class_names)
+    text = segmenter.encode_text(Vocabulary(bench.class_names))
     queried, splits = set[str](), list[str]()
     forward, data = type(segmenter).forward, type(bench).data
     monkeypatch.setattr(

@@ -6,22 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from conftest import SHARED, close, golden
 from tiny import tiny_clip
-from unseen.backbones.clip import CLIPText
+from unseen.backbones.clip.text import StoredText
 from unseen.backbones.mobilenet import DilatedMobileNet
 from unseen.checkpoints import load_run
 from unseen.convert import RELEASED, from_state_dict, renamed, translate
 from unseen.errors import CheckpointError, SettingError, VocabularyError
-from unseen.inference import ask, query_mask
+from unseen.inference import query_mask
 from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.methods.sazs import (
     SAZS,
+    SAZSQuirks,
     ShapeNetwork,
     attention_weight,
     balanced_edge_loss,
@@ -32,13 +34,14 @@ from unseen.methods.sazs import (
 from unseen.modules.edges import edge_map
 from unseen.segmenter import Prediction, TextFeatures
 from unseen.settings import InferenceSettings
+from unseen.vocabulary import Vocabulary
 
 FEATURES, LOSSES, GRADIENTS = 5e-5, 1e-5, 1e-3  # tolerances suggested with the fixtures
 
 
-def words_only(embed_dim: int = 32) -> CLIPText:
+def words_only(embed_dim: int = 32) -> StoredText:
     """What stands for a text tower where the words' vectors are given."""
-    return CLIPText(None, embed_dim)
+    return StoredText(["a"], np.zeros((2, embed_dim), dtype=np.float32), Path("text.npy"))
 
 
 def shape_network() -> tuple[ShapeNetwork, dict[str, Tensor]]:
@@ -113,7 +116,7 @@ def test_features_and_edges(released: Released, mode: str) -> None:
     segmenter = Released(released.about["kind"].join(("sazs_", "_tiny"))).segmenter.train(
         mode == "train"
     )  # batch statistics moved
-    prediction = segmenter(tensors["images"], released.text)
+    prediction = segmenter.forward_query(tensors["images"], released.text)
     close(prediction.extras["edges"], tensors[f"{mode}_edge"], FEATURES)
     if mode == "train":
         close(prediction.logits.log_softmax(dim=1), tensors["train_result"], FEATURES)
@@ -122,17 +125,17 @@ def test_features_and_edges(released: Released, mode: str) -> None:
 def test_training_step(released: Released) -> None:
     """Targets, losses and the norm of every parameter's gradient of one step."""
     tensors, segmenter = released.tensors, released.segmenter.train()
-    prediction = segmenter(tensors["images"], released.text)
+    prediction = segmenter.forward_query(tensors["images"], released.text)
     target, edges = segmenter.targets(prediction, released.labels)
     assert torch.equal(target, tensors["train_target"])
     raw = tensors["label"].long()
-    counted = edge_map(raw, void_is_other=True, counted=range(20), step=8)
+    counted = edge_map(raw, ignored_is_other=True, counted=range(20), step=8)
     assert torch.equal(counted.unsqueeze(1), tensors["train_edge_gt"].long())
     # The last class does not count there, so that it has no border with void; nothing else differs
     # from what training makes.
     alone = edge_map(
         torch.where(raw == 20, 20, torch.where(raw == IGNORE, IGNORE, 0)),
-        void_is_other=True,
+        ignored_is_other=True,
         step=8,
     )
     assert torch.equal(edges.clamp(min=counted), edges)
@@ -225,9 +228,9 @@ def test_edge_truth() -> None:
         ("2", about["nclass_pascal"]),
     ):
         labels, edges = tensors[f"label{name}"].long()[None], tensors[f"edge{name}"].long()[None]
-        found = edge_map(labels, void_is_other=True, counted=range(classes))
+        found = edge_map(labels, ignored_is_other=True, counted=range(classes))
         assert torch.equal(found, edges)
-        small = edge_map(labels, void_is_other=True, counted=range(classes), step=8)
+        small = edge_map(labels, ignored_is_other=True, counted=range(classes), step=8)
         assert torch.equal(small, edges[:, ::8, ::8])
         if (
             labels.shape[1] == labels.shape[2]
@@ -235,7 +238,9 @@ def test_edge_truth() -> None:
             assert torch.equal(small[0], tensors[f"edge{name}_down8"].long())
             assert torch.equal(labels[0, ::8, ::8], tensors[f"label{name}_down8"].long())
     coco = edge_map(
-        tensors["coco_label"].long()[None], void_is_other=True, counted=range(about["nclass_coco"])
+        tensors["coco_label"].long()[None],
+        ignored_is_other=True,
+        counted=range(about["nclass_coco"]),
     )
     assert torch.equal(coco[0], tensors["coco_edge"].long())
 
@@ -307,7 +312,7 @@ def test_void_teaches_nothing() -> None:
     other, elsewhere = logits.clone(), edges.clone()
     other[..., 2:], elsewhere[..., 2:] = 5 * torch.randn(2, 2, 4, 2), -7
     for void, same in (("ignore", True), ("others", False)):
-        segmenter = small(void=void)
+        segmenter = small(ignored_as=void)
         assert (
             segmenter.loss(maps(logits, edges), labels)["total"]
             == segmenter.loss(maps(other, elsewhere), labels)["total"]
@@ -328,7 +333,7 @@ def test_edges_are_of_things_and_not_of_what_is_void() -> None:
     assert edges[0, 0].tolist() == [0, IGNORE, IGNORE, IGNORE]
     labels[:, :, 11:] = 0
     assert not (edge_map(labels) == 1).any()
-    assert (edge_map(labels, void_is_other=True) == 1).any()
+    assert (edge_map(labels, ignored_is_other=True) == 1).any()
 
 
 def test_edges_equal_distances_counted_out() -> None:
@@ -364,7 +369,7 @@ def test_training_hands_out_things() -> None:
         TransformSettings(resize=None, crop=96, photometric=False, max_class_share=None)
     )
     items = QueryItems(
-        bench.data("train", None), transform, bench.seen_ids, class_labels=SAZS.reads_things
+        bench.data("train", None), transform, bench.seen_ids, class_labels=SAZS.needs_class_labels
     )
     _, labels, _ = items[3, 0]
     values = set(labels.unique().tolist())
@@ -465,7 +470,7 @@ def test_a_checkpoint_becomes_a_run(
     )  # as they were before the released statistics
     text = TextFeatures(("a", "b"), tensors["text"][:, 1], None, tensors["text"][0, 0])
     close(
-        segmenter(images, text).extras["edges"], tensors["eval_edge"], 1e-4
+        segmenter.forward_query(images, text).extras["edges"], tensors["eval_edge"], 1e-4
     )  # twice through the statistics
 
 
@@ -512,8 +517,8 @@ def test_any_size(backbone: str, size: tuple[int, int]) -> None:
     sizes = {"vit_sizes": (16, 1, 2, 32, 3), "drn_layers": (1,) * 8, "drn_channels": (4,) * 8}
     segmenter = create("sazs", tiny_clip(), backbone=backbone, **sizes).eval()
     assert isinstance(segmenter, SAZS)
-    text = segmenter.encode_text(["tree", "car", "fish"])
-    prediction = segmenter(torch.rand(1, 3, *size), text)
+    text = segmenter.encode_text(Vocabulary(["tree", "car", "fish"]))
+    prediction = segmenter.forward_query(torch.rand(1, 3, *size), text)
     assert prediction.logits.shape[:2] == (3, 2)
     assert torch.isfinite(prediction.resized(size)).all()
     assert prediction.resized(size).shape[-2:] == size
@@ -525,12 +530,10 @@ def test_the_backbone_is_computed_once_for_many_words() -> None:
     segmenter, images = small(), torch.rand(1, 3, 24, 32)
     calls: list[int] = []
     segmenter.backbone.register_forward_hook(lambda *_: calls.append(1))
-    text = segmenter.encode_text([f"tree {i}" for i in range(20)])
-    together = ask(segmenter, images, text).logits
+    text = segmenter.encode_text(Vocabulary([f"tree {i}" for i in range(20)]))
+    together = segmenter(images, text).logits
     assert len(calls) == 1
-    separate = torch.cat(
-        [ask(segmenter, images, text.select([i])).logits for i in range(20)], dim=1
-    )
+    separate = torch.cat([segmenter(images, text.select([i])).logits for i in range(20)], dim=1)
     close(together, separate, 1e-4)
 
 
@@ -559,10 +562,10 @@ def test_balanced_pixels() -> None:
 def test_words_from_a_file_and_a_learned_background() -> None:
     text = TextFeatures(("a", "b"), torch.randn(2, 16))
     with pytest.raises(VocabularyError, match="train with background=learned"):
-        small()(torch.rand(1, 3, 8, 8), text)
+        small().forward_query(torch.rand(1, 3, 8, 8), text)
     segmenter = small(background="learned").train()
-    assert segmenter.background_word is None
-    prediction = segmenter(torch.rand(2, 3, 16, 16), text)
+    assert segmenter.background_name is None
+    prediction = segmenter.forward_query(torch.rand(2, 3, 16, 16), text)
     assert (prediction.logits[:, 0] == 0).all()  # it starts at 0
     segmenter.loss(prediction, torch.randint(0, 2, (2, 16, 16)))["total"].backward()
     assert segmenter.others is not None
@@ -575,7 +578,10 @@ def test_drn_is_not_trained_on_one_image() -> None:
         "sazs", tiny_clip(), backbone="drn_d_105", drn_layers=(1,) * 8, drn_channels=(4,) * 8
     ).train()
     with pytest.raises(SettingError, match="two or more"):
-        segmenter(torch.rand(1, 3, 16, 16), segmenter.encode_text(["tree"]))
+        segmenter.forward_query(
+            torch.rand(1, 3, 16, 16),
+            segmenter.encode_text(Vocabulary(["tree"])),
+        )
 
 
 def test_the_released_choices() -> None:
@@ -587,16 +593,12 @@ def test_the_released_choices() -> None:
     assert segmenter.backbone.std.flatten().tolist() == pytest.approx(
         [0.18295405, 0.18656561, 0.18447509]
     )
-    text = segmenter.encode_text(["tree"])
+    text = segmenter.encode_text(Vocabulary(["tree"]))
     raw = segmenter.clip.encode_tokens(segmenter.clip.tokenize(["tree", "others"]))[0]
     assert text.background is not None
     close(torch.cat([text.pooled, text.background[None]]), raw, 1e-6)
-    assert (segmenter.scale, segmenter.void, segmenter.attention_over, segmenter.balanced) == (
-        1.0,
-        "others",
-        "sum",
-        False,
-    )
+    assert segmenter.quirks == SAZSQuirks("released", "black", "sum", "others")
+    assert (segmenter.scale, segmenter.balanced) == (1.0, False)
 
 
 def test_the_released_statistics() -> None:
@@ -622,9 +624,9 @@ def test_the_shape_network_is_loaded_for_training_alone(tmp_path: Path) -> None:
         tensors["loss_sigmoid"].item(), abs=LOSSES
     )
     assert not any("shape_network" in name for name in segmenter.trainable_state())
-    text = segmenter.encode_text(["tree", "car"])
+    text = segmenter.encode_text(Vocabulary(["tree", "car"]))
     losses = segmenter.train().loss(
-        segmenter(torch.rand(2, 3, 16, 16), text), torch.randint(0, 2, (2, 16, 16))
+        segmenter.forward_query(torch.rand(2, 3, 16, 16), text), torch.randint(0, 2, (2, 16, 16))
     )
     assert set(losses) == {"seg", "edge", "attention", "shape", "total"}
     with pytest.raises(SettingError, match="needs the weights of its network"):

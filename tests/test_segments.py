@@ -16,11 +16,11 @@ from torch import Tensor
 from tiny import tiny_clip
 from unseen import api
 from unseen.__main__ import main
-from unseen.backbones.clip import split_heads
 from unseen.backbones.vit import clip_keys, load_keys
 from unseen.data.benchmarks import get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
 from unseen.methods import create
+from unseen.modules.attention import split_heads
 from unseen.segments.source import (
     SegmentSource,
     extract,

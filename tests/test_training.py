@@ -26,6 +26,7 @@ from unseen.training.batches import LabelMapItems, QueryItems, StepSampler, trai
 from unseen.training.loop import RunControl, fit
 from unseen.training.schedules import learning_rate, parameter_groups
 from unseen.training.targets import targets_of
+from unseen.vocabulary import Vocabulary
 
 SMALL = TrainSettings(
     steps=6,
@@ -55,7 +56,7 @@ def segmenter() -> Segmenter:
 def fit_on(
     bench: Benchmark, model: Segmenter, folder: Path, settings: TrainSettings, **control: Any
 ) -> bool:
-    text = model.encode_text(bench.class_names)
+    text = model.encode_text(Vocabulary(bench.class_names))
     return fit(model, text, bench, None, settings, RunControl(folder, progress=False, **control))
 
 

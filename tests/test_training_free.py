@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tiny import tiny_clip
-from unseen.backbones.clip import CLIP
+from unseen.backbones.clip.tower import CLIP
 from unseen.errors import SettingError
 from unseen.methods.training_free import Mode, TrainingFree
 from unseen.segmenter import TextFeatures

@@ -7,7 +7,7 @@ import torch
 
 from conftest import Released, close, golden
 from tiny import tiny_clip
-from unseen.backbones.clip import load_clip
+from unseen.backbones.clip.loading import load_clip
 from unseen.convert import from_state_dict
 from unseen.errors import CheckpointError, SettingError
 from unseen.inference import score_maps
@@ -16,6 +16,7 @@ from unseen.methods.zegclip import ZegCLIP
 from unseen.segmenter import Prediction
 from unseen.settings import InferenceSettings
 from unseen.training.targets import targets_of
+from unseen.vocabulary import Vocabulary
 
 FEATURES, LOSSES, GRADIENTS = 1e-5, 1e-5, 1e-3  # tolerances suggested with the fixtures
 
@@ -39,7 +40,7 @@ def test_features(released: Released) -> None:
             continue
         images = released.tensors[f"in.image{suffix}"]
         theirs = released.tensors[f"out.backbone{suffix}.patch"]
-        picture, patches = released.segmenter.encode_image(images)
+        picture, patches = released.segmenter.encode_images(images)
         close(picture, released.tensors[f"out.backbone{suffix}.global"], FEATURES)
         close(patches.transpose(1, 2).unflatten(2, theirs.shape[-2:]), theirs, FEATURES)
 
@@ -170,8 +171,8 @@ def test_void_is_ignored_or_negative() -> None:
     text = None
     for void, moved in (("ignore", False), ("negative", True)):
         torch.manual_seed(0)
-        segmenter = ZegCLIP(tiny_clip(), decoder_heads=2, void=void)  # type: ignore[arg-type]
-        text = text or segmenter.encode_text(["tree", "car"])
+        segmenter = create("zegclip", tiny_clip(), decoder_heads=2, ignored_as=void)
+        text = text or segmenter.encode_text(Vocabulary(["tree", "car"]))
         logits = torch.randn(1, 2, 4, 4)
         labels = torch.zeros(1, 32, 32, dtype=torch.int64)
         labels[:, :, 16:] = 255
@@ -189,17 +190,20 @@ def test_deep_supervision_reaches_every_layer() -> None:
     segmenter = ZegCLIP(
         tiny_clip(), decoder_heads=2, deep_supervision=True, decoder_layers=3
     ).train()
-    text, images = segmenter.encode_text(["tree", "car"]), torch.rand(1, 3, 32, 32)
+    text, images = (
+        segmenter.encode_text(Vocabulary(["tree", "car"])),
+        torch.rand(1, 3, 32, 32),
+    )
     prediction = segmenter(images, text)
-    assert sorted(prediction.extras) == ["logits_0", "logits_1"]
+    assert [part.weight for part in prediction.auxiliary] == [1.0, 1.0]
     labels = torch.zeros(1, 32, 32, dtype=torch.int64)
-    alone = segmenter.loss(Prediction(prediction.logits, prediction.covers), labels)["total"]
+    alone = segmenter.loss(Prediction(prediction.logits, prediction.padded_size), labels)["total"]
     assert segmenter.loss(prediction, labels)["total"] > alone
-    assert segmenter.eval()(images, text).extras == {}
+    assert segmenter.eval()(images, text).auxiliary == ()
 
 
 def test_identical_layers_start_equal() -> None:
-    segmenter = ZegCLIP(tiny_clip(), decoder_heads=2, identical_layers=True)
+    segmenter = create("zegclip", tiny_clip(), decoder_heads=2, identical_layers=True)
     first, second = segmenter.decoder.layers
     assert all(
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
@@ -216,9 +220,12 @@ def test_maps_are_scaled_by_heads_or_by_width() -> None:
     maps = []
     for scale in ("heads", "width"):
         torch.manual_seed(0)
-        segmenter = ZegCLIP(tiny_clip(), decoder_heads=4, scale=scale).eval()  # type: ignore[arg-type]
+        segmenter = create("zegclip", tiny_clip(), decoder_heads=4, scale=scale).eval()
         maps.append(
-            segmenter(torch.ones(1, 3, 32, 32), segmenter.encode_text(["tree", "car"])).logits
+            segmenter(
+                torch.ones(1, 3, 32, 32),
+                segmenter.encode_text(Vocabulary(["tree", "car"])),
+            ).logits
         )
     assert torch.allclose(2 * maps[0], maps[1], rtol=1e-4, atol=1e-6)
 
@@ -227,10 +234,10 @@ def test_published_is_one_word() -> None:
     segmenter = create("zegclip", tiny_clip(), published=True, decoder_heads=2)
     assert isinstance(segmenter, ZegCLIP)
     assert (
-        segmenter.class_embedding_twice,
-        segmenter.mask_loss.void,
-        segmenter.resize,
-        segmenter.train_grid,
+        segmenter.tower_quirks.class_embedding_twice,
+        segmenter.mask_loss.ignored_as,
+        segmenter.tower_quirks.resize,
+        segmenter.tower_quirks.train_grid,
     ) == (True, "negative", "bilinear", (32, 32))
     assert segmenter.clip.mean.flatten().tolist() == pytest.approx(
         [123.675 / 255, 116.28 / 255, 103.53 / 255]

@@ -19,6 +19,7 @@ from rich.progress import track
 from torch import Tensor
 
 from unseen.backbones.archives import read_state_dict
+from unseen.backbones.clip.text import CLIPText
 from unseen.backbones.vit import load_keys
 from unseen.building import (
     ModelChoices,
@@ -37,14 +38,15 @@ from unseen.checkpoints import (
     TOWER,
     WEIGHTS,
     Run,
-    fingerprint,
     load_run,
     read_config,
     save_config,
     save_run,
     save_tower,
+    tower_identities,
     versions,
 )
+from unseen.clip_segmenter import TextSegmenter
 from unseen.comparison import Places, compare
 from unseen.convert import RELEASED, read_sizes, translate
 from unseen.convert import Report as ConversionReport
@@ -55,7 +57,7 @@ from unseen.methods import known
 from unseen.predictor import ImageLike, Predictor, Segmentation
 from unseen.recipes import recipe
 from unseen.reports import Report
-from unseen.segmenter import TextFeatures, TextSegmenter
+from unseen.segmenter import TextFeatures
 from unseen.segments.source import extract
 from unseen.settings import (
     EvaluationSettings,
@@ -175,8 +177,8 @@ def train(
     plan.check(place)
     torch.manual_seed(settings.seed)
     source = plan.source
-    segmenter = build(source)
-    text = encode(segmenter, bench.class_names, source)
+    segmenter = build(source, bench.class_names)
+    text = encode(segmenter, bench.class_names)
     run = plan.run(segmenter)
     if run.init is not None and not (resume and (folder / STATE).exists()):
         _start_from(Path(run.init), segmenter, run)  # a state would hold the weights itself
@@ -245,7 +247,7 @@ class _Training:
             inference=bench.inference,
             train=asdict(self.settings),
             versions=versions(),
-            tower=fingerprint(segmenter.clip),
+            towers=tower_identities(segmenter),
             text_embeddings=embeddings.name if embeddings else None,
             init=str(self.init) if self.init else None,
         )
@@ -314,7 +316,7 @@ def _start_from(init: Path, segmenter: TextSegmenter, run: Run) -> None:
     differs = sorted(
         name for name in needed.keys() | stored.keys() if needed.get(name) != stored.get(name)
     )
-    if fingerprint(start.clip) != run.tower:
+    if tower_identities(start) != run.towers:
         differs.append("the tower")
     if differs:
         raise SettingError(
@@ -418,7 +420,7 @@ def convert(
         segmenter, report = translate(method, state, **towers, **options)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
-    if segmenter.kind == "binary" and bench.episodes is None:
+    if RELEASED[method].folds and bench.episodes is None:
         raise SettingError(
             f"{method} was trained on folds, one query class an image; give --benchmark"
             " pascal-5i/0, or the fold it was trained on"
@@ -433,7 +435,7 @@ def convert(
             inference=bench.inference,
             train={"regime": regime, "converted_from": file.name},
             versions=versions(),
-            tower=fingerprint(segmenter.clip),
+            towers=tower_identities(segmenter),
         )
         _write_converted(out, segmenter, run)
     return report
@@ -455,6 +457,7 @@ def _write_converted(out: Path, segmenter: TextSegmenter, run: Run) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         if run.model.clip == TOWER:
+            assert isinstance(segmenter.clip, CLIPText)
             save_tower(unfinished, segmenter.clip)
         save_run(unfinished, segmenter, run)
         unfinished.replace(out)  # `out` may exist if it is empty

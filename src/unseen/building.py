@@ -9,12 +9,15 @@ from typing import Any, TypedDict
 
 import torch
 
-from unseen.checkpoints import CONFIG, Run, load_run, load_words, read_config
+from unseen.backbones.clip.text import StoredText
+from unseen.checkpoints import CONFIG, Run, load_run, read_config
+from unseen.clip_segmenter import ClipSegmenter, TextSegmenter
 from unseen.data.benchmarks import Benchmark
 from unseen.errors import SettingError
 from unseen.methods import METHODS, create, known
-from unseen.segmenter import ClipSegmenter, TextFeatures, TextSegmenter, stored_text, stored_width
+from unseen.segmenter import TextFeatures
 from unseen.settings import InferenceSettings, ModelSettings, is_own
+from unseen.vocabulary import Vocabulary
 
 DEFAULT_CLIP = "doodles"
 
@@ -99,51 +102,41 @@ def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
     return ModelSource(settings, options, embeddings, run, folder)
 
 
-def build(source: ModelSource) -> TextSegmenter:
+def build(source: ModelSource, class_names: Sequence[str] = ()) -> TextSegmenter:
     """The segmenter of a source, in eval mode, on the CPU.
 
     A run brings its own weights; every other segmenter loads what training starts from.
 
+    Args:
+        source: Where it comes from.
+        class_names: The classes that the rows of the source's text embeddings belong to.
+
     Raises:
         SettingError: Options that the method does not have, or text embeddings for a method that
             reads tokens.
+        DataError: Text embeddings that do not fit the method or the classes.
         CheckpointError: Weights that cannot be loaded.
     """
-    embeddings = source.text_embeddings
+    stored = None
+    if source.text_embeddings is not None:
+        stored = StoredText.read(source.text_embeddings, class_names)
     if source.folder is not None:
         segmenter, _ = load_run(source.folder, source.settings.options)
     else:
         method, options = source.settings.method, source.settings.options
-        width = None
-        if embeddings is not None:
-            width = stored_width(embeddings)
-        tower = known(method).cls.load_tower(source.settings.clip, width)
+        tower = known(method).cls.load_tower(source.settings.clip, stored)
         segmenter = create(method, tower, published=source.settings.published, **options)
         segmenter.initialise()
-    if embeddings is not None and segmenter.reads_tokens:
-        raise SettingError(
-            f"{source.settings.method} reads the single tokens of a prompt, which text embeddings"
-            " do not hold; remove --text-embeddings"
-        )
+    if stored is not None:
+        segmenter.use_stored_text(stored)
     segmenter.eval()
     return segmenter
 
 
-def encode(
-    segmenter: TextSegmenter, names: Sequence[str], source: ModelSource | None = None
-) -> TextFeatures:
-    """Class names by the text tower, or from the embeddings that the source names or its run was
-    trained with; on the segmenter's device.
-    """
-    if source is not None and source.text_embeddings is not None:
-        background = segmenter.background_word
-        width = segmenter.clip.embed_dim
-        text = stored_text(source.text_embeddings, names, width, background)
-    elif source is not None and source.run and source.folder and source.run.text_embeddings:
-        text = load_words(source.folder, source.run, names, segmenter)
-    else:
-        text = segmenter.encode_text(names)
-    return text.to(segmenter.device)
+def encode(segmenter: TextSegmenter, class_names: Sequence[str]) -> TextFeatures:
+    """Text features of classes, on the segmenter's device, without a gradient."""
+    with torch.no_grad():
+        return segmenter.encode_text(Vocabulary(tuple(class_names))).to(segmenter.device)
 
 
 def own_inference(segmenter: TextSegmenter) -> InferenceSettings:
@@ -164,7 +157,7 @@ def benchmark_templates(model: ModelSettings, benchmark: Benchmark) -> dict[str,
     if model.method not in METHODS:
         return {}
     method = METHODS[model.method].cls
-    if method.reads_tokens or (model.published and "templates" in method.PUBLISHED):
+    if method.needs_tokens or (model.published and "templates" in method.PUBLISHED):
         return {}
     return {"templates": benchmark.templates}
 

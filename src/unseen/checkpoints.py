@@ -26,24 +26,22 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from unseen.backbones.clip import CLIP, NO_TOWER, CLIPText
-from unseen.errors import CheckpointError, VocabularyError
+from unseen.backbones.clip.text import NO_TOWER, CLIPText, StoredText
+from unseen.backbones.clip.tower import CLIP
+from unseen.clip_segmenter import TextSegmenter
+from unseen.errors import CheckpointError
 from unseen.files import replacing, write_text
 from unseen.methods import create, known
-from unseen.segmenter import TextFeatures, TextSegmenter, check_names, stored_text, stored_width
+from unseen.segmenter import Segmenter
 from unseen.settings import InferenceSettings, ModelSettings, flat, update_legacy
 
-FORMAT = 1
-"""Version of the folder's layout."""
-WEIGHTS, CONFIG, TEXT, TOWER = (
-    "weights.safetensors",
-    "config.yaml",
-    "text_embeddings.npy",
-    "clip.safetensors",
-)
+FORMAT = 2
+"""Version of the folder's layout; 1 was written by version 0.1."""
+WEIGHTS, CONFIG = "weights.safetensors", "config.yaml"
+TEXT, TOWER = "text_embeddings.npy", "clip.safetensors"
 HARMLESS = {
     f"train.{name}"
-    for name in (
+    for name in [
         "workers",
         "save_every",
         "snapshots",
@@ -53,7 +51,7 @@ HARMLESS = {
         "nodes",
         "strategy",
         "accumulate",
-    )
+    ]
 }
 """Settings that a resumed run may change."""
 
@@ -70,7 +68,7 @@ class Run:
         inference: Size and windows to predict with.
         train: The training settings, as a dictionary.
         versions: Of the packages that made it.
-        tower: Fingerprint of the frozen tower.
+        towers: Source and fingerprint of every frozen tower, by name.
         text_embeddings: The name of the file its words came from, if not from the text tower; a
             copy lies in the folder.
         init: The run folder its first weights came from.
@@ -83,7 +81,7 @@ class Run:
     inference: InferenceSettings
     train: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    tower: str = ""
+    towers: dict[str, dict[str, str]] = field(default_factory=dict)
     text_embeddings: str | None = None
     init: str | None = None
 
@@ -119,12 +117,18 @@ def versions() -> dict[str, str]:
     }
 
 
-def fingerprint(clip: CLIPText) -> str:
-    """A short hash of the activation and of first and last weights of the towers: two CLIPs that
-    share it are the same for all that matters.
-    """
-    if clip.text is None:
-        return NO_TOWER
+def tower_identities(segmenter: Segmenter) -> dict[str, dict[str, str]]:
+    """Source and fingerprint of every frozen tower: a run folder names them instead of storing."""
+    return {
+        name: {"source": tower.source, "fingerprint": tower.fingerprint}
+        for name, tower in segmenter.towers.items()
+        if not tower.trained
+    }
+
+
+def _fingerprint_0_1(clip: CLIPText | StoredText) -> str:
+    """What version 0.1 stored as a tower's fingerprint: a hash of some of its weights."""
+    assert isinstance(clip, CLIPText)
     tensors = [clip.text.positional_embedding, clip.text.ln_final.weight]
     last = clip.text.transformer.resblocks[-1].mlp
     if isinstance(clip, CLIP):
@@ -149,7 +153,6 @@ def save_run(folder: Path, segmenter: TextSegmenter, run: Run) -> None:
 def save_config(folder: Path, run: Run) -> None:
     """Write `config.yaml`: at the start of a training, so that `--resume` can compare."""
     config = {"format": FORMAT, **asdict(run)}
-    config["vocabulary"] = config.pop("class_names")
     write_text(folder / CONFIG, yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
 
 
@@ -182,21 +185,55 @@ def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[TextS
             is not the one trained on.
     """
     run = read_config(folder)
-    width = stored_width(folder / TEXT) if run.text_embeddings else None
-    clip = known(run.model.method).cls.load_tower(
-        str(folder / TOWER) if run.model.clip == TOWER else run.model.clip, width
+    segmenter = _untrained(folder, run, options or {})
+    state = _read_weights(folder, run)
+    own = segmenter.trainable_state()
+    misfits = sorted(state.keys() ^ own.keys())
+    misfits += sorted(
+        name for name in state.keys() & own.keys() if own[name].shape != state[name].shape
     )
-    if fingerprint(clip) != run.tower:
+    if misfits:
         raise CheckpointError(
-            f"{folder} was trained on a tower whose weights differ from today's {run.model.clip};"
-            " restore that file or train again"
+            f"{folder / WEIGHTS} does not fit {folder / CONFIG} (first tensor out of place:"
+            f" {misfits[0]}); they come from different runs"
         )
+    segmenter.load_state_dict(state, strict=False)
+    segmenter.eval()
+    return segmenter, run
+
+
+def _untrained(folder: Path, run: Run, options: dict[str, Any]) -> TextSegmenter:
+    """The segmenter of a run before its weights are loaded, on the towers it was trained on."""
+    stored = StoredText.read(folder / TEXT, run.class_names) if run.text_embeddings else None
+    source = str(folder / TOWER) if run.model.clip == TOWER else run.model.clip
+    clip = known(run.model.method).cls.load_tower(source, stored)
     segmenter = create(
         run.model.method,
         clip,
         published=run.model.published,
-        **{**run.model.options, **(options or {})},
+        **{**run.model.options, **options},
     )
+    for name, identity in run.towers.items():
+        tower = segmenter.towers[name]
+        fingerprint = tower.fingerprint
+        if "fingerprint_0_1" in identity:
+            fingerprint = _fingerprint_0_1(clip)
+        if fingerprint not in identity.values():
+            raise CheckpointError(
+                f"{folder} was trained on a tower whose weights differ from today's"
+                f" {run.model.clip}; restore that file or train again"
+            )
+    if stored is not None:
+        segmenter.use_stored_text(stored)
+    return segmenter
+
+
+def _read_weights(folder: Path, run: Run) -> dict[str, torch.Tensor]:
+    """The trained tensors of a finished run.
+
+    Raises:
+        CheckpointError: The training did not finish, or the file is damaged.
+    """
     path = folder / WEIGHTS
     try:
         state = load_file(path)
@@ -210,23 +247,12 @@ def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[TextS
         raise CheckpointError(
             f"{path} is not a complete safetensors file ({error}); restore it or train again"
         ) from error
-    own = segmenter.trainable_state()
-    odd = sorted(state.keys() ^ own.keys()) or sorted(
-        name for name in own if own[name].shape != state[name].shape
-    )
-    if odd:
-        raise CheckpointError(
-            f"{path} does not fit {folder / CONFIG} (first tensor out of place: {odd[0]}); they"
-            " come from different runs"
-        )
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
         raise CheckpointError(
             f"{path} holds values that are not finite; the training diverged, so train again with a"
             " lower learning rate"
         )
-    segmenter.load_state_dict(state, strict=False)
-    segmenter.eval()
-    return segmenter, run
+    return state
 
 
 def read_config(folder: Path) -> Run:
@@ -245,56 +271,42 @@ def read_config(folder: Path) -> Run:
         ) from error
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read; restore it or train again") from error
-    found = stored.get("format") if isinstance(stored, dict) else None
-    if found != FORMAT:
+    version = stored.get("format") if isinstance(stored, dict) else None
+    if version not in (1, FORMAT):
         raise CheckpointError(
-            f"{folder} has the layout version {found}, this unseen reads version {FORMAT}; use the"
-            " unseen that wrote it, or train again"
+            f"{folder} has the layout version {version}, this unseen reads versions 1 to {FORMAT};"
+            " use the unseen that wrote it, or train again"
         )
     try:
-        stored.pop("format")
-        stored = update_legacy(stored)
-        model, inference = (
-            ModelSettings(**stored.pop("model")),
-            InferenceSettings(**stored.pop("inference")),
-        )
-        return Run(
-            model=model,
-            inference=inference,
-            class_names=tuple(stored.pop("vocabulary")),
-            seen=tuple(stored.pop("seen")),
-            **stored,
-        )
+        if version == 1:
+            stored = _from_format_1(stored)
+        model = ModelSettings(**stored.pop("model"))
+        inference = InferenceSettings(**stored.pop("inference"))
+        names, seen = tuple(stored.pop("class_names")), tuple(stored.pop("seen"))
+        del stored["format"]
+        return Run(model=model, inference=inference, class_names=names, seen=seen, **stored)
     except (TypeError, KeyError) as error:
         raise CheckpointError(
             f"{path} is not complete ({error}); restore it or train again"
         ) from error
 
 
-def load_words(
-    folder: Path, run: Run, names: Sequence[str], segmenter: TextSegmenter
-) -> TextFeatures:
-    """The vectors of some words of a run that was trained on text embeddings from a file.
-
-    Raises:
-        VocabularyError: A word the file had no vector for.
-        DataError: The copy in the folder is damaged.
-    """
-    names = check_names(names)
-    stored = stored_text(
-        folder / TEXT, run.class_names, segmenter.clip.embed_dim, segmenter.background_word
-    )
-    strange = next((name for name in names if name not in run.class_names), None)
-    if strange is not None:
-        raise VocabularyError(
-            f"{folder} was trained on text embeddings from a file, which has none for {strange!r};"
-            f" its words are {', '.join(run.class_names)}"
-        )
-    return stored.select([run.class_names.index(name) for name in names])
+def _from_format_1(stored: dict[str, Any]) -> dict[str, Any]:
+    """What a config.yaml of version 0.1 says, in today's names."""
+    stored = update_legacy(stored)
+    stored["model"]["options"] = update_legacy(stored["model"]["options"], "options.")
+    stored["class_names"] = stored.pop("vocabulary")
+    fingerprint = stored.pop("tower")
+    stored["towers"] = {}
+    if fingerprint != NO_TOWER:
+        stored["towers"]["clip"] = {"fingerprint_0_1": fingerprint}
+    return stored
 
 
 def _plain(value: Any) -> Any:
     """Tuples as lists, for YAML."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -14,13 +14,13 @@ from typing import Any
 
 from unseen.building import ModelChoices, ModelSource, build, device_named, encode, find_model
 from unseen.building import run_folder as default_folder
+from unseen.clip_segmenter import TextSegmenter
 from unseen.data.benchmarks import Benchmark, folds_of, get_benchmark
 from unseen.errors import SettingError
 from unseen.evaluation import check_fit, choose_threshold, evaluate
 from unseen.files import write_text
 from unseen.protocols import Candidate
 from unseen.reports import Report
-from unseen.segmenter import TextSegmenter
 from unseen.settings import EvaluationSettings, InferenceSettings, change_inference
 
 SCORES = "metrics.json"
@@ -124,7 +124,8 @@ def compare(
     for entry in entries:
         # The folds of a method without training are scored with one and the same segmenter.
         if last is None or last[0] != entry.source:
-            last = entry.source, build(entry.source).to(device_named(settings.device))
+            segmenter = build(entry.source, entry.benchmark.class_names)
+            last = entry.source, segmenter.to(device_named(settings.device))
         title = entry.title(several=rows[entry.title(several=False), entry.benchmark.name] > 1)
         made = list(_reports(entry, title, last[1], places, settings))
         if whole and places.save and entry.source.folder is not None:
@@ -219,7 +220,7 @@ def _reports(
     candidate = Candidate(
         title,
         segmenter,
-        encode(segmenter, bench.class_names, entry.source),
+        encode(segmenter, bench.class_names),
         entry.inference,
         # On another benchmark every class counts as trained on, so that no score is reduced
         # (the released codes' configurations for other data sets).

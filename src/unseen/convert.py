@@ -13,16 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unseen.backbones.clip import (
-    CLIPText,
-    build_clip,
-    build_text,
-    config_from_shapes,
-    text_config_from_shapes,
-)
+from unseen.backbones.clip.loading import build_clip, build_text
+from unseen.backbones.clip.shapes import config_from_shapes, text_config_from_shapes
+from unseen.backbones.clip.text import CLIPText
+from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import CheckpointError, SettingError
 from unseen.methods import create
-from unseen.segmenter import TextSegmenter
 
 Names = Sequence[tuple[str, str]]
 
@@ -99,6 +95,7 @@ class Released:
         dead: Pattern of tensors without influence. `LAST` stands for the number of the decoder's
             last layer, `USED` for those of the image blocks that count.
         options: Options of the method, read off shapes.
+        folds: It was trained on folds, with one query class an image.
     """
 
     mark: str
@@ -106,6 +103,7 @@ class Released:
     names: Names
     dead: str
     options: Callable[[dict[str, Tensor]], dict[str, Any]]
+    folds: bool = False
 
 
 def _layers(state: dict[str, Tensor], start: str) -> int:
@@ -249,6 +247,7 @@ RELEASED: dict[str, Released] = {
         ),
         r"",
         _esda,
+        folds=True,
     ),
     "edgeclip": Released(
         "gam.gate.",
@@ -265,6 +264,7 @@ RELEASED: dict[str, Released] = {
         ),
         r"model\.(visual\..*|logit_scale)|down_supp\..*",
         _edgeclip,
+        folds=True,
     ),
     "sazs": Released(
         "edgeocr_cls_head.",
@@ -280,6 +280,7 @@ RELEASED: dict[str, Released] = {
         ),
         r"pretrained\.model\.(blocks\.(?!(?:USED)\.)\d+|norm|head)\..*|pretrained\.act_postprocess[134]\..*|scratch\..*|fc2\..*|up\..*",
         _sazs,
+        folds=True,
     ),
 }
 

@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from unseen.checkpoints import fingerprint, versions
+from unseen.checkpoints import tower_identities, versions
 from unseen.data.benchmarks import Benchmark
 from unseen.data.classes import shared_classes
 from unseen.data.datasets import Sample
@@ -36,7 +36,6 @@ from unseen.protocols import (
     with_background,
 )
 from unseen.reports import Report
-from unseen.segmenter import TextSegmenter
 from unseen.segments.refinement import SegmentMatch, SegmentRefiner, refine_maps, segment_iou
 from unseen.segments.source import SegmentSource, segment_source
 from unseen.settings import EvaluationSettings, InferenceSettings
@@ -340,16 +339,13 @@ def _facts(
     shared: tuple[str, ...] | None,
 ) -> dict[str, Any]:
     """Everything that moves the number, as JSON types."""
-    trained, run, tower = None, candidate.trained_on, None
+    trained, run = None, candidate.trained_on
     if run is not None and shared is not None:
         trained = {
             "benchmark": run.benchmark,
             "classes": len(run.seen),
             "shared": list(shared),
         }
-    if isinstance(candidate.segmenter, TextSegmenter):
-        clip = candidate.segmenter.clip
-        tower = {"source": clip.source, "fingerprint": fingerprint(clip)}
     return {
         **benchmark.protocol,
         "vocabulary": list(candidate.text.names),
@@ -360,7 +356,7 @@ def _facts(
         "evaluation": asdict(settings),
         "calibrated": candidate.calibrated is not None,
         "segments": _segments_used(refiner),
-        "tower": tower,
+        "towers": tower_identities(candidate.segmenter),
         **candidate.about,
         "versions": versions(),
     }

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from unseen.errors import SettingError
 from unseen.labels import IGNORE, index_to_label
-from unseen.segmenter import Prediction, Segmenter, TextFeatures
+from unseen.segmenter import Segmenter, TextFeatures
 from unseen.settings import InferenceSettings
 
 CANVAS_STEP = 8
@@ -147,11 +147,11 @@ def _scores(
     seen: Sequence[int] | None,
 ) -> Tensor:
     """Scores of whole images, or of windows, in one batch."""
-    prediction = ask(segmenter, images, text)
+    prediction = segmenter(images, text)
     size = (images.shape[-2], images.shape[-1])
     # Maps of padded images have to be cropped at full size, and `resize_output` does not align
     # corners: such maps take two steps even where one is asked for.
-    one_step = prediction.covers == size and not prediction.align_corners
+    one_step = prediction.padded_size == size and not prediction.align_corners
     if one_step and not settings.antialias:
         return segmenter.scores(prediction.logits.float(), seen)
     return segmenter.scores(prediction.resized(size), seen)
@@ -190,27 +190,6 @@ def _window_scores(
             if i == 0:
                 count[rows, columns] += 1
     return total.div_(count)
-
-
-def ask(segmenter: Segmenter, images: Tensor, text: TextFeatures) -> Prediction:
-    """Logits (B, K, h, w) of every class for images (B, 3, H, W), whatever the method's kind.
-
-    A method that takes one query class at a time gets each image by itself; the map of a class is
-    the difference of its two logits.
-    """
-    if segmenter.kind == "multiclass":
-        prediction: Prediction = segmenter(images, text)
-        return prediction
-    step = segmenter.words_at_once
-    logits = []
-    # The classes of an image make up a batch; `step` bounds its size.
-    for image in images:
-        parts = [
-            segmenter(image.unsqueeze(0), text.select(range(start, min(start + step, len(text)))))
-            for start in range(0, len(text), step)
-        ]
-        logits.append(torch.cat([part.logits[:, 1] - part.logits[:, 0] for part in parts]))
-    return Prediction(torch.stack(logits), parts[0].covers, align_corners=parts[0].align_corners)
 
 
 # --------------------------------------------------------------------- decision

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from unseen.building import ModelSource, encode
 from unseen.checkpoints import Run
+from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import DataError, SettingError, VocabularyError
 from unseen.files import read_image, replacing, write_labels, write_text
 from unseen.inference import LabelMaps, label_maps
 from unseen.labels import IGNORE, MAX_8BIT_CLASSES
-from unseen.segmenter import TextFeatures, TextSegmenter
+from unseen.segmenter import TextFeatures
 from unseen.segments.refinement import SegmentRefiner
 from unseen.settings import InferenceSettings, check_threshold
 from unseen.visualize import overlay, palette
@@ -135,7 +136,7 @@ class Predictor:
                 f"{len(names)} classes are more than a label map with 8 bits holds; give at most"
                 f" {MAX_8BIT_CLASSES}"
             )
-        return encode(self.segmenter, names, self.source)
+        return encode(self.segmenter, names)
 
     def segment(
         self, image: ImageLike, names: Sequence[str], *, threshold: float | None = None

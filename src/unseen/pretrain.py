@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from unseen.backbones.clip import build_clip
+from unseen.backbones.clip.loading import build_clip
 from unseen.data.classes import DOODLES
 from unseen.data.doodles import draw
 from unseen.files import replacing
+from unseen.segmenter import decay_groups
 from unseen.settings import TrainSettings
 from unseen.training.loop import Job, RunControl, make_fabric, run_loop
-from unseen.training.schedules import parameter_groups
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 128,
@@ -178,7 +178,8 @@ def make_settings(seed: int, steps: int, batch_size: int, save_every: int) -> Tr
 
 def make_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """AdamW that decays matrices only, with the second beta of CLIP's vision transformers."""
-    groups = parameter_groups(module, settings)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = decay_groups(trained, settings)
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98))
 
 

@@ -20,7 +20,7 @@ from unseen.data.episodes import Episode
 from unseen.errors import DataError
 from unseen.inference import LabelMaps, label_maps, query_mask
 from unseen.labels import BACKGROUND, IGNORE, index_to_label
-from unseen.segmenter import Segmenter, TextFeatures
+from unseen.segmenter import QuerySegmenter, Segmenter, TextFeatures
 from unseen.segments.refinement import SegmentRefiner
 from unseen.segments.source import SegmentSource
 from unseen.settings import InferenceSettings
@@ -190,7 +190,7 @@ class _QueryMasks:
         self.image = sample.image.unsqueeze(0).to(candidate.segmenter.device)
         self.segments = _segments(refiners, self.image, [sample.name])
         self.maps: list[Tensor] | None = None
-        if candidate.segmenter.kind == "multiclass":
+        if not isinstance(candidate.segmenter, QuerySegmenter):
             self.maps = self._label_maps()
 
     def _label_maps(self) -> list[Tensor]:

@@ -1,76 +1,79 @@
 """The contract between methods and everything that uses them.
 
-A segmenter takes images and a list of words and returns one score map per word. Benchmarks choose
-the words and judge the maps; training adjusts the segmenter; every verb of the command line is a
-use of that sentence.
+A segmenter takes images and classes and returns one score map per class. Benchmarks choose the
+classes and judge the maps; training adjusts the segmenter; every verb is a use of that sentence.
 
-Letters: B batch, K words, H W image, h w feature grid, N = h·w patches, C tower width, D joint
-width, T text length.
+Letters: B batch, K classes, H W image, h w feature grid, N = h·w patches, C tower width, D joint
+width, T text length, P prompts.
 """
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unseen.backbones.clip import (
-    CLIP,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    TEMPLATES,
-    CLIPText,
-    load_clip,
-    load_text,
-)
-from unseen.errors import DataError, SettingError, VocabularyError
-from unseen.labels import IGNORE as IGNORE
-
-Kind = Literal["multiclass", "binary"]
+from unseen.settings import TrainSettings
+from unseen.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """The words of one vocabulary, encoded once.
+    """The classes of a vocabulary, encoded.
 
     Attributes:
-        names: K words.
+        names: K class names.
         pooled: (K, D), unit vectors unless the method says otherwise.
-        tokens: (K, T, text width), where a method reads single tokens; else None.
-        background: (D,), the vector of what is none of the words, where a method compares with one;
-            else None.
+        tokens: (K, T, text width), where a method reads single tokens.
+        background: (D,), the vector of what is none of the classes, where a method compares with
+            one.
+        per_template: (K, P, D), the vectors of every prompt of a class, where a method needs them.
     """
 
     names: tuple[str, ...]
     pooled: Tensor
     tokens: Tensor | None = None
     background: Tensor | None = None
+    per_template: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def to(self, device: torch.device | str) -> TextFeatures:
         """The same features on a device."""
-        tokens, background = (
-            None if part is None else part.to(device) for part in (self.tokens, self.background)
+        tokens, background, per_template = (
+            None if part is None else part.to(device)
+            for part in (self.tokens, self.background, self.per_template)
         )
-        return TextFeatures(self.names, self.pooled.to(device), tokens, background)
+        return TextFeatures(self.names, self.pooled.to(device), tokens, background, per_template)
 
     def select(self, rows: Sequence[int]) -> TextFeatures:
-        """The features of some of the words, in the order of `rows`."""
+        """The features of some of the classes, in the order of `rows`."""
         index = list(rows)
-        tokens = None if self.tokens is None else self.tokens[index]
-        return TextFeatures(
-            tuple(self.names[i] for i in index), self.pooled[index], tokens, self.background
+        names = tuple(self.names[i] for i in index)
+        tokens, per_template = (
+            None if part is None else part[index] for part in (self.tokens, self.per_template)
         )
+        return TextFeatures(names, self.pooled[index], tokens, self.background, per_template)
+
+
+@dataclass(frozen=True)
+class AuxiliaryMap:
+    """Further score maps that the loss looks at, from an earlier layer for instance.
+
+    Attributes:
+        logits: (B, K, h, w).
+        weight: Of their loss beside that of the final maps, whose weight is 1.
+    """
+
+    logits: Tensor
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,61 +81,122 @@ class Prediction:
     """What `forward` returns.
 
     Attributes:
-        logits: (B, K, h, w), one map a word; (B, 2, h, w), background and foreground, for binary
-            methods.
-        covers: Height and width in pixels that the maps stretch over: the image, filled up to
-            whole patches.
-        extras: What the loss needs besides, by name.
+        logits: (B, K, h, w), one map a class; (B, 2, h, w), background and query class, from
+            `QuerySegmenter.forward_query`.
+        padded_size: Height and width in pixels that the maps cover: the image, padded to whole
+            patches.
+        extras: What else the loss needs, by name.
         align_corners: How the method's maps are resized: whether the first and last of them lie on
             the image's first and last pixel.
+        auxiliary: Further maps with their loss weights.
     """
 
     logits: Tensor
-    covers: tuple[int, int]
+    padded_size: tuple[int, int]
     extras: dict[str, Tensor] = field(default_factory=dict)
     align_corners: bool = False
+    auxiliary: tuple[AuxiliaryMap, ...] = ()
 
-    def resized(self, size: tuple[int, int]) -> Tensor:
-        """The logits on the pixels of an image of `size` (H, W): bilinear, then the filled-up rim
-        is cut off. (B, K, H, W), float32.
+    @property
+    def maps(self) -> list[tuple[Tensor, float]]:
+        """All score maps (B, K, h, w) with the weights of their losses, the final ones first."""
+        return [(self.logits, 1.0), *((part.logits, part.weight) for part in self.auxiliary)]
+
+    def resized(self, size: tuple[int, int], logits: Tensor | None = None) -> Tensor:
+        """Logits (B, K, H, W) float32 on the pixels of an image: bilinear, the padding cut off.
+
+        Args:
+            size: H and W of the image.
+            logits: Other maps that cover the same pixels; the prediction's own by default.
         """
-        return F.interpolate(
-            self.logits.float(), self.covers, mode="bilinear", align_corners=self.align_corners
-        )[..., : size[0], : size[1]]
+        maps = self.logits if logits is None else logits
+        maps = F.interpolate(
+            maps.float(), self.padded_size, mode="bilinear", align_corners=self.align_corners
+        )
+        return maps[..., : size[0], : size[1]]
+
+
+def as_color(mean: Tensor) -> tuple[float, float, float]:
+    """A mean (3, 1, 1) of images in 0..1, as a colour in 0..255."""
+    red, green, blue = (255 * mean).flatten().tolist()
+    return red, green, blue
+
+
+class Tower:
+    """A network that a method stands on.
+
+    Args:
+        module: The network.
+        source: Where its weights came from: a name, a tag, a file.
+    """
+
+    def __init__(self, module: nn.Module, source: str) -> None:
+        self.module, self.source = module, source
+
+    @property
+    def trained(self) -> bool:
+        """Whether any of its parameters is trained; then a run folder stores it whole."""
+        return any(parameter.requires_grad for parameter in self.module.parameters())
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every tensor, by name, in float32, and of the activations between them."""
+        digest = hashlib.sha256()
+        for name, module in self.module.named_modules():
+            if not list(module.children()) and not list(module.parameters()):
+                digest.update(f"{name} {type(module).__name__}".encode())
+        for name, tensor in self.module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
+        return digest.hexdigest()[:16]
 
 
 class Segmenter(nn.Module, ABC):
     """Base of every method.
 
     Attributes:
-        PUBLISHED: Options with which the released code behaves otherwise than ours.
-        kind: "multiclass" (one vocabulary a batch) or "binary" (one word an image).
+        PUBLISHED: Options a user tunes whose released value differs from our default.
+        Quirks: Dataclass of what the released code does otherwise; its `released()` gives the
+            released values.
+        TINY: Options with which the method is small, for tests on a tiny CLIP.
         trainable: Whether the method has anything to train.
-        frozen: Names of the submodules that stay in eval mode when the segmenter is trained.
-        reads_tokens: Whether it needs `TextFeatures.tokens`.
-        reads_things: Binary methods: whether the labels of their loss tell the things of an image
-            apart: above 1, every value is another thing that is not the word.
-        words_at_once: Binary methods: how many words a single image is asked at a time, which
-            bounds what is held.
+        trains_text: Whether training changes what `encode_text` returns; then it is called anew in
+            every step, and gradients flow through it.
+        needs_tokens: Whether it reads `TextFeatures.tokens`.
     """
 
     PUBLISHED: ClassVar[dict[str, Any]] = {}
-    kind: ClassVar[Kind] = "multiclass"
+    Quirks: ClassVar[Any] = None
+    TINY: ClassVar[dict[str, Any]] = {}
     trainable: ClassVar[bool] = True
-    frozen: ClassVar[tuple[str, ...]] = ("clip",)
-    reads_tokens: ClassVar[bool] = False
-    reads_things: ClassVar[bool] = False
-    words_at_once: ClassVar[int] = 16
-
-    @property
-    def pad_color(self) -> tuple[float, float, float]:
-        """RGB in 0..255 that training crops are padded with: black, unless a method has a mean."""
-        return (0.0, 0.0, 0.0)
+    trains_text: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
 
     @property
     def device(self) -> torch.device:
         """Where the parameters lie."""
         return next(self.parameters()).device
+
+    @property
+    def towers(self) -> dict[str, Tower]:
+        """The pretrained networks the method stands on, by the name of the submodule."""
+        return {}
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the submodules that training leaves alone: towers of which nothing is trained.
+
+        They stay in eval mode, and a run folder names them instead of storing them.
+        """
+        return tuple(name for name, tower in self.towers.items() if not tower.trained)
+
+    @property
+    def pad_color(self) -> tuple[float, float, float]:
+        """The RGB colour, in 0..255, that becomes 0 when the method normalises images.
+
+        Training crops are padded with it, as images are at inference.
+        """
+        return (0.0, 0.0, 0.0)
 
     def train(self, mode: bool = True) -> Segmenter:
         """Training mode for all but the frozen submodules."""
@@ -142,39 +206,39 @@ class Segmenter(nn.Module, ABC):
         return self
 
     @abstractmethod
-    def encode_text(self, names: Sequence[str]) -> TextFeatures:
-        """Encode a vocabulary of K words; done once, then handed to every `forward`.
+    def encode_text(self, vocabulary: Vocabulary) -> TextFeatures:
+        """Encode the K classes of a vocabulary, for any number of calls of `forward`.
 
         Raises:
-            VocabularyError: An empty list, a repeated word, an empty or overlong word.
+            VocabularyError: A class name that is too long for the text tower.
         """
 
     @abstractmethod
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Score maps of images (B, 3, H, W), RGB in 0..1, any size, for the words of `text`.
-        Never sees labels.
-
-        Binary methods take one word an image; a single image is asked every word.
-        """
+        """Score maps (B, K, h, w) of images (B, 3, H, W), RGB in 0..1, any size. Sees no labels."""
 
     def initialise(self) -> None:
-        """Load what training starts from (weights of an image backbone); called once before it, not
-        when a run is loaded.
+        """Load what a new segmenter starts from, such as the weights of an image backbone.
+
+        Called once after it is built, not when a trained run is loaded.
         """
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
-        """Scalars by name, among them "total", for labels (B, H, W) int64 whose values index the
-        words of the forward, or are 255.
+        """Scalars by name, among them "total".
+
+        Args:
+            prediction: Of `forward`, or of `forward_query` for a `QuerySegmenter`.
+            labels: (B, H, W) int64; indices of the classes of the forward pass, or 255.
         """
         raise NotImplementedError(f"{type(self).__name__} has nothing to train")
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
-        """What is averaged over windows and compared between words, from logits (B, K, …).
+        """What is averaged over windows and compared between classes, from logits (B, K, …).
 
         Args:
             logits: Maps, at any resolution.
-            seen: Columns of the words whose masks were trained on, for methods that lower their
-                scores; None where all words count alike.
+            seen: Indices of the classes whose masks were trained on, for methods that calibrate
+                their scores; None where no class is at an advantage.
         """
         return logits
 
@@ -183,190 +247,99 @@ class Segmenter(nn.Module, ABC):
         return scores.clamp(0, 1)
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """The tensors a run folder stores: parameters that train, and buffers, outside the frozen
-        submodules.
-        """
+        """The tensors a run folder stores: all outside the frozen submodules."""
+        prefixes = tuple(f"{name}." for name in self.frozen)
         return {
             name: tensor
             for name, tensor in self.state_dict().items()
-            if not name.startswith(tuple(f"{part}." for part in self.frozen))
+            if not name.startswith(prefixes)
         }
 
+    def parameter_groups(self, settings: TrainSettings) -> list[dict[str, Any]]:
+        """Parameters for the optimiser, with the learning rate ("lr") or decay of each group.
 
-def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The words, stripped of blanks at the ends.
-
-    Raises:
-        VocabularyError: No words, an empty one, or one given twice.
-    """
-    odd = next((name for name in names if not isinstance(name, str)), None)
-    if odd is not None:
-        raise VocabularyError(f"{odd!r} among the words is not a text; give a list of strings")
-    stripped = tuple(name.strip() for name in names)
-    if not stripped:
-        raise VocabularyError("the list of words is empty; give at least one word")
-    if "" in stripped:
-        raise VocabularyError(
-            f"word {stripped.index('') + 1} of the list is empty; remove it or fill it in"
-        )
-    twice = next((name for i, name in enumerate(stripped) if name in stripped[:i]), None)
-    if twice is not None:
-        raise VocabularyError(
-            f"the word {twice!r} is in the list twice; every word gets one map, so remove one of"
-            " them"
-        )
-    return stripped
-
-
-def stored_width(path: Path) -> int:
-    """D of a .npy file of text embeddings.
-
-    Raises:
-        DataError: Not such a file.
-    """
-    return int(_stored_rows(path).shape[1])
-
-
-def stored_text(
-    path: Path, names: Sequence[str], embed_dim: int, background: str | None = None
-) -> TextFeatures:
-    """Text features from a .npy file (K, D), one row a word, used as stored, in float32.
-
-    Args:
-        path: The file.
-        names: K words.
-        embed_dim: D.
-        background: The word for what is none of the others, for methods that compare with one; its
-            row comes last, after those of the K words.
-
-    Raises:
-        DataError: Not such a file, or rows that do not fit the words.
-    """
-    rows, needed = _stored_rows(path), len(names) + (background is not None)
-    if rows.shape != (needed, embed_dim):
-        also = f" and {background!r}, the last," if background is not None else ""
-        learned = (
-            "; or, with SAZS, compare with a learned vector (--options.background learned)"
-            if background is not None
-            else ""
-        )
-        raise DataError(
-            f"{path} holds an array of shape {rows.shape}, but {len(names)} words{also} of width"
-            f" {embed_dim} are needed; give a file of these rows{learned}"
-        )
-    vectors = torch.from_numpy(rows.astype(np.float32))
-    return TextFeatures(
-        tuple(names), vectors[: len(names)], None, None if background is None else vectors[-1]
-    )
-
-
-def _stored_rows(path: Path) -> NDArray[Any]:
-    if not path.is_file():
-        raise DataError(f"the file of text embeddings {path} does not exist; check the path")
-    try:
-        rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} is not a readable .npy file of text embeddings; save a plain (words, width)"
-            " float array"
-        ) from error
-    if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu" or rows.ndim != 2:
-        raise DataError(
-            f"{path} does not hold one plain array of numbers; save a (words, width) float array"
-            " with numpy.save"
-        )
-    return rows
-
-
-class TextSegmenter(Segmenter):
-    """Base of the methods that know words by CLIP's text tower: holds it as `clip` and encodes
-    words with it.
-
-    Args:
-        clip: The tower.
-        templates: Key of `TEMPLATES`: the sentences a word is put in.
-        background_word: Encoded with every vocabulary, for methods that compare with what is none
-            of the words; None for the others.
-        unit_text: Whether words' vectors are made unit.
-    """
-
-    def __init__(
-        self,
-        clip: CLIPText,
-        *,
-        templates: str = "single",
-        background_word: str | None = None,
-        unit_text: bool = True,
-    ) -> None:
-        super().__init__()
-        if templates not in TEMPLATES:
-            raise SettingError(
-                f"there is no set of templates called {templates!r}; choose one of"
-                f" {', '.join(TEMPLATES)}"
-            )
-        self.clip, self.templates = clip, TEMPLATES[templates]
-        self.background_word, self.unit_text = background_word, unit_text
-
-    @classmethod
-    def load_tower(cls, source: str, embed_dim: int | None = None) -> CLIPText:
-        """The part of a CLIP that the method stands on; `embed_dim` where words come from a file
-        and there is none.
+        By default weights decay, and norms and biases (one dimension) do not, unless
+        `settings.decay_norms`; a group without "lr" has that of the settings.
         """
-        return load_text(source, embed_dim)
-
-    def encode_text(self, names: Sequence[str]) -> TextFeatures:
-        """Unit vectors (K, D): the mean over templates of each sentence's unit vector, made unit;
-        the background word's, if any, bare.
-        """
-        names = check_names(names)
-        background = None
-        if self.background_word is not None:
-            background = self.clip.encode_names(
-                [self.background_word], TEMPLATES["name"], unit=self.unit_text
-            )[0]
-        return TextFeatures(
-            names,
-            self.clip.encode_names(names, self.templates, unit=self.unit_text),
-            None,
-            background,
-        )
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return decay_groups(trained, settings)
 
 
-def as_color(mean: Tensor) -> tuple[float, float, float]:
-    """A mean (3, 1, 1) of images in 0..1, as a colour in 0..255."""
-    red, green, blue = (255 * mean).flatten().tolist()
-    return red, green, blue
-
-
-class ClipSegmenter(TextSegmenter):
-    """Base of the methods on a whole frozen CLIP, a plain ViT.
+def decay_groups(
+    parameters: Sequence[nn.Parameter], settings: TrainSettings, **group: Any
+) -> list[dict[str, Any]]:
+    """Parameters as up to two groups: those that decay and those that do not.
 
     Args:
-        clip: The tower.
-        templates: As for `TextSegmenter`.
-        normalization: "clip": the statistics the tower was trained with; "imagenet": those of the
-            released training codes.
+        parameters: What to train.
+        settings: `weight_decay` and `decay_norms`.
+        group: What both groups say besides, such as lr=1e-5.
+    """
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for parameter in parameters:
+        decays = parameter.ndim > 1 or settings.decay_norms
+        (decayed if decays else others).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay, **group},
+        {"params": others, "weight_decay": 0.0, **group},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+class QuerySegmenter(Segmenter):
+    """Base of the methods that are asked for one query class an image.
+
+    A method gives what does not depend on the class (`encode_images`) and the answer for query
+    classes (`answer`). Training and folds call `forward_query`; `forward` asks every class.
+
+    Attributes:
+        needs_class_labels: Whether the labels of the loss tell the other classes of an image apart:
+            above 1, every value is another class.
+        classes_at_once: Query classes answered at a time, which bounds what is held.
     """
 
-    clip: CLIP
+    needs_class_labels: ClassVar[bool] = False
+    classes_at_once: ClassVar[int] = 16
 
-    def __init__(
-        self,
-        clip: CLIP,
-        *,
-        templates: str = "single",
-        normalization: Literal["clip", "imagenet"] = "clip",
-    ) -> None:
-        super().__init__(clip, templates=templates)
-        if normalization == "imagenet":
-            self.clip = clip.with_statistics(IMAGENET_MEAN, IMAGENET_STD)
+    @abstractmethod
+    def encode_images(self, images: Tensor) -> Any:
+        """What the answers for all classes share, from images (B, 3, H, W), RGB in 0..1."""
 
-    @property
-    def pad_color(self) -> tuple[float, float, float]:
-        """The mean that the tower subtracts, so that padding is 0 to it."""
-        return as_color(self.clip.mean)
+    @abstractmethod
+    def answer(self, encoded: Any, query: TextFeatures) -> Prediction:
+        """Background and query class, logits (B, 2, h, w).
 
-    @classmethod
-    def load_tower(cls, source: str, embed_dim: int | None = None) -> CLIP:
-        """A whole CLIP."""
-        return load_clip(source)
+        Args:
+            encoded: What `encode_images` made of B images; of a single one for any number of
+                classes.
+            query: B classes.
+        """
+
+    def forward_query(self, images: Tensor, query: TextFeatures) -> Prediction:
+        """Logits (B, 2, h, w), background and query class, of B images with a class each."""
+        return self.answer(self.encode_images(images), query)
+
+    def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
+        """Logits (B, K, h, w): how far the class's logit is above the background's."""
+        maps = []
+        for image in images:
+            encoded = self.encode_images(image.unsqueeze(0))
+            answers = [
+                self.answer(encoded, text.select(range(start, end)))
+                for start, end in _ranges(len(text), self.classes_at_once)
+            ]
+            # One map a class: (2, h, w) of background and class become their difference.
+            maps.append(torch.cat([part.logits[:, 1] - part.logits[:, 0] for part in answers]))
+        return Prediction(
+            torch.stack(maps), answers[0].padded_size, align_corners=answers[0].align_corners
+        )
+
+    def confidence(self, scores: Tensor) -> Tensor:
+        """The probability of each class against the background."""
+        return scores.sigmoid()
+
+
+def _ranges(count: int, step: int) -> list[tuple[int, int]]:
+    """(start, end) of consecutive parts of at most `step` out of `count`."""
+    return [(start, min(start + step, count)) for start in range(0, count, step)]

@@ -39,6 +39,8 @@ LEGACY_NAMES = {
     "inference.plain": "inference.antialias",
     "inference.segments": "inference.refinement",
     "inference.segments_threshold": "inference.refinement_threshold",
+    "options.void": "options.ignored_as",
+    "options.word_start": "options.text_start",
 }
 """Flags and settings that version 0.1 called otherwise: their names there and their names today."""
 LEGACY_VALUES: dict[str, dict[Any, Any]] = {

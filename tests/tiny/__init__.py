@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from unseen.backbones.clip import CLIP, build_clip
+from unseen.backbones.clip.loading import build_clip
+from unseen.backbones.clip.tower import CLIP
 from unseen.data.classes import voc_palette
 
 

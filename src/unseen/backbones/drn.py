@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unseen.backbones.clip import IMAGENET_MEAN, IMAGENET_STD
+from unseen.backbones.clip.tower import IMAGENET_MEAN, IMAGENET_STD
 from unseen.backbones.dense import DenseBackbone
 from unseen.errors import SettingError
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unseen.backbones.archives import load_matching, read_state_dict
-from unseen.backbones.clip import CLIP, load_clip, one_complaint
+from unseen.backbones.clip.loading import load_clip, log_first_warning_only
+from unseen.backbones.clip.tower import CLIP
 from unseen.backbones.dense import DenseBackbone
 from unseen.errors import CheckpointError, DataError, SettingError
 
@@ -187,7 +188,7 @@ def _create_plain_vit(name: str, *, pretrained: bool) -> VisionTransformer:
         )
     other = f"{name} is not a plain ViT, whose last block has keys; choose one such as {EXAMPLE}"
     try:
-        with one_complaint():
+        with log_first_warning_only():
             network = timm.create_model(
                 name, pretrained=pretrained, num_classes=0, dynamic_img_size=True
             )

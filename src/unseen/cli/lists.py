@@ -65,7 +65,7 @@ def benchmarks_table() -> list[Row]:
 
 def templates_table() -> list[Row]:
     """One row a set of templates, below a row of heads."""
-    from unseen.backbones.clip import TEMPLATES
+    from unseen.backbones.clip.templates import TEMPLATES
 
     rows = [(name, str(len(lines)), lines[0]) for name, lines in TEMPLATES.items()]
     return [("templates", "prompts", "first"), *rows]
@@ -73,7 +73,7 @@ def templates_table() -> list[Row]:
 
 def clips_table() -> list[Row]:
     """One row a tower that open_clip can fetch, below a row of heads."""
-    from unseen.backbones.clip import known_sources
+    from unseen.backbones.clip.loading import known_sources
 
     return [("clip",), *((name,) for name in known_sources())]
 

@@ -16,11 +16,18 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from unseen.errors import SettingError
-from unseen.methods.options import Option, check, nearest, options_of
+from unseen.methods.options import (
+    Option,
+    arguments,
+    check,
+    nearest,
+    options_of,
+    released_options,
+)
 
 if TYPE_CHECKING:
-    from unseen.backbones.clip import CLIPText
-    from unseen.segmenter import TextSegmenter
+    from unseen.backbones.clip.text import CLIPText, StoredText
+    from unseen.clip_segmenter import TextSegmenter
 
 GROUP = "unseen.methods"
 """Entry points of other packages: method = "module:Class", or "module:NAME" of a `Method`."""
@@ -166,15 +173,17 @@ def known(name: str) -> Method:
     return METHODS[name]
 
 
-def create(name: str, clip: CLIPText, *, published: bool = False, **options: Any) -> TextSegmenter:
+def create(
+    name: str, clip: CLIPText | StoredText, *, published: bool = False, **options: Any
+) -> TextSegmenter:
     """A segmenter by its name in the table.
 
     Args:
         name: Key of `METHODS`.
         clip: The tower it stands on.
-        published: Start from the released code's choices (`PUBLISHED` of the class) instead of
-            ours; `options` still win.
-        options: Keyword arguments of the class.
+        published: Start from the released code's choices (`PUBLISHED` and `Quirks` of the class)
+            instead of ours; `options` still win.
+        options: Keyword arguments of the class, and fields of its `Quirks`.
 
     Raises:
         SettingError: No such method or option; the message names the nearest.
@@ -183,5 +192,6 @@ def create(name: str, clip: CLIPText, *, published: bool = False, **options: Any
     check(name, options, method.choices)
     released: dict[str, Any] = {}
     if published:
-        released = method.cls.PUBLISHED
-    return method.cls(clip, **{**method.options, **released, **options})
+        released = released_options(method.cls)
+    merged = {**method.options, **released, **options}
+    return method.cls(clip, **arguments(method.cls, merged))

@@ -1,36 +1,72 @@
-"""EdgeCLIP: words as prototypes that an image's own features refine in two rounds, and a loss that
-looks at contours.
+"""EdgeCLIP: classes as prototypes that an image's own features refine in two rounds, and a loss on
+contours.
 
 Fang et al., "EdgeCLIP", code prepared for IEEE TCSVT, released without training code, weights or
-paper; derived from SSP (Fan et al., ECCV 2022, arXiv 2207.11549). Given one word and an image, it
-says for each pixel whether it shows that word (binary). CLIP gives the words alone: images go
+paper; derived from SSP (Fan et al., ECCV 2022, arXiv 2207.11549). Given an image and a query class,
+it tells for each pixel whether it shows that class. CLIP encodes the class names alone: images go
 through a ResNet.
 
 What training needs and was not released (composition of the loss, bands along contours, schedule)
-is our choice; defects of what was released are named options, whose released values `PUBLISHED`
-holds.
+is our choice; what the released code does otherwise is collected in `EdgeCLIPQuirks`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unseen.backbones.clip import IMAGENET_MEAN, IMAGENET_STD, CLIPText
+from unseen.backbones.clip.text import CLIPText, StoredText
+from unseen.backbones.clip.tower import IMAGENET_MEAN, IMAGENET_STD
 from unseen.backbones.resnet import DilatedResNet, Norm, Trained
+from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import SettingError, VocabularyError
-from unseen.labels import IGNORE
+from unseen.modules.contours import bands, sampled, triplet_loss
 from unseen.modules.losses import cross_entropy
-from unseen.segmenter import Kind, Prediction, TextFeatures, TextSegmenter, as_color
+from unseen.segmenter import Prediction, QuerySegmenter, TextFeatures, as_color
 
 EPS = 1e-8
-"""The least length of a vector that is made unit: a pixel whose features are all 0 has the cosine 0
-with everything."""
+"""The least length a vector is divided by: a pixel whose features are all 0 has the cosine 0 with
+everything."""
 SCALE = 10.0
-"""Of cosines, where they are scores."""
+"""Of cosines, where they are logits."""
+
+
+@dataclass(frozen=True)
+class EdgeCLIPQuirks:
+    """What the released code does otherwise.
+
+    Attributes:
+        background_text: The projection of the background's text feature: "supervised", trained by a
+            cross-entropy on the first logits; or "frozen" (released), where it only picks pixels
+            and so stays random for ever.
+        normalization: Statistics of the images: ImageNet's, which the weights were made with, or
+            "none" (released).
+    """
+
+    background_text: Literal["supervised", "frozen"] = "supervised"
+    normalization: Literal["imagenet", "none"] = "imagenet"
+
+    @classmethod
+    def released(cls) -> EdgeCLIPQuirks:
+        """The released values."""
+        return cls(background_text="frozen", normalization="none")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What all query classes of images share.
+
+    Attributes:
+        feature: (B, D, h, w), not negative.
+        size: Height and width of the images in pixels.
+    """
+
+    feature: Tensor
+    size: tuple[int, int]
 
 
 class Round(NamedTuple):
@@ -47,51 +83,52 @@ class Round(NamedTuple):
     scores: Tensor
 
 
-class EdgeCLIP(TextSegmenter):
+class EdgeCLIP(QuerySegmenter, TextSegmenter):
     """EdgeCLIP.
 
     Args:
-        clip: The text half of a CLIP.
+        clip: The text half of a CLIP, or stored text features.
         weights: What the ResNet starts from: a file, or "timm:resnet50s.gluon_in1k"
             (`DilatedResNet.load_weights`).
         stem: `DilatedResNet`.
         planes: `DilatedResNet`.
         blocks: `DilatedResNet`; (3, 4, 6) is ResNet-50.
         strides: `DilatedResNet`.
-        train_backbone: What of the ResNet learns: its third stage (released), or all, for which it
-            needs no weights.
-        norm: What the batch norms of the part that learns do: `DilatedResNet`.
-        match_dim: D, channels in which words and pixels are compared.
-        dropout: On whole channels of features and words.
+        train_backbone: What of the ResNet is trained: its third stage (released), or all, for which
+            it needs no weights.
+        norm: What the batch norms of the trained part do: `DilatedResNet`.
+        match_dim: D, channels in which text features and pixels are compared.
+        dropout: On whole channels of features and text features.
         gate_dropout: On the gate's logits.
         thresholds: Least probabilities of foreground and background pixels that make prototypes.
         top: So many of the most probable pixels make a prototype where none reaches its threshold;
             all, where an image has fewer.
-        background_text: The background word's projection: "supervised", learns from a cross-entropy
-            on the first scores; "frozen", as released, where it only picks pixels and so stays
-            random for ever.
         triplet_weight: Of the loss on contours.
         margin: Of that loss.
         edge_radius: Width in pixels of the bands on both sides of a contour; by default one step of
             the feature grid (8 pixels for strides of 2), so that sampling the bands at that grid
-            keeps them; masks with a void contour need more by its width.
-        templates: The sentence a word is put in; the figure's is "no_article".
-        normalization: Statistics of the images: ImageNet's, which the weights were made with, or
-            "none" as released.
+            keeps them; masks with an ignored contour need more by its width.
+        templates: The prompt a class name is put in; the figure's is "no_article".
+        quirks: What the released code does otherwise.
     """
 
-    PUBLISHED: ClassVar[dict[str, Any]] = {
-        "background_text": "frozen",
-        "normalization": "none",
-        "templates": "no_article",
+    PUBLISHED: ClassVar[dict[str, Any]] = {"templates": "no_article"}
+    Quirks = EdgeCLIPQuirks
+    TINY: ClassVar[dict[str, Any]] = {
+        "stem": (8, 8, 16),
+        "planes": (8, 8, 16),
+        "blocks": (1, 1, 2),
+        "strides": (2, 1, 2),
+        "match_dim": 32,
+        "train_backbone": "all",
+        "norm": "batch",
     }
-    kind: ClassVar[Kind] = "binary"
     mean: Tensor
     std: Tensor
 
     def __init__(
         self,
-        clip: CLIPText,
+        clip: CLIPText | StoredText,
         *,
         weights: str | None = None,
         stem: tuple[int, int, int] = (64, 64, 128),
@@ -105,21 +142,21 @@ class EdgeCLIP(TextSegmenter):
         gate_dropout: float = 0.1,
         thresholds: tuple[float, float] = (0.7, 0.6),
         top: int = 12,
-        background_text: Literal["supervised", "frozen"] = "supervised",
         triplet_weight: float = 1.0,
         margin: float = 0.5,
         edge_radius: int | None = None,
         templates: str = "single",
-        normalization: Literal["imagenet", "none"] = "imagenet",
+        quirks: EdgeCLIPQuirks | None = None,
     ) -> None:
-        super().__init__(clip, templates=templates, background_word="background", unit_text=False)
+        super().__init__(clip, templates=templates, background_name="background", unit_text=False)
+        self.quirks = quirks or EdgeCLIPQuirks()
         if not all(0 < threshold < 1 for threshold in thresholds) or not margin >= 0:
             raise SettingError(
                 f"thresholds {tuple(thresholds)} and margin {margin} do not fit; give"
                 " probabilities, and 0 or more"
             )
         self.weights, self.train_backbone = weights, train_backbone
-        self.thresholds, self.top, self.background_text = tuple(thresholds), top, background_text
+        self.thresholds, self.top = tuple(thresholds), top
         self.triplet_weight, self.margin = triplet_weight, margin
         self.backbone = DilatedResNet(
             stem, planes, blocks, strides, trained=train_backbone, norm=norm
@@ -128,31 +165,24 @@ class EdgeCLIP(TextSegmenter):
         self.project = _projection(self.backbone.channels, match_dim, dropout)
         self.project_word = _projection(clip.embed_dim, match_dim, dropout)
         self.project_background = _projection(clip.embed_dim, match_dim, dropout)
-        self.project_background.requires_grad_(background_text == "supervised")
-        self.gate = nn.Sequential(
-            nn.Conv2d(match_dim, match_dim, 1),
-            nn.ReLU(),
-            nn.Conv2d(match_dim, match_dim, 1),
-            nn.Dropout(gate_dropout),
-        )
-        mean, std = (
-            (IMAGENET_MEAN, IMAGENET_STD)
-            if normalization == "imagenet"
-            else ((0.0,) * 3, (1.0,) * 3)
-        )
+        self.project_background.requires_grad_(self.quirks.background_text == "supervised")
+        self.gate = _gate(match_dim, gate_dropout)
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        if self.quirks.normalization == "none":
+            mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     @property
     def pad_color(self) -> tuple[float, float, float]:
-        """The mean that is subtracted, so that padding is 0 to the ResNet."""
+        """The mean that normalisation takes away."""
         return as_color(self.mean)
 
     def initialise(self) -> None:
         """Load the ResNet's weights.
 
         Raises:
-            SettingError: There are none, although not all of the ResNet learns.
+            SettingError: There are none, although not all of the ResNet is trained.
             CheckpointError: A file that does not hold this ResNet.
         """
         if self.weights is not None:
@@ -164,37 +194,36 @@ class EdgeCLIP(TextSegmenter):
                 " batch norms too (--options.train_backbone all --options.norm batch)"
             )
 
-    def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Background and foreground (B, 2, h, w) of images (B, 3, H, W) and one word each; a
-        single image is asked every word, its features made once.
-
-        Extras: `initial` and `seeds`, the scores (B, 2, h, w) of the rounds before; `feature` (B,
-            D, h, w); `word` (B, D, 1, 1).
-        """
-        if text.background is None:
-            raise VocabularyError(
-                "EdgeCLIP compares words with 'background', whose vector is not among the text"
-                " features; encode the words by its own tower"
-            )
+    def encode_images(self, images: Tensor) -> Encoded:
+        """Projected features of images (B, 3, H, W), RGB in 0..1."""
         feature = self.project(self.backbone((images - self.mean) / self.std))
-        count = len(text)
-        word = self.project_word(text.pooled.view(count, -1, 1, 1))
-        background = self.project_background(text.background.expand(count, -1)[..., None, None])
-        with torch.autocast(
-            images.device.type, enabled=False
-        ):  # thresholds decide here, and bf16 has three digits
-            rounds = self.match(
-                feature.float().expand(count, -1, -1, -1), word.float(), background.float()
+        return Encoded(feature, (images.shape[-2], images.shape[-1]))
+
+    def answer(self, encoded: Encoded, query: TextFeatures) -> Prediction:
+        """Logits (B, 2, h, w), background and query class.
+
+        Extras: `initial` and `seeds`, the logits (B, 2, h, w) of the rounds before; `feature`
+            (B, D, h, w); `word` (B, D, 1, 1).
+        """
+        if query.background is None:
+            raise VocabularyError(
+                "EdgeCLIP compares classes with 'background', whose vector is not among the text"
+                " features; encode the classes by its own tower"
             )
+        count, feature = len(query), encoded.feature
+        word = self.project_word(query.pooled.view(count, -1, 1, 1))
+        background = self.project_background(query.background.expand(count, -1)[..., None, None])
+        # Thresholds decide here, and bf16 has three digits.
+        with torch.autocast(feature.device.type, enabled=False):
+            of_class = feature.float().expand(count, -1, -1, -1)
+            rounds = self.match(of_class, word.float(), background.float())
         extras = {
             "initial": rounds[1].scores,
             "seeds": rounds[0].scores,
             "feature": feature,
             "word": word,
         }
-        return Prediction(
-            rounds[2].scores, (images.shape[-2], images.shape[-1]), extras, align_corners=True
-        )
+        return Prediction(rounds[2].scores, encoded.size, extras, align_corners=True)
 
     def match(self, feature: Tensor, word: Tensor, background: Tensor) -> list[Round]:
         """Text-guided dense feature matching: the words' scores, then two rounds in which
@@ -262,10 +291,6 @@ class EdgeCLIP(TextSegmenter):
         )
         return means[0], means[1], local.squeeze(1).transpose(1, 2).reshape(feature.shape)
 
-    def confidence(self, scores: Tensor) -> Tensor:
-        """Probabilities of the words."""
-        return scores.sigmoid()
-
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
         """Terms `mask`, `initial`, `seeds` (with a supervised background word), `edge`, weighted,
         and their sum `total`, for labels (B, H, W) of 1, 0, 255.
@@ -274,11 +299,11 @@ class EdgeCLIP(TextSegmenter):
 
         def mask_loss(scores: Tensor) -> Tensor:
             return cross_entropy(
-                Prediction(scores, prediction.covers, align_corners=True).resized(size), labels
+                Prediction(scores, prediction.padded_size, align_corners=True).resized(size), labels
             )
 
         losses = {"mask": mask_loss(prediction.logits), "initial": mask_loss(extras["initial"])}
-        if self.background_text == "supervised":
+        if self.quirks.background_text == "supervised":
             losses["seeds"] = mask_loss(extras["seeds"])
         feature = extras["feature"].float()
         inside, outside = (
@@ -290,6 +315,16 @@ class EdgeCLIP(TextSegmenter):
                 extras["word"].float().flatten(1), feature, inside, outside, self.margin
             )
         return {**losses, "total": torch.stack(list(losses.values())).sum()}
+
+
+def _gate(channels: int, dropout: float) -> nn.Sequential:
+    """Logits of how much of each channel passes."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 1),
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, 1),
+        nn.Dropout(dropout),
+    )
 
 
 def _projection(channels: int, match_dim: int, dropout: float) -> nn.Sequential:
@@ -319,54 +354,3 @@ def surest(probability: Tensor, threshold: float, top: int) -> Tensor:
     return torch.where(
         above.any(dim=1, keepdim=True), above, torch.zeros_like(above).scatter(1, best, True)
     )
-
-
-# ---------------------------------------------------------------- contours
-
-
-def bands(labels: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Pixels (B, H, W) bool of the thing and of what is not it, that lie within a square of
-    `radius` pixels of each other; void is neither.
-
-    The thing less its erosion, and its dilation less it, both with a square of (2·radius + 1)²
-    pixels. A thing's contour is also where it meets void; the border of the image is none, nor is
-    that of what an image was filled up with: rows and columns of nothing but void.
-    """
-    thing, known = labels == 1, labels != IGNORE
-    picture = known.any(dim=2, keepdim=True) & known.any(dim=1, keepdim=True)
-
-    def dilated(mask: Tensor) -> Tensor:
-        rows = F.max_pool2d(mask.float(), (2 * radius + 1, 1), stride=1, padding=(radius, 0))
-        return F.max_pool2d(rows, (1, 2 * radius + 1), stride=1, padding=(0, radius)) > 0
-
-    return thing & dilated(~thing & picture), dilated(thing) & ~thing & known
-
-
-def sampled(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """A mask (B, H, W) bool at the places of a grid: row i of h is row ⌊i·H/h⌋."""
-    return F.interpolate(mask.float().unsqueeze(1), size).squeeze(1) > 0
-
-
-def triplet_loss(
-    word: Tensor, feature: Tensor, inside: Tensor, outside: Tensor, margin: float
-) -> Tensor:
-    """The word should be nearer to the thing's side of its contour than to the other, by a margin;
-    mean over the images with both sides.
-
-    Args:
-        word: (B, D).
-        feature: (B, D, h, w).
-        inside: (B, h, w) bool; compared is the mean of its pixels' unit vectors, which is not made
-            unit again.
-        outside: (B, h, w) bool, likewise.
-        margin: Of the distances' difference.
-    """
-    anchor, unit = F.normalize(word, dim=1, eps=EPS), F.normalize(feature, dim=1, eps=EPS)
-    means = [
-        torch.einsum("bdhw,bhw->bd", unit, side.float())
-        / side.sum(dim=(1, 2)).clamp(min=1)[:, None]
-        for side in (inside, outside)
-    ]
-    near, far = (F.pairwise_distance(anchor, mean) for mean in means)
-    both = inside.flatten(1).any(dim=1) & outside.flatten(1).any(dim=1)
-    return ((margin + near - far).clamp(min=0) * both).sum() / both.sum().clamp(min=1)

@@ -1,141 +1,179 @@
-"""ESDA: a frozen CLIP whose image tower reads the word early, and a decoder in which words and
-patches interact.
+"""ESDA: a frozen CLIP whose image tower reads the query class early, and a decoder behind it.
 
 Li et al., "ESDA: Zero-shot semantic segmentation based on an embedding semantic space distribution
-adjustment strategy", Image and Vision Computing 2025, doi 10.1016/j.imavis.2025.105456. Given one
-word and an image, it says for each pixel whether it shows that word (binary). The word's vector
-takes the class token's place in some blocks; every block has a rank-2 linear adapter beside it; the
-cosines of the patches with a prototype (from the mask, while training) or with the word's token are
+adjustment strategy", Image and Vision Computing 2025, doi 10.1016/j.imavis.2025.105456. Given an
+image and a query class, it tells for each pixel whether it shows that class. The text feature takes
+the class token's place in some blocks; every block has a rank-2 linear adapter beside it; the
+cosines of the patches with a prototype (from the mask, while training) or with the text token are
 *prior maps*, which the loss pulls towards the mask.
 
 What is known of the method is its abstract, its figure and its released code, which contradict each
-other in places. Each is a named option; the defaults are what we found right, `PUBLISHED` holds the
-released values. `docs/methods/esda.md` lists them with numbers.
+other in places. What the code does otherwise than we is collected in `ESDAQuirks`;
+`docs/methods/esda.md` lists it with numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unseen.backbones.clip import CLIP, Resize, make_block, run_block
+from unseen.backbones.clip.blocks import make_block, run_block
+from unseen.backbones.clip.tower import CLIP
+from unseen.clip_segmenter import RELEASED_TOWER, ClipSegmenter, TowerQuirks
 from unseen.errors import SettingError
 from unseen.labels import IGNORE
-from unseen.modules.attention import check_heads
+from unseen.modules.attention import NeighbourAttention
+from unseen.modules.decoders import check_heads
 from unseen.modules.losses import cross_entropy
-from unseen.segmenter import ClipSegmenter, Kind, Prediction, TextFeatures, check_names
+from unseen.segmenter import Prediction, QuerySegmenter, TextFeatures
+from unseen.vocabulary import Vocabulary
 
 EPS = 1e-7
 MASS = 5e-4
-"""Added to a prototype's mass of pixels, so that an image without any has the prototype 0."""
+"""Added to the number of pixels a prototype is averaged over, so that an image without any has the
+prototype 0."""
+
+
+@dataclass(frozen=True)
+class ESDAQuirks(TowerQuirks):
+    """What the released code does otherwise.
+
+    Attributes:
+        text_start: How the map from text features to class tokens starts: "projection", the
+            transpose of CLIP's own projection, so that the last prior map is CLIP's similarity at
+            first; or "random" (released).
+        last_block: What the patches are after the last block: "local", with attention to near
+            patches (`NeighbourAttention`), because CLIP's own last block mixes the whole image into
+            every patch; or "released", as any block leaves them.
+        head_input: What enters the head: "balanced", normalised patches and the prior map, shifted
+            to -½..½, as large as all their channels together; or "released", both as they are, the
+            prior map one of C + 1 channels.
+        token_order: `Interactor`.
+        prior_logit_order: Which of a prior map's two logits belongs to the class: "foreground" its
+            own, or "released" the background's.
+        ignored_as: What a pixel with the ignore label is to the losses: left out ("ignore"), or
+            "background" (released, which overwrites the labels).
+    """
+
+    text_start: Literal["projection", "random"] = "projection"
+    last_block: Literal["local", "released"] = "local"
+    head_input: Literal["balanced", "released"] = "balanced"
+    token_order: Literal["released", "aligned"] = "aligned"
+    prior_logit_order: Literal["released", "foreground"] = "foreground"
+    ignored_as: Literal["ignore", "background"] = "ignore"
+
+    @classmethod
+    def released(cls) -> ESDAQuirks:
+        """The released values."""
+        return cls(
+            **RELEASED_TOWER,
+            train_grid=(30, 30),
+            text_start="random",
+            last_block="released",
+            head_input="released",
+            token_order="released",
+            prior_logit_order="released",
+            ignored_as="background",
+        )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Images on their way through the tower, as far as the query class is not needed.
+
+    Attributes:
+        tokens: (B, 1 + N, C), what enters the first block that reads the text.
+        patches: (B, N, C) after each block before; empty outside of training.
+        grid: h and w; N = h·w.
+        padded_size: Height and width in pixels that the patches cover.
+    """
+
+    tokens: Tensor
+    patches: list[Tensor]
+    grid: tuple[int, int]
+    padded_size: tuple[int, int]
 
 
 class Interactor(nn.Module):
-    """Support tokens (the word, its tokens, the word with the image) and patches, together and
-    apart, in two rounds.
+    """Text tokens and patches, together and apart, in two rounds.
+
+    The text tokens are the class's text feature, the tokens of its prompt, and the text feature
+    joined with the image's vector.
 
     Args:
-        width: C of the image tower.
-        embed_dim: D, joint width.
-        text_width: Width of the text tower's tokens.
+        clip: Gives the widths.
         num_heads: Of every block.
-        token_order: "released": a round hands on [patches; support], while the next reads the
-            patches from the end, so that they are mixed up from the second round on; "aligned":
-            [support; patches] throughout.
+        token_order: "released": a round passes on [patches; text], while the next reads the patches
+            from the end, so that they are mixed up from the second round on; "aligned":
+            [text; patches] throughout.
     """
 
     def __init__(
-        self,
-        width: int,
-        embed_dim: int,
-        text_width: int,
-        num_heads: int,
-        token_order: Literal["released", "aligned"],
+        self, clip: CLIP, num_heads: int, token_order: Literal["released", "aligned"]
     ) -> None:
         super().__init__()
+        width, embed_dim = clip.width, clip.embed_dim
         self.token_order = token_order
-        self.text_embedding_proj = nn.Linear(text_width, width)
-        self.word_proj = (
-            nn.Linear(embed_dim, width) if text_width != embed_dim else None
-        )  # released towers have one width, and one projection
+        self.text_embedding_proj = nn.Linear(clip.text_width, width)
+        # The released towers have the same text width and joint width, and one projection for both.
+        self.word_proj: nn.Linear | None = None
+        if clip.text_width != embed_dim:
+            self.word_proj = nn.Linear(embed_dim, width)
         self.text_img_concat_proj = nn.Linear(2 * embed_dim, width)
         self.together = nn.ModuleList(make_block(width, num_heads) for _ in range(2))
         self.patches = nn.ModuleList(make_block(width, num_heads) for _ in range(2))
         self.support = make_block(width, num_heads)
 
-    def forward(self, text: TextFeatures, picture: Tensor, patches: Tensor) -> Tensor:
-        """Patches (B, N, C) after the interaction, of words, the image's vector (B, D) and its
-        patches (B, N, C).
+    def forward(self, text: TextFeatures, image: Tensor, patches: Tensor) -> Tensor:
+        """The patches (B, N, C) after the interaction.
+
+        Args:
+            text: B query classes with their tokens.
+            image: The images' vectors (B, D).
+            patches: (B, N, C).
         """
         assert text.tokens is not None
-        of_word, of_tokens = self.word_proj or self.text_embedding_proj, self.text_embedding_proj
-        both = self.text_img_concat_proj(torch.cat([text.pooled, picture], dim=-1)).unsqueeze(1)
-        support = torch.cat(
-            [of_word(text.pooled).unsqueeze(1), of_tokens(text.tokens), both], dim=1
-        )  # (B, 1 + T + 1, C)
+        word_proj = self.word_proj or self.text_embedding_proj
+        joined = self.text_img_concat_proj(torch.cat([text.pooled, image], dim=-1)).unsqueeze(1)
+        feature = word_proj(text.pooled).unsqueeze(1)
+        tokens = self.text_embedding_proj(text.tokens)
+        support = torch.cat([feature, tokens, joined], dim=1)  # (B, 1 + T + 1, C)
         count = patches.shape[1]
         x = torch.cat([support, patches], dim=1)
         for turn in range(2):
             x = run_block(self.together[turn], x)
-            rest, last = x[:, :-count], run_block(self.patches[turn], x[:, -count:])
-            rest = run_block(self.support, rest) if turn == 0 else rest
-            x = torch.cat([last, rest] if self.token_order == "released" else [rest, last], dim=1)
+            support, patches = x[:, :-count], run_block(self.patches[turn], x[:, -count:])
+            if turn == 0:
+                support = run_block(self.support, support)
+            aligned = self.token_order == "aligned"
+            x = torch.cat([support, patches] if aligned else [patches, support], dim=1)
         return x[:, -count:]
 
 
-class ESDA(ClipSegmenter):
+class ESDA(QuerySegmenter, ClipSegmenter):
     """ESDA.
 
     Args:
         clip: The frozen tower.
         rank: Of the adapters.
         adapters: Whether blocks have adapters.
-        text_blocks: Blocks, from 0, whose class token is the word.
-        word_start: How the map from words to class tokens starts: "projection", the transpose of
-            CLIP's own projection, so that the last prior map is CLIP's similarity at first; or
-            "random" (released).
-        last_block: What the patches are after the last block: "released", as any block leaves them;
-            "local", NACLIP's (`CLIP.local_block`): plain CLIP's last block spreads the image over
-            its patches, so that the prior map has to be found anew from the seen words.
+        text_blocks: Blocks, from 0, whose class token is the query class's text feature.
         prior_blocks: Blocks before the last whose prior maps are in the loss; all by default.
-        head_input: What meets in the head: "balanced", patches normed and the prior map, made
-            -½..½, as large as all their channels together; or "released", both as they are, the
-            prior map one of C + 1 channels.
         decoder_heads: Heads of the interactor's blocks; the image tower's by default.
         dropout: On whole channels of the head.
-        token_order: `Interactor`.
-        prior_logit_order: Which of a prior map's two logits speaks for the word: "released" the
-            background's, "foreground" its own.
         prior_weights: Weights of the last prior map's loss and of the mean of the others'.
-        templates: The one sentence the word is put in; released: the bare "name".
-        normalization: Statistics of the images: CLIP's own, or ImageNet's as released.
-        class_embedding_twice: Add CLIP's class embedding a second time (released: yes, by mistake).
-        void: What a 255 pixel is to the losses: "ignore", or "background" (released, which
-            overwrites the labels).
-        resize: How the position table is resized ("bilinear" as released).
-        train_grid: A grid the position table goes through first; released: the one of the training
-            images.
+        templates: The one prompt a class name is put in; released: the bare "name".
+        quirks: What the released code does otherwise.
     """
 
-    PUBLISHED: ClassVar[dict[str, Any]] = {
-        "word_start": "random",
-        "last_block": "released",
-        "head_input": "released",
-        "token_order": "released",
-        "prior_logit_order": "released",
-        "templates": "name",
-        "normalization": "imagenet",
-        "class_embedding_twice": True,
-        "void": "background",
-        "resize": "bilinear",
-        "train_grid": (30, 30),
-    }
-    kind: ClassVar[Kind] = "binary"
-    reads_tokens: ClassVar[bool] = True
+    PUBLISHED: ClassVar[dict[str, Any]] = {"templates": "name"}
+    Quirks = ESDAQuirks
+    TINY: ClassVar[dict[str, Any]] = {"text_blocks": (1,)}
+    needs_tokens: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -144,218 +182,204 @@ class ESDA(ClipSegmenter):
         rank: int = 2,
         adapters: bool = True,
         text_blocks: tuple[int, ...] = (2, 3, 4),
-        word_start: Literal["projection", "random"] = "projection",
-        last_block: Literal["local", "released"] = "local",
         prior_blocks: tuple[int, ...] | None = None,
-        head_input: Literal["balanced", "released"] = "balanced",
         decoder_heads: int | None = None,
         dropout: float = 0.1,
-        token_order: Literal["released", "aligned"] = "aligned",
-        prior_logit_order: Literal["released", "foreground"] = "foreground",
         prior_weights: tuple[float, float] = (0.2, 0.1),
         templates: str = "single",
-        normalization: Literal["clip", "imagenet"] = "clip",
-        class_embedding_twice: bool = False,
-        void: Literal["ignore", "background"] = "ignore",
-        resize: Resize = "bicubic",
-        train_grid: tuple[int, int] | None = None,
+        quirks: ESDAQuirks | None = None,
     ) -> None:
-        super().__init__(clip, templates=templates, normalization=normalization)
+        self.quirks = quirks or ESDAQuirks()
+        super().__init__(clip, templates=templates, quirks=self.quirks)
         if len(self.templates) != 1:
             raise SettingError(
-                f"ESDA reads the tokens of one sentence, and the templates {templates!r} hold"
+                f"ESDA reads the tokens of one prompt, and the templates {templates!r} hold"
                 f" {len(self.templates)}; choose 'single' or 'name'"
             )
-        earlier = range(clip.num_layers - 1)
-        self.prior_blocks = tuple(earlier) if prior_blocks is None else tuple(prior_blocks)
+        last = clip.num_layers - 1
+        self.prior_blocks = tuple(range(last)) if prior_blocks is None else tuple(prior_blocks)
         self.text_blocks = tuple(text_blocks)
-        for name, given, allowed in (
-            ("text_blocks", self.text_blocks, clip.num_layers),
-            ("prior_blocks", self.prior_blocks, clip.num_layers - 1),
-        ):
-            if any(not 0 <= block < allowed for block in given):
-                raise SettingError(
-                    f"{name} is {list(given)}, but they are counted from 0 to {allowed - 1} in this"
-                    " tower; give such numbers"
-                )
+        _check_blocks("text_blocks", self.text_blocks, clip.num_layers)
+        _check_blocks("prior_blocks", self.prior_blocks, last)
+        self.prior_weights = prior_weights
         heads = decoder_heads or clip.visual.transformer.resblocks[0].attn.num_heads
         check_heads(heads, clip.width)
-        self.class_embedding_twice, self.void, self.prior_logit_order, self.prior_weights = (
-            class_embedding_twice,
-            void,
-            prior_logit_order,
-            prior_weights,
-        )
-        self.head_input, self.last_block = head_input, last_block
-        self.resize, self.train_grid = resize, tuple(train_grid) if train_grid is not None else None
         self.text_cls_proj = nn.Linear(clip.embed_dim, clip.width)
-        if word_start == "projection":
-            # The last prior map compares patches f with W t; finish(f)·t = norm(f)·(P t), P the
-            # projection with the final norm's scale.
-            with torch.no_grad():
-                self.text_cls_proj.weight.copy_(
-                    clip.visual.ln_post.weight[:, None] * clip.visual.proj
-                )
-                self.text_cls_proj.bias.zero_()
-        down_up = [
-            make
-            for _ in range(clip.num_layers)
-            for make in (torch.randn(clip.width, rank), torch.zeros(rank, clip.width))
-        ]
-        self.adapters = nn.ParameterList(
-            down_up if adapters else []
-        )  # down and up in turn, block by block
-        self.interactor = Interactor(
-            clip.width, clip.embed_dim, clip.text_width, heads, token_order
-        )
-        self.head = nn.Sequential(
-            nn.Conv2d(clip.width + 1, 256, 3, padding=1, bias=False),
-            nn.ReLU(),
-            nn.Conv2d(256, 128, 3, padding=1, bias=False),
-            nn.ReLU(),
-            nn.Conv2d(128, 64, 3, padding=1, bias=False),
-            nn.ReLU(),
-            nn.Dropout2d(dropout),
-            nn.Conv2d(64, 2, 1),
-        )
+        if self.quirks.text_start == "projection":
+            self._start_as_projection()
+        self.neighbour_attention = NeighbourAttention()
+        # Down and up projection in turn, block by block; up starts at 0, so that nothing changes.
+        projections: list[Tensor] = []
+        for _ in range(clip.num_layers):
+            projections += [torch.randn(clip.width, rank), torch.zeros(rank, clip.width)]
+        self.adapters = nn.ParameterList(projections if adapters else [])
+        self.interactor = Interactor(clip, heads, self.quirks.token_order)
+        self.head = _head(clip.width + 1, dropout)
 
     @torch.no_grad()
-    def encode_text(self, names: Sequence[str]) -> TextFeatures:
-        """`pooled` (K, D) as the tower gives it, not made unit, and `tokens` (K, T, text width),
-        all of the context, of one sentence a word.
+    def _start_as_projection(self) -> None:
+        """Start the last prior map as CLIP's similarity.
+
+        It compares patches f with W t, and finish(f)·t = norm(f)·(P t) with the projection P, the
+        final norm's scale taken into it.
         """
-        names = check_names(names)
-        ids = self.clip.tokenize([self.templates[0].format(name) for name in names]).to(self.device)
-        pooled, tokens = self.clip.encode_tokens(ids)
-        return TextFeatures(names, pooled, tokens)
+        visual = self.clip.visual
+        self.text_cls_proj.weight.copy_(visual.ln_post.weight[:, None] * visual.proj)
+        self.text_cls_proj.bias.zero_()
 
-    def encode_image(
-        self, images: Tensor, text: TextFeatures
-    ) -> tuple[Tensor, list[Tensor], Tensor]:
-        """The class token's unit vector (B, D), the patches (B, N, C) after the last block (while
-        training after every one), the word's token (B, C).
+    @torch.no_grad()
+    def encode_text(self, vocabulary: Vocabulary) -> TextFeatures:
+        """Text features (K, D) and tokens (K, T, text width) of one prompt a class.
 
-        Blocks that have not met the word yet are computed once for a single image asked several
-        words.
+        Neither is normalised.
         """
-        x = self.clip.embed(
-            images,
-            resize=self.resize,
-            via=self.train_grid,  # type: ignore[arg-type]
-            twice=self.class_embedding_twice,
-        )
-        last = self.clip.num_layers - 1
-        word = self.text_cls_proj(text.pooled)  # (B, C)
-        after = []
-        for layer in range(self.clip.num_layers):
-            if layer in self.text_blocks:
-                x = torch.cat([word.unsqueeze(1), x[:, 1:].expand(len(word), -1, -1)], dim=1)
-            y = self.clip.block(layer, x)
-            if layer == last and self.last_block == "local":
-                y = torch.cat(
-                    [y[:, :1], self.clip.local_block(x, self.clip.grid(images))[:, 1:]], dim=1
-                )
-            if self.adapters:
-                y = y + x @ self.adapters[2 * layer] @ self.adapters[2 * layer + 1]
-            x = y
-            if self.training or layer == last:
-                after.append(x[:, 1:])
-        picture = F.normalize(self.clip.finish(x[:, 0]), dim=-1)
-        after[-1] = after[-1].expand(len(word), -1, -1)
-        return picture.expand(len(word), -1), after, word
+        template = self.templates[0]
+        ids = self.clip.tokenize([template.format(name) for name in vocabulary.names])
+        pooled, tokens = self.clip.encode_tokens(ids.to(self.device))
+        return TextFeatures(vocabulary.names, pooled, tokens=tokens)
 
-    def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Logits (B, 2, h, w), background and word, of images (B, 3, H, W), RGB in 0..1, and B
-        words; a single image is asked every word.
+    def encode_images(self, images: Tensor) -> Encoded:
+        """The blocks before the first that reads the query class."""
+        grid = self.clip.grid(images)
+        x = self.embed(images)
+        patches = []
+        for layer in range(min(self.text_blocks, default=self.clip.num_layers)):
+            x = self._block(layer, x, grid)
+            if self.training:
+                patches.append(x[:, 1:])
+        return Encoded(x, patches, grid, self.clip.padded_size(images))
+
+    def answer(self, encoded: Encoded, query: TextFeatures) -> Prediction:
+        """Logits (B, 2, h, w), background and query class.
 
         Extras: `prior`, the last block's prior map (B, 1, h, w); while training `block_i`, the
-            patches (B, N, C) the other priors are made of.
+        patches (B, N, C) the other priors are made of.
         """
-        h, w = self.clip.grid(images)
-        picture, after, word = self.encode_image(images, text)
-        prior = prior_map(after[-1], word).view(-1, 1, h, w)
-        patches, channel = self.interactor(text, picture, after[-1]), prior
-        if self.head_input == "balanced":
-            patches, channel = (
-                F.layer_norm(patches, patches.shape[-1:]),
-                (prior - 0.5) * patches.shape[-1] ** 0.5,
-            )
-        patches = patches.transpose(1, 2).reshape(len(word), -1, h, w)
+        class_token = self.text_cls_proj(query.pooled)  # (B, C)
+        x, after = self._text_blocks(encoded, class_token)
+        count, grid = len(query), encoded.grid
+        image = F.normalize(self.clip.finish(x[:, 0]), dim=-1).expand(count, -1)
+        last = x[:, 1:].expand(count, -1, -1)
+        prior = prior_map(last, class_token).view(-1, 1, *grid)
+        patches, channel = self.interactor(query, image, last), prior
+        if self.quirks.head_input == "balanced":
+            patches = F.layer_norm(patches, patches.shape[-1:])
+            channel = (prior - 0.5) * patches.shape[-1] ** 0.5
+        patches = patches.transpose(1, 2).reshape(count, -1, *grid)
         logits = self.head(torch.cat([patches, channel.to(patches.dtype)], dim=1))
-        extras = {"prior": prior} | (
-            {f"block_{i}": after[i] for i in self.prior_blocks} if self.training else {}
-        )
-        return Prediction(
-            logits, (h * self.clip.patch_size, w * self.clip.patch_size), extras, align_corners=True
-        )
+        extras = {"prior": prior}
+        if self.training:
+            extras |= {f"block_{i}": after[i] for i in self.prior_blocks}
+        return Prediction(logits, encoded.padded_size, extras, align_corners=True)
 
-    def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
-        """The differences of a word's two logits, as they are: above 0 the released code calls a
-        pixel the word's.
-        """
-        return logits
+    def _text_blocks(self, encoded: Encoded, class_token: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The tokens after the last block, and while training the patches after every block."""
+        x, patches = encoded.tokens, list(encoded.patches)
+        for layer in range(
+            min(self.text_blocks, default=self.clip.num_layers), self.clip.num_layers
+        ):
+            if layer in self.text_blocks:
+                others = x[:, 1:].expand(len(class_token), -1, -1)
+                x = torch.cat([class_token.unsqueeze(1), others], dim=1)
+            x = self._block(layer, x, encoded.grid)
+            if self.training:
+                patches.append(x[:, 1:])
+        return x, patches
 
-    def confidence(self, scores: Tensor) -> Tensor:
-        """Probabilities of the words."""
-        return scores.sigmoid()
+    def _block(self, layer: int, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """A block of the tower with its adapter, on tokens (B, 1 + N, C)."""
+        y = self.clip.block(layer, x)
+        if layer == self.clip.num_layers - 1 and self.quirks.last_block == "local":
+            block = self.clip.visual.transformer.resblocks[layer]
+            y = torch.cat([y[:, :1], self.neighbour_attention(block, x, grid)[:, 1:]], dim=1)
+        if self.adapters:
+            y = y + x @ self.adapters[2 * layer] @ self.adapters[2 * layer + 1]
+        return y
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
-        """Terms `mask`, `prior_last`, `prior_others`, weighted, and their sum `total`, for labels
-        (B, H, W) of 1 (the word), 0 and 255.
+        """Weighted terms `mask`, `prior_last`, `prior_others`, and their sum `total`.
+
+        Args:
+            prediction: Of `forward_query`.
+            labels: (B, H, W) of 1 (the query class), 0 and 255.
         """
         size = (labels.shape[-2], labels.shape[-1])
-        if self.void == "background":
+        if self.quirks.ignored_as == "background":
             labels = torch.where(labels == IGNORE, 0, labels)
-        priors = self.priors(prediction, labels)
-        others = [self._prior_loss(prior, prediction, labels) for prior in priors[:-1]]
+        *earlier, last = self.priors(prediction, labels)
+        others = [self._prior_loss(prior, prediction, labels) for prior in earlier]
+        mean_of_others = torch.zeros((), device=labels.device)
+        if others:
+            mean_of_others = torch.stack(others).mean()
         losses = {
             "mask": cross_entropy(prediction.resized(size), labels),
-            "prior_last": self.prior_weights[0] * self._prior_loss(priors[-1], prediction, labels),
-            "prior_others": (
-                self.prior_weights[1]
-                * (torch.stack(others).mean() if others else torch.zeros((), device=labels.device))
-            ),
+            "prior_last": self.prior_weights[0] * self._prior_loss(last, prediction, labels),
+            "prior_others": self.prior_weights[1] * mean_of_others,
         }
         return {**losses, "total": torch.stack(list(losses.values())).sum()}
 
     def priors(self, prediction: Prediction, labels: Tensor) -> list[Tensor]:
-        """Prior maps (B, 1, h, w): of `prior_blocks`, each with the mean patch under the mask as
-        prototype, then the last block's.
+        """Prior maps (B, 1, h, w): of `prior_blocks`, then of the last block.
+
+        The prototype of an earlier block is the mean of its patches under the mask.
         """
         h, w = prediction.extras["prior"].shape[-2:]
-        covers = prediction.covers
-        mask = F.pad(
-            (labels == 1).float(),
-            (0, covers[1] - labels.shape[-1], 0, covers[0] - labels.shape[-2]),
-        ).unsqueeze(1)
-        small = F.interpolate(mask, (h, w), mode="bilinear", align_corners=True).flatten(
-            1
-        )  # (B, N)
-        found = []
-        for i in self.prior_blocks:
-            patches = prediction.extras[f"block_{i}"].float().expand(len(small), -1, -1)
-            prototype = (small.unsqueeze(2) * patches).sum(dim=1) / (
-                small.sum(dim=1, keepdim=True) + MASS
-            )
-            found.append(prior_map(patches, prototype).view(-1, 1, h, w))
-        return [*found, prediction.extras["prior"]]
+        padded_h, padded_w = prediction.padded_size
+        padding = (0, padded_w - labels.shape[-1], 0, padded_h - labels.shape[-2])
+        mask = F.pad((labels == 1).float(), padding).unsqueeze(1)
+        mask = F.interpolate(mask, (h, w), mode="bilinear", align_corners=True)
+        weights = mask.flatten(1)  # (B, N)
+        mass = weights.sum(dim=1, keepdim=True) + MASS
+        priors = []
+        for block in self.prior_blocks:
+            patches = prediction.extras[f"block_{block}"].float().expand(len(weights), -1, -1)
+            prototype = (weights.unsqueeze(2) * patches).sum(dim=1) / mass
+            priors.append(prior_map(patches, prototype).view(-1, 1, h, w))
+        return [*priors, prediction.extras["prior"]]
 
     def _prior_loss(self, prior: Tensor, prediction: Prediction, labels: Tensor) -> Tensor:
-        order = [1 - prior, prior] if self.prior_logit_order == "foreground" else [prior, 1 - prior]
-        two = Prediction(torch.cat(order, dim=1), prediction.covers, align_corners=True)
-        return cross_entropy(two.resized((labels.shape[-2], labels.shape[-1])), labels)
+        """Cross-entropy of a prior map, read as the two logits of background and class."""
+        two = torch.cat([1 - prior, prior], dim=1)
+        if self.quirks.prior_logit_order == "released":
+            two = two.flip(1)
+        size = (labels.shape[-2], labels.shape[-1])
+        return cross_entropy(prediction.resized(size, two), labels)
+
+
+def _check_blocks(name: str, blocks: tuple[int, ...], allowed: int) -> None:
+    if any(not 0 <= block < allowed for block in blocks):
+        raise SettingError(
+            f"{name} is {list(blocks)}, but blocks are counted from 0 to {allowed - 1} in this"
+            " tower; give such numbers"
+        )
+
+
+def _head(channels: int, dropout: float) -> nn.Sequential:
+    """Three convolutions from patches and prior map to the two logits."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 256, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(256, 128, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(128, 64, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Dropout2d(dropout),
+        nn.Conv2d(64, 2, 1),
+    )
 
 
 def prior_map(patches: Tensor, prototype: Tensor) -> Tensor:
-    """Cosines (B, N) of patches (B, N, C) with a prototype (B, C), stretched to 0..1 in every
-    image; 0 everywhere for a prototype of 0.
+    """Cosines (B, N) of patches with a prototype, stretched to 0..1 in every image.
+
+    Args:
+        patches: (B, N, C).
+        prototype: (B, C); the map of a prototype of 0 is 0 everywhere.
     """
     patches, prototype = patches.float(), prototype.float()
     # Products and sums, not a matrix product: autocast would round that to bf16, and stretching
     # makes the rounding large.
-    cosine = (patches * prototype.unsqueeze(1)).sum(dim=-1) / (
-        patches.norm(dim=-1) * prototype.norm(dim=-1, keepdim=True) + EPS
-    )
+    products = (patches * prototype.unsqueeze(1)).sum(dim=-1)
+    cosine = products / (patches.norm(dim=-1) * prototype.norm(dim=-1, keepdim=True) + EPS)
     low, high = cosine.amin(dim=1, keepdim=True), cosine.amax(dim=1, keepdim=True)
     stretched: Tensor = (cosine - low) / (high - low + EPS)
     return stretched

@@ -1,4 +1,6 @@
-"""The options of a method: names, types, defaults and documentation, read from its constructor.
+"""The options of a method: names, types, defaults and documentation.
+
+They are read from its constructor and from its `Quirks`.
 
 Whoever changes a method's behaviour by name (the command line, a recipe, Python) passes through
 `check`, because a value of the wrong kind would otherwise train something else in silence.
@@ -10,11 +12,14 @@ import difflib
 import inspect
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from unseen.errors import SettingError
+
+if TYPE_CHECKING:
+    from unseen.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,48 @@ def options_of(cls: type, fixed: Iterable[str] = ()) -> dict[str, Option]:
         cls: A segmenter's class.
         fixed: Arguments that are not offered, besides the tower.
     """
-    hints = get_type_hints(cls.__init__)  # type: ignore[misc]  # the class's own, whatever its base
-    docs = argument_docs(cls.__doc__ or "")
+    options = _parameters(cls)
+    quirks = getattr(cls, "Quirks", None)
+    if quirks is not None:
+        options |= _parameters(quirks)
+    hidden = ("clip", "quirks", *fixed)
+    return {name: option for name, option in options.items() if name not in hidden}
+
+
+def released_options(cls: type[Segmenter]) -> dict[str, Any]:
+    """The options with which the released code behaves otherwise than ours, with its values."""
+    if cls.Quirks is None:
+        return dict(cls.PUBLISHED)
+    ours, theirs = asdict(cls.Quirks()), asdict(cls.Quirks.released())
+    quirks = {name: value for name, value in theirs.items() if value != ours[name]}
+    return {**cls.PUBLISHED, **quirks}
+
+
+def arguments(cls: type[Segmenter], options: dict[str, Any]) -> dict[str, Any]:
+    """Options as arguments of the class: those that are quirks go into its `Quirks`."""
+    if cls.Quirks is None:
+        return options
+    fields = _parameters(cls.Quirks)
+    quirks = {name: _as_tuple(value) for name, value in options.items() if name in fields}
+    others = {name: value for name, value in options.items() if name not in fields}
+    return {**others, "quirks": cls.Quirks(**quirks)}
+
+
+def _parameters(cls: type) -> dict[str, Option]:
+    # A dataclass's annotations are resolved class by class, where each was written.
+    hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__)  # type: ignore[misc]
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):  # a dataclass documents its own fields, its base the others
+        docs |= argument_docs(base.__doc__ or "")
     return {
         name: Option(name, hints.get(name, Any), parameter.default, docs.get(name, ""))
         for name, parameter in inspect.signature(cls).parameters.items()
-        if name not in ("clip", *fixed)
     }
+
+
+def _as_tuple(value: Any) -> Any:
+    """A list, as YAML and the command line give it, as the tuple a frozen dataclass holds."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def argument_docs(docstring: str) -> dict[str, str]:

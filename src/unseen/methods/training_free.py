@@ -13,7 +13,7 @@ clearclip  σ(s Q Qᵀ)                       no                Lan et al. 2024,
 naclip     σ(s K Kᵀ + G), G a Gaussian     no                Hajimiri et al. 2024, arXiv 2404.08181
 =========  ==============================  ================  =====================================
 
-A patch's logit for a word is the cosine of its projected output with the word's vector.
+A patch's logit for a class is the cosine of its projected output with the class's text feature.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor
 from torch.nn import functional as F
 
-from unseen.backbones.clip import CLIP, merge_heads, split_heads
+from unseen.backbones.clip.tower import CLIP
+from unseen.clip_segmenter import ClipSegmenter
 from unseen.errors import SettingError
-from unseen.segmenter import ClipSegmenter, Prediction, TextFeatures
+from unseen.modules.attention import NeighbourAttention, merge_heads, split_heads
+from unseen.segmenter import Prediction, TextFeatures
 
 Mode = Literal["clip", "maskclip", "sclip", "clearclip", "naclip"]
 
 
 class TrainingFree(ClipSegmenter):
-    """CLIP's patches compared with words, the last block overridden.
+    """CLIP's patches compared with classes, the last block overridden.
 
     Args:
         clip: The tower.
         mode: Which override.
-        templates: Key of `unseen.backbones.clip.TEMPLATES`.
-        temperature: Factor on the cosines before the softmax over words (40 in the released codes
+        templates: Key of `unseen.backbones.clip.templates.TEMPLATES`.
+        temperature: Factor on the cosines before the softmax over classes (40 in the released codes
             of SCLIP and NACLIP).
         gaussian_std: τ of naclip's neighbourhood prior, in patches (5 in the paper).
     """
@@ -60,44 +62,43 @@ class TrainingFree(ClipSegmenter):
                 f"there is no training-free mode {mode!r}; choose one of"
                 f" {', '.join(get_args(Mode))}"
             )
-        self.mode, self.temperature, self.gaussian_std = mode, temperature, gaussian_std
+        self.mode, self.temperature = mode, temperature
+        self.neighbour_attention = NeighbourAttention(gaussian_std)
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
         """Cosines (B, K, h, w) of images (B, 3, H, W), RGB in 0..1."""
         h, w = self.clip.grid(images)
-        x = self.clip.blocks(self.clip.embed(images), stop=-1)
-        features = F.normalize(
-            self.clip.finish(self._last_block(x, (h, w))[:, 1:]), dim=-1
-        )  # (B, N, D)
+        x = self.clip.blocks(self.embed(images), stop=-1)
+        patches = self._last_block(x, (h, w))[:, 1:]
+        features = F.normalize(self.clip.finish(patches), dim=-1)  # (B, N, D)
         logits = (features @ text.pooled.T).transpose(1, 2).reshape(len(images), -1, h, w)
-        return Prediction(logits, (h * self.clip.patch_size, w * self.clip.patch_size))
+        return Prediction(logits, self.clip.padded_size(images))
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
-        """Cosines times the temperature: windows are averaged before the softmax, as the released
-        codes do.
+        """Cosines times the temperature.
+
+        Windows are averaged before the softmax, as the released codes do.
         """
         return self.temperature * logits
 
     def confidence(self, scores: Tensor) -> Tensor:
-        """Softmax over the words."""
+        """Softmax over the classes."""
         return scores.softmax(dim=1)
 
     def _last_block(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """The overridden last block on tokens (B, 1 + N, C)."""
         if self.mode == "clip":
             return self.clip.block(self.clip.num_layers - 1, x)
-        if self.mode == "naclip":
-            return self.clip.local_block(x, grid, self.gaussian_std)
         block = self.clip.visual.transformer.resblocks[-1]
+        if self.mode == "naclip":
+            return self.neighbour_attention(block, x, grid)
         q, k, v = split_heads(block.attn, block.ln_1(x))
         if self.mode == "maskclip":
-            y = v
-        elif self.mode == "sclip":
-            y = F.scaled_dot_product_attention(q, q, v) + F.scaled_dot_product_attention(k, k, v)
-        else:
-            y = F.scaled_dot_product_attention(q, q, v)
-        y = merge_heads(block.attn, y)
-        if self.mode == "sclip":
-            x = x + block.ls_1(y)
-            return x + block.ls_2(block.mlp(block.ln_2(x)))  # type: ignore[no-any-return]
-        return y
+            return merge_heads(block.attn, v)
+        y = F.scaled_dot_product_attention(q, q, v)
+        if self.mode == "clearclip":
+            return merge_heads(block.attn, y)
+        y = merge_heads(block.attn, y + F.scaled_dot_product_attention(k, k, v))
+        x = x + block.ls_1(y)
+        out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
+        return out

@@ -1,101 +1,61 @@
-"""ZegCLIP: one-stage zero-shot segmentation on a frozen CLIP (Zhou et al., CVPR 2023, arXiv
-2212.03588).
+"""ZegCLIP: one-stage zero-shot segmentation on a frozen CLIP.
 
-Visual prompts adapt the frozen image tower; each word asks the patches through a small decoder,
-whose last scores, before the softmax, are the word's map. The query of word c in image b is the
-*relationship descriptor* [g ⊙ t_c ; t_c]: the image's class token g meets the word's vector t_c,
-so that a word never trained on still asks in terms the decoder knows.
+Zhou et al., CVPR 2023, arXiv 2212.03588. Visual prompts adapt the frozen image tower. The query of
+class c in image b is the *relationship descriptor* [g ⊙ t_c ; t_c]: the image's class token g meets
+the text feature t_c, so that a class that was never trained on has a query of a known kind. A small
+decoder lets queries attend to patches; its last attention scores, before the softmax, are the
+logits.
 
-The released code differs from the paper and from sound practice in a few places. Each is a named
-option; the defaults are what we found right, `PUBLISHED` holds the released values.
-`docs/methods/zegclip.md` lists them with numbers.
+The released code differs from the paper and from sound practice in a few places, collected in
+`ZegCLIPQuirks`; the defaults are what we found right. `docs/methods/zegclip.md` lists them with
+numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from unseen.backbones.clip import CLIP, Resize
-from unseen.modules.attention import DecoderLayer, check_heads, mean_scores
-from unseen.modules.losses import FocalOver, MaskLoss, Void, calibrated
+from unseen.backbones.clip.tower import CLIP
+from unseen.clip_segmenter import RELEASED_TOWER, ClipSegmenter, TowerQuirks
+from unseen.modules.decoders import DecoderSizes, MaskDecoder, check_heads
+from unseen.modules.losses import FocalOver, MaskLoss, calibrated
 from unseen.modules.prompts import make_prompts
-from unseen.modules.queries import relationship
-from unseen.segmenter import ClipSegmenter, Prediction, TextFeatures
+from unseen.modules.queries import RelationshipDescriptor
+from unseen.segmenter import AuxiliaryMap, Prediction, TextFeatures
 
 
-class RelationshipDescriptor(nn.Module):
-    """Queries from words and the image they are asked of: q = W_q [g ⊙ t ; t] + b_q (paper eq.
-    5).
+@dataclass(frozen=True)
+class ZegCLIPQuirks(TowerQuirks):
+    """What the released code does otherwise.
+
+    Attributes:
+        ignored_as: What a pixel with the ignore label is to the losses: left out ("ignore"), or a
+            negative for every class ("negative", released).
+        identical_layers: Start all decoder layers from equal values (released).
+        scale: Of the dot products that are the logits: "width", 1/√D; or "heads", the mean over the
+            heads' scaled products, 1/(heads·√(D/heads)) (paper eq. 8, released).
     """
 
-    def __init__(self, embed_dim: int) -> None:
-        super().__init__()
-        self.q_proj = nn.Linear(2 * embed_dim, embed_dim)
+    ignored_as: Literal["ignore", "negative"] = "ignore"
+    identical_layers: bool = False
+    scale: Literal["heads", "width"] = "width"
 
-    def forward(self, picture: Tensor, words: Tensor) -> Tensor:
-        """(B, K, D) from class tokens (B, D) and word vectors (K, D), both unit."""
-        out: Tensor = self.q_proj(relationship(picture.unsqueeze(1), words))
-        return out
-
-
-class MaskDecoder(nn.Module):
-    """Decoder layers, then scores of the words on the patches (paper eqs. 6-8).
-
-    The released decoder's last layer is a whole layer of which only the query and key projections
-    reach the output; here it is only those.
-
-    Args:
-        embed_dim: D.
-        num_layers: Layers, the scoring one included.
-        num_heads: Heads of the attention.
-        hidden_dim: Width of the feed-forward part.
-        dropout: On attention weights and residual branches.
-        identical: Start all layers from the same values, as the released code does by copying one.
-        deep_supervision: Give the earlier layers' scores as well while training.
-        scale: "heads" or "width" (`ZegCLIP`).
-    """
-
-    def __init__(
-        self,
-        embed_dim: int,
-        num_layers: int,
-        num_heads: int,
-        hidden_dim: int,
-        dropout: float,
-        *,
-        identical: bool,
-        deep_supervision: bool,
-        scale: Literal["heads", "width"],
-    ) -> None:
-        super().__init__()
-        self.deep_supervision = deep_supervision
-        self.score_heads = num_heads if scale == "heads" else 1
-        layers = [
-            DecoderLayer(embed_dim, num_heads, hidden_dim, dropout) for _ in range(num_layers - 1)
-        ]
-        self.q, self.k = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, embed_dim)
-        if identical and layers:
-            for layer in layers[1:]:
-                layer.load_state_dict(layers[0].state_dict())
-            self.q.load_state_dict(layers[0].multihead_attn.q.state_dict())
-            self.k.load_state_dict(layers[0].multihead_attn.k.state_dict())
-        self.layers = nn.ModuleList(layers)
-
-    def forward(self, queries: Tensor, memory: Tensor) -> list[Tensor]:
-        """Scores (B, K, N) after each layer, last one last, of queries (B, K, D) on memory (B, N,
-        D); earlier ones only while training.
-        """
-        scores = []
-        for layer in cast(list[DecoderLayer], self.layers):
-            if self.training and self.deep_supervision:
-                scores.append(layer.scores(queries, memory, self.score_heads))
-            queries = layer(queries, memory)
-        return [*scores, mean_scores(self.q(queries), self.k(memory), self.score_heads)]
+    @classmethod
+    def released(cls) -> ZegCLIPQuirks:
+        """The released values."""
+        return cls(
+            **RELEASED_TOWER,
+            train_grid=(32, 32),
+            ignored_as="negative",
+            identical_layers=True,
+            scale="heads",
+        )
 
 
 class ZegCLIP(ClipSegmenter):
@@ -105,6 +65,8 @@ class ZegCLIP(ClipSegmenter):
         clip: The frozen tower.
         num_prompts: P, visual prompts a block (10 on VOC, 100 on COCO-Stuff).
         prompt_depth: Blocks with prompts of their own; all by default, 1 for shallow prompts.
+        prompt_norm: A trainable norm before the tower's final one; for deep prompts only by
+            default, as released.
         decoder_layers: Layers of the decoder, the scoring one included.
         decoder_heads: Its heads.
         hidden_dim: Width of its feed-forward part; 4 D by default.
@@ -113,37 +75,19 @@ class ZegCLIP(ClipSegmenter):
             default).
         dice_weight: Weight of the dice loss.
         focal_alpha: Weight of positives in the focal loss.
-        calibration: γ, taken from the probability of words trained on when not all words were
-            (released: 0.1, wired in).
-        templates: Sentences the words are put in ("single" on VOC, "multi" on COCO-Stuff and
-            Context).
-        normalization: Statistics of the images: CLIP's own, or ImageNet's as released.
-        class_embedding_twice: Add CLIP's class embedding a second time (released: yes, by mistake).
-        void: What a 255 pixel is to the losses: "ignore", or "negative" for every word (released).
-        focal_over: What the focal loss is averaged over when void is ignored: "labelled" pixels, or
-            "all".
-        prompt_norm: A trainable norm before the tower's final one; released for deep prompts only
-            (None).
+        focal_over: What the focal loss is averaged over where pixels are ignored: "labelled"
+            pixels, or "all".
         deep_supervision: Losses on every decoder layer's scores, as the released loss class
             prepares but never does.
-        identical_layers: Start all decoder layers from equal values (released).
-        scale: Of the dot products that are the maps: "heads", the mean over the heads' scaled
-            products, 1/(heads·√(D/heads)) (paper eq. 8, released); or "width", 1/√D.
-        resize: How the position table is resized ("bilinear" as released).
-        train_grid: A grid the position table goes through first; released: the one of the 512-pixel
-            crops.
+        calibration: γ, subtracted from the probabilities of seen classes when not all classes were
+            trained on (released: 0.1).
+        templates: Prompts a class name is put in ("single" on VOC, "multi" on COCO-Stuff and
+            Context).
+        quirks: What the released code does otherwise.
     """
 
-    PUBLISHED: ClassVar[dict[str, Any]] = {
-        "normalization": "imagenet",
-        "class_embedding_twice": True,
-        "void": "negative",
-        "prompt_norm": None,
-        "identical_layers": True,
-        "scale": "heads",
-        "resize": "bilinear",
-        "train_grid": (32, 32),
-    }
+    Quirks = ZegCLIPQuirks
+    TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3, "decoder_heads": 2}
 
     def __init__(
         self,
@@ -151,6 +95,7 @@ class ZegCLIP(ClipSegmenter):
         *,
         num_prompts: int = 10,
         prompt_depth: int | None = None,
+        prompt_norm: bool | None = None,
         decoder_layers: int = 3,
         decoder_heads: int = 8,
         hidden_dim: int | None = None,
@@ -158,87 +103,66 @@ class ZegCLIP(ClipSegmenter):
         mask_weight: float = 100.0,
         dice_weight: float = 1.0,
         focal_alpha: float = 0.25,
+        focal_over: FocalOver = "labelled",
+        deep_supervision: bool = False,
         calibration: float = 0.1,
         templates: str = "single",
-        normalization: Literal["clip", "imagenet"] = "clip",
-        class_embedding_twice: bool = False,
-        void: Void = "ignore",
-        focal_over: FocalOver = "labelled",
-        prompt_norm: bool | None = None,
-        deep_supervision: bool = False,
-        identical_layers: bool = False,
-        scale: Literal["heads", "width"] = "width",
-        resize: Resize = "bicubic",
-        train_grid: tuple[int, int] | None = None,
+        quirks: ZegCLIPQuirks | None = None,
     ) -> None:
-        super().__init__(clip, templates=templates, normalization=normalization)
+        quirks = quirks or ZegCLIPQuirks()
+        super().__init__(clip, templates=templates, quirks=quirks)
         check_heads(decoder_heads, clip.embed_dim)
-        self.calibration, self.class_embedding_twice = calibration, class_embedding_twice
-        self.mask_loss = MaskLoss(mask_weight, dice_weight, focal_alpha, void, focal_over)
-        self.resize, self.train_grid = resize, tuple(train_grid) if train_grid is not None else None
+        self.calibration = calibration
+        self.mask_loss = MaskLoss(
+            mask_weight, dice_weight, focal_alpha, quirks.ignored_as, focal_over
+        )
         self.prompts, self.prompt_norm = make_prompts(
-            num_prompts,
-            clip.width,
-            clip.patch_size,
-            clip.num_layers,
-            depth=prompt_depth,
-            dropout=dropout,
-            norm=prompt_norm,
+            clip, num_prompts, depth=prompt_depth, dropout=dropout, norm=prompt_norm
         )
         self.descriptor = RelationshipDescriptor(clip.embed_dim)
-        hidden = hidden_dim or 4 * clip.embed_dim
+        hidden_dim = hidden_dim or 4 * clip.embed_dim
         self.decoder = MaskDecoder(
             clip.embed_dim,
-            decoder_layers,
-            decoder_heads,
-            hidden,
-            dropout,
-            identical=identical_layers,
+            DecoderSizes(decoder_layers, decoder_heads, hidden_dim, dropout),
+            identical=quirks.identical_layers,
             deep_supervision=deep_supervision,
-            scale=scale,
+            scale=quirks.scale,
         )
 
-    def encode_image(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors of the class token (B, D) and of the patches (B, N, D), of images (B, 3,
-        H, W) in 0..1.
+    def encode_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors of class tokens (B, D) and patches (B, N, D).
+
+        Args:
+            images: (B, 3, H, W), RGB in 0..1.
         """
-        x = self.clip.embed(
-            images,
-            resize=self.resize,
-            via=self.train_grid,  # type: ignore[arg-type]
-            twice=self.class_embedding_twice,
-        )
-        x = self.prompts.through(self.clip.block, self.clip.num_layers, x)  # (B, 1 + N, C)
+        x = self.embed(images)
+        x = self.prompts.forward_blocks(self.clip.block, self.clip.num_layers, x)  # (B, 1 + N, C)
         x = F.normalize(self.clip.finish(self.prompt_norm(x)), dim=-1)
         return x[:, 0], x[:, 1:]
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
-        """Logits (B, K, h, w) of images (B, 3, H, W), RGB in 0..1; those of earlier decoder
-        layers as extras under deep supervision.
+        """Logits (B, K, h, w) of images (B, 3, H, W), RGB in 0..1.
+
+        Under deep supervision the scores of earlier decoder layers are auxiliary maps.
         """
-        h, w = self.clip.grid(images)
-        picture, patches = self.encode_image(images)
-        maps = [
-            m.unflatten(2, (h, w))
-            for m in self.decoder(self.descriptor(picture, text.pooled), patches)
-        ]
-        extras = {f"logits_{i}": m for i, m in enumerate(maps[:-1])}
-        return Prediction(maps[-1], (h * self.clip.patch_size, w * self.clip.patch_size), extras)
+        grid = self.clip.grid(images)
+        class_token, patches = self.encode_images(images)
+        queries = self.descriptor(class_token, text.pooled)  # (B, K, D)
+        maps = [scores.unflatten(2, grid) for scores in self.decoder(queries, patches)]
+        auxiliary = tuple(AuxiliaryMap(logits) for logits in maps[:-1])
+        return Prediction(maps[-1], self.clip.padded_size(images), auxiliary=auxiliary)
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
-        """Probabilities, those of words trained on lowered by γ (released inference, spec of
-        calibrated stacking).
-        """
+        """Probabilities, those of seen classes reduced by γ (calibrated stacking, as released)."""
         return calibrated(logits.sigmoid(), seen, self.calibration)
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
-        """Terms `mask` (focal) and `dice`, weighted, and their sum `total`; each divided by the
-        (image, class) pairs present, at least 1.
+        """Weighted terms `mask` (focal) and `dice`, and their sum `total`.
+
+        Each is divided by the number of (image, class) pairs that are present, at least 1.
         """
         size = (labels.shape[-2], labels.shape[-1])
-        every = [
-            self.mask_loss(maps, labels, lambda m: Prediction(m, prediction.covers).resized(size))
-            for maps in (prediction.logits, *prediction.extras.values())
-        ]
-        losses = {name: torch.stack([terms[name] for terms in every]).sum() for name in every[0]}
-        return {**losses, "total": losses["mask"] + losses["dice"]}
+        losses = self.mask_loss(
+            prediction.maps, labels, lambda logits: prediction.resized(size, logits)
+        )
+        return {**losses, "total": torch.stack(list(losses.values())).sum()}

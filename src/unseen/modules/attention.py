@@ -1,88 +1,74 @@
-"""Decoders in which words ask and patches answer."""
+"""Attention: with CLIP's weights, near by only, and from queries of classes to patches."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unseen.errors import SettingError
+from unseen.modules.cache import TableCache
 
 
-def check_heads(num_heads: int, width: int) -> None:
-    """Refuse a decoder whose heads do not divide its width.
+def split_heads(attn: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (B, heads, T, C / heads) of tokens (B, T, C)."""
+    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)  # (B, T, 3C)
+    q, k, v = qkv.view(*x.shape[:2], 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+    return q, k, v
 
-    Raises:
-        SettingError: They do not.
+
+def merge_heads(attn: nn.MultiheadAttention, y: Tensor) -> Tensor:
+    """The output projection of per-head results (B, heads, T, C / heads), as tokens (B, T, C)."""
+    out: Tensor = attn.out_proj(y.transpose(1, 2).flatten(2))
+    return out
+
+
+def self_attention(attn: nn.MultiheadAttention, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Self-attention with the weights of `attn`.
+
+    Args:
+        attn: The weights; q, k and v stacked in `in_proj_weight`.
+        x: Tokens (B, T, C).
+        mask: Broadcastable to (B, heads, T, T): bool, True where attention is allowed, or float,
+            added to the scores.
     """
-    if width % num_heads:
-        raise SettingError(
-            f"decoder_heads is {num_heads}, which does not divide the width {width}; choose a"
-            " divisor"
-        )
+    q, k, v = split_heads(attn, x)
+    return merge_heads(attn, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
 
 
-class CrossAttention(nn.Module):
-    """Multi-head attention from queries to a memory; separate projections, as the released
-    checkpoints store them.
+class NeighbourAttention:
+    """A ViT's last block with key-key attention that prefers near patches.
+
+    A Gaussian of the distance is added to the scores; residual and feed-forward are left out, so
+    that a patch's output is made of the values of near patches with similar keys (NACLIP, Hajimiri
+    et al. 2024, arXiv 2404.08181, eq. 5).
+
+    Args:
+        std: Of the Gaussian, in patches.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
-        self.q, self.k = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, embed_dim)
-        self.v, self.proj = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, embed_dim)
+    def __init__(self, std: float = 5.0) -> None:
+        self.std = std
+        self._bias = TableCache()
 
-    def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
-        """(B, K, D) from queries (B, K, D) and memory (B, N, D)."""
-        q, k, v = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for part in (self.q(queries), self.k(memory), self.v(memory))
-        )
-        y = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=self.dropout if self.training else 0.0
-        )
-        out: Tensor = self.proj(y.transpose(1, 2).flatten(2))
-        return out
+    def __call__(self, block: Any, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The block's output (B, 1 + N, C).
 
-
-def mean_scores(q: Tensor, k: Tensor, num_heads: int) -> Tensor:
-    """The mean over heads of scaled scores before the softmax, (B, K, N), of projected q (B, K, D)
-    and k (B, N, D).
-
-    The mean of the heads' dot products is one dot product over all channels: (1/heads) Σ_h q_h·k_h
-    / √(D/heads) = q·k / (heads·√(D/heads)). One head gives q·k / √D.
-    """
-    scale = 1 / (num_heads * (q.shape[-1] / num_heads) ** 0.5)
-    scores: Tensor = scale * (q @ k.transpose(1, 2))
-    return scores
-
-
-class DecoderLayer(nn.Module):
-    """Cross-attention and feed-forward, post-norm; no self-attention."""
-
-    def __init__(
-        self, embed_dim: int, num_heads: int, hidden_dim: int, dropout: float = 0.1
-    ) -> None:
-        super().__init__()
-        self.multihead_attn = CrossAttention(embed_dim, num_heads, dropout)
-        self.linear1, self.linear2 = (
-            nn.Linear(embed_dim, hidden_dim),
-            nn.Linear(hidden_dim, embed_dim),
-        )
-        self.norm2, self.norm3 = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
-        self.drop = nn.Dropout(dropout)
-
-    def scores(self, queries: Tensor, memory: Tensor, heads: int) -> Tensor:
-        """What the layer thinks before the softmax, (B, K, N), scaled as the mean over so many
-        heads (`mean_scores`).
+        Args:
+            block: The last residual block.
+            x: The tokens (B, 1 + N, C) that enter it, class token first.
+            grid: h and w; N = h·w.
         """
-        attn = self.multihead_attn
-        return mean_scores(attn.q(queries), attn.k(memory), heads)
+        _, k, v = split_heads(block.attn, block.ln_1(x))
+        bias = self._bias.get((grid, x.device, x.dtype), lambda: self.bias(grid).to(x))
+        return merge_heads(block.attn, F.scaled_dot_product_attention(k, k, v, attn_mask=bias))
 
-    def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
-        """(B, K, D) from queries (B, K, D) and memory (B, N, D)."""
-        queries = self.norm2(queries + self.drop(self.multihead_attn(queries, memory)))
-        out: Tensor = self.norm3(
-            queries + self.drop(self.linear2(self.drop(F.relu(self.linear1(queries)))))
+    def bias(self, grid: tuple[int, int]) -> Tensor:
+        """exp(-‖pᵢ - pⱼ‖² / 2 std²) of patch positions, (1 + N, 1 + N); 0 for the class token."""
+        rows, columns = (
+            torch.exp(-((torch.arange(n)[:, None] - torch.arange(n)) ** 2) / (2 * self.std**2))
+            for n in grid
         )
-        return out
+        # The Gaussian of a distance is the product of those of its two components.
+        return F.pad(torch.kron(rows, columns), (1, 0, 1, 0))

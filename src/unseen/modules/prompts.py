@@ -1,11 +1,13 @@
-"""Visual prompts: learned tokens between class token and patches of a frozen tower (Jia et al.
-2022, arXiv 2203.12119, eqs. 4-8).
+"""Visual prompts: learned tokens between class token and patches of a frozen tower.
+
+Jia et al. 2022, "Visual prompt tuning", arXiv 2203.12119, eqs. 4-8.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +15,17 @@ from torch import Tensor, nn
 from unseen.errors import SettingError
 
 
+class TowerSizes(Protocol):
+    """What prompts need of a tower: C, the side of a patch in pixels, the number of blocks."""
+
+    width: int
+    patch_size: int
+    num_layers: int
+
+
 def make_prompts(
+    tower: TowerSizes,
     num_prompts: int,
-    width: int,
-    patch_size: int,
-    num_layers: int,
     *,
     depth: int | None,
     dropout: float,
@@ -26,10 +34,8 @@ def make_prompts(
     """Prompts for a tower, and the trainable norm before its final one.
 
     Args:
+        tower: The tower.
         num_prompts: P.
-        width: C of the tower.
-        patch_size: Of the tower.
-        num_layers: Its blocks.
         depth: Blocks with prompts of their own; all if None.
         dropout: On the projected prompts.
         norm: Whether there is a norm; for deep prompts only if None (released).
@@ -37,16 +43,16 @@ def make_prompts(
     Raises:
         SettingError: More blocks than the tower has, or none.
     """
-    chosen = num_layers if depth is None else depth
-    if not 1 <= chosen <= num_layers:
+    depth = tower.num_layers if depth is None else depth
+    if not 1 <= depth <= tower.num_layers:
         raise SettingError(
-            f"prompt_depth is {chosen}, but the tower has {num_layers} blocks; give 1 to"
-            f" {num_layers}"
+            f"prompt_depth is {depth}, but the tower has {tower.num_layers} blocks; give 1 to"
+            f" {tower.num_layers}"
         )
-    with_norm = chosen > 1 if norm is None else norm
-    return VisualPrompts(num_prompts, width, patch_size, chosen, dropout), (
-        nn.LayerNorm(width, eps=1e-6) if with_norm else nn.Identity()
-    )
+    prompts = VisualPrompts(num_prompts, tower.width, tower.patch_size, depth, dropout)
+    if norm is None:
+        norm = depth > 1
+    return prompts, nn.LayerNorm(tower.width, eps=1e-6) if norm else nn.Identity()
 
 
 class VisualPrompts(nn.Module):
@@ -67,19 +73,18 @@ class VisualPrompts(nn.Module):
         super().__init__()
         self.num_prompts, self.depth = num_prompts, depth
         bound = math.sqrt(6 / (3 * patch_size**2 + width))
-        self.prompt_embeddings = nn.Parameter(
-            torch.empty(1, num_prompts, width).uniform_(-bound, bound)
-        )
-        self.deep_prompt_embeddings = (
-            nn.Parameter(torch.empty(depth - 1, num_prompts, width).uniform_(-bound, bound))
-            if depth > 1
-            else None
-        )
+        first = torch.empty(1, num_prompts, width).uniform_(-bound, bound)
+        self.prompt_embeddings = nn.Parameter(first)
+        self.deep_prompt_embeddings: nn.Parameter | None = None
+        if depth > 1:
+            deep = torch.empty(depth - 1, num_prompts, width).uniform_(-bound, bound)
+            self.deep_prompt_embeddings = nn.Parameter(deep)
         self.prompt_proj = nn.Linear(width, width)
         nn.init.kaiming_normal_(self.prompt_proj.weight, a=0, mode="fan_out")
         self.dropout = nn.Dropout(dropout)
 
     def _prompts(self, layer: int, batch: int) -> Tensor:
+        """The projected prompts (B, P, C) of a block."""
         if layer == 0:
             table = self.prompt_embeddings[0]
         else:
@@ -88,28 +93,47 @@ class VisualPrompts(nn.Module):
         out: Tensor = self.dropout(self.prompt_proj(table).expand(batch, -1, -1))
         return out
 
-    def through(self, block: Callable[[int, Tensor], Tensor], num_layers: int, x: Tensor) -> Tensor:
-        """Tokens (B, T, C), class token first, through all blocks of a tower, prompts beside them;
-        the prompts are gone from the result.
+    def forward_blocks(
+        self, block: Callable[[int, Tensor], Tensor], num_layers: int, x: Tensor
+    ) -> Tensor:
+        """Tokens after all blocks of a tower, prompts beside them, without the prompts.
 
         Args:
             block: Computes one block: (number, tokens) to tokens.
             num_layers: Blocks.
-            x: What enters the first block without prompts.
+            x: Tokens (B, T, C) that enter the first block, class token first.
+        """
+        return self.forward_layers(block, x, [num_layers - 1])[0]
+
+    def forward_layers(
+        self, block: Callable[[int, Tensor], Tensor], x: Tensor, indices: Sequence[int]
+    ) -> list[Tensor]:
+        """Tokens (B, T, C) after any set of blocks, without the prompts, in the order of `indices`.
+
+        Args:
+            block: Computes one block: (number, tokens) to tokens.
+            x: Tokens (B, T, C) that enter the first block, class token first.
+            indices: Blocks, from 0.
         """
         others = x.shape[1] - 1
-        x = self.enter(x)  # (B, 1 + P + T - 1, C)
-        for layer in range(num_layers):
-            x = block(layer, self.renew(layer, x) if layer else x)
-        return torch.cat([x[:, :1], x[:, -others:]], dim=1)
+        x = self.insert_prompts(x)  # (B, 1 + P + T - 1, C)
+        after = {}
+        for layer in range(max(indices) + 1):
+            if layer:
+                x = self.replace_prompts(layer, x)
+            x = block(layer, x)
+            if layer in indices:
+                after[layer] = torch.cat([x[:, :1], x[:, -others:]], dim=1)
+        return [after[index] for index in indices]
 
-    def enter(self, x: Tensor) -> Tensor:
-        """Tokens (B, 1 + N, C) that enter the first block, with its prompts: (B, 1 + P + N, C)."""
+    def insert_prompts(self, x: Tensor) -> Tensor:
+        """Tokens (B, 1 + N, C) for the first block, with its prompts: (B, 1 + P + N, C)."""
         return torch.cat([x[:, :1], self._prompts(0, len(x)), x[:, 1:]], dim=1)
 
-    def renew(self, layer: int, x: Tensor) -> Tensor:
-        """Tokens on their way into block `layer` > 0: its own prompts replace the last ones; after
-        the last prompted block they leave.
+    def replace_prompts(self, layer: int, x: Tensor) -> Tensor:
+        """Tokens that enter block `layer` > 0: its own prompts replace those of the block before.
+
+        After the last block with prompts of its own they leave.
         """
         if self.depth == 1 or layer > self.depth:
             return x

@@ -21,7 +21,7 @@ from unseen.data.datasets import Sample, SegmentationSet
 from unseen.data.transforms import Padding, TrainTransform
 from unseen.errors import DataError, SettingError
 from unseen.labels import BACKGROUND, IGNORE, PADDING
-from unseen.segmenter import Segmenter
+from unseen.segmenter import QuerySegmenter, Segmenter
 from unseen.settings import TrainSettings
 
 Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -188,7 +188,7 @@ def training_items(
     transductive = settings.regime == "transductive" and settings.pseudo_label_void
     padding = Padding(segmenter.pad_color, PADDING if transductive else IGNORE)
     augment = TrainTransform(settings.transforms, padding)
-    if segmenter.kind == "multiclass":
+    if not isinstance(segmenter, QuerySegmenter):
         return LabelMapItems(data, augment)
     unseen, query_ids = benchmark.unseen_ids, benchmark.seen_ids
     if settings.regime == "supervised":
@@ -199,7 +199,7 @@ def training_items(
         query_ids,
         ignored_ids=unseen if settings.unseen_pixels == "ignore" else (),
         excluded_ids=unseen if settings.unseen_pixels == "drop_image" else (),
-        class_labels=segmenter.reads_things,
+        class_labels=segmenter.needs_class_labels,
         progress=progress,
     )
 

@@ -24,13 +24,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from unseen.data.benchmarks import Benchmark
 from unseen.errors import SettingError
 from unseen.labels import MAX_8BIT_CLASSES
-from unseen.segmenter import Prediction, Segmenter, TextFeatures
+from unseen.segmenter import Prediction, QuerySegmenter, Segmenter, TextFeatures
 from unseen.settings import TrainSettings
 from unseen.training.batches import make_loader, training_items
 from unseen.training.curves import LOGS, Curve, open_curves
 from unseen.training.schedules import learning_rate, make_optimizer
 from unseen.training.state import STATE, read_state, restore_tensors, save_state
 from unseen.training.targets import targets_of
+from unseen.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def check_trainable(segmenter: Segmenter, benchmark: Benchmark, settings: TrainS
             f"{benchmark.title} has {count} classes, and a method can be trained on at most"
             f" {MAX_8BIT_CLASSES}; train on another benchmark and evaluate on this one"
         )
-    if segmenter.kind == "binary" and settings.regime == "transductive":
+    if isinstance(segmenter, QuerySegmenter) and settings.regime == "transductive":
         raise SettingError(
             "a method that is queried with one class per image cannot give pseudo labels to unseen"
             " classes; train it inductive or supervised"
@@ -180,12 +181,12 @@ class TrainingStep(nn.Module):
         """
         images, labels, *queries = batch
         text = self.text.to(images.device)
-        if getattr(self.segmenter, "trains_text", False):
-            text = self.segmenter.encode_text(self.text.names)
-        if queries:
-            prediction: Prediction = self.segmenter(images / 255, text.select(queries[0].tolist()))
-            return self.segmenter.loss(prediction, labels)
-        prediction = self.segmenter(images / 255, text)
+        if self.segmenter.trains_text:
+            text = self.segmenter.encode_text(Vocabulary(self.text.names))
+        if isinstance(self.segmenter, QuerySegmenter):
+            query = text.select(queries[0].tolist())
+            return self.segmenter.loss(self.segmenter.forward_query(images / 255, query), labels)
+        prediction: Prediction = self.segmenter(images / 255, text)
         targets = targets_of(
             labels,
             prediction,

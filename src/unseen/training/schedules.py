@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from torch import nn
 
 from unseen.segmenter import Segmenter
 from unseen.settings import TrainSettings
@@ -35,26 +32,7 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
 
 def make_optimizer(segmenter: Segmenter, settings: TrainSettings) -> torch.optim.Optimizer:
     """AdamW, or SGD with momentum 0.9, over the method's parameter groups."""
-    groups = parameter_groups(segmenter, settings)
+    groups = segmenter.parameter_groups(settings)
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
     return torch.optim.AdamW(groups, lr=settings.lr)
-
-
-def parameter_groups(segmenter: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
-    """Two groups: weights, which decay, and norms and biases (one dimension).
-
-    The second group does not decay unless `decay_norms`.
-    """
-    decayed: list[nn.Parameter] = []
-    undecayed: list[nn.Parameter] = []
-    for parameter in segmenter.parameters():
-        if not parameter.requires_grad:
-            continue
-        decays = parameter.ndim > 1 or settings.decay_norms
-        (decayed if decays else undecayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": undecayed, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]

@@ -48,6 +48,6 @@ def targets_of(
     guessed = torch.isin(labels, ids)
     if pseudo_label_void:
         guessed = guessed | (labels == IGNORE)
-    among_unseen = Prediction(prediction.logits.detach()[:, list(unseen)], prediction.covers)
+    among_unseen = Prediction(prediction.logits.detach()[:, list(unseen)], prediction.padded_size)
     logits = among_unseen.resized((labels.shape[-2], labels.shape[-1]))
     return torch.where(guessed, ids[logits.argmax(dim=1)], targets)

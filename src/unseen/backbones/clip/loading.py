@@ -1,0 +1,281 @@
+"""Names and files to CLIPs: what comes with the package, open_clip's tags, files of weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import open_clip
+import torch
+from open_clip.transformer import QuickGELU, TextTransformer
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from unseen.backbones.archives import read_state_dict
+from unseen.backbones.clip.shapes import config_from_shapes, text_config_from_shapes
+from unseen.backbones.clip.text import NO_TOWER, CLIPText, text_tower_of
+from unseen.backbones.clip.tower import CLIP
+from unseen.errors import CheckpointError, SettingError
+
+DOODLES = "doodles"
+"""The source name of the small CLIP that comes with the package; knows the twenty classes of
+`unseen.data.doodles`."""
+
+Part = TypeVar("Part", CLIP, CLIPText)
+
+
+def load_clip(source: str = DOODLES) -> CLIP:
+    """A CLIP from a name or a file.
+
+    Args:
+        source: "doodles" (comes with the package); `ARCHITECTURE/TAG` of open_clip, such as
+            "ViT-B-16-quickgelu/openai" (downloaded once and cached by huggingface_hub); or a path:
+            an OpenAI `.pt` archive (read as data, nothing in it runs), a `.safetensors` file or a
+            plain state dict in OpenAI's names. `ARCHITECTURE@FILE` takes heads and activation from
+            an architecture of open_clip, for files that do not say them: "ViT-B-16@weights.pt" was
+            trained with GELU. `ARCHITECTURE/random` builds the tower with random weights, to try a
+            set-up out.
+
+    Raises:
+        SettingError: No such file and no such tag, or a tower that is not a plain ViT.
+        CheckpointError: A file that cannot be read or does not hold a CLIP.
+    """
+    if source == NO_TOWER:
+        raise SettingError(
+            "this method looks at images with CLIP's image tower, so --clip none is not enough;"
+            " give a tower"
+        )
+    return _load(source, _clip_from_file, build_clip, _clip_from_model)
+
+
+def load_text(source: str = DOODLES) -> CLIPText:
+    """The text half of a CLIP, whatever its image tower is.
+
+    Args:
+        source: As for `load_clip`, any CLIP with OpenAI's text tower ("RN50/openai").
+
+    Raises:
+        SettingError: No such file and no such tag.
+        CheckpointError: A file that cannot be read or does not hold a CLIP.
+    """
+    if source == NO_TOWER:
+        raise SettingError(
+            "without a text tower (--clip none) the text features must come from a file; give it"
+            " with --text-embeddings"
+        )
+    return _load(source, _text_from_file, build_text, _text_from_model)
+
+
+def _load(
+    source: str,
+    from_file: Callable[[Path, str, dict[str, Any] | None], Part],
+    from_config: Callable[..., Part],
+    from_model: Callable[[Any, str], Part],
+) -> Part:
+    """A CLIP, or its text half, from whatever the source names: a file, random weights, a tag."""
+    named = _file_of(source)
+    if named is not None:
+        file, config = named
+        with file as path:
+            return from_file(path, source, config)
+    architecture, _, tag = source.rpartition("/")
+    if tag == "random" and architecture in open_clip.list_models():
+        return from_config(open_clip.get_model_config(architecture), source=source)
+    return from_model(_fetch(source), source)
+
+
+def _clip_from_model(model: Any, source: str) -> CLIP:
+    preprocess = open_clip.get_model_preprocess_cfg(model)
+    return CLIP(model, mean=preprocess["mean"], std=preprocess["std"], source=source)
+
+
+def _text_from_model(model: Any, source: str) -> CLIPText:
+    text = text_tower_of(model, source)
+    return CLIPText(text, text.text_projection.shape[1], source=source)
+
+
+def _file_of(source: str) -> tuple[AbstractContextManager[Path], dict[str, Any] | None] | None:
+    """The file a source names, and the configuration given with it; None if it names none."""
+    if source == DOODLES:
+        return (
+            resources.as_file(resources.files("unseen") / "weights" / "doodles.safetensors"),
+            None,
+        )
+    if Path(source).is_file():
+        return nullcontext(Path(source)), None
+    named, at, file = source.partition("@")
+    if not at or not Path(file).is_file():
+        return None
+    config = open_clip.get_model_config(named)
+    if config is None:
+        raise SettingError(
+            f"open_clip has no architecture called {named!r}; give one of its names before the @,"
+            " such as ViT-B-16"
+        )
+    return nullcontext(Path(file)), config
+
+
+def _fetch(source: str) -> Any:
+    """A model of open_clip with its weights, by ARCHITECTURE/TAG."""
+    architecture, slash, tag = source.rpartition("/")
+    if not slash or tag not in open_clip.list_pretrained_tags_by_model(architecture):
+        near = [known for known in known_sources() if known.startswith(architecture or source)] or [
+            "ViT-B-16-quickgelu/openai"
+        ]
+        raise SettingError(
+            f"no file and no open_clip tag is called {source!r}; give a path, {DOODLES!r}, or a tag"
+            f" such as {', '.join(near[:4])}"
+        )
+    quick_gelu = bool(
+        open_clip.pretrained.get_pretrained_cfg(architecture, tag).get("quick_gelu", False)
+    )
+    try:
+        # The activation belongs to the weights, not to the architecture's name: OpenAI's ViT-B-16
+        # needs QuickGELU under either name.
+        with log_first_warning_only():
+            return open_clip.create_model(architecture, pretrained=tag, force_quick_gelu=quick_gelu)
+    except (RuntimeError, OSError) as error:
+        raise CheckpointError(
+            f"the weights of {source} could not be fetched; check the network, or give a local file"
+            " of weights instead"
+        ) from error
+
+
+@contextmanager
+def log_first_warning_only() -> Iterator[None]:
+    """While weights are fetched, of the libraries' many warnings about a bad network only the first
+    is shown, once.
+    """
+    shown: list[str] = []
+
+    def first(record: logging.LogRecord) -> bool:
+        shown.append(record.getMessage())
+        return len(shown) == 1
+
+    hub, root = logging.getLogger("huggingface_hub.utils._http"), logging.getLogger()
+    propagate, disabled = hub.propagate, root.disabled
+    hub.addFilter(first)
+    hub.propagate, root.disabled = False, True
+    try:
+        yield
+    finally:
+        hub.removeFilter(first)
+        hub.propagate, root.disabled = propagate, disabled
+
+
+def known_sources() -> list[str]:
+    """The names `load_clip` takes for plain ViTs: the doodle CLIP and open_clip's tags."""
+    return [
+        DOODLES,
+        *(
+            f"{name}/{tag}"
+            for name, tag in open_clip.list_pretrained()
+            if name.startswith("ViT-") and "SigLIP" not in name
+        ),
+    ]
+
+
+def build_clip(config: dict[str, Any], *, source: str = "", seed: int = 0) -> CLIP:
+    """A CLIP with random weights from an open_clip configuration (`embed_dim`, `vision_cfg`,
+    `text_cfg`, `quick_gelu`): for tests and for converters.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = open_clip.CLIP(**config)
+    return CLIP(
+        model,
+        mean=open_clip.OPENAI_DATASET_MEAN,
+        std=open_clip.OPENAI_DATASET_STD,
+        source=source,
+        config=config,
+    )
+
+
+def build_text(config: dict[str, Any], *, source: str = "", seed: int = 0) -> CLIPText:
+    """The text half of a CLIP with random weights from an open_clip configuration; as
+    `build_clip`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _new_text(
+            config["embed_dim"], config["text_cfg"], bool(config.get("quick_gelu")), source, config
+        )
+
+
+def _new_text(
+    embed_dim: int,
+    config: dict[str, Any],
+    quick_gelu: bool,
+    source: str,
+    whole: dict[str, Any] | None = None,
+) -> CLIPText:
+    """A text half with random weights, from open_clip's `text_cfg`."""
+    sizes = {
+        name: config[name] for name in ("context_length", "vocab_size", "width", "heads", "layers")
+    }
+    text = TextTransformer(
+        **sizes, output_dim=embed_dim, act_layer=QuickGELU if quick_gelu else nn.GELU
+    )
+    return CLIPText(text, embed_dim, source=source, config=whole)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """A CLIP's weights in float32, without the sizes that OpenAI's archives carry along."""
+    return {
+        name: tensor.float()
+        for name, tensor in read_state_dict(path).items()
+        if name not in ("input_resolution", "context_length", "vocab_size")
+    }
+
+
+def _clip_from_file(path: Path, source: str, config: dict[str, Any] | None) -> CLIP:
+    state = _read(path)
+    clip = build_clip(
+        config or _stored_config(path) or config_from_shapes(state, path=path), source=source
+    )
+    _fill(clip, state, path)
+    return clip
+
+
+def _text_from_file(path: Path, source: str, config: dict[str, Any] | None) -> CLIPText:
+    state = {name: tensor for name, tensor in _read(path).items() if not name.startswith("visual.")}
+    config = config or _stored_config(path) or text_config_from_shapes(state, path=path)
+    clip = _new_text(
+        config["embed_dim"], config["text_cfg"], bool(config.get("quick_gelu")), source, config
+    )
+    _fill(clip, state, path)
+    return clip
+
+
+def _fill(clip: CLIPText, state: dict[str, Tensor], path: Path) -> None:
+    """Give a CLIP the weights of a file, all of them."""
+    own = {name.removeprefix("text."): tensor for name, tensor in clip.state_dict().items()}
+    wrong = sorted(
+        name for name in own.keys() ^ (state.keys() - {"logit_scale", "logit_bias"})
+    ) or sorted(n for n in own if own[n].shape != state[n].shape)
+    if wrong:
+        raise CheckpointError(
+            f"{path} does not hold a CLIP in OpenAI's names (first tensor out of place:"
+            f" {wrong[0]}); give an OpenAI or open_clip ViT file"
+        )
+    bad = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
+    if bad is not None:
+        raise CheckpointError(
+            f"{path} holds values that are not finite (in {bad}); download it again"
+        )
+    clip.load_state_dict({name: state[name.removeprefix("text.")] for name in clip.state_dict()})
+
+
+def _stored_config(path: Path) -> dict[str, Any] | None:
+    """The configuration in the header of a safetensors file written by `unseen pretrain`."""
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, framework="pt") as file:
+        stored = (file.metadata() or {}).get("config")
+    config: dict[str, Any] | None = json.loads(stored) if stored else None
+    return config

@@ -1,0 +1,56 @@
+"""Prompt templates: the patterns a class name is put into before CLIP's text tower reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from unseen.errors import SettingError
+
+OWN: dict[str, tuple[str, ...]] = {
+    "name": ("{}",),
+    "single": ("a photo of a {}",),
+    "no_article": ("a photo of {}",),
+    "multi": (
+        "a photo of a {}.", "a photo of a small {}.", "a photo of a medium {}.",
+        "a photo of a large {}.", "This is a photo of a {}.", "This is a photo of a small {}.",
+        "This is a photo of a medium {}.", "This is a photo of a large {}.", "a {} in the scene.",
+        "a photo of a {} in the scene.", "There is a {} in the scene.",
+        "There is the {} in the scene.", "This is a {} in the scene.",
+        "This is the {} in the scene.", "This is one {} in the scene.",
+    ),
+}  # fmt: skip
+"""The bare name; one prompt (VOC); the same without article (EdgeCLIP's figure); the 15 of
+ZegCLIP's "multi" (COCO-Stuff, Context)."""
+
+
+class Templates(Mapping[str, tuple[str, ...]]):
+    """The named sets of templates.
+
+    The 80 of the CLIP paper ("imagenet") are read from open_clip when they are needed, because
+    importing it takes seconds.
+    """
+
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        """The templates of a set, each with one `{}`.
+
+        Raises:
+            SettingError: There is no such set.
+        """
+        if name == "imagenet":
+            from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+            return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+        if name not in OWN:
+            raise SettingError(
+                f"there is no set of templates called {name!r}; choose one of {', '.join(self)}"
+            )
+        return OWN[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*OWN, "imagenet"))
+
+    def __len__(self) -> int:
+        return len(OWN) + 1
+
+
+TEMPLATES = Templates()

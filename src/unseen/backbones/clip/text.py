@@ -1,0 +1,312 @@
+"""Text encoders: the text tower of a CLIP, or text features stored in a file.
+
+Both take class names and prompt templates and give vectors in the space that images share, so that
+a method never asks where its text features come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from open_clip.transformer import TextTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unseen.backbones.clip.blocks import run_block
+from unseen.errors import DataError, SettingError, VocabularyError
+
+NO_TOWER = "none"
+"""The source name of a text tower that is not there: the text features come from a file."""
+
+
+class TextEncoder(Protocol):
+    """What turns class names into vectors.
+
+    Attributes:
+        embed_dim: D, channels of the space shared by images and text.
+        source: Where its weights or vectors came from.
+    """
+
+    embed_dim: int
+    source: str
+
+    def encode_prompts(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """The vectors (K, P, D) of K names in P templates, not normalised."""
+
+    def encode_names(
+        self, names: Sequence[str], templates: Sequence[str], *, unit: bool = True
+    ) -> Tensor:
+        """One vector for each name, (K, D)."""
+
+
+class CLIPText(nn.Module):
+    """The text half of a CLIP, frozen.
+
+    Args:
+        text: The text tower.
+        embed_dim: D.
+        source: Where the weights came from, as given to `load_text`.
+        config: open_clip's configuration, where it is known.
+
+    Attributes:
+        source: As given.
+        config: As given.
+        embed_dim: D, channels of the space shared by images and text.
+        text_width: Channels of the text tower.
+        context_length: Tokens a prompt may have at most, start and end included.
+    """
+
+    def __init__(
+        self,
+        text: open_clip.CLIP | TextTransformer,
+        embed_dim: int,
+        *,
+        source: str = "",
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.text = TextTower(text)
+        self.embed_dim, self.source, self.config = embed_dim, source, config
+        self.text_width = len(self.text.ln_final.weight)
+        self.context_length = len(self.text.positional_embedding)
+        self.requires_grad_(False)
+        self.eval()
+
+    def state_to_save(self, *, lossless: bool = False) -> dict[str, Tensor]:
+        """All weights in OpenAI's names, in half precision.
+
+        Args:
+            lossless: Keep a tensor in its own precision where half precision cannot hold it.
+        """
+        stored = {}
+        for name, tensor in self.state_dict().items():
+            half = tensor.detach().half()
+            exact = not lossless or torch.equal(half.float(), tensor)
+            kept = half if exact else tensor
+            stored[name.removeprefix("text.")] = kept.cpu().contiguous()
+        return stored
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids (S, context_length) int64, padded with 0.
+
+        Raises:
+            VocabularyError: A prompt has more tokens than the context holds.
+        """
+        tokenizer = _tokenizer()
+        rows = torch.zeros(len(prompts), self.context_length, dtype=torch.int64)
+        for row, prompt in zip(rows, prompts, strict=True):
+            ids = [tokenizer.sot_token_id, *tokenizer.encode(prompt), tokenizer.eot_token_id]
+            if len(ids) > self.context_length:
+                shown = prompt if len(prompt) <= 60 else prompt[:57] + "..."
+                raise VocabularyError(
+                    f"{shown!r} is {len(ids)} tokens long and CLIP reads at most"
+                    f" {self.context_length}; shorten it"
+                )
+            row[: len(ids)] = torch.tensor(ids)
+        return rows
+
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """The embeddings (S, T, text width) that enter the tower, without positions.
+
+        A method with learnable prompts replaces some of them and calls `encode_tokens`.
+        """
+        embeddings: Tensor = self.text.token_embedding(ids)
+        return embeddings
+
+    def encode_tokens(self, ids: Tensor, embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Vectors of prompts and of their tokens.
+
+        Args:
+            ids: (S, T) int64.
+            embeddings: (S, T, text width), read in place of those of `ids`, which then only say
+                where a prompt ends.
+
+        Returns:
+            The prompts' vectors (S, D), not normalised, and the tokens after the final norm
+            (S, T, text width).
+        """
+        pooled, tokens = self.text(ids, embeddings)
+        return pooled, tokens
+
+    def encode_prompts(
+        self, names: Sequence[str], templates: Sequence[str], *, batch_size: int = 256
+    ) -> Tensor:
+        """The vectors (K, P, D) of K names in P templates, not normalised.
+
+        Args:
+            names: K class names.
+            templates: P patterns with one `{}` each.
+            batch_size: Prompts encoded at a time.
+
+        Raises:
+            VocabularyError: A prompt is too long for the tower.
+        """
+        prompts = [template.format(name) for name in names for template in templates]
+        ids = self.tokenize(prompts).to(self.text.positional_embedding.device)
+        vectors = torch.cat([self.encode_tokens(part)[0] for part in torch.split(ids, batch_size)])
+        return vectors.view(len(names), len(templates), -1)
+
+    def encode_names(
+        self, names: Sequence[str], templates: Sequence[str], *, unit: bool = True
+    ) -> Tensor:
+        """One vector for each name, (K, D): the mean over its prompts.
+
+        Args:
+            names: K class names.
+            templates: P patterns with one `{}` each.
+            unit: Normalise the prompts' vectors and their mean to unit length.
+
+        Raises:
+            VocabularyError: A prompt is too long for the tower.
+        """
+        vectors = self.encode_prompts(names, templates)
+        if not unit:
+            return vectors.mean(dim=1)
+        return F.normalize(F.normalize(vectors, dim=-1).mean(dim=1), dim=-1)
+
+
+class TextTower(nn.Module):
+    """The causal text transformer, from either of open_clip's two homes for it."""
+
+    def __init__(self, text: open_clip.CLIP | TextTransformer) -> None:
+        super().__init__()
+        self.token_embedding = text.token_embedding
+        self.positional_embedding = text.positional_embedding
+        self.transformer, self.ln_final = text.transformer, text.ln_final
+        self.text_projection = text.text_projection
+
+    def forward(self, ids: Tensor, embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `CLIPText.encode_tokens`."""
+        if embeddings is None:
+            embeddings = self.token_embedding(ids)
+        length = ids.shape[1]
+        x = embeddings + self.positional_embedding[:length]  # (S, T, width)
+        causal = torch.full((length, length), float("-inf"), device=x.device, dtype=x.dtype).triu(1)
+        for block in self.transformer.resblocks:
+            x = run_block(block, x, causal)
+        x = self.ln_final(x)
+        # The end-of-text token, whose output is the prompt's vector, has the highest id.
+        end = x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)]
+        if isinstance(self.text_projection, nn.Linear):
+            return self.text_projection(end), x
+        return end @ self.text_projection, x
+
+
+class StoredText:
+    """Text features from a .npy file, used as stored: one row a class, in float32.
+
+    Args:
+        names: K class names.
+        rows: (K, D), or (K + 1, D) where the last row is the vector of what is no class.
+        source: For messages.
+
+    Attributes:
+        embed_dim: D.
+        source: `NO_TOWER`: there is no text tower.
+    """
+
+    def __init__(self, names: Sequence[str], rows: NDArray[Any], source: Path) -> None:
+        self.names, self.rows, self.file = tuple(names), rows, source
+        self.embed_dim, self.source = int(rows.shape[1]), NO_TOWER
+
+    @classmethod
+    def read(cls, path: Path, names: Sequence[str]) -> StoredText:
+        """The features in a file.
+
+        Raises:
+            DataError: Not a .npy file of a plain (classes, D) array of numbers.
+        """
+        if not path.is_file():
+            raise DataError(f"the file of text embeddings {path} does not exist; check the path")
+        try:
+            rows = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path} is not a readable .npy file of text embeddings; save a plain (classes,"
+                " width) float array"
+            ) from error
+        if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu" or rows.ndim != 2:
+            raise DataError(
+                f"{path} does not hold one plain array of numbers; save a (classes, width) float"
+                " array with numpy.save"
+            )
+        return cls(names, rows.astype(np.float32), path)
+
+    def check(self, embed_dim: int, background_name: str | None) -> None:
+        """Refuse features that do not fit a method.
+
+        Args:
+            embed_dim: D of the method.
+            background_name: Of what is no class, for methods that compare with one; its vector
+                must be the last row.
+
+        Raises:
+            DataError: Another number of rows, or another width.
+        """
+        needed = len(self.names) + (background_name is not None)
+        if self.rows.shape == (needed, embed_dim):
+            return
+        also, learned = "", ""
+        if background_name is not None:
+            also = f" and {background_name!r}, the last,"
+            learned = (
+                "; or, with SAZS, compare with a learned vector (--options.background learned)"
+            )
+        raise DataError(
+            f"{self.file} holds an array of shape {self.rows.shape}, but {len(self.names)}"
+            f" classes{also} of width {embed_dim} are needed; give a file of these rows{learned}"
+        )
+
+    def encode_prompts(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """The stored vectors as those of a single prompt, (K, 1, D)."""
+        return self.encode_names(names, templates).unsqueeze(1)
+
+    def encode_names(
+        self, names: Sequence[str], templates: Sequence[str], *, unit: bool = True
+    ) -> Tensor:
+        """The stored vectors (K, D) of some of the classes, whatever the templates.
+
+        Raises:
+            VocabularyError: A class the file has no vector for.
+        """
+        unknown = next((name for name in names if name not in self.names), None)
+        if unknown is not None:
+            raise VocabularyError(
+                f"the text embeddings come from a file, {self.file}, which has none for"
+                f" {unknown!r}; its classes are {', '.join(self.names)}"
+            )
+        return torch.from_numpy(self.rows[[self.names.index(name) for name in names]])
+
+    @property
+    def background(self) -> Tensor:
+        """The last row (D,): the vector of what is no class, where the file has one."""
+        return torch.from_numpy(self.rows[-1])
+
+
+def text_tower_of(
+    model: open_clip.CLIP | open_clip.CustomTextCLIP, source: str
+) -> open_clip.CLIP | TextTransformer:
+    """The text tower of a model of open_clip.
+
+    Raises:
+        SettingError: It is not CLIP's causal transformer.
+    """
+    text = getattr(model, "text", model)
+    if not isinstance(text, (open_clip.CLIP, TextTransformer)):
+        raise SettingError(
+            f"the text tower of {source!r} is not CLIP's causal transformer; choose a CLIP tag such"
+            " as ViT-B-16-quickgelu/openai"
+        )
+    return text
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> open_clip.SimpleTokenizer:
+    return open_clip.SimpleTokenizer()

@@ -1,0 +1,214 @@
+"""The image tower of a CLIP, walked block by block.
+
+Methods never call open_clip's towers: they call `embed`, `blocks` and `finish`, between which they
+may add tokens, masks and adapters, or read any layer. Walked without changes, the tower returns
+what open_clip returns, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Any, Literal
+
+import open_clip
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from unseen.backbones.clip.blocks import run_block
+from unseen.backbones.clip.text import CLIPText, text_tower_of
+from unseen.errors import SettingError
+from unseen.modules.cache import TableCache
+
+Resize = Literal["bicubic", "bilinear"]
+
+IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
+IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
+"""Statistics the released ZegCLIP, CLIP-RC and ESDA normalise with, although CLIP was trained with
+its own."""
+
+
+class CLIP(CLIPText):
+    """A CLIP whose image tower is a plain ViT with a class token, frozen.
+
+    Images are RGB in 0..1; `normalize` brings them to the statistics the tower was trained with.
+
+    Attributes:
+        width: C, channels of the image tower.
+        num_layers: Blocks of the image tower.
+        patch_size: Side of a patch in pixels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: open_clip.CLIP | open_clip.CustomTextCLIP,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        source: str = "",
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        visual = model.visual
+        _check_plain(visual, source)
+        text = text_tower_of(model, source)
+        super().__init__(text, visual.output_dim, source=source, config=config)
+        self.visual = visual
+        self.width, self.patch_size = visual.conv1.out_channels, visual.patch_size[0]
+        self.num_layers = len(visual.transformer.resblocks)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self._positions = TableCache()
+        self.requires_grad_(False)
+        self.eval()
+
+    def with_statistics(self, mean: Sequence[float], std: Sequence[float]) -> CLIP:
+        """The same weights with other statistics to normalise images; this tower stays as it is."""
+        other = copy(self)
+        other._buffers = {
+            **self._buffers,
+            "mean": self.mean.new_tensor(mean).view(3, 1, 1),
+            "std": self.std.new_tensor(std).view(3, 1, 1),
+        }
+        return other
+
+    def positions(
+        self,
+        grid: tuple[int, int],
+        resize: Resize = "bicubic",
+        *,
+        via: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """The position table (1 + h·w, C) for a grid; row 0 is the class token's.
+
+        Args:
+            grid: Patches down and across.
+            resize: "bicubic" with anti-aliasing, as open_clip does it; "bilinear" without, as
+                ZegCLIP, CLIP-RC and ESDA do it.
+            via: A grid the table goes through on the way (released code resizes once at loading and
+                again at run time).
+        """
+        table: Tensor = self.visual.positional_embedding
+        sizes = [size for size in (via, grid) if size is not None]
+        if all(size == self.visual.grid_size for size in sizes):
+            return table
+
+        def resized() -> Tensor:
+            patches = table[1:].T.reshape(1, -1, *self.visual.grid_size)  # (1, C, h, w)
+            antialias = resize == "bicubic"
+            for size in sizes:
+                if patches.shape[-2:] != size:
+                    patches = F.interpolate(patches, size, mode=resize, antialias=antialias)
+            return torch.cat([table[:1], patches.flatten(2)[0].T])
+
+        if table.requires_grad:  # a stored table would cut the gradient
+            return resized()
+        key = (grid, resize, via, table.device, table.dtype, table.data_ptr(), table._version)
+        return self._positions.get(key, resized)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images with the tower's statistics, padded to whole patches.
+
+        Args:
+            images: (B, 3, H, W), RGB in 0..1; the mean becomes 0, which is also what pads the
+                bottom and the right.
+        """
+        p = self.patch_size
+        images = (images - self.mean) / self.std
+        return F.pad(images, (0, -images.shape[-1] % p, 0, -images.shape[-2] % p))
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Patches down and across that cover images (…, H, W)."""
+        return -(-images.shape[-2] // self.patch_size), -(-images.shape[-1] // self.patch_size)
+
+    def padded_size(self, images: Tensor) -> tuple[int, int]:
+        """Height and width in pixels of images (…, H, W) padded to whole patches."""
+        h, w = self.grid(images)
+        return h * self.patch_size, w * self.patch_size
+
+    def embed(
+        self,
+        images: Tensor,
+        *,
+        resize: Resize = "bicubic",
+        via: tuple[int, int] | None = None,
+        twice: bool = False,
+    ) -> Tensor:
+        """The tokens (B, 1 + N, C) that enter the first block, class token first.
+
+        Args:
+            images: (B, 3, H, W), RGB in 0..1, any size; padded to whole patches.
+            resize: How the position table is resized (`positions`).
+            via: A grid the table goes through (`positions`).
+            twice: Add the class embedding a second time, as the released ZegCLIP, CLIP-RC and ESDA
+                do.
+        """
+        visual = self.visual
+        x = visual.conv1(self.normalize(images))  # (B, C, h, w)
+        positions = self.positions((x.shape[-2], x.shape[-1]), resize, via=via)
+        x = x.flatten(2).transpose(1, 2)  # (B, N, C)
+        first = visual.class_embedding.expand(len(x), 1, -1)
+        x = torch.cat([first, x], dim=1) + positions
+        if twice:
+            x = torch.cat([x[:, :1] + visual.class_embedding, x[:, 1:]], dim=1)
+        out: Tensor = visual.ln_pre(x)
+        return out
+
+    def block(self, index: int, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """One residual block on tokens (B, T, C); `mask` as in `self_attention`."""
+        return run_block(self.visual.transformer.resblocks[index], x, mask)
+
+    def blocks(
+        self, x: Tensor, start: int = 0, stop: int | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Some blocks in turn on tokens (B, T, C).
+
+        Args:
+            x: What enters block `start`.
+            start: First block.
+            stop: Block to end before; all by default; negative counts from the end.
+            mask: As in `self_attention`; one for each image as (B, 1, T, T).
+        """
+        for index in range(self.num_layers)[start:stop]:
+            x = self.block(index, x, mask)
+        return x
+
+    def layers(self, x: Tensor, indices: Sequence[int], mask: Tensor | None = None) -> list[Tensor]:
+        """The tokens (B, T, C) after any set of blocks, in the order of `indices`.
+
+        Args:
+            x: What enters the first block.
+            indices: Blocks, from 0; negative counts from the end. Blocks behind the last of them
+                are not run.
+            mask: As in `blocks`.
+        """
+        wanted = [range(self.num_layers)[index] for index in indices]
+        after = {}
+        for index in range(max(wanted) + 1):
+            x = self.block(index, x, mask)
+            if index in wanted:
+                after[index] = x
+        return [after[index] for index in wanted]
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Final norm and projection of tokens (…, C) into the joint space (…, D)."""
+        out: Tensor = self.visual.ln_post(x) @ self.visual.proj
+        return out
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """The images' vectors (B, D), not normalised, as open_clip's `encode_image`."""
+        return self.finish(self.blocks(self.embed(images))[:, 0])
+
+
+def _check_plain(visual: Any, source: str) -> None:
+    """Refuse image towers whose patches do not lie in the joint space."""
+    plain = isinstance(visual, VisionTransformer) and visual.pool_type == "tok"
+    if not plain or visual.attn_pool is not None or visual.final_ln_after_pool:
+        raise SettingError(
+            f"the image tower of {source!r} is not a plain ViT with a class token; choose a CLIP"
+            " tag such as ViT-B-16-quickgelu/openai"
+        )

@@ -1,0 +1,190 @@
+"""Bases of the methods that stand on a CLIP: on its text half, or on the whole of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unseen.backbones.clip.loading import load_clip, load_text
+from unseen.backbones.clip.templates import TEMPLATES
+from unseen.backbones.clip.text import NO_TOWER, CLIPText, StoredText, TextEncoder
+from unseen.backbones.clip.tower import CLIP, IMAGENET_MEAN, IMAGENET_STD, Resize
+from unseen.errors import SettingError
+from unseen.segmenter import Segmenter, TextFeatures, Tower, as_color
+from unseen.vocabulary import Vocabulary
+
+
+class TextSegmenter(Segmenter):
+    """Base of the methods that know classes by CLIP's text tower, or by stored text features.
+
+    Args:
+        clip: A CLIP, its text half, or stored text features.
+        templates: Key of `TEMPLATES`: the prompts a class name is put in.
+        background_name: Encoded with every vocabulary, for methods that compare with what is none
+            of the classes.
+        unit_text: Whether text features have unit length.
+    """
+
+    def __init__(
+        self,
+        clip: CLIPText | StoredText,
+        *,
+        templates: str = "single",
+        background_name: str | None = None,
+        unit_text: bool = True,
+    ) -> None:
+        super().__init__()
+        self.clip, self.templates = clip, TEMPLATES[templates]
+        self.background_name, self.unit_text = background_name, unit_text
+        self.stored_text: StoredText | None = None
+
+    @classmethod
+    def load_tower(cls, source: str, stored: StoredText | None = None) -> CLIPText | StoredText:
+        """The part of a CLIP that the method stands on.
+
+        Args:
+            source: As for `load_text`; "none" where the text features come from a file.
+            stored: That file.
+        """
+        if source == NO_TOWER and stored is not None:
+            return stored
+        return load_text(source)
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """What encodes class names: stored text features, where there are any, or the CLIP."""
+        if self.stored_text is not None:
+            return self.stored_text
+        return self.clip
+
+    def use_stored_text(self, stored: StoredText) -> None:
+        """Take text features from a file from now on.
+
+        Raises:
+            SettingError: The method reads single tokens, which a file does not hold.
+            DataError: Features that do not fit the method.
+        """
+        if self.needs_tokens:
+            raise SettingError(
+                f"{type(self).__name__} reads the single tokens of a prompt, which text embeddings"
+                " do not hold; leave --text-embeddings away"
+            )
+        stored.check(self.clip.embed_dim, self.background_name)
+        self.stored_text = stored
+
+    @property
+    def towers(self) -> dict[str, Tower]:
+        """The CLIP, unless all text features come from a file."""
+        if isinstance(self.clip, StoredText):
+            return {}
+        return {"clip": Tower(self.clip, self.clip.source)}
+
+    def encode_text(self, vocabulary: Vocabulary) -> TextFeatures:
+        """One vector a class, (K, D): the mean over its prompts and names, of unit length.
+
+        The background's name is encoded as it is, without a template.
+        """
+        templates = self.templates
+        if vocabulary.templates is not None:
+            templates = TEMPLATES[vocabulary.templates]
+        with torch.set_grad_enabled(self.trains_text and torch.is_grad_enabled()):
+            return TextFeatures(
+                vocabulary.names,
+                self._pooled(vocabulary, templates),
+                background=self._background(),
+            )
+
+    def _pooled(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Tensor:
+        encoder, unit = self.text_encoder, self.unit_text
+        if not vocabulary.synonyms:
+            return encoder.encode_names(vocabulary.names, templates, unit=unit)
+        groups = [vocabulary.names_of(name) for name in vocabulary.names]
+        names = [name for group in groups for name in group]
+        vectors = encoder.encode_names(names, templates, unit=unit)
+        means = [
+            part.mean(dim=0) for part in torch.split(vectors, [len(group) for group in groups])
+        ]
+        pooled = torch.stack(means)
+        if unit:
+            pooled = F.normalize(pooled, dim=-1)
+        return pooled
+
+    def _background(self) -> Tensor | None:
+        if self.background_name is None:
+            return None
+        if self.stored_text is not None:
+            return self.stored_text.background
+        name = [self.background_name]
+        return self.text_encoder.encode_names(name, TEMPLATES["name"], unit=self.unit_text)[0]
+
+
+@dataclass(frozen=True)
+class TowerQuirks:
+    """What the released ZegCLIP, CLIP-RC and ESDA do to CLIP's image tower.
+
+    Attributes:
+        normalization: Statistics of the images: CLIP's own ("clip"), or ImageNet's, as the released
+            training codes.
+        class_embedding_twice: Add CLIP's class embedding a second time (released: yes, by mistake).
+        resize: How the position table is resized (released: "bilinear").
+        train_grid: A grid the position table goes through first (released: that of the training
+            crops).
+    """
+
+    normalization: Literal["clip", "imagenet"] = "clip"
+    class_embedding_twice: bool = False
+    resize: Resize = "bicubic"
+    train_grid: tuple[int, int] | None = None
+
+
+RELEASED_TOWER: dict[str, Any] = {
+    "normalization": "imagenet",
+    "class_embedding_twice": True,
+    "resize": "bilinear",
+}
+"""The values of `TowerQuirks` that the released codes share."""
+
+
+class ClipSegmenter(TextSegmenter):
+    """Base of the methods on a whole CLIP, whose image tower is a plain ViT.
+
+    Args:
+        clip: The tower.
+        templates: As for `TextSegmenter`.
+        quirks: What a released code does to the tower.
+    """
+
+    clip: CLIP
+
+    def __init__(
+        self, clip: CLIP, *, templates: str = "single", quirks: TowerQuirks | None = None
+    ) -> None:
+        super().__init__(clip, templates=templates)
+        self.tower_quirks = quirks or TowerQuirks()
+        if self.tower_quirks.normalization == "imagenet":
+            self.clip = clip.with_statistics(IMAGENET_MEAN, IMAGENET_STD)
+
+    @classmethod
+    def load_tower(cls, source: str, stored: StoredText | None = None) -> CLIP:
+        """A whole CLIP."""
+        return load_clip(source)
+
+    @property
+    def pad_color(self) -> tuple[float, float, float]:
+        """The mean that the tower's normalisation takes away."""
+        return as_color(self.clip.mean)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The tokens (B, 1 + N, C) that enter the tower's first block, class token first."""
+        quirks = self.tower_quirks
+        return self.clip.embed(
+            images,
+            resize=quirks.resize,
+            via=quirks.train_grid,
+            twice=quirks.class_embedding_twice,
+        )
