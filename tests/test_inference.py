@@ -27,15 +27,13 @@ class Known(Segmenter):
     """Class k scores the patch's colour along its vector; even classes gain and odd ones lose towards
     the window's end, so a score depends on the window."""
 
-    frozen = ()
-
     def __init__(self) -> None:
         super().__init__()
         self.seen_received: list[Sequence[int] | None] = []
         self.sizes: list[tuple[int, ...]] = []
 
-    def encode_text(self, names: Sequence[str]) -> TextFeatures:
-        return TextFeatures(tuple(names), torch.randn(len(names), 3))
+    def encode_text(self, vocabulary: Vocabulary) -> TextFeatures:
+        return TextFeatures(vocabulary.names, torch.randn(len(vocabulary), 3))
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
         self.sizes.append(tuple(images.shape))

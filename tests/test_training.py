@@ -24,7 +24,7 @@ from unseen.segmenter import Prediction, Segmenter
 from unseen.settings import TrainSettings, TransformSettings
 from unseen.training.batches import LabelMapItems, QueryItems, StepSampler, training_items
 from unseen.training.loop import RunControl, fit
-from unseen.training.schedules import learning_rate, parameter_groups
+from unseen.training.schedules import learning_rate
 from unseen.training.targets import targets_of
 from unseen.vocabulary import Vocabulary
 
@@ -142,10 +142,10 @@ def test_other_schedules() -> None:
 
 def test_norms_and_biases_decay_only_by_the_setting() -> None:
     model = segmenter()
-    plain = parameter_groups(model, TrainSettings())
+    plain = model.parameter_groups(TrainSettings())
     assert [group["weight_decay"] for group in plain] == [0.01, 0.0]
     assert all(p.ndim > 1 for p in plain[0]["params"])
-    released = parameter_groups(model, TrainSettings(decay_norms=True))
+    released = model.parameter_groups(TrainSettings(decay_norms=True))
     assert len(released) == 1
     assert len(released[0]["params"]) == sum(p.requires_grad for p in model.parameters())
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unseen.backbones.clip.loading import build_clip, build_text
 from unseen.backbones.clip.shapes import config_from_shapes, text_config_from_shapes
-from unseen.backbones.clip.text import CLIPText
+from unseen.backbones.clip.text import CLIPText, StoredText
 from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import CheckpointError, SettingError
 from unseen.methods import create
@@ -352,10 +352,9 @@ def translate(method: str, state: dict[str, Tensor], **sizes: Any) -> tuple[Text
     released = RELEASED[method]
     clip = _tower(method, state, sizes)
     segmenter = create(method, clip, published=True, **{**read, **sizes})
-    config = clip.config if released.towers is not None and clip.config else {}
-    heads = {"text": config["text_cfg"]["heads"]} if config else {}
-    if "vision_cfg" in config:
-        heads["image"] = config["vision_cfg"]["width"] // config["vision_cfg"]["head_width"]
+    heads: dict[str, int] = {}
+    if released.towers is not None:
+        heads = _heads_of(clip)
     report, own, ours = Report(heads=heads), segmenter.state_dict(), {}
     last = str(read.get("decoder_layers", 0) - 1)
     dead = released.dead.replace("LAST", last).replace(
@@ -386,6 +385,17 @@ def translate(method: str, state: dict[str, Tensor], **sizes: Any) -> tuple[Text
     return segmenter.eval(), report
 
 
+def _heads_of(clip: CLIPText | StoredText) -> dict[str, int]:
+    """The attention heads of a tower's parts, which the shapes of the weights do not tell."""
+    if isinstance(clip, StoredText) or not clip.config:
+        return {}
+    heads = {"text": clip.config["text_cfg"]["heads"]}
+    vision = clip.config.get("vision_cfg")
+    if vision:
+        heads["image"] = vision["width"] // vision["head_width"]
+    return heads
+
+
 def renamed(name: str, names: Names, last: str) -> str:
     """Our name of a released tensor; `LAST` in the patterns stands for the number of the decoder's
     last layer.
@@ -397,7 +407,7 @@ def renamed(name: str, names: Names, last: str) -> str:
     return name
 
 
-def _tower(method: str, state: dict[str, Tensor], sizes: dict[str, Any]) -> CLIPText:
+def _tower(method: str, state: dict[str, Tensor], sizes: dict[str, Any]) -> CLIPText | StoredText:
     """The tower the method stands on, from the checkpoint or given among `sizes`, out of which what
     concerns it is taken.
     """
@@ -407,7 +417,7 @@ def _tower(method: str, state: dict[str, Tensor], sizes: dict[str, Any]) -> CLIP
         if given is not None:
             raise SettingError(f"a checkpoint of {method} brings its own towers; leave clip away")
         return _clip(state, towers, *heads)
-    if not isinstance(given, CLIPText):
+    if not isinstance(given, (CLIPText, StoredText)):
         raise SettingError(
             f"a checkpoint of {method} holds no text tower; give the one it was trained with as"
             " clip (ViT-B-32-quickgelu/openai)"
