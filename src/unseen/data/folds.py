@@ -92,13 +92,14 @@ class ListedFold(Fold):
 
     lists: Path | None = None
 
+    @staticmethod
+    @abstractmethod
+    def read_list(path: Path) -> list[tuple[str, int]]:
+        """The (image, class) pairs of a list."""
+
     @abstractmethod
     def sources(self, split: str) -> list[tuple[str, Sequence[int]]]:
         """Names of the lists of a split, each with the classes it may name."""
-
-    @abstractmethod
-    def read_list(self, path: Path) -> list[tuple[str, int]]:
-        """The (image, class) pairs of a list."""
 
     @abstractmethod
     def locate(self, root: Path | None) -> Callable[[str], Pair]:
@@ -146,6 +147,7 @@ class PascalFold(ListedFold):
     title = "PASCAL-5i"
     class_names = VOC
     uniform_classes = False
+    read_list = staticmethod(pascal_list)
 
     @property
     def novel(self) -> range:
@@ -162,10 +164,6 @@ class PascalFold(ListedFold):
             return [(f"pascal/val/fold{self.number}.txt", self.novel)]
         others = [number for number in range(4) if number != self.number]
         return [(f"pascal/trn/fold{number}.txt", self._classes_of(number)) for number in others]
-
-    def read_list(self, path: Path) -> list[tuple[str, int]]:
-        """See `ListedFold`."""
-        return pascal_list(path)
 
     def locate(self, root: Path | None) -> Callable[[str], Pair]:
         """See `ListedFold`."""
@@ -188,6 +186,7 @@ class CocoFold(ListedFold):
     family = "coco-20i"
     title = "COCO-20i"
     class_names = COCO
+    read_list = staticmethod(coco_list)
 
     @property
     def novel(self) -> range:
@@ -199,10 +198,6 @@ class CocoFold(ListedFold):
         if split == "val":
             return [(f"coco/val/fold{self.number}.pkl", self.novel)]
         return [(f"coco/trn/fold{self.number}.pkl", self.base)]
-
-    def read_list(self, path: Path) -> list[tuple[str, int]]:
-        """See `ListedFold`."""
-        return coco_list(path)
 
     def locate(self, root: Path | None) -> Callable[[str], Pair]:
         """See `ListedFold`."""

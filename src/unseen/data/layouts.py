@@ -222,12 +222,7 @@ def coco_stuff_pairs(root: Path, split: str) -> list[Pair]:
     """
     folder = f"{split}2017"
     images, masks = root / "images" / folder, root / "annotations" / folder
-    for place in (images, masks):
-        if not place.is_dir():
-            raise DataError(
-                f"{root} is not COCO-Stuff's folder (no {place.relative_to(root)} in it); give the"
-                " folder of images and annotations with --root"
-            )
+    _require_folders(root, (images, masks), "COCO-Stuff's folder", "images and annotations")
     ending = "_labelTrainIds.png"
     pairs = [Pair(image, masks / f"{image.stem}{ending}") for image in _listed(images, "*.jpg")]
     remedy = (
@@ -296,12 +291,7 @@ def cityscapes_pairs(root: Path, split: str) -> list[Pair]:
     """
     base = _holding("leftImg8bit", (root / "cityscapes",)) or root
     images, masks = base / "leftImg8bit" / split, base / "gtFine" / split
-    for place in (images, masks):
-        if not place.is_dir():
-            raise DataError(
-                f"{root} is not Cityscapes' folder (no {place.relative_to(base)} in it); give the"
-                " folder of leftImg8bit and gtFine with --root"
-            )
+    _require_folders(base, (images, masks), "Cityscapes' folder", "leftImg8bit and gtFine")
     ending, mask = "_leftImg8bit.png", "_gtFine_labelTrainIds.png"
     pairs = [
         Pair(image, masks / image.parent.name / f"{image.name.removesuffix(ending)}{mask}")
@@ -320,6 +310,15 @@ def cityscapes_pairs(root: Path, split: str) -> list[Pair]:
 def _holding(name: str, places: Iterable[Path]) -> Path | None:
     """The first of the folders that holds a folder `name`."""
     return next((place for place in places if (place / name).is_dir()), None)
+
+
+def _require_folders(root: Path, places: Iterable[Path], title: str, parts: str) -> None:
+    for place in places:
+        if not place.is_dir():
+            raise DataError(
+                f"{root} is not {title} (no {place.relative_to(root)} in it); give the folder of"
+                f" {parts} with --root"
+            )
 
 
 def _first_file(paths: Iterable[Path]) -> Path | None:
