@@ -2,7 +2,7 @@
 equal; prints a Markdown table.
 
 Run: python benchmarks/choices.py zegclip --steps 300
-     python benchmarks/choices.py zegclip --seeds 0 --only ours void=negative
+     python benchmarks/choices.py zegclip --seeds 0 --only ours ignored_as=negative
      python benchmarks/choices.py naclip
      python benchmarks/choices.py esda --folds 0 1 2 3 --only ours token_order=released
 
@@ -41,7 +41,7 @@ CHOICES = {
         "scale=heads",
         "dropout=0.1",
         "published",
-        "void=negative",
+        "ignored_as=negative",
         "focal_over=all",
         "class_embedding_twice=true",
         "normalization=imagenet",
@@ -67,7 +67,7 @@ CHOICES = {
         "recovery_weight=0.0",
         "recovery_weight=50.0",
         "class_embedding_twice=true",
-        "void=negative",
+        "ignored_as=negative",
         "identical_layers=true",
         "train.regime=transductive",
         "train.regime=supervised",
@@ -77,7 +77,7 @@ CHOICES = {
         "published",
         "token_order=released",
         "head_input=released",
-        "word_start=random",
+        "text_start=random",
         "prior_logit_order=released",
         "adapters=false",
         "last_block=released",
@@ -87,7 +87,7 @@ CHOICES = {
         "ours",
         "balanced=false",
         "background=learned",
-        "void=others",
+        "ignored_as=others",
         "loss_weights=[1.0,0.0,0.0,0.0]",
         "scale=4.0",
         "dropout=0.5",

@@ -62,6 +62,23 @@ def test_lines_of_prose_have_100_columns(page: Path) -> None:
     assert wide == []
 
 
+def test_code_named_beside_equations_exists() -> None:
+    source = "".join(
+        path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py"))
+    )
+    missing = []
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        tables = re.findall(
+            r"^\| what \| where \|\n\|-+\|-+\|\n((?:\|.*\n)+)", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        for row in "".join(tables).splitlines():
+            for name in re.findall(r"`([A-Za-z_][\w.]*)`", row.split("|")[-2]):
+                last = name.rpartition(".")[2]
+                if not re.search(rf"\b(def|class) {last}\b|\b{last}\b( =|:)|self\.{last}\b", source):
+                    missing.append(f"{page.name}: {name}")
+    assert missing == []
+
+
 def test_every_method_and_benchmark_is_described() -> None:
     methods = "".join(
         page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "methods").glob("*.md")
