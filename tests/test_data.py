@@ -16,6 +16,7 @@ from unseen.data import doodles
 from unseen.data.benchmarks import BENCHMARKS, get_benchmark
 from unseen.data.classes import COCO, COCO_STUFF, CONTEXT, DOODLES, DOODLES_FOLDS, VOC, voc_palette
 from unseen.data.datasets import DoodleScenes, LabelledImages
+from unseen.data.doodle_shapes import SHAPES
 from unseen.data.doodles import draw
 from unseen.data.layouts import voc_pairs
 from unseen.data.pairs import Pair
@@ -30,7 +31,7 @@ def test_counts_of_classes() -> None:
     assert len(DOODLES) == len(set(DOODLES)) == 20
     assert [len(fold) for fold in DOODLES_FOLDS] == [5, 5, 5, 5]
     assert set().union(*DOODLES_FOLDS) == set(DOODLES)
-    assert set(doodles._parts()) == set(DOODLES)
+    assert set(SHAPES) == set(DOODLES)
     assert (len(COCO), len(COCO_STUFF), len(CONTEXT)) == (80, 171, 59)
     assert (COCO_STUFF[79], COCO_STUFF[80], COCO_STUFF[170]) == ("toothbrush", "banner", "wood")
     assert list(CONTEXT) == sorted(CONTEXT)
