@@ -133,9 +133,9 @@ def test_a_transductive_run_says_so(run: Path, tmp_path: Path) -> None:
 def test_folds_share_one_segmenter(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
 
-    def count(source: ModelSource) -> object:
+    def count(source: ModelSource, class_names: tuple[str, ...]) -> object:
         built.append(source)
-        return build(source)
+        return build(source, class_names)
 
     monkeypatch.setattr("unseen.comparison.build", count)
     reports = unseen.evaluate("naclip", "doodles-5i", settings=QUICK, save=False)

@@ -69,12 +69,16 @@ def test_code_named_beside_equations_exists() -> None:
     missing = []
     for page in sorted((ROOT / "docs").rglob("*.md")):
         tables = re.findall(
-            r"^\| what \| where \|\n\|-+\|-+\|\n((?:\|.*\n)+)", page.read_text(encoding="utf-8"), re.MULTILINE
+            r"^\| what \| where \|\n\|-+\|-+\|\n((?:\|.*\n)+)",
+            page.read_text(encoding="utf-8"),
+            re.MULTILINE,
         )
         for row in "".join(tables).splitlines():
             for name in re.findall(r"`([A-Za-z_][\w.]*)`", row.split("|")[-2]):
                 last = name.rpartition(".")[2]
-                if not re.search(rf"\b(def|class) {last}\b|\b{last}\b( =|:)|self\.{last}\b", source):
+                if not re.search(
+                    rf"\b(def|class) {last}\b|\b{last}\b( =|:)|self\.{last}\b", source
+                ):
                     missing.append(f"{page.name}: {name}")
     assert missing == []
 

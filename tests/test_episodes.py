@@ -262,7 +262,10 @@ def test_foreground_is_where_the_words_logit_is_higher() -> None:
     text = one.encode_text(Vocabulary(["tree", "car"]))
     found = query_mask(one, images, text, 1, InferenceSettings())
     logits = torch.stack(
-        [one(image.unsqueeze(0), text.select([1])).resized((32, 40))[0] for image in images]
+        [
+            one.forward_query(image.unsqueeze(0), text.select([1])).resized((32, 40))[0]
+            for image in images
+        ]
     )
     assert torch.equal(found, logits[:, 1] > logits[:, 0])
     assert torch.equal(found, query_mask(one, images, text, 1, InferenceSettings(), 0.5))

@@ -383,7 +383,7 @@ def test_text_embeddings_from_a_file(tmp_path: Path) -> None:
     main(["evaluate", str(tmp_path / "run"), "--limit", "2"])
     report = json.loads((tmp_path / "run" / "eval-doodles-first-2" / "report.json").read_text())
     assert report["protocol"]["text_embeddings"] == "words.npy"
-    assert len(report["protocol"]["tower"]["fingerprint"]) == 16
+    assert len(report["protocol"]["towers"]["clip"]["fingerprint"]) == 16
     model = unseen.load(str(tmp_path / "run"))
     assert torch.equal(model.encode(["cactus", "tree"]).pooled, vectors[[18, 0]])
     with pytest.raises(VocabularyError, match="none for 'sofa'"):
@@ -501,7 +501,7 @@ def test_python_refuses_what_the_verbs_refuse(
     model = unseen.load(str(run))
     with pytest.raises(SettingError, match="threshold is 3"):
         model.segment(photo, ["tree"], threshold=3)
-    with pytest.raises(VocabularyError, match="1 among the words is not a text"):
+    with pytest.raises(VocabularyError, match="1 among the classes is not a text"):
         model.segment(photo, [1, 2])  # type: ignore[list-item]
     with pytest.raises(SettingError, match="'tpu9' is not available here"):
         unseen.load("naclip", device="tpu9")
@@ -544,7 +544,7 @@ def test_bad_words(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         capsys, "segment", str(photo), "--words", "tree,fish,tree", *out
     )
     assert "reads at most 77" in said(capsys, "segment", str(photo), "--words", "tree " * 90, *out)
-    assert "word 2" in said(capsys, "segment", str(photo), "--words", "tree,,fish", *out)
+    assert "class 2" in said(capsys, "segment", str(photo), "--words", "tree,,fish", *out)
     assert "at most 253" in said(
         capsys, "segment", str(photo), "--words", ",".join(f"w{i}" for i in range(254)), *out
     )
@@ -712,7 +712,7 @@ def test_bad_runs(
         capsys, "segment", str(photo), "--words", "tree", "--model", str(broken)
     )
     (broken / "config.yaml").write_text(
-        (run / "config.yaml").read_text().replace("format: 1", "format: 7")
+        (run / "config.yaml").read_text().replace("format: 2", "format: 7")
     )
     assert "layout version 7" in said(capsys, "evaluate", str(broken))
     assert "not a run folder" in said(capsys, "evaluate", str(tmp_path))

@@ -301,7 +301,8 @@ def _print_place(report: Report) -> None:
     protocol = report.protocol
     if protocol["train"] is None:
         names = report.benchmark.class_names
-        notify(about_tower(protocol["tower"]["source"], names, "give --clip"))
+        for tower in protocol["towers"].values():
+            notify(about_tower(tower["source"], names, "give --clip"))
     if "threshold_chosen" in protocol:
         scores = protocol["threshold_chosen"]["mIoU_seen"].items()
         print(
