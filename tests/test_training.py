@@ -23,7 +23,8 @@ from unseen.methods import create
 from unseen.segmenter import Prediction, Segmenter
 from unseen.settings import TrainSettings, TransformSettings
 from unseen.training.batches import LabelMapItems, QueryItems, StepSampler, training_items
-from unseen.training.loop import RunControl, fit
+from unseen.training.loop import fit
+from unseen.training.records import RunControl
 from unseen.training.schedules import learning_rate
 from unseen.training.targets import targets_of
 from unseen.vocabulary import Vocabulary

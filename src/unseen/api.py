@@ -70,7 +70,8 @@ from unseen.settings import (
     change_inference,
     is_own,
 )
-from unseen.training.loop import RunControl, fit
+from unseen.training.loop import fit
+from unseen.training.records import RunControl
 from unseen.training.state import STATE
 from unseen.visualize import segments_sheet, spread
 

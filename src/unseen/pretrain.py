@@ -30,7 +30,8 @@ from unseen.data.doodles import draw
 from unseen.files import replacing
 from unseen.segmenter import decay_groups
 from unseen.settings import TrainSettings
-from unseen.training.loop import Job, RunControl, make_fabric, run_loop
+from unseen.training.loop import Job, make_fabric, run_loop
+from unseen.training.records import RunControl
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 128,

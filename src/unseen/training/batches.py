@@ -185,8 +185,10 @@ def training_items(
         settings: How to train.
         progress: Show a progress bar where all label maps are read.
     """
-    transductive = settings.regime == "transductive" and settings.pseudo_label_void
-    padding = Padding(segmenter.pad_color, PADDING if transductive else IGNORE)
+    pad_label = IGNORE
+    if settings.regime == "transductive" and settings.pseudo_label_void:
+        pad_label = PADDING  # ignored pixels get pseudo labels, padding none
+    padding = Padding(segmenter.pad_color, pad_label)
     augment = TrainTransform(settings.transforms, padding)
     if not isinstance(segmenter, QuerySegmenter):
         return LabelMapItems(data, augment)

@@ -39,7 +39,7 @@ class CsvCurve:
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
                 kept = [row for row in csv.DictReader(file) if int(row["step"]) < start]
-        self.columns: list[str] = list(kept[0]) if kept else []
+        self.columns: list[str] = []
         self._write(kept, "w")
 
     def add(self, step: int, values: Mapping[str, float]) -> None:

@@ -27,32 +27,11 @@ from unseen.labels import MAX_8BIT_CLASSES
 from unseen.segmenter import Prediction, QuerySegmenter, Segmenter, TextFeatures
 from unseen.settings import TrainSettings
 from unseen.training.batches import make_loader, training_items
-from unseen.training.curves import LOGS, Curve, open_curves
+from unseen.training.records import Records, RunControl
 from unseen.training.schedules import learning_rate, make_optimizer
-from unseen.training.state import STATE, read_state, restore_tensors, save_state
+from unseen.training.state import read_state, restore_tensors
 from unseen.training.targets import targets_of
 from unseen.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True)
-class RunControl:
-    """Where a run writes, and what happens besides the training.
-
-    Attributes:
-        out: Run folder; curves and states go there.
-        resume: Go on from the state in `out`, if there is one.
-        progress: Show progress bars.
-        begin: Called before the first step, when all settings have proved to be valid.
-        snapshot: Called with the number of steps taken, after each of `settings.snapshots`.
-
-    The two functions are called in the process that writes.
-    """
-
-    out: Path
-    resume: bool = False
-    progress: bool = True
-    begin: Callable[[], None] = lambda: None
-    snapshot: Callable[[int], None] = lambda step: None
 
 
 @dataclass(frozen=True)
@@ -203,8 +182,11 @@ class TrainingStep(nn.Module):
 
 def make_fabric(settings: TrainSettings) -> Fabric:
     """Devices and precision; further processes of a distributed run begin here."""
+    devices: str | int = settings.devices
+    if settings.devices != "auto":
+        devices = int(settings.devices)
     fabric = Fabric(
-        devices=settings.devices if settings.devices == "auto" else int(settings.devices),
+        devices=devices,
         num_nodes=settings.nodes,
         strategy=settings.strategy,
         precision=choose_precision(settings.precision),
@@ -235,44 +217,30 @@ def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunCont
     peak_rates = [group["lr"] for group in job.optimizer.param_groups]
     module, optimizer = fabric.setup(job.module, job.optimizer)
     module.train()
-    path = control.out / STATE
     start = 0
-    if control.resume and path.exists():
-        start = _restore(read_state(path), fabric, job, optimizer)
-    curves: list[Curve] = []
-    if fabric.is_global_zero:
-        control.begin()
-        curves = open_curves(control.out / LOGS, settings.logger, start)
+    if control.resume and control.state.exists():
+        start = restore(read_state(control.state), fabric, job, optimizer)
+    records = Records(fabric, optimizer, job.trained, settings, control)
+    records.begin(start)
 
     taken = start
     parts = iter(job.batches(start, fabric.global_rank, fabric.world_size))
     shown = control.progress and fabric.is_global_zero
     try:
-        with _attention_for(fabric.device), _progress_bar(shown) as bar:
+        with attention_for(fabric.device), progress_bar(shown) as bar:
             task = bar.add_task("training", total=settings.steps, completed=start, loss=0.0)
             for step in range(start, settings.steps):
                 for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
                     group["lr"] = peak * job.factor(step)
                 losses = take_step(fabric, module, optimizer, parts, step, settings)
                 taken = step + 1
-
-                last = taken == settings.steps
-                if taken % settings.log_every == 0 or last:
-                    values = _mean_over_ranks(fabric, losses)
-                    bar.update(task, loss=values["loss"])
-                    for curve in curves:
-                        curve.add(step, {**values, "lr": optimizer.param_groups[0]["lr"]})
-                # Validation while training belongs here, so that a state can keep its result.
-                if fabric.is_global_zero and (taken % settings.save_every == 0 or last):
-                    _save(path, taken, fabric, job, optimizer)
-                if fabric.is_global_zero and taken in settings.snapshots:
-                    control.snapshot(taken)
-                bar.advance(task)
+                # Validation while training belongs here, so that the records can keep its result.
+                records.write(taken, losses)
+                bar.update(task, advance=1, loss=records.loss)
     except KeyboardInterrupt:
-        _stop(fabric, taken, path)
+        stop(fabric, taken, control.state)
     finally:
-        for curve in curves:
-            curve.close()
+        records.close()
 
 
 def take_step(
@@ -308,7 +276,7 @@ def take_step(
             fabric.backward(losses["total"] / settings.accumulate)
         for name, value in losses.items():
             share = value.detach() / settings.accumulate
-            mean_losses[name] = mean_losses[name] + share if part else share
+            mean_losses[name] = mean_losses.get(name, 0) + share
     if settings.clip_norm is not None:
         # With float16, gradients may overflow: the scaler then leaves out the update.
         fabric.clip_gradients(
@@ -319,19 +287,7 @@ def take_step(
     return mean_losses
 
 
-def _save(
-    path: Path, taken: int, fabric: Fabric, job: Job, optimizer: torch.optim.Optimizer
-) -> None:
-    save_state(
-        path,
-        step=taken,
-        trained=job.trained(),
-        optimizer=optimizer.state_dict(),
-        precision=fabric.strategy.precision.state_dict(),
-    )
-
-
-def _restore(
+def restore(
     state: dict[str, Any], fabric: Fabric, job: Job, optimizer: torch.optim.Optimizer
 ) -> int:
     """Put a state into model, optimiser and precision; returns the number of steps taken."""
@@ -341,15 +297,18 @@ def _restore(
     return int(state["step"])
 
 
-def _attention_for(device: torch.device) -> AbstractContextManager[Any]:
+def attention_for(device: torch.device) -> AbstractContextManager[Any]:
     """On CPUs, attention in plain matrix products.
 
     A training step is then 1.7 times as fast as with the fused kernel (`benchmarks/attention.py`).
     """
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    if device.type == "cpu":
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
-def _progress_bar(shown: bool) -> Progress:
+def progress_bar(shown: bool) -> Progress:
+    """Steps, loss and remaining time."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -360,18 +319,7 @@ def _progress_bar(shown: bool) -> Progress:
     return Progress(*columns, disable=not shown)
 
 
-def _mean_over_ranks(fabric: Fabric, losses: dict[str, Tensor]) -> dict[str, float]:
-    """The losses as numbers, "loss" for the total and "loss/NAME" for the terms, sorted by name."""
-    means = {name: fabric.all_reduce(value, reduce_op="mean") for name, value in losses.items()}
-    named = {
-        "loss" if name == "total" else f"loss/{name}": float(value)
-        for name, value in means.items()
-        if isinstance(value, Tensor)
-    }
-    return dict(sorted(named.items()))
-
-
-def _stop(fabric: Fabric, taken: int, state: Path) -> None:
+def stop(fabric: Fabric, taken: int, state: Path) -> None:
     """End after Ctrl-C, with one sentence of the process that writes."""
     if not fabric.is_global_zero:
         raise SystemExit(130)

@@ -1,0 +1,121 @@
+"""What a run writes while it trains: curves, states, snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from unseen.settings import TrainSettings
+from unseen.training.curves import LOGS, Curve, open_curves
+from unseen.training.state import STATE, save_state
+
+
+@dataclass(frozen=True)
+class RunControl:
+    """Where a run writes, and what happens besides the training.
+
+    Attributes:
+        out: Run folder; curves and states go there.
+        resume: Go on from the state in `out`, if there is one.
+        progress: Show progress bars.
+        begin: Called before the first step, when all settings have proved to be valid.
+        snapshot: Called with the number of steps taken, after each of `settings.snapshots`.
+
+    The two functions are called in the process that writes.
+    """
+
+    out: Path
+    resume: bool = False
+    progress: bool = True
+    begin: Callable[[], None] = lambda: None
+    snapshot: Callable[[int], None] = lambda step: None
+
+    @property
+    def state(self) -> Path:
+        """The file to resume from."""
+        return self.out / STATE
+
+
+class Records:
+    """Writes what is due after a step; every process calls it, one of them writes.
+
+    Args:
+        fabric: The processes.
+        optimizer: Its state and learning rates are written.
+        trained: The tensors that a state keeps, by name.
+        settings: What is due after which steps.
+        control: Where to write.
+
+    Attributes:
+        loss: The total loss written last.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        optimizer: torch.optim.Optimizer,
+        trained: Callable[[], dict[str, Tensor]],
+        settings: TrainSettings,
+        control: RunControl,
+    ) -> None:
+        self.fabric, self.optimizer, self.trained = fabric, optimizer, trained
+        self.settings, self.control = settings, control
+        self.curves: list[Curve] = []
+        self.loss = 0.0
+
+    def begin(self, start: int) -> None:
+        """Open the curves of a run whose next step is `start`."""
+        if self.fabric.is_global_zero:
+            self.control.begin()
+            self.curves = open_curves(self.control.out / LOGS, self.settings.logger, start)
+
+    def write(self, taken: int, losses: dict[str, Tensor]) -> None:
+        """Write what is due after `taken` steps; `losses` are those of the last one."""
+        if self._is_due(taken, self.settings.log_every):
+            self._log(taken - 1, losses)
+        if not self.fabric.is_global_zero:
+            return
+        if self._is_due(taken, self.settings.save_every):
+            self._save(taken)
+        if taken in self.settings.snapshots:
+            self.control.snapshot(taken)
+
+    def close(self) -> None:
+        """Close the curves."""
+        for curve in self.curves:
+            curve.close()
+
+    def _is_due(self, taken: int, every: int) -> bool:
+        return taken % every == 0 or taken == self.settings.steps
+
+    def _log(self, step: int, losses: dict[str, Tensor]) -> None:
+        # The mean needs all processes, so it is taken before one of them writes.
+        values = _mean_over_ranks(self.fabric, losses)
+        self.loss = values["loss"]
+        for curve in self.curves:
+            curve.add(step, {**values, "lr": self.optimizer.param_groups[0]["lr"]})
+
+    def _save(self, taken: int) -> None:
+        save_state(
+            self.control.state,
+            step=taken,
+            trained=self.trained(),
+            optimizer=self.optimizer.state_dict(),
+            # Of the scaler that float16 needs; empty for other precisions.
+            precision=self.fabric.strategy.precision.state_dict(),
+        )
+
+
+def _mean_over_ranks(fabric: Fabric, losses: dict[str, Tensor]) -> dict[str, float]:
+    """The losses as numbers, "loss" for the total and "loss/NAME" for the terms, sorted by name."""
+    means: dict[str, float] = {}
+    for name in sorted(losses):
+        mean = fabric.all_reduce(losses[name], reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        means[f"loss/{name}"] = mean.item()
+    return {"loss": means.pop("loss/total"), **means}
