@@ -1,4 +1,4 @@
-"""Zero-shot semantic segmentation: an image and a list of words in, one label map out."""
+"""Zero-shot semantic segmentation: an image and a list of classes in, one label map out."""
 
 from __future__ import annotations
 

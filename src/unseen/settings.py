@@ -465,6 +465,7 @@ class TrainSettings:
         devices: "auto", or a number of devices.
         nodes: Number of machines.
         strategy: "ddp" for several devices; "auto" chooses.
+        transforms: Augmentation.
     """
 
     regime: Regime = "inductive"

@@ -48,7 +48,8 @@ def _today(flag: str, equals: str, value: str) -> list[str]:
     """One flag, or several for a group given as JSON."""
     group = read_value(value) if flag in GROUPS else None
     if isinstance(group, dict):
-        return [f"{flag}.{key}={write_value(part)}" for key, part in _flat(group)]
+        parts = (_today(f"{flag}.{key}", "=", write_value(part)) for key, part in _flat(group))
+        return [word for words in parts for word in words]
     if not equals or not _is_legacy(flag):
         return [f"{flag}{equals}{value}"]
     before = read_value(value)
