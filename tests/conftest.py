@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tiny import archives as tiny_archives
-from unseen.convert import RELEASED, renamed, translate
+from unseen.conversion import RELEASED, renamed, translate
 from unseen.segmenter import TextFeatures
 
 HERE = Path(__file__).parent

@@ -12,13 +12,14 @@ import pytest
 import unseen
 from test_flow import FEW, said
 from unseen.__main__ import main
-from unseen.building import ModelSource, build
+from unseen.building import build
 from unseen.data.benchmarks import get_benchmark
 from unseen.data.datasets import DoodleScenes
 from unseen.errors import SettingError
 from unseen.methods import OWN, Method
 from unseen.methods.training_free import TrainingFree
 from unseen.settings import EvaluationSettings, InferenceSettings, ModelSettings
+from unseen.sources import ModelSource
 
 
 @pytest.fixture(scope="module")

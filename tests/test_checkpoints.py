@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from unseen.backbones.clip.loading import load_clip
 from unseen.backbones.clip.text import StoredText
-from unseen.checkpoints import Run, load_run, read_config, save_run, tower_identities, versions
+from unseen.checkpoints import load_run, save_run, tower_identities
 from unseen.clip_segmenter import ClipSegmenter
 from unseen.errors import CheckpointError, DataError, VocabularyError
 from unseen.methods import create
 from unseen.methods.zegclip import ZegCLIP
+from unseen.runs import Run, read_config, versions
 from unseen.settings import InferenceSettings, ModelSettings
 from unseen.vocabulary import Vocabulary
 

@@ -18,7 +18,7 @@ from test_flow import said
 from unseen.__main__ import main
 from unseen.backbones.clip.loading import build_clip
 from unseen.checkpoints import load_run
-from unseen.convert import RELEASED, from_state_dict
+from unseen.conversion import RELEASED, from_state_dict
 from unseen.errors import CheckpointError
 from unseen.inference import score_maps
 from unseen.methods import METHODS
@@ -302,7 +302,8 @@ def test_python_says_the_same() -> None:
 def test_a_tower_survives_its_file(tmp_path: Path) -> None:
     """Values that half precision cannot hold are kept whole."""
     from unseen.backbones.clip.loading import load_clip
-    from unseen.checkpoints import TOWER, save_tower
+    from unseen.checkpoints import save_tower
+    from unseen.runs import TOWER
     from unseen.segmenter import Tower
 
     config = json.loads('{"embed_dim": 16, "quick_gelu": true}')

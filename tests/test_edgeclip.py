@@ -26,7 +26,7 @@ from unseen.backbones.clip.templates import TEMPLATES
 from unseen.backbones.clip.text import StoredText
 from unseen.backbones.resnet import SAME_IN_TIMM, DilatedResNet
 from unseen.checkpoints import load_run
-from unseen.convert import RELEASED, from_state_dict, renamed, translate
+from unseen.conversion import RELEASED, from_state_dict, renamed, translate
 from unseen.errors import CheckpointError, SettingError, VocabularyError
 from unseen.labels import IGNORE
 from unseen.methods import create

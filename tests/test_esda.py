@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from conftest import close, golden
 from tiny import tiny_clip
 from unseen.backbones.clip.loading import load_clip
-from unseen.convert import RELEASED, renamed, translate
+from unseen.conversion import RELEASED, renamed, translate
 from unseen.errors import SettingError
 from unseen.methods import create
 from unseen.methods.esda import ESDA, prior_map

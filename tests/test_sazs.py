@@ -16,7 +16,7 @@ from tiny import tiny_clip
 from unseen.backbones.clip.text import StoredText
 from unseen.backbones.mobilenet import DilatedMobileNet
 from unseen.checkpoints import load_run
-from unseen.convert import RELEASED, from_state_dict, renamed, translate
+from unseen.conversion import RELEASED, from_state_dict, renamed, translate
 from unseen.errors import CheckpointError, SettingError, VocabularyError
 from unseen.inference import query_mask
 from unseen.labels import IGNORE

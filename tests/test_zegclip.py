@@ -8,7 +8,7 @@ import torch
 from conftest import Released, close, golden
 from tiny import tiny_clip
 from unseen.backbones.clip.loading import load_clip
-from unseen.convert import from_state_dict
+from unseen.conversion import from_state_dict
 from unseen.errors import CheckpointError, SettingError
 from unseen.inference import score_maps
 from unseen.methods import create

@@ -23,7 +23,6 @@ import torch
 import unseen
 from unseen.backbones.dense import DenseBackbone
 from unseen.backbones.mobilenet import DilatedMobileNet
-from unseen.checkpoints import versions
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.data.episodes import pascal_list
 from unseen.files import write_text
@@ -32,6 +31,7 @@ from unseen.metrics import EpisodeCounts
 from unseen.predictor import Predictor
 from unseen.protocols import query_labels, read_episodes
 from unseen.reports import mean_and_spread
+from unseen.runs import versions
 from unseen.segments.source import write_masks
 from unseen.segments.spectral import SpectralSettings, spectra
 from unseen.settings import (

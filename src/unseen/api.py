@@ -21,35 +21,12 @@ from torch import Tensor
 from unseen.backbones.archives import read_state_dict
 from unseen.backbones.clip.text import CLIPText
 from unseen.backbones.vit import load_keys
-from unseen.building import (
-    ModelChoices,
-    ModelSource,
-    benchmark_templates,
-    build,
-    device_named,
-    encode,
-    find_model,
-    own_inference,
-    run_folder,
-)
-from unseen.checkpoints import (
-    CONFIG,
-    TEXT,
-    TOWER,
-    WEIGHTS,
-    Run,
-    load_run,
-    read_config,
-    save_config,
-    save_run,
-    save_tower,
-    tower_identities,
-    versions,
-)
+from unseen.building import build, device_named, encode, own_inference
+from unseen.checkpoints import load_run, save_run, save_tower, tower_identities
 from unseen.clip_segmenter import TextSegmenter
 from unseen.comparison import Places, compare
-from unseen.convert import RELEASED, read_sizes, translate
-from unseen.convert import Report as ConversionReport
+from unseen.conversion import RELEASED, read_sizes, translate
+from unseen.conversion import Report as ConversionReport
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
 from unseen.files import find_images, read_image, replacing
@@ -57,6 +34,7 @@ from unseen.methods import known
 from unseen.predictor import ImageLike, Predictor, Segmentation
 from unseen.recipes import recipe
 from unseen.reports import Report
+from unseen.runs import CONFIG, STATE, TEXT, TOWER, WEIGHTS, Run, read_config, save_config, versions
 from unseen.segmenter import TextFeatures
 from unseen.segments.source import extract
 from unseen.settings import (
@@ -70,9 +48,9 @@ from unseen.settings import (
     change_inference,
     is_own,
 )
+from unseen.sources import ModelChoices, ModelSource, benchmark_templates, find_model, run_folder
 from unseen.training.loop import fit
 from unseen.training.records import RunControl
-from unseen.training.state import STATE
 from unseen.visualize import segments_sheet, spread
 
 PUBLISHED_TOWER = "ViT-B-32-quickgelu/openai"
@@ -390,7 +368,7 @@ def convert(
     classes, templates and windows from the benchmark, other options from the method's recipe.
 
     Args:
-        method: Any of `unseen.convert.RELEASED`.
+        method: Any of `unseen.conversion.RELEASED`.
         file: The checkpoint.
         out: Run folder; written only if every tensor has its place.
         benchmark: What it was trained on; folds as "pascal-5i/0".

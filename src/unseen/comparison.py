@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unseen.building import ModelChoices, ModelSource, build, device_named, encode, find_model
-from unseen.building import run_folder as default_folder
+from unseen.building import build, device_named, encode
 from unseen.clip_segmenter import TextSegmenter
 from unseen.data.benchmarks import Benchmark, folds_of, get_benchmark
 from unseen.errors import SettingError
@@ -22,6 +21,8 @@ from unseen.files import write_text
 from unseen.protocols import Candidate
 from unseen.reports import Report
 from unseen.settings import EvaluationSettings, InferenceSettings, change_inference
+from unseen.sources import ModelChoices, ModelSource, find_model
+from unseen.sources import run_folder as default_folder
 
 SCORES = "metrics.json"
 """In a run folder: the scores of its last whole evaluation on each benchmark."""

@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from unseen.checkpoints import tower_identities, versions
+from unseen.checkpoints import tower_identities
 from unseen.data.benchmarks import Benchmark
 from unseen.data.classes import shared_classes
 from unseen.data.datasets import Sample
@@ -36,6 +36,7 @@ from unseen.protocols import (
     with_background,
 )
 from unseen.reports import Report
+from unseen.runs import versions
 from unseen.segments.refinement import SegmentMatch, SegmentRefiner, refine_maps, segment_iou
 from unseen.segments.source import SegmentSource, segment_source
 from unseen.settings import EvaluationSettings, InferenceSettings

@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from unseen.building import ModelSource, encode
-from unseen.checkpoints import Run
+from unseen.building import encode
 from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import DataError, SettingError, VocabularyError
 from unseen.files import read_image, replacing, write_labels, write_text
 from unseen.inference import LabelMaps, label_maps
 from unseen.labels import IGNORE, MAX_8BIT_CLASSES
+from unseen.runs import Run
 from unseen.segmenter import TextFeatures
 from unseen.segments.refinement import SegmentRefiner
 from unseen.settings import InferenceSettings, check_threshold
+from unseen.sources import ModelSource
 from unseen.visualize import overlay, palette
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]

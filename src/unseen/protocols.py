@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from unseen.checkpoints import Run
 from unseen.data.datasets import Sample, SegmentationSet
 from unseen.data.episodes import Episode
 from unseen.errors import DataError
 from unseen.inference import LabelMaps, label_maps, query_mask
 from unseen.labels import BACKGROUND, IGNORE, index_to_label
+from unseen.runs import Run
 from unseen.segmenter import QuerySegmenter, Segmenter, TextFeatures
 from unseen.segments.refinement import SegmentRefiner
 from unseen.segments.source import SegmentSource

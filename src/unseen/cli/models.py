@@ -113,7 +113,7 @@ def train(
     chosen, settings = resolve(method, run.benchmark, model=model.given(), train=train)
     _notify_training(chosen.clip, run.benchmark, data, settings)
     from unseen import api
-    from unseen.building import run_folder
+    from unseen.sources import run_folder
 
     out = run.out or run_folder(method, run.benchmark)
     done = api.train(
@@ -188,7 +188,7 @@ def convert(
         flags: What else a checkpoint does not say.
     """
     from unseen import api
-    from unseen.building import run_folder
+    from unseen.sources import run_folder
 
     out = flags.out or run_folder(f"{method}-published", benchmark)
     report = api.convert(

@@ -10,9 +10,10 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
+from unseen.runs import STATE
 from unseen.settings import TrainSettings
 from unseen.training.curves import LOGS, Curve, open_curves
-from unseen.training.state import STATE, save_state
+from unseen.training.state import save_state
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,6 @@ from torch import Tensor
 from unseen.errors import CheckpointError, SettingError
 from unseen.files import replacing
 
-STATE = "state/last.ckpt"
-"""Where a run folder keeps its state."""
 FORMAT = 2
 """Version of the file; 1 are the states of unseen 0.1, which carry no version."""
 

@@ -1,0 +1,171 @@
+"""Run folders: what was trained, how, and the trained weights. Readable by eye, loadable without
+running anything that lies in them.
+
+RUN/config.yaml          resolved settings, vocabulary, versions
+RUN/weights.safetensors  the trained part; the frozen tower comes from its own source
+RUN/clip.safetensors     the frozen tower, in runs converted from a published checkpoint, which
+brings its own
+RUN/text_embeddings.npy  the words' vectors, where they did not come from the text tower
+RUN/metrics.json         what evaluations of this run measured last, by benchmark
+RUN/logs/, RUN/state/    curves; what `--resume` needs
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unseen.errors import CheckpointError
+from unseen.files import write_text
+from unseen.settings import InferenceSettings, ModelSettings, flat, update_legacy
+
+FORMAT = 2
+"""Version of the folder's layout; 1 was written by version 0.1."""
+WEIGHTS, CONFIG = "weights.safetensors", "config.yaml"
+STATE = "state/last.ckpt"
+TEXT, TOWER = "text_embeddings.npy", "clip.safetensors"
+HARMLESS = {
+    f"train.{name}"
+    for name in [
+        "workers",
+        "save_every",
+        "snapshots",
+        "log_every",
+        "logger",
+        "devices",
+        "nodes",
+        "strategy",
+        "accumulate",
+    ]
+}
+"""Settings that a resumed run may change."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `config.yaml` says.
+
+    Attributes:
+        model: Method, tower and options.
+        benchmark: What it was trained on.
+        class_names: Its words.
+        seen: Those whose masks were trained on.
+        inference: Size and windows to predict with.
+        train: The training settings, as a dictionary.
+        versions: Of the packages that made it.
+        towers: Source and fingerprint of every frozen tower, by name.
+        text_embeddings: The name of the file its words came from, if not from the text tower; a
+            copy lies in the folder.
+        init: The run folder its first weights came from.
+    """
+
+    model: ModelSettings
+    benchmark: str
+    class_names: tuple[str, ...]
+    seen: tuple[str, ...]
+    inference: InferenceSettings
+    train: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    towers: dict[str, dict[str, str]] = field(default_factory=dict)
+    text_embeddings: str | None = None
+    init: str | None = None
+
+    def lowered(self, names: Sequence[str]) -> list[int] | None:
+        """Places among `names` of the words whose masks it was trained on, where that puts others
+        at a disadvantage (inductive runs).
+        """
+        return (
+            [i for i, name in enumerate(names) if name in self.seen]
+            if self.train.get("regime") == "inductive"
+            else None
+        )
+
+    def differs(self, other: Run) -> str | None:
+        """The first setting that decides the weights and is not the same in both runs, with both
+        values; None if they agree.
+        """
+        mine, theirs = (flat({**_plain(asdict(run)), "versions": {}}) for run in (self, other))
+        for name in sorted(mine.keys() | theirs.keys()):
+            if name not in HARMLESS and mine.get(name) != theirs.get(name):
+                return f"{name} is {mine.get(name)!r} there and {theirs.get(name)!r} here"
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that decide numbers."""
+    return {
+        "python": platform.python_version(),
+        **{
+            name: version(name)
+            for name in ("unseen", "torch", "torchvision", "open_clip_torch", "lightning")
+        },
+    }
+
+
+def save_config(folder: Path, run: Run) -> None:
+    """Write `config.yaml`: at the start of a training, so that `--resume` can compare."""
+    config = {"format": FORMAT, **asdict(run)}
+    write_text(folder / CONFIG, yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
+
+
+def read_config(folder: Path) -> Run:
+    """What the folder's `config.yaml` says.
+
+    Raises:
+        CheckpointError: Not a run folder, or one of another version.
+    """
+    path = folder / CONFIG
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder} is not a run folder (no config.yaml in it); give the --out folder of `unseen"
+            " train`"
+        ) from error
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read; restore it or train again") from error
+    version = stored.get("format") if isinstance(stored, dict) else None
+    if version not in (1, FORMAT):
+        raise CheckpointError(
+            f"{folder} has the layout version {version}, this unseen reads versions 1 to {FORMAT};"
+            " use the unseen that wrote it, or train again"
+        )
+    try:
+        if version == 1:
+            stored = _from_format_1(stored)
+        model = ModelSettings(**stored.pop("model"))
+        inference = InferenceSettings(**stored.pop("inference"))
+        names, seen = tuple(stored.pop("class_names")), tuple(stored.pop("seen"))
+        del stored["format"]
+        return Run(model=model, inference=inference, class_names=names, seen=seen, **stored)
+    except (TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is not complete ({error}); restore it or train again"
+        ) from error
+
+
+def _from_format_1(stored: dict[str, Any]) -> dict[str, Any]:
+    """What a config.yaml of version 0.1 says, in today's names."""
+    stored = update_legacy(stored)
+    stored["model"]["options"] = update_legacy(stored["model"]["options"], "options.")
+    stored["class_names"] = stored.pop("vocabulary")
+    fingerprint = stored.pop("tower")
+    stored["towers"] = {}
+    if fingerprint != "none":  # text embeddings in place of a tower
+        stored["towers"]["clip"] = {"fingerprint_0_1": fingerprint}
+    return stored
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, for YAML."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

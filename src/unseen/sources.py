@@ -1,0 +1,120 @@
+"""What names on the command line stand for: methods without training, run folders, and what is
+chosen for them. Nothing is built here, so that mistakes are found before torch is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+from unseen.data.benchmarks import Benchmark
+from unseen.errors import SettingError
+from unseen.methods import METHODS
+from unseen.runs import CONFIG, Run, read_config
+from unseen.settings import ModelSettings, is_own
+
+DEFAULT_CLIP = "doodles"
+
+
+class ModelChoices(TypedDict, total=False):
+    """What a verb may be given besides the name of a method or a run.
+
+    None and False stand for "not given", so that the command line can hand all of them on.
+
+    Attributes:
+        clip: Tower of a method without training: "doodles" (the default), ARCHITECTURE/TAG of
+            open_clip, or a weight file.
+        published: Start from the released code's choices instead of ours.
+        options: Options of the method; for a run they replace single ones of its own.
+        text_embeddings: A .npy file (K, D) to use instead of the text tower, one row a class.
+    """
+
+    clip: str | None
+    published: bool
+    options: dict[str, Any] | None
+    text_embeddings: Path | None
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a segmenter comes from.
+
+    Attributes:
+        settings: Method, tower and options; for a run its own, with the given options replaced.
+        given: The options that were given, which win over those that a benchmark brings.
+        text_embeddings: A file with the vectors of the classes, in place of the text tower.
+        run: What the run folder says; None for methods without training.
+        folder: Where the run lies.
+    """
+
+    settings: ModelSettings
+    given: dict[str, Any] = field(default_factory=dict)
+    text_embeddings: Path | None = None
+    run: Run | None = None
+    folder: Path | None = None
+
+    def on(self, benchmark: Benchmark) -> ModelSource:
+        """The same source with the templates of a benchmark, unless options say otherwise."""
+        templates = benchmark_templates(self.settings, benchmark)
+        options = {**self.settings.options, **templates, **self.given}
+        return replace(self, settings=replace(self.settings, options=options))
+
+
+def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
+    """The source of a method without training, by name, or of a run, by folder.
+
+    Raises:
+        SettingError: Neither; a method that has to be trained first; a tower or released choices
+            for a run, which has its own.
+        CheckpointError: A folder that is not a run.
+    """
+    name, folder = str(model), Path(model)
+    options = choices.get("options") or {}
+    embeddings = choices.get("text_embeddings")
+    if name in METHODS and not (folder / CONFIG).exists():
+        if METHODS[name].trainable:
+            raise SettingError(
+                f"{name} has to be trained first: unseen train {name}; then give its run folder"
+            )
+        clip = choices.get("clip") or DEFAULT_CLIP
+        settings = ModelSettings(name, clip, choices.get("published", False), options)
+        return ModelSource(settings, options, embeddings)
+    if not folder.is_dir():
+        free = ", ".join(name for name, method in METHODS.items() if not method.trainable)
+        raise SettingError(
+            f"{name!r} is neither a method nor a run folder; methods without training are {free}"
+        )
+    run = read_config(folder)
+    if choices.get("clip") is not None:
+        raise SettingError(f"the run {name} has a tower of its own; remove --clip")
+    if choices.get("published"):
+        raise SettingError(
+            f"the run {name} was trained with its own choices; remove --published, or change"
+            " single ones with --options.NAME"
+        )
+    settings = replace(run.model, options={**run.model.options, **options})
+    return ModelSource(settings, options, embeddings, run, folder)
+
+
+def benchmark_templates(model: ModelSettings, benchmark: Benchmark) -> dict[str, Any]:
+    """The option that puts class names into the benchmark's templates.
+
+    None for methods with a template of their own: they read its tokens, or it is published.
+    """
+    if model.method not in METHODS:
+        return {}
+    method = METHODS[model.method].cls
+    if method.needs_tokens or (model.published and "templates" in method.PUBLISHED):
+        return {}
+    return {"templates": benchmark.templates}
+
+
+def run_folder(model: str, benchmark: str) -> Path:
+    """Where results go by default: runs/MODEL-BENCHMARK, folds as runs/MODEL-BENCHMARK-FOLD,
+    folders of own data by their name.
+    """
+    part = benchmark.replace("/", "-")
+    if is_own(benchmark):
+        part = Path(benchmark).resolve().name
+    return Path("runs") / f"{model}-{part}"
