@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unseen.api import convert, eigenvectors, evaluate, load, segment, train
     from unseen.segmenter import Segmenter
+    from unseen.vocabulary import Vocabulary
 
     __version__: str
 
 __all__ = [
     "Segmenter",
+    "Vocabulary",
     "__version__",
     "convert",
     "eigenvectors",
@@ -31,8 +33,9 @@ _MODULES = {
     "segment": "unseen.api",
     "train": "unseen.api",
     "Segmenter": "unseen.segmenter",
+    "Vocabulary": "unseen.vocabulary",
 }
-"""Where the names are defined that need torch."""
+"""Where the names are defined; most of these modules import torch."""
 
 
 def __getattr__(name: str) -> Any:

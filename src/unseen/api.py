@@ -7,10 +7,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -24,17 +22,19 @@ from unseen.backbones.vit import load_keys
 from unseen.building import build, device_named, encode, own_inference
 from unseen.checkpoints import load_run, save_run, save_tower, tower_identities
 from unseen.clip_segmenter import TextSegmenter
-from unseen.comparison import Places, compare
+from unseen.comparison import compare
 from unseen.conversion import RELEASED, read_sizes, translate
 from unseen.conversion import Report as ConversionReport
-from unseen.data.benchmarks import Benchmark, get_benchmark
-from unseen.errors import CheckpointError, DataError, SettingError
-from unseen.files import find_images, read_image, replacing
+from unseen.data.benchmarks import Benchmark
+from unseen.entries import Places
+from unseen.errors import CheckpointError, SettingError
+from unseen.files import read_image, replacing
 from unseen.methods import known
+from unseen.plans import plan_conversion, plan_extraction, plan_training
 from unseen.predictor import ImageLike, Predictor, Segmentation
 from unseen.recipes import recipe
 from unseen.reports import Report
-from unseen.runs import CONFIG, STATE, TEXT, TOWER, WEIGHTS, Run, read_config, save_config, versions
+from unseen.runs import STATE, TEXT, TOWER, Run, save_config, versions
 from unseen.segmenter import TextFeatures
 from unseen.segments.source import extract
 from unseen.settings import (
@@ -46,9 +46,8 @@ from unseen.settings import (
     SpectralSettings,
     TrainSettings,
     change_inference,
-    is_own,
 )
-from unseen.sources import ModelChoices, ModelSource, benchmark_templates, find_model, run_folder
+from unseen.sources import ModelChoices, find_model
 from unseen.training.loop import fit
 from unseen.training.records import RunControl
 from unseen.visualize import segments_sheet, spread
@@ -149,98 +148,30 @@ def train(
     Raises:
         UnseenError: Settings, data or folders that do not fit together.
     """
-    bench = get_benchmark(benchmark, lists)
-    folder = Path(out) if out else run_folder(model.method, bench.name)
-    place = Path(root) if root else None
-    plan = _Training(model, settings, bench, folder, text_embeddings, init, resume)
-    plan.check(place)
+    plan = plan_training(
+        model,
+        settings,
+        benchmark,
+        out,
+        root=root,
+        lists=lists,
+        text_embeddings=text_embeddings,
+        init=init,
+        resume=resume,
+    )
+    folder, class_names = plan.folder, plan.benchmark.class_names
     torch.manual_seed(settings.seed)
-    source = plan.source
-    segmenter = build(source, bench.class_names)
-    text = encode(segmenter, bench.class_names)
-    run = plan.run(segmenter)
+    segmenter = build(plan.source, class_names)
+    text = encode(segmenter, class_names)
+    run = plan.run(tower_identities(segmenter))
     if run.init is not None and not (resume and (folder / STATE).exists()):
         _start_from(Path(run.init), segmenter, run)  # a state would hold the weights itself
     begin, snapshot = _writers(folder, segmenter, run, text_embeddings)
     control = RunControl(folder, resume, progress, begin, snapshot)
-    if not fit(segmenter, text, bench, place, settings, control):
+    if not fit(segmenter, text, plan.benchmark, plan.root, settings, control):
         return None
     save_run(folder, segmenter, run)
     return segmenter, text
-
-
-@dataclass(frozen=True)
-class _Training:
-    """The arguments of `train`, their checks, and the run they describe."""
-
-    model: ModelSettings
-    settings: TrainSettings
-    benchmark: Benchmark
-    folder: Path
-    text_embeddings: Path | None
-    init: Path | None
-    resume: bool
-
-    @property
-    def source(self) -> ModelSource:
-        """What to build: the benchmark's templates stand in for an option that is not given."""
-        options = {**benchmark_templates(self.model, self.benchmark), **self.model.options}
-        return ModelSource(
-            replace(self.model, options=options), text_embeddings=self.text_embeddings
-        )
-
-    def check(self, root: Path | None) -> None:
-        """Refuse what cannot be trained, before a tower is loaded.
-
-        Raises:
-            UnseenError: A folder that holds another run, a stage without the one before it, missing
-                data, or no class to train on.
-        """
-        # Further processes of a distributed run see what the first one has begun.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            _check_folder(self.folder, self.resume)
-        if self.settings.regime == "transductive" and self.init is None and not self.resume:
-            raise SettingError(
-                "transductive training starts from an inductive run: give it with --init RUN, or"
-                " RUN/step-N of a run with --train.snapshots [N]"
-            )
-        self.benchmark.check_root(root)
-        if self.settings.regime != "supervised" and not self.benchmark.seen:
-            raise SettingError(
-                f"every class of {self.benchmark.title} is marked unseen, so there is none to train"
-                " on; mark some as seen"
-            )
-
-    def run(self, segmenter: TextSegmenter) -> Run:
-        """What config.yaml will say; on a resume, checked against what it says already.
-
-        Raises:
-            SettingError: A resume with other settings than those the run was begun with.
-        """
-        bench, embeddings = self.benchmark, self.text_embeddings
-        run = Run(
-            model=self.source.settings,
-            benchmark=bench.name,
-            class_names=bench.class_names,
-            seen=bench.class_names if self.settings.regime == "supervised" else bench.seen,
-            inference=bench.inference,
-            train=asdict(self.settings),
-            versions=versions(),
-            towers=tower_identities(segmenter),
-            text_embeddings=embeddings.name if embeddings else None,
-            init=str(self.init) if self.init else None,
-        )
-        if not (self.resume and (self.folder / CONFIG).exists()):
-            return run
-        begun = read_config(self.folder)
-        run = replace(run, init=run.init or begun.init)
-        different = begun.differs(run)
-        if different:
-            raise SettingError(
-                f"the run in {self.folder} was begun with other settings: {different}; resume it"
-                " with the same, or start a new one"
-            )
-        return run
 
 
 def _writers(
@@ -260,27 +191,6 @@ def _writers(
             shutil.copyfile(folder / TEXT, folder / f"step-{step}" / TEXT)
 
     return begin, snapshot
-
-
-def _check_folder(folder: Path, resume: bool) -> None:
-    """Refuse to begin where a run lies, and to go on where one has ended or none was begun."""
-    finished = (folder / WEIGHTS).exists()
-    if resume and finished:
-        raise SettingError(
-            f"the run in {folder} is finished, so there is nothing to resume; remove --resume and"
-            " choose another --out to train again"
-        )
-    if resume and not (folder / CONFIG).exists():
-        raise SettingError(
-            f"{folder} holds no run to go on with; check --out, or remove --resume to start one"
-        )
-    if finished:
-        raise SettingError(f"{folder} holds a finished run; choose another --out, or remove it")
-    if (folder / STATE).exists() and not resume:
-        raise SettingError(
-            f"{folder} holds a run that was stopped; go on with --resume; choose another --out, or"
-            " remove it"
-        )
 
 
 def _start_from(init: Path, segmenter: TextSegmenter, run: Run) -> None:
@@ -386,9 +296,8 @@ def convert(
         CheckpointError: Not a readable file of weights, or not a checkpoint of this method.
         SettingError: A folder that is not empty, or options that do not fit.
     """
-    bench, out = get_benchmark(benchmark), out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingError(f"{out} exists and is not empty; choose another --out, or remove it")
+    out = out.resolve()
+    bench = plan_conversion(method, file, out, benchmark)
     state = read_state_dict(file)
     heads = {"vision_heads": vision_heads, "text_heads": text_heads}
     towers = {name: count for name, count in heads.items() if count is not None}
@@ -511,20 +420,11 @@ def _images_of(
     Raises:
         DataError: A file, or a folder that the eigenvectors would be written into.
     """
-    path = Path(source)
-    if path.is_file():
-        raise DataError(f"{source} is a file; give the folder of images it lies in, or a benchmark")
-    if not path.is_dir() or is_own(source):
-        bench = get_benchmark(source, lists)
-        data = bench.data(split, root)
+    plan = plan_extraction(source, out, root, lists)
+    if isinstance(plan, Benchmark):
+        data = plan.data(split, root)
         samples = (data[i] for i in range(len(data)))
-        return bench.title, len(data), ((sample.name, sample.image) for sample in samples)
-    files = find_images([path])
-    if out.resolve() == path.resolve():
-        raise DataError(
-            f"the eigenvectors would be written among the images of {source}; choose another"
-            " folder with --out"
-        )
-    pixels = ((file.stem, read_image(file, upright=True)) for file in files)
+        return plan.title, len(data), ((sample.name, sample.image) for sample in samples)
+    pixels = ((file.stem, read_image(file, upright=True)) for file in plan)
     images = ((name, torch.from_numpy(image).permute(2, 0, 1)) for name, image in pixels)
-    return path.name, len(files), images
+    return Path(source).name, len(plan), images

@@ -7,81 +7,25 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from unseen.building import build, device_named, encode
 from unseen.clip_segmenter import TextSegmenter
-from unseen.data.benchmarks import Benchmark, folds_of, get_benchmark
-from unseen.errors import SettingError
-from unseen.evaluation import check_fit, choose_threshold, evaluate
+from unseen.data.benchmarks import Benchmark
+from unseen.entries import Entry, GivenInference, Places, plan_entries
+from unseen.evaluation import choose_threshold, evaluate
 from unseen.files import write_text
 from unseen.protocols import Candidate
 from unseen.reports import Report
-from unseen.settings import EvaluationSettings, InferenceSettings, change_inference
-from unseen.sources import ModelChoices, ModelSource, find_model
+from unseen.settings import EvaluationSettings
+from unseen.sources import ModelChoices, ModelSource
 from unseen.sources import run_folder as default_folder
 
 SCORES = "metrics.json"
 """In a run folder: the scores of its last whole evaluation on each benchmark."""
-GivenInference = InferenceSettings | Mapping[str, Any] | None
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where data lie and reports go.
-
-    Attributes:
-        root: Folder of the benchmark's data.
-        lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
-        out: Folder of the report; RUN/eval-BENCHMARK or runs/METHOD-BENCHMARK by default.
-        save: Whether to write reports at all.
-    """
-
-    root: Path | None = None
-    lists: Path | None = None
-    out: Path | None = None
-    save: bool = True
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model on a benchmark: one row of the tables.
-
-    Attributes:
-        model: As it was given.
-        source: What to build.
-        benchmark: What to score it on.
-        inference: Size, windows and refinement.
-        own: Whether the model is a run that was trained on the same classes.
-    """
-
-    model: str
-    source: ModelSource
-    benchmark: Benchmark
-    inference: InferenceSettings
-    own: bool
-
-    @property
-    def regime(self) -> str | None:
-        """How the run was trained; None for methods without training."""
-        run = self.source.run
-        return None if run is None else run.train.get("regime")
-
-    def title(self, several: bool) -> str:
-        """The model's name in tables: with its folder if several runs of the method are scored, and
-        with how it was trained if it has seen more than the masks of seen classes.
-        """
-        run, notes = self.source.run, []
-        if run is None:
-            return self.model
-        if self.regime in ("supervised", "transductive"):
-            notes.append(str(self.regime))
-        if several:
-            notes.append(str(self.source.folder))
-        return " ".join([run.model.method, *(f"({note})" for note in notes)])
 
 
 def compare(
@@ -109,14 +53,7 @@ def compare(
     Raises:
         UnseenError: Models, data or settings that do not fit together.
     """
-    entries = list(_entries(models, benchmark, places, inference, choices))
-    if places.out is not None and len(entries) > 1:
-        raise SettingError(
-            "--out is one folder, but there are several reports to write; remove it, or evaluate"
-            " one at a time"
-        )
-    for entry in entries:
-        _check(entry, places, settings, inference)
+    entries = plan_entries(models, benchmark, places, settings, inference, choices)
     changed = bool(inference) or any(choices.get(name) for name in ("options", "text_embeddings"))
     whole = settings.complete and not changed
     rows = Counter((entry.title(several=False), entry.benchmark.name) for entry in entries)
@@ -124,86 +61,16 @@ def compare(
     last: tuple[ModelSource, TextSegmenter] | None = None
     for entry in entries:
         # The folds of a method without training are scored with one and the same segmenter.
-        if last is None or last[0] != entry.source:
-            segmenter = build(entry.source, entry.benchmark.class_names)
-            last = entry.source, segmenter.to(device_named(settings.device))
+        source = entry.built_from
+        if last is None or last[0] != source:
+            segmenter = build(source, entry.benchmark.class_names)
+            last = source, segmenter.to(device_named(settings.device))
         title = entry.title(several=rows[entry.title(several=False), entry.benchmark.name] > 1)
         made = list(_reports(entry, title, last[1], places, settings))
         if whole and places.save and entry.source.folder is not None:
             _keep_scores(entry.source.folder, made[0])
         reports += made
     return reports
-
-
-# --------------------------------------------------------------------- planning
-
-
-def _entries(
-    models: Sequence[str | Path],
-    benchmark: str | Benchmark | None,
-    places: Places,
-    inference: GivenInference,
-    choices: ModelChoices,
-) -> Iterator[Entry]:
-    """The rows of the tables, in order."""
-    names = [str(model) for model in models]
-    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-    if twice is not None:
-        raise SettingError(
-            f"{twice} is given twice; one run or method is one row, so remove one of them"
-        )
-    for name in names:
-        source = find_model(name, choices)
-        for bench in _benchmarks(source, benchmark, places.lists):
-            run = source.run
-            own = run is not None and bench.same_classes_as(run.benchmark, run.class_names)
-            base = bench.inference
-            if run is not None and own:
-                base = run.inference
-            # A run on its own benchmark keeps its own templates as well.
-            chosen = source if own else source.on(bench)
-            yield Entry(name, chosen, bench, change_inference(base, inference), own)
-
-
-def _benchmarks(
-    source: ModelSource, benchmark: str | Benchmark | None, lists: Path | None
-) -> list[Benchmark]:
-    """What a model is scored on."""
-    if isinstance(benchmark, Benchmark):
-        return [benchmark]
-    if source.run is not None:
-        return [get_benchmark(benchmark or source.run.benchmark, lists)]
-    return [get_benchmark(name, lists) for name in folds_of(benchmark or "doodles")]
-
-
-def _check(
-    entry: Entry, places: Places, settings: EvaluationSettings, inference: GivenInference
-) -> None:
-    """Refuse what would be no result, before anything is built.
-
-    Raises:
-        UnseenError: Settings that do not fit the benchmark, segments that are not used, missing
-            data, or classes that would not be unseen.
-    """
-    bench, run = entry.benchmark, entry.source.run
-    check_fit(bench, entry.inference, settings)
-    if isinstance(inference, Mapping) and entry.inference.refinement == "none":
-        named = inference.get("segments_dir") or inference.get("segments_features")
-        if named and not settings.oracle:
-            raise SettingError(
-                "segments are named and not used; add --inference.refinement segment_iou, or remove"
-                " --inference.segments_dir and _features"
-            )
-    bench.check_root(places.root)
-    if run is None or bench.episodes is None or entry.regime != "inductive":
-        return
-    known = [name for name in bench.unseen if name in run.seen]
-    if known:
-        more = f" and {len(known) - 1} more" if len(known) > 1 else ""
-        raise SettingError(
-            f"{entry.model} was trained on masks of {known[0]!r}{more} of the classes that"
-            f" {bench.name} asks for, so they would not be unseen; evaluate it on {run.benchmark}"
-        )
 
 
 # ---------------------------------------------------------------------- scoring
@@ -227,7 +94,7 @@ def _reports(
         # (the released codes' configurations for other data sets).
         calibrated=run.lowered(bench.class_names) if run and entry.own else None,
         trained_on=None if entry.own else run,
-        about=_about(entry.source),
+        about=_about(entry.built_from),
     )
     if settings.choose_threshold:
         candidate = _with_threshold(candidate, bench, places.root, settings)

@@ -20,7 +20,6 @@ from unseen.checkpoints import tower_identities
 from unseen.data.benchmarks import Benchmark
 from unseen.data.classes import shared_classes
 from unseen.data.datasets import Sample
-from unseen.errors import SettingError
 from unseen.inference import LabelMaps
 from unseen.labels import BACKGROUND, IGNORE, subset_lookup
 from unseen.metrics import ConfusionMatrix, EpisodeCounts, Metric, episode_counts
@@ -39,7 +38,7 @@ from unseen.reports import Report
 from unseen.runs import versions
 from unseen.segments.refinement import SegmentMatch, SegmentRefiner, refine_maps, segment_iou
 from unseen.segments.source import SegmentSource, segment_source
-from unseen.settings import EvaluationSettings, InferenceSettings
+from unseen.settings import EvaluationSettings
 from unseen.visualize import spread
 
 MAPS_AT_ONCE = 16 * 171
@@ -70,7 +69,7 @@ def evaluate(
         DataError: Data that are missing or broken, or an episode whose class is not in its image.
     """
     settings = settings or EvaluationSettings()
-    check_fit(benchmark, candidate.inference, settings)
+    benchmark.check_settings(candidate.inference, settings)
     refiner = _refiner(candidate, settings)
     count, items, metric = _protocol(candidate, benchmark, root, settings, refiner)
     wanted, rows, pixels = set(spread(count, settings.shown)), [], 0
@@ -277,40 +276,6 @@ def oracle_matches(labels: Tensor, segments: Tensor, truth: Tensor) -> list[Segm
 
 
 # ------------------------------------------------------------ what a report says
-
-
-def check_fit(
-    benchmark: Benchmark, inference: InferenceSettings, settings: EvaluationSettings
-) -> None:
-    """Refuse settings that do not fit a benchmark or each other, before anything costly is done.
-
-    Raises:
-        SettingError: One sentence about the first of them.
-    """
-    if benchmark.episodes is None and settings.episodes != "all":
-        raise SettingError(
-            f"--episodes {settings.episodes} is for folds, and {benchmark.name} has none; remove it"
-        )
-    if benchmark.episodes is None and settings.released_counts:
-        raise SettingError(
-            f"--released-counts is for folds, and {benchmark.name} has none; remove it"
-        )
-    if benchmark.background == "threshold" and settings.threshold is None:
-        raise SettingError(
-            f"{benchmark.title} scores the background, which is where no class is confident; give"
-            " the least confidence with --threshold (0 to 1)"
-        )
-    refines = inference.refinement != "none"
-    if settings.oracle and refines:
-        raise SettingError(
-            "the oracle and --inference.refinement segment_iou exclude each other: either labels"
-            " choose the segments or they do not"
-        )
-    if settings.choose_threshold and not refines:
-        raise SettingError(
-            "--choose-threshold is for --inference.refinement segment_iou; give both, or none of"
-            " them"
-        )
 
 
 def _marked(candidate: Candidate, settings: EvaluationSettings) -> str:

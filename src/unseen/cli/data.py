@@ -43,6 +43,10 @@ def check(
     """
     if samples < 1:
         raise SettingError(f"--samples is {samples}; give at least 1")
+    from unseen.data.benchmarks import get_benchmark
+
+    if not Path(source).is_dir():
+        get_benchmark(source, data.lists).check_root(data.root)
     from unseen.data.own.checking import check_data
     from unseen.data_report import print_check, save_check
 

@@ -12,13 +12,26 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
-from typing import Annotated, Any, TypedDict, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    TypedDict,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import yaml
 from cyclopts import Group, Parameter, Token
 
 from unseen.methods.options import Option, argument_docs
 from unseen.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from unseen.sources import ModelChoices
 
 Given = Mapping[str, Any]
 """Values by name, groups as mappings."""
@@ -86,9 +99,10 @@ class ModelFlags:
     published: bool = False
     options: Options | None = None
 
-    def given(self) -> dict[str, Any]:
+    def given(self) -> ModelChoices:
         """What was given, by name."""
-        return {name: value for name, value in vars(self).items() if value not in (None, False)}
+        given = {name: value for name, value in vars(self).items() if value not in (None, False)}
+        return cast("ModelChoices", given)
 
 
 def settings_flags(settings: Any, title: str, *, defaults: bool = True, flat: bool = False) -> Any:

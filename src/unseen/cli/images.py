@@ -75,11 +75,14 @@ def segment(
             tower's size in windows of that size.
     """
     from unseen.files import check_not_among, find_images
+    from unseen.sources import find_model
+    from unseen.vocabulary import check_names
 
-    names = read_classes(classes)
+    names = check_names(read_classes(classes))
     check_threshold(flags.threshold)
     files = find_images(images)
     check_not_among(files, flags.out)
+    find_model(flags.model, model.given())
     from unseen import api
 
     loaded = api.load(flags.model, inference=inference, device=flags.device, **model.given())
@@ -143,7 +146,10 @@ def eigenvectors(
         extraction: Values of `ExtractionSettings`.
         spectral: Values of `SpectralSettings`.
     """
+    from unseen.plans import plan_extraction
+
     settings, chosen = SpectralSettings(**spectral), ExtractionSettings(**extraction)
+    plan_extraction(source, out, data.root, data.lists)
     from unseen import api
 
     made, kept = api.eigenvectors(

@@ -110,36 +110,20 @@ def train(
         model: What the method is built with.
         train: Values of `TrainSettings`.
     """
+    from unseen.plans import plan_training
+
     chosen, settings = resolve(method, run.benchmark, model=model.given(), train=train)
-    _notify_training(chosen.clip, run.benchmark, data, settings)
-    from unseen import api
-    from unseen.sources import run_folder
-
-    out = run.out or run_folder(method, run.benchmark)
-    done = api.train(
-        chosen,
-        settings,
-        run.benchmark,
-        out,
-        root=data.root,
-        lists=data.lists,
-        text_embeddings=run.text_embeddings,
-        init=run.init,
-        resume=run.resume,
-    )
-    if done is not None:
-        print(f"wrote {out}; next: unseen evaluate {out}{data}")
-
-
-def _notify_training(clip: str, benchmark: str, data: DataFlags, settings: TrainSettings) -> None:
-    from unseen.data.benchmarks import get_benchmark
-
-    names = get_benchmark(benchmark, data.lists).class_names
-    notices = (about_tower(clip, names, "give --clip"), about_warmup(settings))
-    # Further processes of a distributed run would repeat what the first has said.
+    where: dict[str, Any] = {**vars(run), **vars(data)}
+    plan = plan_training(chosen, settings, **where)
+    # Further processes of a distributed run would repeat what the first has printed.
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        for notice in filter(None, notices):
+        tower = about_tower(chosen.clip, plan.benchmark.class_names, "give --clip")
+        for notice in filter(None, (tower, about_warmup(settings))):
             print(notice)
+    from unseen import api
+
+    if api.train(chosen, settings, **where) is not None:
+        print(f"wrote {plan.folder}; next: unseen evaluate {plan.folder}{data}")
 
 
 @dataclass(frozen=True)
@@ -187,10 +171,13 @@ def convert(
             pascal-5i/0.
         flags: What else a checkpoint does not say.
     """
-    from unseen import api
+    from unseen.plans import plan_conversion
     from unseen.sources import run_folder
 
     out = flags.out or run_folder(f"{method}-published", benchmark)
+    plan_conversion(method, file, out, benchmark)
+    from unseen import api
+
     report = api.convert(
         method,
         file,
@@ -279,17 +266,24 @@ def evaluate(
         inference: Single values to change; a run on its own benchmark keeps its own, all else the
             benchmark's.
     """
+    from unseen.entries import Places, plan_entries
+
     settings = EvaluationSettings(**evaluation)
+    choices = model.given()
+    choices["text_embeddings"] = flags.text_embeddings
+    places = Places(data.root, data.lists, flags.out)
+    plan_entries(runs, flags.benchmark, places, settings, inference, choices)
     from unseen import api
     from unseen.reports import print_reports
 
     reports = api.evaluate(
         runs,
+        flags.benchmark,
         settings=settings,
-        inference=inference or None,
-        **vars(flags),
+        inference=inference,
+        out=flags.out,
         **vars(data),
-        **vars(model),
+        **choices,
     )
     for report in reports:
         _print_place(report)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from unseen.data.episodes import Episode
 from unseen.data.layouts import require_root
 from unseen.data.pairs import Background
-from unseen.settings import Draw, InferenceSettings
+from unseen.errors import SettingError
+from unseen.settings import Draw, EvaluationSettings, InferenceSettings
 
 if TYPE_CHECKING:
     from unseen.data.datasets import SegmentationSet
@@ -130,6 +131,37 @@ class Benchmark:
         """
         if self.needs_root:
             require_root(root, self.name)
+
+    def check_settings(self, inference: InferenceSettings, settings: EvaluationSettings) -> None:
+        """Refuse settings that do not fit the benchmark or each other.
+
+        Raises:
+            SettingError: One sentence about the first of them.
+        """
+        if self.episodes is None and settings.episodes != "all":
+            raise SettingError(
+                f"--episodes {settings.episodes} is for folds, and {self.name} has none; remove it"
+            )
+        if self.episodes is None and settings.released_counts:
+            raise SettingError(
+                f"--released-counts is for folds, and {self.name} has none; remove it"
+            )
+        if self.background == "threshold" and settings.threshold is None:
+            raise SettingError(
+                f"{self.title} scores the background, which is where no class is confident; give"
+                " the least confidence with --threshold (0 to 1)"
+            )
+        refines = inference.refinement != "none"
+        if settings.oracle and refines:
+            raise SettingError(
+                "the oracle and --inference.refinement segment_iou exclude each other: either"
+                " labels choose the segments or they do not"
+            )
+        if settings.choose_threshold and not refines:
+            raise SettingError(
+                "--choose-threshold is for --inference.refinement segment_iou; give both, or none"
+                " of them"
+            )
 
 
 BENCHMARKS: dict[str, Benchmark] = {}

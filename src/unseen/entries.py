@@ -1,0 +1,172 @@
+"""What an evaluation is about to do: which models on which benchmarks, and how.
+
+Every row is checked here before anything is built, and before torch is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unseen.data.benchmarks import Benchmark, folds_of, get_benchmark
+from unseen.errors import SettingError
+from unseen.settings import EvaluationSettings, InferenceSettings, change_inference
+from unseen.sources import ModelChoices, ModelSource, find_model
+
+GivenInference = InferenceSettings | Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where data lie and reports go.
+
+    Attributes:
+        root: Folder of the benchmark's data.
+        lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
+        out: Folder of the report; RUN/eval-BENCHMARK or runs/METHOD-BENCHMARK by default.
+        save: Whether to write reports at all.
+    """
+
+    root: Path | None = None
+    lists: Path | None = None
+    out: Path | None = None
+    save: bool = True
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model on a benchmark: one row of the tables.
+
+    Attributes:
+        model: As it was given.
+        source: What was given.
+        benchmark: What to score it on.
+        inference: Size, windows and refinement.
+        own: Whether the model is a run that was trained on the same classes.
+    """
+
+    model: str
+    source: ModelSource
+    benchmark: Benchmark
+    inference: InferenceSettings
+    own: bool
+
+    @property
+    def regime(self) -> str | None:
+        """How the run was trained; None for methods without training."""
+        run = self.source.run
+        return None if run is None else run.train.get("regime")
+
+    @property
+    def built_from(self) -> ModelSource:
+        """The source with the benchmark's templates; imports the method.
+
+        A run on its own benchmark keeps its own.
+        """
+        if self.own:
+            return self.source
+        return self.source.on(self.benchmark)
+
+    def title(self, several: bool) -> str:
+        """The model's name in tables: with its folder if several runs of the method are scored, and
+        with how it was trained if it has seen more than the masks of seen classes.
+        """
+        run, notes = self.source.run, []
+        if run is None:
+            return self.model
+        if self.regime in ("supervised", "transductive"):
+            notes.append(str(self.regime))
+        if several:
+            notes.append(str(self.source.folder))
+        return " ".join([run.model.method, *(f"({note})" for note in notes)])
+
+
+def plan_entries(
+    models: Sequence[str | Path],
+    benchmark: str | Benchmark | None,
+    places: Places,
+    settings: EvaluationSettings,
+    inference: GivenInference,
+    choices: ModelChoices,
+) -> list[Entry]:
+    """The rows of the tables, in order: models on a benchmark, or each run on its own.
+
+    Raises:
+        UnseenError: Models, data or settings that do not fit together.
+    """
+    entries = list(_entries(models, benchmark, places, inference, choices))
+    if places.out is not None and len(entries) > 1:
+        raise SettingError(
+            "--out is one folder, but there are several reports to write; remove it, or evaluate"
+            " one at a time"
+        )
+    for entry in entries:
+        _check(entry, places, settings, inference)
+    return entries
+
+
+def _entries(
+    models: Sequence[str | Path],
+    benchmark: str | Benchmark | None,
+    places: Places,
+    inference: GivenInference,
+    choices: ModelChoices,
+) -> Iterator[Entry]:
+    names = [str(model) for model in models]
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise SettingError(
+            f"{twice} is given twice; one run or method is one row, so remove one of them"
+        )
+    for name in names:
+        source = find_model(name, choices)
+        for bench in _benchmarks(source, benchmark, places.lists):
+            run = source.run
+            own = run is not None and bench.same_classes_as(run.benchmark, run.class_names)
+            base = bench.inference
+            if run is not None and own:
+                base = run.inference
+            yield Entry(name, source, bench, change_inference(base, inference), own)
+
+
+def _benchmarks(
+    source: ModelSource, benchmark: str | Benchmark | None, lists: Path | None
+) -> list[Benchmark]:
+    """What a model is scored on."""
+    if isinstance(benchmark, Benchmark):
+        return [benchmark]
+    if source.run is not None:
+        return [get_benchmark(benchmark or source.run.benchmark, lists)]
+    return [get_benchmark(name, lists) for name in folds_of(benchmark or "doodles")]
+
+
+def _check(
+    entry: Entry, places: Places, settings: EvaluationSettings, inference: GivenInference
+) -> None:
+    """Refuse what would be no result, before anything is built.
+
+    Raises:
+        UnseenError: Settings that do not fit the benchmark, segments that are not used, missing
+            data, or classes that would not be unseen.
+    """
+    bench, run = entry.benchmark, entry.source.run
+    bench.check_settings(entry.inference, settings)
+    if isinstance(inference, Mapping) and entry.inference.refinement == "none":
+        named = inference.get("segments_dir") or inference.get("segments_features")
+        if named and not settings.oracle:
+            raise SettingError(
+                "segments are named and not used; add --inference.refinement segment_iou, or remove"
+                " --inference.segments_dir and _features"
+            )
+    bench.check_root(places.root)
+    if run is None or bench.episodes is None or entry.regime != "inductive":
+        return
+    known = [name for name in bench.unseen if name in run.seen]
+    if known:
+        more = f" and {len(known) - 1} more" if len(known) > 1 else ""
+        raise SettingError(
+            f"{entry.model} was trained on masks of {known[0]!r}{more} of the classes that"
+            f" {bench.name} asks for, so they would not be unseen; evaluate it on {run.benchmark}"
+        )

@@ -1,0 +1,199 @@
+"""What training, converting and cutting are about to do, checked before torch is imported."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from unseen.data.benchmarks import Benchmark, get_benchmark
+from unseen.errors import CheckpointError, DataError, SettingError
+from unseen.files import find_images
+from unseen.methods import known
+from unseen.runs import CONFIG, STATE, WEIGHTS, Run, read_config, versions
+from unseen.settings import ModelSettings, TrainSettings, is_own
+from unseen.sources import ModelSource, benchmark_templates, run_folder
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The arguments of `unseen.train`, their checks, and the run they describe.
+
+    Attributes:
+        model: Method, tower and options.
+        settings: How to train.
+        benchmark: On what.
+        root: Where its data are.
+        folder: Of the run.
+        text_embeddings: A file with the vectors of the classes, in place of the text tower.
+        init: Run whose trained weights to start from.
+        resume: Whether to go on from the state in the folder.
+    """
+
+    model: ModelSettings
+    settings: TrainSettings
+    benchmark: Benchmark
+    root: Path | None
+    folder: Path
+    text_embeddings: Path | None
+    init: Path | None
+    resume: bool
+
+    @property
+    def source(self) -> ModelSource:
+        """What to build: the benchmark's templates stand in for an option that is not given."""
+        options = {**benchmark_templates(self.model, self.benchmark), **self.model.options}
+        return ModelSource(
+            replace(self.model, options=options), text_embeddings=self.text_embeddings
+        )
+
+    def check(self) -> None:
+        """Refuse what cannot be trained, before a tower is loaded.
+
+        Raises:
+            UnseenError: A folder that holds another run, a stage without the one before it, missing
+                data, or no class to train on.
+        """
+        if not known(self.model.method).trainable:
+            raise SettingError(
+                f"{self.model.method} has nothing to train; evaluate it or segment with it as it is"
+            )
+        for path, flag in ((self.text_embeddings, "--text-embeddings"), (self.init, "--init")):
+            if path is not None and not path.exists():
+                raise DataError(f"{path}, given with {flag}, does not exist; check the path")
+        # Further processes of a distributed run see what the first one has begun.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            _check_folder(self.folder, self.resume)
+        if self.settings.regime == "transductive" and self.init is None and not self.resume:
+            raise SettingError(
+                "transductive training starts from an inductive run: give it with --init RUN, or"
+                " RUN/step-N of a run with --train.snapshots [N]"
+            )
+        self.benchmark.check_root(self.root)
+        if self.settings.regime != "supervised" and not self.benchmark.seen:
+            raise SettingError(
+                f"every class of {self.benchmark.title} is marked unseen, so there is none to train"
+                " on; mark some as seen"
+            )
+
+    def run(self, towers: dict[str, dict[str, str]]) -> Run:
+        """What config.yaml will say; on a resume, checked against what it says already.
+
+        Args:
+            towers: Source and fingerprint of every frozen tower.
+
+        Raises:
+            SettingError: A resume with other settings than those the run was begun with.
+        """
+        bench, embeddings = self.benchmark, self.text_embeddings
+        run = Run(
+            model=self.source.settings,
+            benchmark=bench.name,
+            class_names=bench.class_names,
+            seen=bench.class_names if self.settings.regime == "supervised" else bench.seen,
+            inference=bench.inference,
+            train=asdict(self.settings),
+            versions=versions(),
+            towers=towers,
+            text_embeddings=embeddings.name if embeddings else None,
+            init=str(self.init) if self.init else None,
+        )
+        if not (self.resume and (self.folder / CONFIG).exists()):
+            return run
+        begun = read_config(self.folder)
+        run = replace(run, init=run.init or begun.init)
+        different = begun.differs(run)
+        if different:
+            raise SettingError(
+                f"the run in {self.folder} was begun with other settings: {different}; resume it"
+                " with the same, or start a new one"
+            )
+        return run
+
+
+def plan_training(
+    model: ModelSettings,
+    settings: TrainSettings,
+    benchmark: str = "doodles",
+    out: str | Path | None = None,
+    *,
+    root: str | Path | None = None,
+    lists: Path | None = None,
+    text_embeddings: Path | None = None,
+    init: Path | None = None,
+    resume: bool = False,
+) -> TrainingPlan:
+    """The plan of `unseen.train`, which documents the arguments; checked.
+
+    Raises:
+        UnseenError: Settings, data or folders that do not fit together.
+    """
+    known(model.method)
+    bench = get_benchmark(benchmark, lists)
+    folder = Path(out) if out else run_folder(model.method, bench.name)
+    place = Path(root) if root else None
+    plan = TrainingPlan(model, settings, bench, place, folder, text_embeddings, init, resume)
+    plan.check()
+    return plan
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    """Refuse to begin where a run lies, and to go on where one has ended or none was begun."""
+    finished = (folder / WEIGHTS).exists()
+    if resume and finished:
+        raise SettingError(
+            f"the run in {folder} is finished, so there is nothing to resume; remove --resume and"
+            " choose another --out to train again"
+        )
+    if resume and not (folder / CONFIG).exists():
+        raise SettingError(
+            f"{folder} holds no run to go on with; check --out, or remove --resume to start one"
+        )
+    if finished:
+        raise SettingError(f"{folder} holds a finished run; choose another --out, or remove it")
+    if (folder / STATE).exists() and not resume:
+        raise SettingError(
+            f"{folder} holds a run that was stopped; go on with --resume; choose another --out, or"
+            " remove it"
+        )
+
+
+def plan_conversion(method: str, file: Path, out: Path, benchmark: str) -> Benchmark:
+    """The benchmark that a checkpoint was trained on, if the checkpoint can be converted.
+
+    Raises:
+        CheckpointError: There is no such file, or it is a folder.
+        SettingError: No such method or benchmark, or a folder that is not empty.
+    """
+    known(method)
+    if not file.exists():
+        raise CheckpointError(f"{file} does not exist; check the path")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SettingError(f"{out} exists and is not empty; choose another --out, or remove it")
+    return get_benchmark(benchmark)
+
+
+def plan_extraction(
+    source: str, out: Path, root: Path | None, lists: Path | None
+) -> Benchmark | list[Path]:
+    """What eigenvectors are computed of: a benchmark, or the images of a folder.
+
+    Raises:
+        DataError: A file, no such source, missing data, or a folder that the eigenvectors would be
+            written into.
+        SettingError: No such benchmark.
+    """
+    path = Path(source)
+    if path.is_file():
+        raise DataError(f"{source} is a file; give the folder of images it lies in, or a benchmark")
+    if not path.is_dir() or is_own(source):
+        benchmark = get_benchmark(source, lists)
+        benchmark.check_root(root)
+        return benchmark
+    files = find_images([path])
+    if out.resolve() == path.resolve():
+        raise DataError(
+            f"the eigenvectors would be written among the images of {source}; choose another"
+            " folder with --out"
+        )
+    return files
