@@ -10,19 +10,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tiny import tiny_clip
 from unseen.data.benchmarks import BENCHMARKS, Benchmark
-from unseen.data.datasets import DoodleScenes, Sample, SegmentationSet
+from unseen.data.datasets import DoodleScenes, LabelledImages, Sample, SegmentationSet
+from unseen.data.pairs import Pair
 from unseen.errors import CheckpointError, DataError, SettingError
 from unseen.labels import IGNORE, PADDING
 from unseen.methods import create
 from unseen.segmenter import Prediction, Segmenter
 from unseen.settings import TrainSettings, TransformSettings
-from unseen.training.batches import LabelMapItems, QueryItems, StepSampler, training_items
+from unseen.training.batches import (
+    LabelMapItems,
+    QueryItems,
+    StepSampler,
+    images_to_query,
+    training_items,
+)
 from unseen.training.loop import fit
 from unseen.training.records import RunControl
 from unseen.training.schedules import learning_rate
@@ -485,3 +494,13 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     other = create("zegclip", tiny_clip(), num_prompts=2, decoder_heads=2, decoder_layers=2)
     with pytest.raises(SettingError, match="belongs to another model"):
         fit_on(world(), other, tmp_path, replace(SMALL, steps=9), resume=True)
+
+
+def test_images_are_listed_by_their_label_maps_alone(tmp_path: Path) -> None:
+    pairs = []
+    for name, ids in (("both", [1, 2]), ("seen", [1, 1]), ("none", [0, 0])):
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(np.array([ids], dtype=np.uint8)).save(path)
+        pairs.append(Pair(tmp_path / f"{name}.jpg", path))
+    data = LabelledImages(pairs, 2, background=0, keep_background=True)
+    assert images_to_query(data, [0], [1]) == [1], "the images do not exist"

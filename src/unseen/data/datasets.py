@@ -46,6 +46,10 @@ class SegmentationSet(Dataset[Sample], ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
 
+    def labels(self, index: int) -> Tensor:
+        """The labels of a sample; sets that can read them without the image do so."""
+        return self[index].labels
+
 
 class LabelledImages(SegmentationSet):
     """Image files with label maps.
@@ -86,6 +90,11 @@ class LabelledImages(SegmentationSet):
             )
         labels = self._labels(stored, pair.labels)
         return Sample(torch.from_numpy(image).permute(2, 0, 1), labels, pair.image.stem)
+
+    def labels(self, index: int) -> Tensor:
+        """The labels of a sample, without reading its image."""
+        path = self.pairs[index].labels
+        return self._labels(read_labels(path), path)
 
     def _labels(self, stored: NDArray[Any], path: Path) -> Tensor:
         """Labels of the vocabulary, from stored ids."""

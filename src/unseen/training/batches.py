@@ -147,7 +147,7 @@ def images_to_query(
     """
 
     def fits(index: int) -> bool:
-        present = np.unique(data[index].labels.numpy())
+        present = np.unique(data.labels(index).numpy())
         return bool(np.isin(present, query_ids).any() and not np.isin(present, excluded_ids).any())
 
     with ThreadPoolExecutor() as pool:
