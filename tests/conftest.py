@@ -13,7 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tiny import archives as tiny_archives
-from unseen.conversion import RELEASED, renamed, translate
+from unseen.clip_segmenter import TextSegmenter
+from unseen.conversion import translate
+from unseen.errors import CheckpointError
+from unseen.methods import METHODS
+from unseen.released import rename
 from unseen.segmenter import TextFeatures
 
 HERE = Path(__file__).parent
@@ -71,7 +75,7 @@ class Released:
         last = str(self.config["dec_layers"] - 1)
         largest = max(self.about["grad_norm"].values())
         for theirs, norm in self.about["grad_norm"].items():
-            grad = own[renamed(theirs, RELEASED[self.method].names, last)].grad
+            grad = own[rename(theirs, METHODS[self.method].cls.RELEASED.names, last)].grad
             assert grad is not None
             assert grad.norm().item() == pytest.approx(norm, rel=tolerance, abs=1e-5 * largest), (
                 theirs
@@ -110,3 +114,11 @@ def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+def converted(method: str, state: dict[str, Tensor], **sizes: Any) -> TextSegmenter:
+    """A segmenter from a released checkpoint, every tensor of which has its place."""
+    segmenter, report = translate(method, state, **sizes)
+    if report.problem:
+        raise CheckpointError(report.problem)
+    return segmenter

@@ -13,15 +13,13 @@ import torch
 import yaml
 
 import unseen
-from conftest import close, golden
+from conftest import close, converted, golden
 from test_flow import said
 from unseen.__main__ import main
 from unseen.backbones.clip.loading import build_clip
 from unseen.checkpoints import load_run
-from unseen.conversion import RELEASED, from_state_dict
 from unseen.errors import CheckpointError
 from unseen.inference import score_maps
-from unseen.methods import METHODS
 from unseen.segmenter import TextFeatures
 from unseen.settings import InferenceSettings
 
@@ -170,10 +168,6 @@ def test_settings_come_from_the_recipe(tmp_path: Path) -> None:
     assert model.segmenter.recovery is None
 
 
-def test_every_convertible_method_is_in_the_table() -> None:
-    assert RELEASED.keys() <= METHODS.keys()
-
-
 def test_bad_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, _, flags = checkpoint("zegclip_a")
     state, out = whole["state_dict"], ["--out", str(tmp_path / "run"), "--benchmark", "voc"]
@@ -291,10 +285,10 @@ def test_a_full_disk_leaves_no_run(
 
 def test_python_says_the_same() -> None:
     state = checkpoint("zegclip_a")[0]["state_dict"]
-    segmenter = from_state_dict("zegclip", state, vision_heads=4, text_heads=2, decoder_heads=4)
+    segmenter = converted("zegclip", state, vision_heads=4, text_heads=2, decoder_heads=4)
     assert not segmenter.training
-    with pytest.raises(CheckpointError, match="does not fit zegclip"):
-        from_state_dict(
+    with pytest.raises(CheckpointError, match="x is unknown"):
+        converted(
             "zegclip", {**state, "x": torch.zeros(1)}, vision_heads=4, text_heads=2, decoder_heads=4
         )
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conftest import SHARED, close, golden
+from conftest import SHARED, close, converted, golden
 from test_flow import said
 from tiny import tiny_clip, write_folds
 from unseen import api
@@ -26,11 +26,12 @@ from unseen.backbones.clip.templates import TEMPLATES
 from unseen.backbones.clip.text import StoredText
 from unseen.backbones.resnet import SAME_IN_TIMM, DilatedResNet
 from unseen.checkpoints import load_run
-from unseen.conversion import RELEASED, from_state_dict, renamed, translate
+from unseen.conversion import translate
 from unseen.errors import CheckpointError, SettingError, VocabularyError
 from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.methods.edgeclip import EdgeCLIP, bands, sampled, surest, triplet_loss
+from unseen.released import rename
 from unseen.segmenter import TextFeatures
 from unseen.vocabulary import Vocabulary
 
@@ -169,11 +170,11 @@ def test_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
         assert losses[ours].item() == pytest.approx(tensors[f"loss_{theirs}"].item(), abs=LOSSES)
     assert set(losses) == {"mask", "initial", "edge", "total"}
     losses["total"].backward()
-    own, names, seen = dict(segmenter.named_parameters()), RELEASED["edgeclip"].names, set()
+    own, names, seen = dict(segmenter.named_parameters()), EdgeCLIP.RELEASED.names, set()
     for theirs, norm in about["grad_norm"].items():
         if theirs.startswith("down_supp"):
             continue
-        place = renamed(theirs, names, "")
+        place = rename(theirs, names, "")
         seen.add(place)
         grad = own[place].grad
         assert (grad is None) == (norm is None), theirs
@@ -626,19 +627,19 @@ def test_either_name_of_a_tensor_is_enough() -> None:
             TextFeatures(("a",), torch.rand(1, 64), None, torch.rand(64)),
         ),
     )
-    one = from_state_dict(
+    one = converted(
         "edgeclip", {name: t for name, t in state.items() if not name.startswith("backbone.")}
     )
-    other = from_state_dict(
+    other = converted(
         "edgeclip", {name: t for name, t in state.items() if not name.startswith("layer")}
     )
     assert torch.equal(one(images, text).logits, other(images, text).logits)
-    with pytest.raises(CheckpointError, match="lacks what says"):
-        from_state_dict(
+    with pytest.raises(CheckpointError, match="lacks tensors that give"):
+        converted(
             "edgeclip", {name: t for name, t in state.items() if "layer2.0.conv1" not in name}
         )
     with pytest.raises(CheckpointError, match="text tower"):
-        from_state_dict(
+        converted(
             "edgeclip", {name: t for name, t in state.items() if not name.startswith("model.")}
         )
 

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from conftest import close, golden
 from tiny import tiny_clip
 from unseen.backbones.clip.loading import load_clip
-from unseen.conversion import RELEASED, renamed, translate
+from unseen.conversion import translate
 from unseen.errors import SettingError
 from unseen.methods import create
 from unseen.methods.esda import ESDA, prior_map
+from unseen.released import rename
 from unseen.segmenter import Prediction, TextFeatures
 from unseen.vocabulary import Vocabulary
 
@@ -124,7 +125,7 @@ def test_training_step(released: Released, void: str) -> None:
     own = dict(segmenter.named_parameters())
     largest = max(about[f"{key}_grad_norm"].values())
     for theirs, norm in about[f"{key}_grad_norm"].items():
-        grad = own[renamed(theirs, RELEASED["esda"].names, "")].grad
+        grad = own[rename(theirs, ESDA.RELEASED.names, "")].grad
         assert grad is not None
         assert grad.norm().item() == pytest.approx(norm, rel=GRADIENTS, abs=1e-5 * largest), theirs
     assert len(about[f"{key}_grad_norm"]) == sum(p.requires_grad for p in own.values())

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import SHARED, close, golden
+from conftest import SHARED, close, converted, golden
 from tiny import tiny_clip
 from unseen.backbones.clip.text import StoredText
 from unseen.backbones.mobilenet import DilatedMobileNet
 from unseen.checkpoints import load_run
-from unseen.conversion import RELEASED, from_state_dict, renamed, translate
+from unseen.conversion import translate
 from unseen.errors import CheckpointError, SettingError, VocabularyError
 from unseen.inference import query_mask
 from unseen.labels import IGNORE
@@ -32,6 +32,7 @@ from unseen.methods.sazs import (
     pixel_loss,
 )
 from unseen.modules.edges import edge_map
+from unseen.released import rename
 from unseen.segmenter import Prediction, TextFeatures
 from unseen.settings import InferenceSettings
 from unseen.vocabulary import Vocabulary
@@ -156,7 +157,7 @@ def test_training_step(released: Released) -> None:
     own = dict(segmenter.named_parameters())
     norms = {name: norm for name, norm in released.about["grad_norm"].items() if norm is not None}
     for theirs, norm in norms.items():
-        grad = own[renamed(theirs, RELEASED["sazs"].names, "")].grad
+        grad = own[rename(theirs, SAZS.RELEASED.names, "")].grad
         assert grad is not None
         assert grad.norm().item() == pytest.approx(
             norm, rel=GRADIENTS, abs=1e-5 * max(norms.values())
@@ -487,7 +488,7 @@ def test_checkpoints_need_their_words(tmp_path: Path, capsys: pytest.CaptureFixt
         "--benchmark",
         "pascal-5i/1",
     ]
-    assert "words have 32 numbers, those of doodles 128" in said(
+    assert "text features have 32 channels, those of doodles 128" in said(
         capsys, *command, "--clip", "doodles"
     )
     assert "brings its own towers" in said(
@@ -499,11 +500,11 @@ def test_checkpoints_need_their_words(tmp_path: Path, capsys: pytest.CaptureFixt
         if key.startswith("param.")
     }
     with pytest.raises(SettingError, match="part of vit_sizes"):
-        from_state_dict("sazs", state, clip=words_only(), vision_heads=2)
+        converted("sazs", state, clip=words_only(), vision_heads=2)
     with pytest.raises(SettingError, match="holds no text tower"):
-        from_state_dict("sazs", state)
+        converted("sazs", state)
     with pytest.raises(CheckpointError, match="blocks.1.mlp.fc2.bias is missing"):
-        from_state_dict(
+        converted(
             "sazs",
             {k: v for k, v in state.items() if k != "pretrained.model.blocks.1.mlp.fc2.bias"},
             clip=words_only(),

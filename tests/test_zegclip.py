@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import Released, close, golden
+from conftest import Released, close, converted, golden
 from tiny import tiny_clip
 from unseen.backbones.clip.loading import load_clip
-from unseen.conversion import from_state_dict
 from unseen.errors import CheckpointError, SettingError
 from unseen.inference import score_maps
 from unseen.methods import create
@@ -259,9 +258,9 @@ def test_a_checkpoint_of_another_shape_is_refused() -> None:
         CheckpointError,
         match=r"linear2.weight \(\[3, 3\] instead of \[32, 128\]\) is of another shape",
     ):
-        from_state_dict("zegclip", bad, vision_heads=4, text_heads=2, decoder_heads=4)
+        converted("zegclip", bad, vision_heads=4, text_heads=2, decoder_heads=4)
     with pytest.raises(CheckpointError, match="unknown"):
-        from_state_dict(
+        converted(
             "zegclip",
             {**state, "decode_head.unknown": torch.zeros(3)},
             vision_heads=4,
@@ -269,4 +268,4 @@ def test_a_checkpoint_of_another_shape_is_refused() -> None:
             decoder_heads=4,
         )
     with pytest.raises(CheckpointError, match="cannot be converted"):
-        from_state_dict("naclip", state)
+        converted("naclip", state)

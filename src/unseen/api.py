@@ -17,14 +17,14 @@ from rich.progress import track
 from torch import Tensor
 
 from unseen.backbones.archives import read_state_dict
-from unseen.backbones.clip.text import CLIPText
+from unseen.backbones.clip.text import CLIPText, StoredText
 from unseen.backbones.vit import load_keys
 from unseen.building import build, device_named, encode, own_inference
 from unseen.checkpoints import load_run, save_run, save_tower, tower_identities
 from unseen.clip_segmenter import TextSegmenter
 from unseen.comparison import compare
-from unseen.conversion import RELEASED, read_sizes, translate
 from unseen.conversion import Report as ConversionReport
+from unseen.conversion import read_sizes, released, translate
 from unseen.data.benchmarks import Benchmark
 from unseen.entries import Places
 from unseen.errors import CheckpointError, SettingError
@@ -51,9 +51,6 @@ from unseen.sources import ModelChoices, find_model
 from unseen.training.loop import fit
 from unseen.training.records import RunControl
 from unseen.visualize import segments_sheet, spread
-
-PUBLISHED_TOWER = "ViT-B-32-quickgelu/openai"
-"""Whose text tower SAZS was trained with."""
 
 # ------------------------------------------------------------------- segmenting
 
@@ -278,7 +275,7 @@ def convert(
     classes, templates and windows from the benchmark, other options from the method's recipe.
 
     Args:
-        method: Any of `unseen.conversion.RELEASED`.
+        method: A method with released checkpoints.
         file: The checkpoint.
         out: Run folder; written only if every tensor has its place.
         benchmark: What it was trained on; folds as "pascal-5i/0".
@@ -299,22 +296,27 @@ def convert(
     out = out.resolve()
     bench = plan_conversion(method, file, out, benchmark)
     state = read_state_dict(file)
-    heads = {"vision_heads": vision_heads, "text_heads": text_heads}
-    towers = {name: count for name, count in heads.items() if count is not None}
-    towers |= _given_tower(method, state, clip)
+    tower = _given_tower(method, state, clip)
     try:
         recommended = recipe(method, benchmark, regime).get("model", {}).get("options", {})
         options = {**recommended, **read_sizes(method, state), **options}
-        segmenter, report = translate(method, state, **towers, **options)
+        segmenter, report = translate(
+            method,
+            state,
+            clip=tower,
+            vision_heads=vision_heads,
+            text_heads=text_heads,
+            **options,
+        )
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
-    if RELEASED[method].folds and bench.episodes is None:
+    if released(method).folds and bench.episodes is None:
         raise SettingError(
             f"{method} was trained on folds, one query class an image; give --benchmark"
             " pascal-5i/0, or the fold it was trained on"
         )
     if report.problem is None:
-        source = segmenter.clip.source if "clip" in towers else TOWER
+        source = segmenter.clip.source if tower is not None else TOWER
         run = Run(
             model=ModelSettings(method, source, True, options),
             benchmark=bench.name,
@@ -329,14 +331,17 @@ def convert(
     return report
 
 
-def _given_tower(method: str, state: dict[str, Tensor], clip: str | None) -> dict[str, Any]:
-    """The tower of a checkpoint that brings none, as an argument of `translate`."""
-    if method not in RELEASED or RELEASED[method].towers is not None:
+def _given_tower(
+    method: str, state: dict[str, Tensor], clip: str | None
+) -> CLIPText | StoredText | None:
+    """The tower of a checkpoint that brings none."""
+    look = released(method)
+    if look.tower is None:
         if clip is not None:
             raise SettingError(f"a checkpoint of {method} brings its own towers; remove --clip")
-        return {}
+        return None
     read_sizes(method, state)  # refuses another method's checkpoint before a tower is fetched
-    return {"clip": known(method).cls.load_tower(clip or PUBLISHED_TOWER)}
+    return known(method).cls.load_tower(clip or look.tower)
 
 
 def _write_converted(out: Path, segmenter: TextSegmenter, run: Run) -> None:

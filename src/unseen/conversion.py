@@ -1,12 +1,9 @@
-"""Published checkpoints to segmenters: the released codes' parameter names to ours, every tensor
-accounted for.
-"""
+"""Published checkpoints to segmenters: every tensor of the file is accounted for."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +15,24 @@ from unseen.backbones.clip.shapes import config_from_shapes, text_config_from_sh
 from unseen.backbones.clip.text import CLIPText, StoredText
 from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import CheckpointError, SettingError
-from unseen.methods import create
+from unseen.methods import METHODS, create, known
+from unseen.released import Released, rename
 
-Names = Sequence[tuple[str, str]]
+
+def released(method: str) -> Released:
+    """How a method's released checkpoints look.
+
+    Raises:
+        SettingError: No such method.
+        CheckpointError: There are none that can be converted.
+    """
+    found = known(method).cls.RELEASED
+    if found is None:
+        names = [name for name, line in METHODS.items() if line.cls.RELEASED is not None]
+        raise CheckpointError(
+            f"checkpoints of {method!r} cannot be converted; choose one of {', '.join(names)}"
+        )
+    return found
 
 
 @dataclass
@@ -83,306 +95,114 @@ class Report:
         return None
 
 
-@dataclass(frozen=True)
-class Released:
-    """How a released code names things.
-
-    Attributes:
-        mark: Start of a name that no other method's checkpoint has.
-        towers: Prefixes of image and text tower; None for an image tower that is not there or idle;
-            None for both where the text tower has to be given.
-        names: Patterns of names and what they become, the first that fits whole.
-        dead: Pattern of tensors without influence. `LAST` stands for the number of the decoder's
-            last layer, `USED` for those of the image blocks that count.
-        options: Options of the method, read off shapes.
-        folds: It was trained on folds, with one query class an image.
-    """
-
-    mark: str
-    towers: tuple[str | None, str] | None
-    names: Names
-    dead: str
-    options: Callable[[dict[str, Tensor]], dict[str, Any]]
-    folds: bool = False
-
-
-def _layers(state: dict[str, Tensor], start: str) -> int:
-    return 1 + max(
-        (int(name.removeprefix(start).split(".")[0]) for name in state if name.startswith(start)),
-        default=-1,
-    )
-
-
-def _prompts(state: dict[str, Tensor]) -> dict[str, Any]:
-    deep = state.get("backbone.deep_prompt_embeddings")
-    return {
-        "num_prompts": state["backbone.prompt_embeddings"].shape[1],
-        "prompt_depth": 1 if deep is None else 1 + len(deep),
-    }
-
-
-def _zegclip(state: dict[str, Tensor]) -> dict[str, Any]:
-    hidden = state["decode_head.decoder_1.layers.0.linear1.weight"].shape[0]
-    return {
-        **_prompts(state),
-        "decoder_layers": _layers(state, "decode_head.decoder_1.layers."),
-        "hidden_dim": hidden,
-        "train_grid": None,
-    }
-
-
-def _clip_rc(state: dict[str, Tensor]) -> dict[str, Any]:
-    side = round(len(state["backbone.region_level_bridge"]) ** 0.5)
-    recovery = _layers(
-        state, "decode_head.recovery_decoder.decouple_q."
-    )  # not needed to predict, so it may have been stripped
-    return {
-        **_prompts(state),
-        "lattice": (side, side),
-        "decoder_layers": _layers(state, "decode_head.decoder_q.layers."),
-        **({"recovery_layers": recovery} if recovery else {"recovery_weight": 0.0}),
-        "hidden_dim": state["decode_head.decoder_q.layers.0.linear1.weight"].shape[0],
-        "train_grid": None,
-    }
-
-
-def _esda(state: dict[str, Tensor]) -> dict[str, Any]:
-    adapters = "image_encoder.prompt.0" in state
-    return {
-        "train_grid": None,
-        "adapters": adapters,
-        **({"rank": state["image_encoder.prompt.0"].shape[1]} if adapters else {}),
-    }
-
-
-def _edgeclip(state: dict[str, Tensor]) -> dict[str, Any]:
-    own = {
-        renamed(name, RELEASED["edgeclip"].names, ""): tensor for name, tensor in state.items()
-    }  # under either of the two names of a tensor
-    stages = [f"backbone.layer{i}." for i in (1, 2, 3)]
-    return {
-        "stem": tuple(len(own[f"backbone.conv1.{i}.weight"]) for i in (0, 3, 6)),
-        "planes": tuple(len(own[f"{stage}0.conv1.weight"]) for stage in stages),
-        "blocks": tuple(_layers(own, stage) for stage in stages),
-        "match_dim": len(own["project.0.weight"]),
-    }
-
-
-def _sazs(state: dict[str, Tensor]) -> dict[str, Any]:
-    if "fc1.weight" in state:
-        first = {
-            level: state[f"base.{level}.0.{'conv2.' if 3 <= level <= 6 else ''}weight"]
-            for level in range(1, 9)
-        }
-        parts = {level: _layers(state, f"base.{level}.") for level in first}
-        layers = [
-            count if 3 <= level <= 6 else -(-count // 3) for level, count in parts.items()
-        ]  # convolution, norm, and a ReLU without tensors
-        return {
-            "backbone": "drn_d_105",
-            "drn_layers": tuple(layers),
-            "drn_channels": tuple(len(weight) for weight in first.values()),
-        }
-    hidden, width = state["pretrained.model.blocks.0.mlp.fc1.weight"].shape
-    blocks = (
-        _layers(state, "pretrained.model.blocks.") // 2
-    )  # the features come from the middle one
-    positions = state["pretrained.model.pos_embed"].shape[1] - 1
-    return {
-        "backbone": "vit_large",
-        "vit_sizes": (width, blocks, max(1, width // 64), hidden, round(positions**0.5)),
-    }
-
-
-_MMSEG: Names = (
-    (r"backbone\.(prompt_embeddings|deep_prompt_embeddings|prompt_proj\..*)", r"prompts.\1"),
-    (r"backbone\.(prompt_norm\..*)", r"\1"),
-    (r"backbone\.region_level_bridge", r"bridge.tokens"),
-    (r"backbone\.(.*)", r"clip.visual.\1"),
-    (r"text_encoder\.(.*)", r"clip.text.\1"),
-)
-_UNUSED = r"(self_attn|norm1)\..*"
-
-RELEASED: dict[str, Released] = {
-    "zegclip": Released(
-        "decode_head.decoder_1.",
-        ("backbone.", "text_encoder."),
-        (
-            *_MMSEG,
-            (r"decode_head\.(q_proj\..*)", r"descriptor.\1"),
-            (r"decode_head\.decoder_1\.layers\.LAST\.multihead_attn\.([qk]\..*)", r"decoder.\1"),
-            (r"decode_head\.decoder_1\.(layers\..*)", r"decoder.\1"),
-        ),
-        rf"decode_head\.(decoder_1\.layers\.(\d+\.{_UNUSED}|LAST\.(?!multihead_attn\.[qk]\.).*)|loss_decode\..*)",
-        _zegclip,
-    ),
-    "clip_rc": Released(
-        "decode_head.decoder_q.",
-        ("backbone.", "text_encoder."),
-        (
-            *_MMSEG,
-            (r"decode_head\.((q|lateral)_proj\..*)", r"\1"),
-            (r"decode_head\.decoder_([qv])\.layers\.(.*)", r"decoder.\1.\2"),
-            (r"decode_head\.recovery_decoder\.decouple_([qv])\.(.*)", r"recovery.decoder.\1.\2"),
-            (r"decode_head\.recovery_decoder\.(linear_.*)", r"recovery.\1"),
-        ),
-        rf"decode_head\.((decoder_[qv]\.layers|recovery_decoder\.decouple_[qv])\.\d+\.{_UNUSED}|loss_decode\..*)",
-        _clip_rc,
-    ),
-    "esda": Released(
-        "image_encoder.",
-        ("image_encoder.", "text_encoder."),
-        (
-            (r"image_encoder\.(text_cls_proj\..*)", r"\1"),
-            (r"image_encoder\.prompt\.(.*)", r"adapters.\1"),
-            (r"image_encoder\.(.*)", r"clip.visual.\1"),
-            (r"text_encoder\.(.*)", r"clip.text.\1"),
-            (r"decoder\.VL_interaction\.(\d)\.resblocks\.0\.(.*)", r"interactor.together.\1.\2"),
-            (r"decoder\.IEE\.(\d)\.resblocks\.0\.(.*)", r"interactor.patches.\1.\2"),
-            (r"decoder\.SSE\.0\.resblocks\.0\.(.*)", r"interactor.support.\1"),
-            (r"decoder\.(text_\w+_proj\..*)", r"interactor.\1"),
-            (r"decoder\.res2\.([02]\..*)", r"head.\1"),
-            (r"decoder\.cls\.0\.(.*)", r"head.4.\1"),
-            (r"decoder\.cls\.3\.(.*)", r"head.7.\1"),
-        ),
-        r"",
-        _esda,
-        folds=True,
-    ),
-    "edgeclip": Released(
-        "gam.gate.",
-        (None, "model."),
-        (
-            (r"layer0\.0\.(.*)", r"backbone.conv1.\1"),
-            (r"layer0\.1\.(.*)", r"backbone.bn1.\1"),
-            (r"(layer[123]\..*)", r"backbone.\1"),
-            (r"gam\.(gate\..*)", r"\1"),
-            (r"down_query\.(.*)", r"project.\1"),
-            (r"down_text_cp\.(.*)", r"project_word.\1"),
-            (r"down_text_up\.(.*)", r"project_background.\1"),
-            (r"model\.(.*)", r"clip.text.\1"),
-        ),
-        r"model\.(visual\..*|logit_scale)|down_supp\..*",
-        _edgeclip,
-        folds=True,
-    ),
-    "sazs": Released(
-        "edgeocr_cls_head.",
-        None,
-        (
-            (r"edgeocr_cls_head\.(.*)", r"edge_head.\1"),
-            (r"pretrained\.model\.patch_embed\.proj\.(.*)", r"backbone.patch_embed.\1"),
-            (r"pretrained\.model\.(.*)", r"backbone.\1"),
-            (r"pretrained\.act_postprocess2\.0\.project\.0\.(.*)", r"backbone.readout.\1"),
-            (r"pretrained\.act_postprocess2\.3\.(.*)", r"backbone.project.\1"),
-            (r"pretrained\.act_postprocess2\.4\.(.*)", r"backbone.upsample.\1"),
-            (r"((base|pool\d_conv|pool\d_bn|fc1|fc1_bn)\..*)", r"backbone.\1"),
-        ),
-        r"pretrained\.model\.(blocks\.(?!(?:USED)\.)\d+|norm|head)\..*|pretrained\.act_postprocess[134]\..*|scratch\..*|fc2\..*|up\..*",
-        _sazs,
-        folds=True,
-    ),
-}
-
-
-def from_state_dict(method: str, state: dict[str, Tensor], **sizes: Any) -> TextSegmenter:
-    """A segmenter with a released checkpoint's weights, in eval mode, behaving as the released code
-    does.
-
-    Args:
-        method: Key of `RELEASED`.
-        state: Tensors under the released names.
-        sizes: What shapes do not tell: `vision_heads`, `text_heads` (64 channels each by default),
-            `clip`, the text half of a CLIP, where the checkpoint holds none (SAZS), and any option
-            of the method, such as `decoder_heads`.
-
-    Raises:
-        CheckpointError: The checkpoint of another method, or a tensor that is missing, unknown, of
-            another shape or not finite.
-    """
-    segmenter, report = translate(method, state, **sizes)
-    if report.problem:
-        raise CheckpointError(
-            f"the checkpoint does not fit {method} ({report.problem}); is it one of another size or"
-            " version?"
-        )
-    return segmenter
-
-
 def read_sizes(method: str, state: dict[str, Tensor]) -> dict[str, Any]:
-    """The options of the method that the shapes of a released checkpoint tell.
+    """The options of the method that follow from the shapes of a released checkpoint.
 
     Raises:
         CheckpointError: The checkpoint of another method, of none, or a part of one.
     """
-    if method not in RELEASED:
+    look = released(method)
+    if not any(key.startswith(look.mark) for key in state):
         raise CheckpointError(
-            f"checkpoints of {method!r} cannot be converted; choose one of {', '.join(RELEASED)}"
-        )
-    looks = [
-        name for name, other in RELEASED.items() if any(key.startswith(other.mark) for key in state)
-    ]
-    if method not in looks:
-        what = (
-            f"looks like one of {looks[0]}"
-            if looks
-            else "is of none of the methods that can be converted"
-        )
-        raise CheckpointError(
-            f"the checkpoint has no {RELEASED[method].mark}* as {method}'s have; it {what}"
+            f"the checkpoint has no {look.mark}* as {method}'s have; it {_what_it_is(state)}"
         )
     try:
-        return RELEASED[method].options(state)
+        return look.options(state)
     except (KeyError, IndexError, ValueError) as error:
         raise CheckpointError(
-            f"the checkpoint lacks what says {method}'s sizes ({error}); it may be a part of one,"
-            " so download it again"
+            f"the checkpoint lacks tensors that give {method}'s sizes ({error}); it may be a part"
+            " of one, so download it again"
         ) from error
 
 
-def translate(method: str, state: dict[str, Tensor], **sizes: Any) -> tuple[TextSegmenter, Report]:
-    """As `from_state_dict`, with the report; tensors that do not fit are listed there and left out
-    instead of refused.
+def _what_it_is(state: dict[str, Tensor]) -> str:
+    """Whose checkpoint it looks like."""
+    for name, line in METHODS.items():
+        look = line.cls.RELEASED
+        if look is not None and any(key.startswith(look.mark) for key in state):
+            return f"looks like one of {name}"
+    return "is of none of the methods that can be converted"
+
+
+def translate(
+    method: str,
+    state: dict[str, Tensor],
+    *,
+    clip: CLIPText | StoredText | None = None,
+    vision_heads: int | None = None,
+    text_heads: int | None = None,
+    **options: Any,
+) -> tuple[TextSegmenter, Report]:
+    """A segmenter with a released checkpoint's weights, behaving as the released code does.
+
+    Tensors that do not fit are listed in the report and left out.
+
+    Args:
+        method: A method with released checkpoints.
+        state: Tensors under the released names.
+        clip: The text half of a CLIP, where the checkpoint holds no tower (SAZS).
+        vision_heads: Heads of the image tower, which no shape tells; 64 channels each by default.
+        text_heads: Heads of the text tower, likewise.
+        **options: Options of the method, which win over those read off the shapes.
+
+    Returns:
+        The segmenter, in eval mode, and what became of every tensor.
 
     Raises:
         CheckpointError: The checkpoint of another method, or of none.
         SettingError: A text tower that is missing, is too many, or of another width.
     """
-    read = read_sizes(method, state)
-    released = RELEASED[method]
-    clip = _tower(method, state, sizes)
-    segmenter = create(method, clip, published=True, **{**read, **sizes})
-    heads: dict[str, int] = {}
-    if released.towers is not None:
-        heads = _heads_of(clip)
-    report, own, ours = Report(heads=heads), segmenter.state_dict(), {}
+    read, look = read_sizes(method, state), released(method)
+    heads = {"vision_heads": vision_heads, "text_heads": text_heads}
+    if look.towers is None:
+        tower = _given_tower(method, state, clip, heads)
+    elif clip is not None:
+        raise SettingError(f"a checkpoint of {method} brings its own towers; leave clip away")
+    else:
+        tower = _stored_tower(state, look.towers, heads)
+    segmenter = create(method, tower, published=True, **{**read, **options})
+    report = Report(heads=_heads_of(tower) if look.towers is not None else {})
+    ours = _place_tensors(state, segmenter, look, read, report)
+    needed = segmenter.state_dict() if look.towers is not None else segmenter.trainable_state()
+    report.missing = sorted(needed.keys() - ours.keys())
+    segmenter.load_state_dict(ours, strict=False)
+    return segmenter.eval(), report
+
+
+def _place_tensors(
+    state: dict[str, Tensor],
+    segmenter: TextSegmenter,
+    look: Released,
+    read: dict[str, Any],
+    report: Report,
+) -> dict[str, Tensor]:
+    """The tensors under our names; the report is filled with what became of each."""
+    own, ours = segmenter.state_dict(), {}
     last = str(read.get("decoder_layers", 0) - 1)
-    dead = released.dead.replace("LAST", last).replace(
-        "USED", "|".join(map(str, range(read.get("vit_sizes", (0, 0))[1])))
-    )
+    used = "|".join(map(str, range(read.get("vit_sizes", (0, 0))[1])))
+    unused = look.unused.replace("LAST", last).replace("USED", used)
     for name, tensor in state.items():
-        place = renamed(name, released.names, last)
-        idle = "recovery_decoder." in name and not any(
-            key.startswith("recovery.") for key in own
-        )  # of a weight of 0
-        if idle or re.fullmatch(dead, name):
+        place = rename(name, look.names, last)
+        # A part that the options leave out, such as a decoder whose loss weighs nothing.
+        left_out = getattr(segmenter, place.split(".")[0], False) is None
+        if left_out or re.fullmatch(unused, name):
             report.dead.append(name)
         elif place not in own:
             report.unknown.append(name)
         elif own[place].shape != tensor.shape:
-            report.misshaped.append(
-                f"{name} ({list(tensor.shape)} instead of {list(own[place].shape)})"
-            )
+            shapes = f"{list(tensor.shape)} instead of {list(own[place].shape)}"
+            report.misshaped.append(f"{name} ({shapes})")
             ours[place] = own[place]
-        else:
-            (report.loaded if bool(torch.isfinite(tensor).all()) else report.not_finite).append(
-                name
-            )
+        elif not bool(torch.isfinite(tensor).all()):
+            report.not_finite.append(name)
             ours[place] = tensor.float()
-    brought = own.keys() if released.towers is not None else segmenter.trainable_state().keys()
-    report.missing = sorted(brought - ours.keys())
-    segmenter.load_state_dict(ours, strict=False)
-    return segmenter.eval(), report
+        else:
+            report.loaded.append(name)
+            ours[place] = tensor.float()
+    return ours
+
+
+# ------------------------------------------------------------------------ towers
 
 
 def _heads_of(clip: CLIPText | StoredText) -> dict[str, int]:
@@ -396,72 +216,61 @@ def _heads_of(clip: CLIPText | StoredText) -> dict[str, int]:
     return heads
 
 
-def renamed(name: str, names: Names, last: str) -> str:
-    """Our name of a released tensor; `LAST` in the patterns stands for the number of the decoder's
-    last layer.
-    """
-    for pattern, target in names:
-        found = re.fullmatch(pattern.replace("LAST", last), name)
-        if found:
-            return found.expand(target)
-    return name
+def _given_tower(
+    method: str,
+    state: dict[str, Tensor],
+    clip: CLIPText | StoredText | None,
+    heads: dict[str, int | None],
+) -> CLIPText | StoredText:
+    """The text encoder of a checkpoint that brings none.
 
-
-def _tower(method: str, state: dict[str, Tensor], sizes: dict[str, Any]) -> CLIPText | StoredText:
-    """The tower the method stands on, from the checkpoint or given among `sizes`, out of which what
-    concerns it is taken.
+    Raises:
+        SettingError: None is given, one of another width, or heads that belong to no tower.
     """
-    towers, given = RELEASED[method].towers, sizes.pop("clip", None)
-    heads = sizes.pop("vision_heads", None), sizes.pop("text_heads", None)
-    if towers is not None:
-        if given is not None:
-            raise SettingError(f"a checkpoint of {method} brings its own towers; leave clip away")
-        return _clip(state, towers, *heads)
-    if not isinstance(given, (CLIPText, StoredText)):
+    look = released(method)
+    if clip is None:
         raise SettingError(
             f"a checkpoint of {method} holds no text tower; give the one it was trained with as"
-            " clip (ViT-B-32-quickgelu/openai)"
+            f" clip ({look.tower})"
         )
-    if heads != (None, None):
+    if any(count is not None for count in heads.values()):
         raise SettingError(
-            f"a checkpoint of {method} holds no tower of CLIP whose heads could be told; leave them"
-            " away, a ViT's own are part of vit_sizes"
+            f"a checkpoint of {method} holds no tower of CLIP whose heads could be given; leave"
+            " them away, a ViT's own are part of vit_sizes"
         )
-    width = state[f"{RELEASED[method].mark}weight"].shape[1]
-    if given.embed_dim != width:
+    width = state[f"{look.mark}weight"].shape[1]
+    if clip.embed_dim != width:
         raise SettingError(
-            f"the checkpoint's words have {width} numbers, those of {given.source or 'the tower'}"
-            f" {given.embed_dim}; give the tower it was trained with"
+            f"the checkpoint's text features have {width} channels, those of"
+            f" {clip.source or 'the tower'} {clip.embed_dim}; give the tower it was trained with"
         )
-    return given
+    return clip
 
 
-def _clip(
-    state: dict[str, Tensor],
-    towers: tuple[str | None, str],
-    vision_heads: int | None,
-    text_heads: int | None,
+def _stored_tower(
+    state: dict[str, Tensor], towers: tuple[str | None, str], heads: dict[str, int | None]
 ) -> CLIPText:
-    """A tower of the checkpoint's sizes, its position table as large as stored; the weights come
-    with all others.
+    """A tower of the checkpoint's sizes, its position table as large as stored.
+
+    The weights are loaded later, with all others.
     """
-    image, words = towers
-    named = {
-        name.removeprefix(words): tensor for name, tensor in state.items() if name.startswith(words)
-    }
+    image, text = towers
+    named = _without_prefix(state, text)
     if image is None:
-        return build_text(
-            text_config_from_shapes(named, path="the checkpoint", text_heads=text_heads),
-            source="released",
+        config = text_config_from_shapes(
+            named, path="the checkpoint", text_heads=heads["text_heads"]
         )
-    named |= {
-        f"visual.{name.removeprefix(image)}": tensor
+        return build_text(config, source="released")
+    visual = _without_prefix(state, image)
+    named |= {f"visual.{name}": tensor for name, tensor in visual.items()}
+    config = config_from_shapes(named, path="the checkpoint", **heads)
+    return build_clip(config, source="released")
+
+
+def _without_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with a prefix, without it."""
+    return {
+        name.removeprefix(prefix): tensor
         for name, tensor in state.items()
-        if name.startswith(image)
+        if name.startswith(prefix)
     }
-    return build_clip(
-        config_from_shapes(
-            named, path="the checkpoint", vision_heads=vision_heads, text_heads=text_heads
-        ),
-        source="released",
-    )

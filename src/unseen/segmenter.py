@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unseen.released import Released
 from unseen.settings import TrainSettings
 from unseen.vocabulary import Vocabulary
 
@@ -158,6 +159,7 @@ class Segmenter(nn.Module, ABC):
         PUBLISHED: Options a user tunes whose released value differs from our default.
         Quirks: Dataclass of what the released code does otherwise; its `released()` gives the
             released values.
+        RELEASED: How its released checkpoints are converted; None if there are none.
         TINY: Options with which the method is small, for tests on a tiny CLIP.
         trainable: Whether the method has anything to train.
         trains_text: Whether training changes what `encode_text` returns; then it is called anew in
@@ -167,6 +169,7 @@ class Segmenter(nn.Module, ABC):
 
     PUBLISHED: ClassVar[dict[str, Any]] = {}
     Quirks: ClassVar[Any] = None
+    RELEASED: ClassVar[Released | None] = None
     TINY: ClassVar[dict[str, Any]] = {}
     trainable: ClassVar[bool] = True
     trains_text: ClassVar[bool] = False

@@ -30,6 +30,7 @@ from unseen.modules.losses import FocalOver, MaskLoss, calibrated
 from unseen.modules.prompts import make_prompts
 from unseen.modules.queries import relationship
 from unseen.modules.regions import region_mask, regions_of
+from unseen.released import MMSEG_NAMES, UNUSED_IN_LAYER, Released, count_layers, prompt_options
 from unseen.segmenter import Prediction, TextFeatures
 
 
@@ -137,6 +138,37 @@ class CLIPRCQuirks(TowerQuirks):
         )
 
 
+def _released_options(state: dict[str, Tensor]) -> dict[str, Any]:
+    side = round(len(state["backbone.region_level_bridge"]) ** 0.5)
+    options = {
+        **prompt_options(state),
+        "lattice": (side, side),
+        "decoder_layers": count_layers(state, "decode_head.decoder_q.layers."),
+        "hidden_dim": state["decode_head.decoder_q.layers.0.linear1.weight"].shape[0],
+    }
+    # The recovery decoder is not needed to predict, so it may have been removed from the file.
+    recovery = count_layers(state, "decode_head.recovery_decoder.decouple_q.")
+    if recovery:
+        return {**options, "recovery_layers": recovery}
+    return {**options, "recovery_weight": 0.0}
+
+
+RELEASED = Released(
+    mark="decode_head.decoder_q.",
+    towers=("backbone.", "text_encoder."),
+    names=(
+        *MMSEG_NAMES,
+        (r"decode_head\.((q|lateral)_proj\..*)", r"\1"),
+        (r"decode_head\.decoder_([qv])\.layers\.(.*)", r"decoder.\1.\2"),
+        (r"decode_head\.recovery_decoder\.decouple_([qv])\.(.*)", r"recovery.decoder.\1.\2"),
+        (r"decode_head\.recovery_decoder\.(linear_.*)", r"recovery.\1"),
+    ),
+    unused=r"decode_head\.((decoder_[qv]\.layers|recovery_decoder\.decouple_[qv])\.\d+\."
+    rf"{UNUSED_IN_LAYER}|loss_decode\..*)",
+    options=_released_options,
+)
+
+
 class CLIPRC(ClipSegmenter):
     """CLIP-RC.
 
@@ -169,6 +201,7 @@ class CLIPRC(ClipSegmenter):
     """
 
     Quirks = CLIPRCQuirks
+    RELEASED = RELEASED
     TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3, "decoder_heads": 2, "lattice": (2, 2)}
 
     def __init__(

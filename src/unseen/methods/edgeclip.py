@@ -26,6 +26,7 @@ from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import SettingError, VocabularyError
 from unseen.modules.contours import bands, sampled, triplet_loss
 from unseen.modules.losses import cross_entropy
+from unseen.released import Released, count_layers, rename
 from unseen.segmenter import Prediction, QuerySegmenter, TextFeatures, as_color
 
 EPS = 1e-8
@@ -83,6 +84,40 @@ class Round(NamedTuple):
     scores: Tensor
 
 
+RELEASED_NAMES = (
+    (r"layer0\.0\.(.*)", r"backbone.conv1.\1"),
+    (r"layer0\.1\.(.*)", r"backbone.bn1.\1"),
+    (r"(layer[123]\..*)", r"backbone.\1"),
+    (r"gam\.(gate\..*)", r"\1"),
+    (r"down_query\.(.*)", r"project.\1"),
+    (r"down_text_cp\.(.*)", r"project_word.\1"),
+    (r"down_text_up\.(.*)", r"project_background.\1"),
+    (r"model\.(.*)", r"clip.text.\1"),
+)
+
+
+def _released_options(state: dict[str, Tensor]) -> dict[str, Any]:
+    # A tensor may be stored under either of two names, so sizes are read under ours.
+    own = {rename(name, RELEASED_NAMES): tensor for name, tensor in state.items()}
+    stages = [f"backbone.layer{i}." for i in (1, 2, 3)]
+    return {
+        "stem": tuple(len(own[f"backbone.conv1.{i}.weight"]) for i in (0, 3, 6)),
+        "planes": tuple(len(own[f"{stage}0.conv1.weight"]) for stage in stages),
+        "blocks": tuple(count_layers(own, stage) for stage in stages),
+        "match_dim": len(own["project.0.weight"]),
+    }
+
+
+RELEASED = Released(
+    mark="gam.gate.",
+    towers=(None, "model."),  # its image tower is stored and never used
+    names=RELEASED_NAMES,
+    unused=r"model\.(visual\..*|logit_scale)|down_supp\..*",
+    options=_released_options,
+    folds=True,
+)
+
+
 class EdgeCLIP(QuerySegmenter, TextSegmenter):
     """EdgeCLIP.
 
@@ -114,6 +149,7 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
 
     PUBLISHED: ClassVar[dict[str, Any]] = {"templates": "no_article"}
     Quirks = EdgeCLIPQuirks
+    RELEASED = RELEASED
     TINY: ClassVar[dict[str, Any]] = {
         "stem": (8, 8, 16),
         "planes": (8, 8, 16),

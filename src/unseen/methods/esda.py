@@ -29,6 +29,7 @@ from unseen.labels import IGNORE
 from unseen.modules.attention import NeighbourAttention
 from unseen.modules.decoders import check_heads
 from unseen.modules.losses import cross_entropy
+from unseen.released import Released
 from unseen.segmenter import Prediction, QuerySegmenter, TextFeatures
 from unseen.vocabulary import Vocabulary
 
@@ -154,6 +155,35 @@ class Interactor(nn.Module):
         return x[:, -count:]
 
 
+def _released_options(state: dict[str, Tensor]) -> dict[str, Any]:
+    # The position table has been resized to the training grid already.
+    options: dict[str, Any] = {"train_grid": None, "adapters": "image_encoder.prompt.0" in state}
+    if options["adapters"]:
+        options["rank"] = state["image_encoder.prompt.0"].shape[1]
+    return options
+
+
+RELEASED = Released(
+    mark="image_encoder.",
+    towers=("image_encoder.", "text_encoder."),
+    names=(
+        (r"image_encoder\.(text_cls_proj\..*)", r"\1"),
+        (r"image_encoder\.prompt\.(.*)", r"adapters.\1"),
+        (r"image_encoder\.(.*)", r"clip.visual.\1"),
+        (r"text_encoder\.(.*)", r"clip.text.\1"),
+        (r"decoder\.VL_interaction\.(\d)\.resblocks\.0\.(.*)", r"interactor.together.\1.\2"),
+        (r"decoder\.IEE\.(\d)\.resblocks\.0\.(.*)", r"interactor.patches.\1.\2"),
+        (r"decoder\.SSE\.0\.resblocks\.0\.(.*)", r"interactor.support.\1"),
+        (r"decoder\.(text_\w+_proj\..*)", r"interactor.\1"),
+        (r"decoder\.res2\.([02]\..*)", r"head.\1"),
+        (r"decoder\.cls\.0\.(.*)", r"head.4.\1"),
+        (r"decoder\.cls\.3\.(.*)", r"head.7.\1"),
+    ),
+    options=_released_options,
+    folds=True,
+)
+
+
 class ESDA(QuerySegmenter, ClipSegmenter):
     """ESDA.
 
@@ -172,6 +202,7 @@ class ESDA(QuerySegmenter, ClipSegmenter):
 
     PUBLISHED: ClassVar[dict[str, Any]] = {"templates": "name"}
     Quirks = ESDAQuirks
+    RELEASED = RELEASED
     TINY: ClassVar[dict[str, Any]] = {"text_blocks": (1,)}
     needs_tokens: ClassVar[bool] = True
 

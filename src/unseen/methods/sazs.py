@@ -35,6 +35,7 @@ from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import SettingError, VocabularyError
 from unseen.labels import IGNORE
 from unseen.modules.edges import edge_map
+from unseen.released import Released, count_layers
 from unseen.segmenter import Prediction, QuerySegmenter, TextFeatures, as_color
 
 Shape = Literal["released", "sigmoid", "off"]
@@ -82,6 +83,55 @@ class Encoded:
     padded_size: tuple[int, int]
 
 
+def _released_options(state: dict[str, Tensor]) -> dict[str, Any]:
+    return _released_drn(state) if "fc1.weight" in state else _released_vit(state)
+
+
+def _released_drn(state: dict[str, Tensor]) -> dict[str, Any]:
+    layers, channels = [], []
+    for level in range(1, 9):
+        stored = count_layers(state, f"base.{level}.")
+        if 3 <= level <= 6:  # bottlenecks
+            layers.append(stored)
+            channels.append(len(state[f"base.{level}.0.conv2.weight"]))
+        else:  # convolution, norm, and a ReLU without tensors
+            layers.append(-(-stored // 3))
+            channels.append(len(state[f"base.{level}.0.weight"]))
+    return {
+        "backbone": "drn_d_105",
+        "drn_layers": tuple(layers),
+        "drn_channels": tuple(channels),
+    }
+
+
+def _released_vit(state: dict[str, Tensor]) -> dict[str, Any]:
+    hidden, width = state["pretrained.model.blocks.0.mlp.fc1.weight"].shape
+    # The features come from the middle block; those behind it are stored and never used.
+    blocks = count_layers(state, "pretrained.model.blocks.") // 2
+    positions = state["pretrained.model.pos_embed"].shape[1] - 1
+    sizes = (width, blocks, max(1, width // 64), hidden, round(positions**0.5))
+    return {"backbone": "vit_large", "vit_sizes": sizes}
+
+
+RELEASED = Released(
+    mark="edgeocr_cls_head.",
+    tower="ViT-B-32-quickgelu/openai",
+    names=(
+        (r"edgeocr_cls_head\.(.*)", r"edge_head.\1"),
+        (r"pretrained\.model\.patch_embed\.proj\.(.*)", r"backbone.patch_embed.\1"),
+        (r"pretrained\.model\.(.*)", r"backbone.\1"),
+        (r"pretrained\.act_postprocess2\.0\.project\.0\.(.*)", r"backbone.readout.\1"),
+        (r"pretrained\.act_postprocess2\.3\.(.*)", r"backbone.project.\1"),
+        (r"pretrained\.act_postprocess2\.4\.(.*)", r"backbone.upsample.\1"),
+        (r"((base|pool\d_conv|pool\d_bn|fc1|fc1_bn)\..*)", r"backbone.\1"),
+    ),
+    unused=r"pretrained\.model\.(blocks\.(?!(?:USED)\.)\d+|norm|head)\..*"
+    r"|pretrained\.act_postprocess[134]\..*|scratch\..*|fc2\..*|up\..*",
+    options=_released_options,
+    folds=True,
+)
+
+
 class SAZS(QuerySegmenter, TextSegmenter):
     """SAZS.
 
@@ -120,6 +170,7 @@ class SAZS(QuerySegmenter, TextSegmenter):
         "balanced": False,
     }
     Quirks = SAZSQuirks
+    RELEASED = RELEASED
     TINY: ClassVar[dict[str, Any]] = {"backbone": "small"}
     needs_class_labels: ClassVar[bool] = True
     # A class is one more pair of products with features that are computed already.

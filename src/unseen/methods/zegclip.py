@@ -27,6 +27,7 @@ from unseen.modules.decoders import DecoderSizes, MaskDecoder, check_heads
 from unseen.modules.losses import FocalOver, MaskLoss, calibrated
 from unseen.modules.prompts import make_prompts
 from unseen.modules.queries import RelationshipDescriptor
+from unseen.released import MMSEG_NAMES, UNUSED_IN_LAYER, Released, count_layers, prompt_options
 from unseen.segmenter import AuxiliaryMap, Prediction, TextFeatures
 
 
@@ -58,6 +59,28 @@ class ZegCLIPQuirks(TowerQuirks):
         )
 
 
+def _released_options(state: dict[str, Tensor]) -> dict[str, Any]:
+    hidden = state["decode_head.decoder_1.layers.0.linear1.weight"].shape[0]
+    layers = count_layers(state, "decode_head.decoder_1.layers.")
+    return {**prompt_options(state), "decoder_layers": layers, "hidden_dim": hidden}
+
+
+RELEASED = Released(
+    mark="decode_head.decoder_1.",
+    towers=("backbone.", "text_encoder."),
+    names=(
+        *MMSEG_NAMES,
+        (r"decode_head\.(q_proj\..*)", r"descriptor.\1"),
+        (r"decode_head\.decoder_1\.layers\.LAST\.multihead_attn\.([qk]\..*)", r"decoder.\1"),
+        (r"decode_head\.decoder_1\.(layers\..*)", r"decoder.\1"),
+    ),
+    # Of the last layer only the query and key projections reach the output.
+    unused=rf"decode_head\.(decoder_1\.layers\.(\d+\.{UNUSED_IN_LAYER}"
+    r"|LAST\.(?!multihead_attn\.[qk]\.).*)|loss_decode\..*)",
+    options=_released_options,
+)
+
+
 class ZegCLIP(ClipSegmenter):
     """ZegCLIP.
 
@@ -87,6 +110,7 @@ class ZegCLIP(ClipSegmenter):
     """
 
     Quirks = ZegCLIPQuirks
+    RELEASED = RELEASED
     TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3, "decoder_heads": 2}
 
     def __init__(
