@@ -524,7 +524,7 @@ def test_two_runs_of_one_method_are_two_models(
     tiny = get_benchmark("doodles-5i/1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "unseen.comparison.get_benchmark",
+            "unseen.entries.get_benchmark",
             lambda name, lists=None: replace(tiny, episodes=lambda *_: (_world(), [Episode(0, 5)])),
         )
         main(["evaluate", str(tmp_path / "a")])
