@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tiny import tiny_clip
@@ -35,6 +35,8 @@ from unseen.segments.spectral import (
 )
 from unseen.settings import InferenceSettings
 
+DOODLES_FINGERPRINT_0_1 = "9548b71f53e356da"
+"""What version 0.1 stored as the fingerprint of the doodle tower's keys."""
 REFINE = ("--inference.refinement", "segment_iou")
 
 
@@ -133,6 +135,34 @@ def test_spectra_come_back(made: tuple[Path, Spectrum]) -> None:
     assert (about["count"], about["colour"], about["features"]) == (4, 0.0, "tiny")
     assert len(about["fingerprint"]) == 16
     assert torch.equal(stored_segments(folder, "one", (96, 96), 3), spectrum.segments[:3])
+
+
+def test_eigenvectors_of_another_network_are_refused(image: Tensor, tmp_path: Path) -> None:
+    """Also of a network that differs in one bias, or in its statistics, alone."""
+    keys, settings = clip_keys(tiny_clip()), SpectralSettings(4)
+    list(extract([("one", image)], keys, settings, tmp_path))
+    keys.network.visual.ln_pre.bias[0] += 1
+    with pytest.raises(SettingError, match=r"one\.safetensors was made with fingerprint "):
+        list(extract([("one", image)], keys, settings, tmp_path))
+    fingerprint = keys.fingerprint
+    keys.mean += 0.5
+    assert keys.fingerprint != fingerprint
+
+
+def test_eigenvectors_of_version_0_1_are_read(image: Tensor, tmp_path: Path) -> None:
+    """Their fingerprint is a hash of three matrices."""
+    keys, settings = load_keys("doodles"), SpectralSettings(4)
+    (computed,) = extract([("one", image)], keys, settings, tmp_path)
+    path = tmp_path / "one.safetensors"
+    about = {**load_spectrum(path)[1], "fingerprint": DOODLES_FINGERPRINT_0_1}
+    save_file(load_file(path), path, metadata={"unseen": json.dumps(about)})
+    (kept,) = extract([("one", image)], keys, settings, tmp_path)
+    assert not kept.fresh
+    assert np.array_equal(kept.spectrum.eigenvectors, computed.spectrum.eigenvectors)
+    about["fingerprint"] = "0" * 16
+    save_file(load_file(path), path, metadata={"unseen": json.dumps(about)})
+    with pytest.raises(SettingError, match="was made with fingerprint '0000000000000000'"):
+        list(extract([("one", image)], keys, settings, tmp_path))
 
 
 def test_masks_are_written_as_sazs_reads_them(made: tuple[Path, Spectrum]) -> None:

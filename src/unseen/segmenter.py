@@ -9,7 +9,6 @@ width, T text length, P prompts.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unseen.backbones.fingerprint import network_fingerprint
 from unseen.released import Released
 from unseen.settings import TrainSettings
 from unseen.vocabulary import Vocabulary
@@ -142,14 +142,7 @@ class Tower:
     @property
     def fingerprint(self) -> str:
         """A hash of every tensor, by name, in float32, and of the activations between them."""
-        digest = hashlib.sha256()
-        for name, module in self.module.named_modules():
-            if not list(module.children()) and not list(module.parameters()):
-                digest.update(f"{name} {type(module).__name__}".encode())
-        for name, tensor in self.module.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
-        return digest.hexdigest()[:16]
+        return network_fingerprint(self.module)
 
 
 class Segmenter(nn.Module, ABC):

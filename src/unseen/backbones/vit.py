@@ -8,7 +8,6 @@ SAZS's ViT-L.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from unseen.backbones.archives import load_matching, read_state_dict
 from unseen.backbones.clip.loading import load_clip, log_first_warning_only
 from unseen.backbones.clip.tower import CLIP
 from unseen.backbones.dense import DenseBackbone
+from unseen.backbones.fingerprint import network_fingerprint
 from unseen.errors import CheckpointError, DataError, SettingError
 
 TIMM = "timm:"
@@ -68,16 +68,8 @@ class KeyFeatures(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of the first, the middle and the last weights, and of mean and std."""
-        tensors = [
-            tensor
-            for tensor in self.network.state_dict().values()
-            if tensor.is_floating_point() and tensor.ndim > 1
-        ]
-        digest = hashlib.sha256()
-        for tensor in (tensors[0], tensors[len(tensors) // 2], tensors[-1], self.mean, self.std):
-            digest.update(tensor.detach().cpu().float().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """A hash of every tensor of the network, and of mean and std."""
+        return network_fingerprint(self.network, self.mean, self.std)
 
     def train(self, mode: bool = True) -> KeyFeatures:
         """Frozen: it stays in evaluation mode."""

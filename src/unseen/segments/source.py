@@ -8,6 +8,7 @@ FOLDER/NAME_k0.png ...    the K segments as SAZS reads them: 0 and 255, one chan
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -139,6 +140,7 @@ def extract(
             written to.
     """
     recipe = {"features": keys.source, "fingerprint": keys.fingerprint, **asdict(settings)}
+    fingerprint_0_1 = _fingerprint_0_1(keys)
     for name, image in images:
         path = folder / f"{name}.safetensors"
         # A stopped run goes on where it was: finished files are read, and must be of this recipe.
@@ -147,7 +149,8 @@ def extract(
             spectrum = _compute(name, image, keys, settings)
             _save(path, spectrum, recipe)
         else:
-            spectrum = _load_same(path, {**recipe, "size": (image.shape[-2], image.shape[-1])})
+            size = (image.shape[-2], image.shape[-1])
+            spectrum = _load_same(path, {**recipe, "size": size}, fingerprint_0_1)
         masks = [folder / f"{name}_k{k}.png" for k in range(settings.count)]
         if png and not all(mask.exists() for mask in masks):
             write_masks(folder, name, spectrum.segments)
@@ -163,10 +166,26 @@ def _compute(name: str, image: Tensor, keys: KeyFeatures, settings: SpectralSett
         raise type(error)(f"{name}: {error}") from error
 
 
-def _load_same(path: Path, recipe: dict[str, Any]) -> Spectrum:
+def _fingerprint_0_1(keys: KeyFeatures) -> str:
+    """What version 0.1 stored as the fingerprint: a hash of three matrices, and of mean and std."""
+    tensors = [
+        tensor
+        for tensor in keys.network.state_dict().values()
+        if tensor.is_floating_point() and tensor.ndim > 1
+    ]
+    digest = hashlib.sha256()
+    for tensor in (tensors[0], tensors[len(tensors) // 2], tensors[-1], keys.mean, keys.std):
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _load_same(path: Path, recipe: dict[str, Any], fingerprint_0_1: str) -> Spectrum:
     """Kept eigenvectors that were computed as they would be now, from an image of the same size."""
     spectrum, stored = load_spectrum(path)
     stored = {**stored, "size": spectrum.size}
+    # Folders of version 0.1 are read on: they name the same network by the hash of that version.
+    if stored.get("fingerprint") == fingerprint_0_1:
+        stored["fingerprint"] = recipe["fingerprint"]
     for key, value in recipe.items():
         if stored.get(key) != value:
             raise SettingError(
