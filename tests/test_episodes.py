@@ -413,7 +413,9 @@ def test_bad_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lists.write_text(good + "2007_000000\n")
     assert "the line '2007_000000'" in said(capsys, "evaluate", "naclip", *common)
     lists.write_text(good.replace("__01", "__05"))
-    assert "the fold asks for 'bottle' in 2007_" in said(capsys, "evaluate", "naclip", *common)
+    assert "with 'bottle', which its mask does not hold" in said(
+        capsys, "evaluate", "naclip", *common
+    )
     lists.write_text(good + "2007_000000__06\n")
     assert "names class 6 for 2007_000000, which does not belong" in said(
         capsys, "evaluate", "naclip", *common
@@ -563,7 +565,7 @@ def test_what_would_be_no_unseen_word_or_no_spread(
         ]
     )
     capsys.readouterr()
-    assert "and 4 more of the classes that doodles-5i/1 asks for" in said(
+    assert "and 4 more of the unseen classes of doodles-5i/1" in said(
         capsys, "evaluate", str(run), "--benchmark", "doodles-5i/1", "--limit", "2"
     )
     assert "is given twice" in said(capsys, "evaluate", str(run), str(run), "--limit", "2")

@@ -30,7 +30,7 @@ from unseen.entries import Places
 from unseen.errors import CheckpointError, SettingError
 from unseen.files import read_image, replacing
 from unseen.methods import known
-from unseen.plans import plan_conversion, plan_extraction, plan_training
+from unseen.plans import TrainingStart, plan_conversion, plan_extraction, plan_training
 from unseen.predictor import ImageLike, Predictor, Segmentation
 from unseen.recipes import recipe
 from unseen.reports import Report
@@ -116,10 +116,8 @@ def train(
     *,
     root: str | Path | None = None,
     lists: Path | None = None,
-    text_embeddings: Path | None = None,
-    init: Path | None = None,
-    resume: bool = False,
     progress: bool = True,
+    **start: Unpack[TrainingStart],
 ) -> tuple[TextSegmenter, TextFeatures] | None:
     """Train a method on the seen classes of a benchmark; writes a run folder.
 
@@ -132,11 +130,8 @@ def train(
         out: Run folder; runs/METHOD-BENCHMARK by default.
         root: Where the benchmark's data lie.
         lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
-        text_embeddings: A .npy file (K, D) to use instead of the text tower, one row a class of the
-            vocabulary; copied into the folder.
-        init: Run folder whose trained weights to start from.
-        resume: Go on from the state in the folder.
         progress: Show a progress bar.
+        **start: `text_embeddings`, `init`, `resume` (`TrainingStart`).
 
     Returns:
         The trained segmenter, in eval mode, and the benchmark's vocabulary, encoded; None in the
@@ -145,26 +140,17 @@ def train(
     Raises:
         UnseenError: Settings, data or folders that do not fit together.
     """
-    plan = plan_training(
-        model,
-        settings,
-        benchmark,
-        out,
-        root=root,
-        lists=lists,
-        text_embeddings=text_embeddings,
-        init=init,
-        resume=resume,
-    )
+    plan = plan_training(model, settings, benchmark, out, root=root, lists=lists, **start)
     folder, class_names = plan.folder, plan.benchmark.class_names
     torch.manual_seed(settings.seed)
     segmenter = build(plan.source, class_names)
     text = encode(segmenter, class_names)
     run = plan.run(tower_identities(segmenter))
-    if run.init is not None and not (resume and (folder / STATE).exists()):
-        _start_from(Path(run.init), segmenter, run)  # a state would hold the weights itself
-    begin, snapshot = _writers(folder, segmenter, run, text_embeddings)
-    control = RunControl(folder, resume, progress, begin, snapshot)
+    stopped = plan.resume and (folder / STATE).exists()
+    if run.init is not None and not stopped:  # the state of a stopped run holds the weights
+        _start_from(Path(run.init), segmenter, run)
+    begin, snapshot = _writers(folder, segmenter, run, plan.text_embeddings)
+    control = RunControl(folder, plan.resume, progress, begin, snapshot)
     if not fit(segmenter, text, plan.benchmark, plan.root, settings, control):
         return None
     save_run(folder, segmenter, run)
@@ -310,25 +296,37 @@ def convert(
         )
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
+    _check_folds(method, bench)
+    if report.problem is None:
+        source = segmenter.clip.source if tower is not None else TOWER
+        model = ModelSettings(method, source, published=True, options=options)
+        _write_converted(out, segmenter, _converted_run(model, segmenter, bench, regime, file))
+    return report
+
+
+def _check_folds(method: str, bench: Benchmark) -> None:
+    """Refuse a benchmark without folds for a method that is trained on them."""
     if released(method).folds and bench.episodes is None:
         raise SettingError(
             f"{method} was trained on folds, one query class an image; give --benchmark"
             " pascal-5i/0, or the fold it was trained on"
         )
-    if report.problem is None:
-        source = segmenter.clip.source if tower is not None else TOWER
-        run = Run(
-            model=ModelSettings(method, source, True, options),
-            benchmark=bench.name,
-            class_names=bench.class_names,
-            seen=bench.class_names if regime == "supervised" else bench.seen,
-            inference=bench.inference,
-            train={"regime": regime, "converted_from": file.name},
-            versions=versions(),
-            towers=tower_identities(segmenter),
-        )
-        _write_converted(out, segmenter, run)
-    return report
+
+
+def _converted_run(
+    model: ModelSettings, segmenter: TextSegmenter, bench: Benchmark, regime: Regime, file: Path
+) -> Run:
+    """What config.yaml says of a converted checkpoint."""
+    return Run(
+        model=model,
+        benchmark=bench.name,
+        class_names=bench.class_names,
+        seen=bench.class_names if regime == "supervised" else bench.seen,
+        inference=bench.inference,
+        train={"regime": regime, "converted_from": file.name},
+        versions=versions(),
+        towers=tower_identities(segmenter),
+    )
 
 
 def _given_tower(

@@ -54,23 +54,30 @@ def compare(
         UnseenError: Models, data or settings that do not fit together.
     """
     entries = plan_entries(models, benchmark, places, settings, inference, choices)
-    changed = bool(inference) or any(choices.get(name) for name in ("options", "text_embeddings"))
-    whole = settings.complete and not changed
-    rows = Counter((entry.title(several=False), entry.benchmark.name) for entry in entries)
+    changed = inference or choices.get("options") or choices.get("text_embeddings")
+    keep = settings.complete and places.save and not changed
     reports: list[Report] = []
-    last: tuple[ModelSource, TextSegmenter] | None = None
-    for entry in entries:
-        # The folds of a method without training are scored with one and the same segmenter.
-        source = entry.built_from
-        if last is None or last[0] != source:
-            segmenter = build(source, entry.benchmark.class_names)
-            last = source, segmenter.to(device_named(settings.device))
-        title = entry.title(several=rows[entry.title(several=False), entry.benchmark.name] > 1)
-        made = list(_reports(entry, title, last[1], places, settings))
-        if whole and places.save and entry.source.folder is not None:
+    for entry, title, segmenter in _built(entries, settings.device):
+        made = list(_reports(entry, title, segmenter, places, settings))
+        if keep and entry.source.folder is not None:
             _keep_scores(entry.source.folder, made[0])
         reports += made
     return reports
+
+
+def _built(entries: Sequence[Entry], device: str) -> Iterator[tuple[Entry, str, TextSegmenter]]:
+    """Every row with its title and segmenter; rows of one source share the segmenter, as the folds
+    of a method without training do.
+    """
+    device = device_named(device)
+    rows = Counter((entry.title(several=False), entry.benchmark.name) for entry in entries)
+    last, segmenter = None, None
+    for entry in entries:
+        wanted = entry.built_from, entry.benchmark.class_names
+        if segmenter is None or wanted != last:
+            last, segmenter = wanted, build(*wanted).to(device)
+        row = entry.title(several=False), entry.benchmark.name
+        yield entry, entry.title(several=rows[row] > 1), segmenter
 
 
 # ---------------------------------------------------------------------- scoring
@@ -92,7 +99,7 @@ def _reports(
         entry.inference,
         # On another benchmark every class counts as trained on, so that no score is reduced
         # (the released codes' configurations for other data sets).
-        calibrated=run.lowered(bench.class_names) if run and entry.own else None,
+        calibrated=run.calibrated_ids(bench.class_names) if run and entry.own else None,
         trained_on=None if entry.own else run,
         about=_about(entry.built_from),
     )

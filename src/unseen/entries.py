@@ -103,7 +103,10 @@ def plan_entries(
             " one at a time"
         )
     for entry in entries:
-        _check(entry, places, settings, inference)
+        entry.benchmark.check_settings(entry.inference, settings)
+        _check_segments_used(entry, settings, inference)
+        entry.benchmark.check_root(places.root)
+        _check_unseen(entry)
     return entries
 
 
@@ -142,31 +145,33 @@ def _benchmarks(
     return [get_benchmark(name, lists) for name in folds_of(benchmark or "doodles")]
 
 
-def _check(
-    entry: Entry, places: Places, settings: EvaluationSettings, inference: GivenInference
+def _check_segments_used(
+    entry: Entry, settings: EvaluationSettings, inference: GivenInference
 ) -> None:
-    """Refuse what would be no result, before anything is built.
+    """Refuse segments that are named where nothing uses them."""
+    if settings.oracle or entry.inference.refinement != "none":
+        return
+    if not isinstance(inference, Mapping):
+        return
+    if inference.get("segments_dir") or inference.get("segments_features"):
+        raise SettingError(
+            "segments are named and not used; add --inference.refinement segment_iou, or remove"
+            " --inference.segments_dir and _features"
+        )
 
-    Raises:
-        UnseenError: Settings that do not fit the benchmark, segments that are not used, missing
-            data, or classes that would not be unseen.
+
+def _check_unseen(entry: Entry) -> None:
+    """Refuse folds whose classes an inductive run was trained on, which would be no result.
+
+    Runs of another regime may be scored: their titles say what they have seen.
     """
     bench, run = entry.benchmark, entry.source.run
-    bench.check_settings(entry.inference, settings)
-    if isinstance(inference, Mapping) and entry.inference.refinement == "none":
-        named = inference.get("segments_dir") or inference.get("segments_features")
-        if named and not settings.oracle:
-            raise SettingError(
-                "segments are named and not used; add --inference.refinement segment_iou, or remove"
-                " --inference.segments_dir and _features"
-            )
-    bench.check_root(places.root)
     if run is None or bench.episodes is None or entry.regime != "inductive":
         return
     known = [name for name in bench.unseen if name in run.seen]
     if known:
         more = f" and {len(known) - 1} more" if len(known) > 1 else ""
         raise SettingError(
-            f"{entry.model} was trained on masks of {known[0]!r}{more} of the classes that"
-            f" {bench.name} asks for, so they would not be unseen; evaluate it on {run.benchmark}"
+            f"{entry.model} was trained on masks of {known[0]!r}{more} of the unseen classes of"
+            f" {bench.name}, so they would not be unseen; evaluate it on {run.benchmark}"
         )

@@ -1,5 +1,5 @@
 """What is counted of predictions: a confusion matrix where all classes compete, foreground and
-background where one query class is asked for. Every number of the protocols follows from them.
+background where there is one query class. Every number of the protocols follows from them.
 """
 
 from __future__ import annotations

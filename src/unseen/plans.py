@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
@@ -35,9 +36,9 @@ class TrainingPlan:
     benchmark: Benchmark
     root: Path | None
     folder: Path
-    text_embeddings: Path | None
-    init: Path | None
-    resume: bool
+    text_embeddings: Path | None = None
+    init: Path | None = None
+    resume: bool = False
 
     @property
     def source(self) -> ModelSource:
@@ -111,6 +112,21 @@ class TrainingPlan:
         return run
 
 
+class TrainingStart(TypedDict, total=False):
+    """What a training starts from besides its settings.
+
+    Attributes:
+        text_embeddings: A .npy file (K, D) to use instead of the text tower, one row a class of the
+            benchmark; copied into the folder.
+        init: Run folder whose trained weights to start from.
+        resume: Go on from the state in the run folder.
+    """
+
+    text_embeddings: Path | None
+    init: Path | None
+    resume: bool
+
+
 def plan_training(
     model: ModelSettings,
     settings: TrainSettings,
@@ -119,9 +135,7 @@ def plan_training(
     *,
     root: str | Path | None = None,
     lists: Path | None = None,
-    text_embeddings: Path | None = None,
-    init: Path | None = None,
-    resume: bool = False,
+    **start: Unpack[TrainingStart],
 ) -> TrainingPlan:
     """The plan of `unseen.train`, which documents the arguments; checked.
 
@@ -132,7 +146,7 @@ def plan_training(
     bench = get_benchmark(benchmark, lists)
     folder = Path(out) if out else run_folder(model.method, bench.name)
     place = Path(root) if root else None
-    plan = TrainingPlan(model, settings, bench, place, folder, text_embeddings, init, resume)
+    plan = TrainingPlan(model, settings, bench, place, folder, **start)
     plan.check()
     return plan
 

@@ -162,7 +162,7 @@ class Predictor:
         calibrated: list[int] | None = None
         unseen: tuple[str, ...] = ()
         if self.run is not None:
-            calibrated = self.run.lowered(text.names)
+            calibrated = self.run.calibrated_ids(text.names)
             unseen = tuple(name for name in text.names if name not in self.run.seen)
         maps = label_maps(
             self.segmenter,

@@ -1,7 +1,7 @@
 """The two protocols: what a segmenter predicts, image by image, beside the truth.
 
-`all_classes` lets the classes of a vocabulary compete for every pixel; `query_classes` asks for one
-class of an image at a time, foreground against background (folds). Both take several refiners, so
+`all_classes` lets the classes of a vocabulary compete for every pixel; `query_classes` takes one
+query class of an image at a time, foreground against background (folds). Both take several refiners, so
 that thresholds are compared on one pass.
 """
 
@@ -160,8 +160,8 @@ def query_classes(
         truth = query_labels(sample.labels, class_id)
         if not (truth == 1).any():
             raise DataError(
-                f"the fold asks for {candidate.text.names[class_id]!r} in {sample.name}, whose mask"
-                " does not hold it; restore the list or the masks"
+                f"the fold's list pairs {sample.name} with {candidate.text.names[class_id]!r}, which"
+                " its mask does not hold; restore the list or the masks"
             )
         yield Judged(sample.name, sample.image, truth, masks.of(class_id, truth), class_id)
 
@@ -174,8 +174,8 @@ def query_labels(labels: Tensor, class_id: int) -> Tensor:
 class _QueryMasks:
     """The masks of query classes in one image; what does not depend on the class is computed once.
 
-    A query method is asked for the class alone. Any other is asked for the whole vocabulary, and
-    its mask is where the class wins.
+    A query method is queried with the class alone. Any other method scores the whole vocabulary,
+    and its mask is where the class wins.
     """
 
     def __init__(

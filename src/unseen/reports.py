@@ -190,12 +190,12 @@ def _fold_table(reports: Sequence[Report]) -> Table:
 def _drawn(seeds: Sequence[Report]) -> str:
     """How the episodes of a line were drawn."""
     settings = seeds[0].protocol["evaluation"]
-    words = [settings["episodes"]]
+    parts = [settings["episodes"]]
     if len(seeds) > 1:
-        words.append(f"{len(seeds)} seeds")
+        parts.append(f"{len(seeds)} seeds")
     if settings["limit"]:
-        words.append(f"first {settings['limit']} only")
-    return ", ".join(words)
+        parts.append(f"first {settings['limit']} only")
+    return ", ".join(parts)
 
 
 def _mean_of_folds(folds: Sequence[Sequence[Report]], name: str) -> float:

@@ -76,15 +76,13 @@ class Run:
     text_embeddings: str | None = None
     init: str | None = None
 
-    def lowered(self, names: Sequence[str]) -> list[int] | None:
-        """Places among `names` of the words whose masks it was trained on, where that puts others
-        at a disadvantage (inductive runs).
+    def calibrated_ids(self, names: Sequence[str]) -> list[int] | None:
+        """Ids, among `names`, of the classes whose logits the method reduces (calibrated stacking):
+        those trained on, of inductive runs; None where no class has that advantage.
         """
-        return (
-            [i for i, name in enumerate(names) if name in self.seen]
-            if self.train.get("regime") == "inductive"
-            else None
-        )
+        if self.train.get("regime") != "inductive":
+            return None
+        return [i for i, name in enumerate(names) if name in self.seen]
 
     def differs(self, other: Run) -> str | None:
         """The first setting that decides the weights and is not the same in both runs, with both

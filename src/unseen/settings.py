@@ -266,6 +266,14 @@ class EvaluationSettings:
                 raise SettingError(
                     f"--{flag} is {getattr(self, name)}; give a number of {least} or more"
                 )
+        self._check_seeds()
+        if self.choose_threshold and self.threshold is not None:
+            raise SettingError(
+                "--choose-threshold looks at masks as they are without --threshold; choose first,"
+                " then give --inference.refinement_threshold"
+            )
+
+    def _check_seeds(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise SettingError(
                 f"--seeds is {list(self.seeds)}; give different numbers of 0 or more, such as"
@@ -275,11 +283,6 @@ class EvaluationSettings:
             raise SettingError(
                 "--seeds is for drawn episodes, and nothing is drawn; add --episodes hsnet, sazs or"
                 " bam, or remove it"
-            )
-        if self.choose_threshold and self.threshold is not None:
-            raise SettingError(
-                "--choose-threshold looks at masks as they are without --threshold; choose first,"
-                " then give --inference.refinement_threshold"
             )
 
     @property

@@ -138,14 +138,13 @@ class Benchmark:
         Raises:
             SettingError: One sentence about the first of them.
         """
-        if self.episodes is None and settings.episodes != "all":
-            raise SettingError(
-                f"--episodes {settings.episodes} is for folds, and {self.name} has none; remove it"
-            )
-        if self.episodes is None and settings.released_counts:
-            raise SettingError(
-                f"--released-counts is for folds, and {self.name} has none; remove it"
-            )
+        if self.episodes is None:
+            flags = {
+                f"--episodes {settings.episodes}": settings.episodes != "all",
+                "--released-counts": settings.released_counts,
+            }
+            for flag in (flag for flag, given in flags.items() if given):
+                raise SettingError(f"{flag} is for folds, and {self.name} has none; remove it")
         if self.background == "threshold" and settings.threshold is None:
             raise SettingError(
                 f"{self.title} scores the background, which is where no class is confident; give"
