@@ -154,6 +154,8 @@ def train(
     if not fit(segmenter, text, plan.benchmark, plan.root, settings, control):
         return None
     save_run(folder, segmenter, run)
+    if segmenter.trains_text:
+        text = encode(segmenter, class_names)
     return segmenter, text
 
 

@@ -100,12 +100,14 @@ def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
 def benchmark_templates(model: ModelSettings, benchmark: Benchmark) -> dict[str, Any]:
     """The option that puts class names into the benchmark's templates.
 
-    None for methods with a template of their own: they read its tokens, or it is published.
+    None for methods without that option, and for those whose template is fixed: they read its
+    tokens, or it is published.
     """
     if model.method not in METHODS:
         return {}
-    method = METHODS[model.method].cls
-    if method.needs_tokens or (model.published and "templates" in method.PUBLISHED):
+    method = METHODS[model.method]
+    fixed = method.cls.needs_tokens or (model.published and "templates" in method.cls.PUBLISHED)
+    if fixed or "templates" not in method.choices:
         return {}
     return {"templates": benchmark.templates}
 
