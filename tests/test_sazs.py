@@ -15,23 +15,21 @@ from conftest import SHARED, close, converted, golden
 from tiny import tiny_clip
 from unseen.backbones.clip.text import StoredText
 from unseen.backbones.mobilenet import DilatedMobileNet
+from unseen.backbones.shape_network import ShapeNetwork, load_shape_network
 from unseen.checkpoints import load_run
 from unseen.conversion import translate
 from unseen.errors import CheckpointError, SettingError, VocabularyError
 from unseen.inference import query_mask
 from unseen.labels import IGNORE
 from unseen.methods import create
-from unseen.methods.sazs import (
-    SAZS,
-    SAZSQuirks,
-    ShapeNetwork,
+from unseen.methods.sazs import SAZS, SAZSQuirks
+from unseen.modules.edges import (
     attention_weight,
     balanced_edge_loss,
     edge_attention,
-    load_shape_network,
+    edge_map,
     pixel_loss,
 )
-from unseen.modules.edges import edge_map
 from unseen.released import rename
 from unseen.segmenter import Prediction, TextFeatures
 from unseen.settings import InferenceSettings

@@ -261,38 +261,35 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         }
         return Prediction(rounds[2].scores, encoded.size, extras, align_corners=True)
 
-    def match(self, feature: Tensor, word: Tensor, background: Tensor) -> list[Round]:
-        """Text-guided dense feature matching: the words' scores, then two rounds in which
-        prototypes of the image join them.
+    def match(self, feature: Tensor, text: Tensor, background: Tensor) -> list[Round]:
+        """Text-guided dense feature matching in three rounds.
+
+        The first compares pixels with the text features; in the two that follow, prototypes of the
+        image join them.
 
         Args:
             feature: F (B, D, h, w), not negative.
-            word: CP (B, D, 1, 1).
+            text: CP (B, D, 1, 1).
             background: UP (B, D, 1, 1).
         """
         unit = F.normalize(feature, dim=1, eps=EPS)
-        first = Round(word, background, cosine_scores(unit, word, background))
+        first = Round(text, background, cosine_scores(unit, text, background))
+
         near, far, local = self.prototypes(self.gated(feature, first.scores), first.scores)
-        foreground, background = 0.5 * word + 0.5 * near, 0.3 * far + 0.7 * local
+        foreground, background = 0.5 * text + 0.5 * near, 0.3 * far + 0.7 * local
         second = Round(foreground, background, cosine_scores(unit, foreground, background))
+
         again, far, local = self.prototypes(self.gated(feature, second.scores), second.scores)
-        foreground, background = (
-            0.2 * word + 0.3 * near + 0.5 * again,
-            0.4 * background + 0.6 * (0.3 * far + 0.7 * local),
-        )
-        return [
-            first,
-            second,
-            Round(foreground, background, cosine_scores(unit, foreground, background)),
-        ]
+        foreground = 0.2 * text + 0.3 * near + 0.5 * again
+        background = 0.4 * background + 0.6 * (0.3 * far + 0.7 * local)
+        third = Round(foreground, background, cosine_scores(unit, foreground, background))
+        return [first, second, third]
 
     def gated(self, feature: Tensor, scores: Tensor) -> Tensor:
-        """Features (B, D, h, w), channel by channel let through by what the foreground's pixels
-        show.
-        """
-        shown = (feature * scores.argmax(dim=1, keepdim=True)).mean(
-            dim=(2, 3), keepdim=True
-        )  # over all pixels, not the foreground's alone
+        """Features (B, D, h, w), each channel weighted by its mean over the foreground."""
+        foreground = scores.argmax(dim=1, keepdim=True)
+        # As released, the mean is over all pixels, not over those of the foreground alone.
+        shown = (feature * foreground).mean(dim=(2, 3), keepdim=True)
         gate: Tensor = self.gate(shown)
         return gate.sigmoid() * feature
 
@@ -309,47 +306,45 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
             it.
         """
         flat = feature.flatten(2)  # (B, D, N)
-        probability = scores.softmax(dim=1).flatten(2)
-        sure = [
-            surest(probability[:, 1 - i], threshold, self.top)
-            for i, threshold in enumerate(self.thresholds)
-        ]  # (B, N) each
+        probability = scores.softmax(dim=1).flatten(2)  # (B, 2, N), background first
+        foreground = surest(probability[:, 1], self.thresholds[0], self.top)
+        background = surest(probability[:, 0], self.thresholds[1], self.top)
         means = [
             (flat @ mask.float().unsqueeze(2) / mask.sum(dim=1).view(-1, 1, 1)).unsqueeze(3)
-            for mask in sure
+            for mask in (foreground, background)
         ]
-        pixels = (
-            flat.transpose(1, 2).contiguous().unsqueeze(1)
-        )  # (B, 1, N, D): attention of one head; contiguous, or the fused kernel is not taken
+        # Attention of one head; only contiguous pixels (B, 1, N, D) take the fused kernel.
+        pixels = flat.transpose(1, 2).contiguous().unsqueeze(1)
         unit = F.normalize(pixels, dim=-1, eps=EPS)
         local = F.scaled_dot_product_attention(
-            unit, unit, pixels, attn_mask=sure[1][:, None, None], scale=2.0
+            unit, unit, pixels, attn_mask=background[:, None, None], scale=2.0
         )
         return means[0], means[1], local.squeeze(1).transpose(1, 2).reshape(feature.shape)
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
-        """Terms `mask`, `initial`, `seeds` (with a supervised background word), `edge`, weighted,
-        and their sum `total`, for labels (B, H, W) of 1, 0, 255.
+        """Weighted terms `mask`, `initial`, `seeds`, `edge`, and their sum `total`.
+
+        `seeds` is there only where the background's text feature is supervised.
+
+        Args:
+            prediction: Of `forward_query`.
+            labels: (B, H, W) of 1 (the query class), 0 and 255.
         """
         size, extras = (labels.shape[-2], labels.shape[-1]), prediction.extras
-
-        def mask_loss(scores: Tensor) -> Tensor:
-            return cross_entropy(
-                Prediction(scores, prediction.padded_size, align_corners=True).resized(size), labels
-            )
-
-        losses = {"mask": mask_loss(prediction.logits), "initial": mask_loss(extras["initial"])}
+        scored = {"mask": prediction.logits, "initial": extras["initial"]}
         if self.quirks.background_text == "supervised":
-            losses["seeds"] = mask_loss(extras["seeds"])
+            scored["seeds"] = extras["seeds"]
+        losses = {
+            name: cross_entropy(prediction.resized(size, logits), labels)
+            for name, logits in scored.items()
+        }
         feature = extras["feature"].float()
-        inside, outside = (
-            sampled(band, (feature.shape[-2], feature.shape[-1]))
-            for band in bands(labels, self.edge_radius)
-        )
+        grid = (feature.shape[-2], feature.shape[-1])
+        inside, outside = (sampled(band, grid) for band in bands(labels, self.edge_radius))
+        text = extras["word"].float().flatten(1)
         with torch.autocast(feature.device.type, enabled=False):
-            losses["edge"] = self.triplet_weight * triplet_loss(
-                extras["word"].float().flatten(1), feature, inside, outside, self.margin
-            )
+            edge = triplet_loss(text, feature, inside, outside, self.margin)
+        losses["edge"] = self.triplet_weight * edge
         return {**losses, "total": torch.stack(list(losses.values())).sum()}
 
 
@@ -364,7 +359,7 @@ def _gate(channels: int, dropout: float) -> nn.Sequential:
 
 
 def _projection(channels: int, match_dim: int, dropout: float) -> nn.Sequential:
-    """Into the space of words and pixels, whose vectors are not negative."""
+    """Into the space where text features and pixels meet; its vectors are not negative."""
     return nn.Sequential(
         nn.Conv2d(channels, match_dim, 1, bias=False), nn.ReLU(), nn.Dropout2d(dropout)
     )
@@ -372,21 +367,24 @@ def _projection(channels: int, match_dim: int, dropout: float) -> nn.Sequential:
 
 def cosine_scores(unit: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
     """Ten times the cosines (B, 2, h, w) of unit features with two prototypes, background first."""
-    return SCALE * torch.stack(
-        [
-            (unit * F.normalize(prototype, dim=1, eps=EPS)).sum(dim=1)
-            for prototype in (background, foreground)
-        ],
-        dim=1,
-    )
+    cosines = [
+        (unit * F.normalize(prototype, dim=1, eps=EPS)).sum(dim=1)
+        for prototype in (background, foreground)
+    ]
+    return SCALE * torch.stack(cosines, dim=1)
 
 
 def surest(probability: Tensor, threshold: float, top: int) -> Tensor:
-    """(B, N) bool: the pixels above a threshold, or where an image has none, its `top` most
-    probable ones.
+    """The pixels (B, N) bool that make a prototype.
+
+    Those above the threshold or, in an image that has none, the `top` most probable ones.
+
+    Args:
+        probability: (B, N).
+        threshold: In 0..1.
+        top: How many at most.
     """
     above = probability > threshold
     best = probability.topk(min(top, probability.shape[1]), dim=1).indices
-    return torch.where(
-        above.any(dim=1, keepdim=True), above, torch.zeros_like(above).scatter(1, best, True)
-    )
+    most_probable = torch.zeros_like(above).scatter(1, best, True)
+    return torch.where(above.any(dim=1, keepdim=True), above, most_probable)

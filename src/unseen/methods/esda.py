@@ -29,11 +29,11 @@ from unseen.labels import IGNORE
 from unseen.modules.attention import NeighbourAttention
 from unseen.modules.decoders import check_heads
 from unseen.modules.losses import cross_entropy
+from unseen.modules.priors import prior_map
 from unseen.released import Released
 from unseen.segmenter import Prediction, QuerySegmenter, TextFeatures
 from unseen.vocabulary import Vocabulary
 
-EPS = 1e-7
 MASS = 5e-4
 """Added to the number of pixels a prototype is averaged over, so that an image without any has the
 prototype 0."""
@@ -397,20 +397,3 @@ def _head(channels: int, dropout: float) -> nn.Sequential:
         nn.Dropout2d(dropout),
         nn.Conv2d(64, 2, 1),
     )
-
-
-def prior_map(patches: Tensor, prototype: Tensor) -> Tensor:
-    """Cosines (B, N) of patches with a prototype, stretched to 0..1 in every image.
-
-    Args:
-        patches: (B, N, C).
-        prototype: (B, C); the map of a prototype of 0 is 0 everywhere.
-    """
-    patches, prototype = patches.float(), prototype.float()
-    # Products and sums, not a matrix product: autocast would round that to bf16, and stretching
-    # makes the rounding large.
-    products = (patches * prototype.unsqueeze(1)).sum(dim=-1)
-    cosine = products / (patches.norm(dim=-1) * prototype.norm(dim=-1, keepdim=True) + EPS)
-    low, high = cosine.amin(dim=1, keepdim=True), cosine.amax(dim=1, keepdim=True)
-    stretched: Tensor = (cosine - low) / (high - low + EPS)
-    return stretched

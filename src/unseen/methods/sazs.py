@@ -34,7 +34,7 @@ from unseen.backbones.vit import ReassembledViT
 from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import SettingError, VocabularyError
 from unseen.labels import IGNORE
-from unseen.modules.edges import edge_map
+from unseen.modules.edges import balanced_edge_loss, edge_attention, edge_map, pixel_loss
 from unseen.released import Released, count_layers
 from unseen.segmenter import Prediction, QuerySegmenter, TextFeatures, as_color
 
@@ -340,72 +340,6 @@ class SAZS(QuerySegmenter, TextSegmenter):
             predicted = edge_logits.unsqueeze(1).log_softmax(dim=1)[:, 0]
         lengths: Tensor = self.shape_network(predicted * known, edges * known).norm(dim=1)
         return lengths.mean()
-
-
-def pixel_loss(logits: Tensor, target: Tensor, *, balanced: bool) -> Tensor:
-    """Cross-entropy of the query class against "others".
-
-    The mean over known cells or, balanced, the mean of the class's mean and the others' mean.
-
-    Args:
-        logits: (B, 2, h, w).
-        target: (B, h, w) of 1, 0 and 255, which weighs nothing.
-        balanced: Weigh both alike, however many cells they have; where there are none of one, the
-            other's mean is all.
-    """
-    costs = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
-    if not balanced:
-        return costs.sum() / (target != IGNORE).sum().clamp(min=1)
-    cells = [target == value for value in (0, 1)]
-    means = torch.stack([costs[mine].sum() / mine.sum().clamp(min=1) for mine in cells])
-    return means.sum() / torch.stack([mine.any() for mine in cells]).sum().clamp(min=1)
-
-
-def balanced_edge_loss(logits: Tensor, edges: Tensor) -> Tensor:
-    """Binary cross-entropy of edge logits (B, h, w), edges and others with equal weight over the
-    batch, divided by the number of cells.
-
-    Args:
-        logits: Of the edge head.
-        edges: (B, h, w), 1 an edge, 0 none; any other value weighs nothing.
-    """
-    edge, none = edges == 1, edges == 0
-    share = none.sum() / (edge.sum() + none.sum()).clamp(min=1)
-    weights = torch.where(edge, share, torch.where(none, 1 - share, 0))
-    return (
-        weights * F.binary_cross_entropy_with_logits(logits, edge.float(), reduction="none")
-    ).mean()
-
-
-def edge_attention(logits: Tensor, target: Tensor, kept: Tensor) -> Tensor:
-    """Cross-entropy of each image over the cells that are kept, (B,); 0 for an image without
-    any, where the released code divides 0 by 0.
-
-    A class weighs 2 minus its share of the kept cells of the batch; an image's loss is the
-    weighted mean.
-
-    Args:
-        logits: (B, 2, h, w).
-        target: (B, h, w) of 1, 0 and 255.
-        kept: (B, h, w) bool.
-    """
-    kept = kept & (target != IGNORE)
-    count = kept.sum()
-    weights = torch.stack(
-        [attention_weight((kept & (target == value)).sum(), count) for value in (0, 1)]
-    )
-    costs = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
-    weight = torch.where(kept, weights[torch.where(target == 1, 1, 0)], 0)
-    # An image without kept cells costs 0 / 1; one with any has a weight of at least 1.
-    return (weight * costs).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp(min=1)
-
-
-def attention_weight(cells: Tensor, of: Tensor) -> Tensor:
-    """The weight of a class that holds so many cells of the kept ones; 1 if it has none."""
-    return torch.where(cells > 0, 2 - cells / of.clamp(min=1), 1.0)
-
-
-# -------------------------------------------------------------------- parts
 
 
 def _backbone(

@@ -1,4 +1,4 @@
-"""Edges of label maps, exactly: where two regions meet within a disc."""
+"""Edges of label maps, exactly: where two regions meet within a disc; and the losses on them."""
 
 from __future__ import annotations
 
@@ -72,3 +72,70 @@ def _disc(radius: int) -> list[tuple[int, int]]:
         for dx in side
         if (dy - radius) ** 2 + (dx - radius) ** 2 <= radius**2
     ]
+
+
+def pixel_loss(logits: Tensor, target: Tensor, *, balanced: bool) -> Tensor:
+    """Cross-entropy of the query class against "others".
+
+    The mean over known cells or, balanced, the mean of the class's mean and the others' mean.
+
+    Args:
+        logits: (B, 2, h, w).
+        target: (B, h, w) of 1, 0 and 255, which weighs nothing.
+        balanced: Weigh both alike, however many cells they have; where there are none of one, the
+            other's mean is all.
+    """
+    costs = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
+    if not balanced:
+        return costs.sum() / (target != IGNORE).sum().clamp(min=1)
+    sides = [target == value for value in (0, 1)]
+    means = torch.stack([costs[side].sum() / side.sum().clamp(min=1) for side in sides])
+    # A side without cells has the mean 0 and does not count.
+    present = torch.stack([side.any() for side in sides]).sum()
+    return means.sum() / present.clamp(min=1)
+
+
+def balanced_edge_loss(logits: Tensor, edges: Tensor) -> Tensor:
+    """Binary cross-entropy that gives edges and other cells equal weight over the batch.
+
+    The sum is divided by the number of all cells.
+
+    Args:
+        logits: Of the edge head, (B, h, w).
+        edges: (B, h, w), 1 an edge, 0 none; any other value weighs nothing.
+    """
+    edge, none = edges == 1, edges == 0
+    # Each side is weighted with the share of the other, so that both weigh the same in sum.
+    share = none.sum() / (edge.sum() + none.sum()).clamp(min=1)
+    weights = torch.where(edge, share, torch.where(none, 1 - share, 0))
+    costs = F.binary_cross_entropy_with_logits(logits, edge.float(), reduction="none")
+    return (weights * costs).mean()
+
+
+def edge_attention(logits: Tensor, target: Tensor, kept: Tensor) -> Tensor:
+    """Cross-entropy of each image over the cells that are kept, (B,).
+
+    A class weighs 2 minus its share of the kept cells of the batch; an image's loss is the weighted
+    mean, and 0 for an image without kept cells, where the released code divides 0 by 0.
+
+    Args:
+        logits: (B, 2, h, w).
+        target: (B, h, w) of 1, 0 and 255.
+        kept: (B, h, w) bool.
+    """
+    kept = kept & (target != IGNORE)
+    count = kept.sum()
+    counts = [(kept & (target == value)).sum() for value in (0, 1)]
+    weights = torch.stack([attention_weight(cells, count) for cells in counts])
+    costs = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
+    weight = torch.where(kept, weights[torch.where(target == 1, 1, 0)], 0)
+    # An image without kept cells costs 0 / 1; one with any has a weight of at least 1.
+    return (weight * costs).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp(min=1)
+
+
+def attention_weight(cells: Tensor, of: Tensor) -> Tensor:
+    """The weight of a class that holds so many cells of the kept ones; 1 if it has none."""
+    return torch.where(cells > 0, 2 - cells / of.clamp(min=1), 1.0)
+
+
+# -------------------------------------------------------------------- parts

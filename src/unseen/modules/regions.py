@@ -1,5 +1,6 @@
-"""Region tokens: a lattice of tokens beside the patches of a ViT, each of which sees its own part
-of the image alone (CLIP-RC §3.2).
+"""Region tokens of CLIP-RC (§3.2).
+
+A lattice of tokens runs beside the patches of a ViT; each sees its own part of the image alone.
 """
 
 from __future__ import annotations
@@ -23,12 +24,20 @@ def regions_of(
             to no region (-1).
     """
     rows, columns = (
-        torch.arange(n) // max(1, n // r) if whole_cells else torch.arange(n) * r // n
-        for n, r in zip(grid, lattice, strict=True)
+        _cells(patches, regions, whole_cells)
+        for patches, regions in zip(grid, lattice, strict=True)
     )
     place = rows[:, None] * lattice[1] + columns
     outside = (rows[:, None] >= lattice[0]) | (columns >= lattice[1])
     return torch.where(outside, -1, place).flatten()
+
+
+def _cells(patches: int, regions: int, whole: bool) -> Tensor:
+    """The region of each patch along one side of the grid."""
+    places = torch.arange(patches)
+    if whole:
+        return places // max(1, patches // regions)
+    return places * regions // patches
 
 
 def region_mask(front: int, owner: Tensor, count: int) -> Tensor:
@@ -42,14 +51,14 @@ def region_mask(front: int, owner: Tensor, count: int) -> Tensor:
         owner: Region of every patch (`regions_of`).
         count: Regions.
     """
-    patches, device = len(owner), owner.device
-    mask = torch.ones(
-        front + patches + count, front + patches + count, dtype=torch.bool, device=device
-    )
+    device, total = owner.device, front + len(owner) + count
     own = owner[:, None] == torch.arange(count, device=device)  # (N, R)
-    mask[:front, front + patches :] = False
-    mask[front : front + patches, front + patches :] = own
-    mask[front + patches :, :front] = False
-    mask[front + patches :, front : front + patches] = own.T
-    mask[front + patches :, front + patches :] = torch.eye(count, dtype=torch.bool, device=device)
+    mask = torch.ones(total, total, dtype=torch.bool, device=device)
+    patches, regions = slice(front, total - count), slice(total - count, total)
+    # Rows look, columns are looked at. Front and patches see each other everywhere.
+    mask[:front, regions] = False
+    mask[patches, regions] = own
+    mask[regions, :front] = False
+    mask[regions, patches] = own.T
+    mask[regions, regions] = torch.eye(count, dtype=torch.bool, device=device)
     return mask
