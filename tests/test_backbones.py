@@ -19,7 +19,7 @@ from tiny import tiny_clip
 from unseen.backbones.dense import SmallBackbone
 from unseen.backbones.drn import DRN
 from unseen.backbones.mobilenet import DilatedMobileNet, MobileNetV2
-from unseen.backbones.vit import ReassembledViT
+from unseen.backbones.vit import ReassembledViT, ViTSizes
 from unseen.errors import CheckpointError, SettingError
 from unseen.files import read_image
 from unseen.methods import create
@@ -45,7 +45,7 @@ def tiny_vit() -> VisionTransformer:
 
 
 def test_a_timm_vit_up_to_the_middle(tmp_path: Path) -> None:
-    vit, ours = tiny_vit(), ReassembledViT(8, **TINY).eval()
+    vit, ours = tiny_vit(), ReassembledViT(8, ViTSizes(**TINY)).eval()
     ours.load(stored(vit.state_dict(), tmp_path / "vit.safetensors"))
     images, kept = torch.rand(2, 3, 48, 48), []
     ours.blocks.register_forward_hook(lambda *call: kept.append(call[2]))
@@ -57,7 +57,7 @@ def test_a_timm_vit_up_to_the_middle(tmp_path: Path) -> None:
 
 
 def test_a_vit_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    vit, ours = tiny_vit(), ReassembledViT(8, **TINY)
+    vit, ours = tiny_vit(), ReassembledViT(8, ViTSizes(**TINY))
     requested: list[str] = []
 
     def create_model(name: str, *, pretrained: bool) -> nn.Module:
@@ -78,7 +78,7 @@ def test_a_vit_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingError, match="no model called 'vit_huge'"):
         ours.load("timm:vit_huge")
     with pytest.raises(SettingError, match="3 heads do not divide"):
-        ReassembledViT(8, width=16, num_heads=3)
+        ReassembledViT(8, ViTSizes(width=16, num_heads=3))
 
 
 # ---------------------------------------------------------------- MobileNetV2
@@ -170,7 +170,7 @@ def test_real_photographs_are_recognised(voc_small: Path) -> None:
 
 def test_wrong_weights(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    mobile, vit = DilatedMobileNet(8), ReassembledViT(8, **TINY)
+    mobile, vit = DilatedMobileNet(8), ReassembledViT(8, ViTSizes(**TINY))
     with pytest.raises(CheckpointError, match="torchvision's own MobileNetV2"):
         mobile.load(stored(torchvision.models.mobilenet_v2().state_dict(), path))
     state = torchvision.models.mobilenet_v2(num_classes=1001).state_dict()
@@ -191,7 +191,9 @@ def test_wrong_weights(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"pos_embed is \[1, 10, 16\] instead of \[1, 17, 16\]"
     ):
-        ReassembledViT(8, **{**TINY, "grid": 4}).load(stored(tiny_vit().state_dict(), path))
+        ReassembledViT(8, ViTSizes(**{**TINY, "grid": 4})).load(
+            stored(tiny_vit().state_dict(), path)
+        )
     broken = tiny_vit().state_dict()
     broken["cls_token"][0, 0, 0] = torch.nan
     with pytest.raises(CheckpointError, match="not finite \\(in cls_token\\)"):

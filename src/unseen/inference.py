@@ -1,6 +1,6 @@
 """From images to label maps: input size, sliding windows, the decision, a background threshold.
 
-Logits meet the size of the image here and nowhere else.
+Images are resized for a method, and its score maps back to the image's size, only here.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from unseen.segmenter import Segmenter, TextFeatures
 from unseen.settings import InferenceSettings
 
 CANVAS_STEP = 8
-"""Both sides of an image on the canvas are made a multiple of this (BAM's evaluation, which ESDA
-follows)."""
+"""Both sides of an image are resized to multiples of this before it is padded to the canvas (the
+evaluation of BAM, Lang et al. 2022, which ESDA follows)."""
 CLASSES_AT_ONCE = 32
-"""Score maps resized to image size at a time; bounds the memory they take."""
+"""Score maps resized to image size at a time; limits the memory they take."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def resize_input(images: Tensor, settings: InferenceSettings) -> Tensor:
         size = (settings.square, settings.square)
     elif settings.short_side is not None:
         short = min(h, w)
+        # Half up, as MMCV rounds: Python's `round` takes halves to the even neighbour.
         size = (
             int(h * settings.short_side / short + 0.5),
             int(w * settings.short_side / short + 0.5),
@@ -220,6 +221,8 @@ def label_maps(
     """
     size = (images.shape[-2], images.shape[-1])
     scores = score_maps(segmenter, images, text, settings, seen)
+    # A confidence map of every class at image size would take too much memory; the best one's is
+    # chosen at the size of the score maps.
     confidence = segmenter.confidence(scores).amax(dim=1, keepdim=True)
     confidence = resize_output(confidence, size, settings)[:, 0]
     labels = best_classes(scores, size, settings, classes_at_once)
@@ -283,6 +286,7 @@ def query_mask(
     size = (images.shape[-2], images.shape[-1])
     scores = score_maps(segmenter, images, text.select([class_index]), settings)
     scores = resize_output(scores, size, settings)[:, :1]
+    # The score of a query class is its logit minus the background's.
     if threshold is None:
         return scores[:, 0] > 0
     return segmenter.confidence(scores)[:, 0] > threshold

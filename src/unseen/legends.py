@@ -29,6 +29,7 @@ def font_of(size: int, wide: bool = False) -> Any:
     """A font of `size` pixels; a wide one can write more than ASCII, if the system has one."""
     if wide:
         for name in WIDE_FONTS:
+            # Pillow looks a bare file name up in the font folders of the system.
             with suppress(OSError):
                 return ImageFont.truetype(name, size)
     return ImageFont.load_default(size)
@@ -40,10 +41,12 @@ def fit_text(text: str, size: int, width: float) -> tuple[str, Any]:
     Too long ones are cut with an ellipsis; where no font has its accents, they are left out.
     """
     font = font_of(size, not text.isascii())
-    # The same font in both cases: the system has none with more than ASCII.
+    # The same font in both cases means that the system has none of `WIDE_FONTS`.
     if not text.isascii() and font.getname() == font_of(size).getname():
+        # Accents become characters of their own, which the encoding to ASCII drops.
         decomposed = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
         text = decomposed.encode("ascii", "ignore").decode() or "?"
+    # Widths of proportional fonts are only known by measuring.
     shown = text
     while font.getlength(shown) > width and len(text) > 1:
         text = text[:-1]
@@ -101,6 +104,7 @@ def legend(entries: Sequence[Entry], width: int, *, scale: float = 1.0) -> Image
     chip, line = round(14 * scale), round(24 * scale)
     small = font_of(round(12 * scale))
     placed = _place_entries(entries, width, scale)
+    # The canvas ends below the last line; without entries it is as high as one line.
     bottom = round(10 * scale)
     if placed:
         bottom = placed[-1].top
@@ -124,6 +128,7 @@ def _place_entries(entries: Sequence[Entry], width: int, scale: float) -> list[_
             beside += 5 + small.getlength(entry.remark)
         text, font = fit_text(entry.name, size, width - 2 * gap - beside)
         length = beside + font.getlength(text)
+        # An entry alone in its line stays there, however long it is.
         if x > gap and x + length > width - gap:
             x, y = gap, y + round(24 * scale)
         placed.append(_Placed(entry, x, y, text, font))

@@ -1,5 +1,7 @@
-"""What is counted of predictions: a confusion matrix where all classes compete, foreground and
-background where there is one query class. Every number of the protocols follows from them.
+"""Metrics of the two protocols, computed from counts of pixels.
+
+Where all classes compete, the counts are a confusion matrix; where each image is queried with one
+class, they are intersection and union of foreground and background.
 """
 
 from __future__ import annotations
@@ -79,11 +81,14 @@ class ConfusionMatrix(Metric):
                 f"prediction {tuple(prediction.shape)} and labels {tuple(labels.shape)} differ in"
                 " shape"
             )
+        # Ignored pixels of the truth leave no trace, whatever was predicted on them.
         known = labels != IGNORE
         truth, guess = labels[known].long(), prediction[known].long()
         none = guess == IGNORE
+        # In large vocabularies labels past the reserved ones are not the classes' indices.
         if self.num_classes > MAX_8BIT_CLASSES:
             truth, guess = label_to_index(truth), label_to_index(guess)
+        # "No class" is the last column: such a pixel is in the union of its true class alone.
         guess = torch.where(none, self.num_classes, guess)
         allowed = (guess < self.num_classes) | none
         inside = (truth >= 0) & (truth < self.num_classes) & (guess >= 0) & allowed
@@ -96,16 +101,19 @@ class ConfusionMatrix(Metric):
 
     @property
     def iou(self) -> Tensor:
-        """(K,) float64 in 0..1: intersection over union; NaN for a class neither labelled nor
-        predicted.
+        """(K,) float64 in 0..1: intersection over union by class.
+
+        NaN for a class that is neither labelled nor predicted.
         """
+        # The union is what is labelled, plus what is predicted, less what is counted twice so.
         hit = self.counts.diagonal().double()
         return hit / (self.counts.sum(dim=1) + self.counts[:, :-1].sum(dim=0) - hit)
 
     @property
     def accuracy(self) -> Tensor:
-        """(K,) float64 in 0..1: share of a class's pixels that are right; NaN for a class not
-        labelled.
+        """(K,) float64 in 0..1: share of a class's pixels that are predicted as such.
+
+        NaN for a class that is not labelled.
         """
         return self.counts.diagonal().double() / self.counts.sum(dim=1)
 
@@ -118,7 +126,9 @@ class ConfusionMatrix(Metric):
             are never hit.
         """
         iou, labelled = self.iou, self.counts.sum().double()
+        # Means leave NaNs out, as MMSegmentation's do: a class that occurs nowhere is not wrong.
         s, u = (iou[list(ids)].nanmean().item() for ids in (seen, unseen))
+        # A class that is predicted, but labelled nowhere, has an IoU of 0 without being missed.
         occurring = iou[self.counts.sum(dim=1) > 0]
         parts = {
             "pAcc": (self.counts.diagonal().sum() / labelled).item(),
@@ -146,12 +156,17 @@ class ConfusionMatrix(Metric):
 
 def harmonic_mean(a: float, b: float) -> float:
     """2ab / (a + b); 0 where both are 0, NaN where one is."""
-    return 0.0 if a + b == 0 else 2 * a * b / (a + b)
+    # The limit: the formula itself divides by 0.
+    if a + b == 0:
+        return 0.0
+    return 2 * a * b / (a + b)
 
 
 def rounded(value: float) -> float | None:
     """A number of a report; None, which JSON has, in place of NaN, which it lacks."""
-    return None if math.isnan(value) else round(value, 4)
+    if math.isnan(value):
+        return None
+    return round(value, 4)
 
 
 def episode_counts(prediction: Tensor, truth: Tensor, *, released: bool = False) -> Tensor:
@@ -168,6 +183,7 @@ def episode_counts(prediction: Tensor, truth: Tensor, *, released: bool = False)
     for value in (0, 1):
         predicted, true = prediction == bool(value), truth == value
         counts[value, 0] = (predicted & true).sum()
+        # The truth is neither 0 nor 1 there, so the intersection is the same either way.
         if not released:
             predicted = predicted & known
         counts[value, 1] = (predicted | true).sum()
@@ -207,15 +223,21 @@ class EpisodeCounts(Metric):
 
     @property
     def iou(self) -> Tensor:
-        """(K,) float64 in 0..1: of the foreground, over all episodes of a class; 0 for a class
-        without episodes, as the protocols have it.
+        """(K,) float64 in 0..1: of the foreground, over all episodes of a class.
+
+        0 for a class without episodes, as in the evaluation of HSNet.
         """
+        # Pixels of all episodes are summed before the division: this is not a mean over episodes.
         return self.counts[:, 1, 0].double() / self.counts[:, 1, 1].clamp(min=1)
 
     def summary(self, seen: Sequence[int], unseen: Sequence[int]) -> dict[str, float]:
-        """In percent: mIoU over the unseen classes, those of the fold; FB_IoU, the mean of
-        background and foreground IoU with all their episodes pooled.
+        """The protocol's numbers in percent.
+
+        Returns:
+            mIoU over the unseen classes, those of the fold; FB_IoU, the mean of background and
+            foreground IoU over all of their episodes together.
         """
+        # (2, 2): background or foreground, intersection or union.
         pooled = self.counts[list(unseen)].sum(dim=0).double()
         return {
             "mIoU": 100 * self.iou[list(unseen)].mean().item(),

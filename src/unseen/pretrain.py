@@ -59,9 +59,12 @@ class Captions(Dataset[tuple[Tensor, list[str]]]):
     def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
         """Images (B, 3, 64, 64) uint8 and one caption each, all of one template and style."""
         progress = step / self.steps
+        # 1 keeps this generator apart from those of the scenes, whose seeds begin alike.
         rng = np.random.default_rng([self.seed, step, 1])
         template = TEMPLATES[rng.integers(len(TEMPLATES))]
+        # From 30 % of the run on, the captions of a fifth of the batches name colours as well.
         with_colours = bool(progress > 0.3 and rng.random() < 0.2)
+        # The curriculum of the module's docstring.
         most = 1
         if progress > 0.4:
             most = 3
@@ -85,6 +88,8 @@ def contrastive_loss(images: Tensor, texts: Tensor, match: Tensor, scale: Tensor
         scale: The inverse temperature.
     """
     logits = scale * images @ texts.T  # (B, U)
+    # Image to text is plain cross-entropy. A text averages over all of its images, so that images
+    # with the same caption are no negatives of each other.
     owners = F.one_hot(match, len(texts)).to(logits.dtype)
     of_text = -(owners * logits.log_softmax(dim=0)).sum(dim=0) / owners.sum(dim=0)  # (U,)
     return (F.cross_entropy(logits, match) + of_text.mean()) / 2
@@ -103,6 +108,7 @@ class Pretraining(nn.Module):
         self.clip.requires_grad_(True)
         # Captions use thirty of its 49 408 rows, which serve as well at their random first values.
         self.clip.text.token_embedding.requires_grad_(False)
+        # CLIP's first temperature, 0.07, learned as the logarithm of its inverse (§2.5).
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     @property
@@ -126,13 +132,14 @@ class Pretraining(nn.Module):
     def forward(self, batch: tuple[Tensor, list[str]]) -> dict[str, Tensor]:
         """The loss of images (B, 3, H, W) uint8 and their captions, as "total"."""
         images, captions = batch
+        # Equal captions of a batch are encoded once.
         rows = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
         match = torch.tensor([rows[caption] for caption in captions], device=self.device)
         loss = contrastive_loss(
             self.encode_images(images),
             self.encode_texts(list(rows)),
             match,
-            self.logit_scale.exp().clamp(max=100),
+            self.logit_scale.exp().clamp(max=100),  # as CLIP does, against instability (§2.5)
         )
         return {"total": loss}
 
@@ -227,9 +234,10 @@ def pretrain(
         trained=module.state_dict,
     )
     run_loop(make_fabric(settings), job, settings, RunControl(out, resume, progress))
+    # Accuracy is that of the file, which is in half precision, not that of the trained weights.
     weights = module.clip.state_to_save()
     for tensor in module.clip.parameters():
-        tensor.data = tensor.data.half().float()  # as they are in the file
+        tensor.data = tensor.data.half().float()
     accuracy = module.accuracy()
     about = {
         "config": json.dumps(CONFIG),

@@ -29,10 +29,12 @@ def colours(count: int) -> list[Colour]:
 
     Hues are a golden angle apart, in three strengths, so that neighbours in the list differ most.
     """
+    # Saturation and value (HSV).
     strengths = ((0.62, 0.92), (0.85, 0.72), (0.45, 0.98))
     table = []
     for i in range(count):
         saturation, value = strengths[i % 3]
+        # 0.618034, the golden ratio less 1, of a turn: no two of many hues fall close together.
         r, g, b = colorsys.hsv_to_rgb((0.02 + i * 0.618034) % 1.0, saturation, value)
         table.append((round(255 * r), round(255 * g), round(255 * b)))
     return table
@@ -43,6 +45,7 @@ def palette(count: int) -> list[Colour]:
 
     Tables and indexed PNGs use it; labels are those of `unseen.labels`.
     """
+    # Classes past the 8-bit labels go on behind 255; labels of no class in between are black.
     table = colours(count)
     unused = 256 - min(count, MAX_8BIT_CLASSES)
     return [*table[:MAX_8BIT_CLASSES], *[(0, 0, 0)] * unused, *table[MAX_8BIT_CLASSES:]]
@@ -60,6 +63,7 @@ def paint(
         strength: Of the classes' colours, in 0..1.
     """
     table = np.array(palette(count), dtype=np.float32)
+    # Luma of ITU-R BT.601, as Pillow's mode "L".
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     # Half of the image's own colour is removed, so that it is not taken for a class's.
     base = 0.45 * image + 0.55 * grey[..., None]
@@ -87,6 +91,7 @@ def overlay(
         unseen: Those without masks in training.
     """
     share = np.bincount(labels.ravel(), minlength=256) / labels.size
+    # A stable sort: classes of equal size keep the order of the vocabulary.
     by_size = np.argsort(-share[: len(names)], kind="stable").tolist()
     table = colours(len(names))
     entries = [
@@ -102,6 +107,7 @@ def overlay(
         factor = min(-(-480 // painted.width), max(1, 2000 // painted.height))
         size = (painted.width * factor, painted.height * factor)
         painted = painted.resize(size, Image.Resampling.NEAREST)
+    # Text grows with images that are wider than 900 pixels, which are shown scaled down.
     scale = max(1.0, painted.width / 900)
     return _stack([painted, legend(entries, max(480, painted.width), scale=scale)])
 
@@ -171,6 +177,7 @@ def sheet(
     for index, row in enumerate(rows):
         line, column = divmod(index, across)
         corner = (column * (block + 2 * GAP) + GAP, HEAD + line * (cell + GAP))
+        # Predictions on ignored pixels do not count, and are not shown unless asked for.
         scored = (row.truth != IGNORE) | everywhere
         maps = [row.truth]
         maps += [np.where(scored, labels, IGNORE) for labels in row.predictions.values()]
@@ -242,6 +249,7 @@ def segments_sheet(
     pen = ImageDraw.Draw(body)
     for line, (name, image, segments, values) in enumerate(rows):
         top = HEAD + line * (cell + FOOT + GAP)
+        # A segment has the colour of its number, whatever it shows; the rest is grey.
         painted = [
             paint(image, np.where(segment, k, IGNORE), count, strength=0.55)
             for k, segment in enumerate(segments)
@@ -261,6 +269,7 @@ def segments_sheet(
 
 
 def _title(title: str, subtitle: str, width: int) -> Image.Image:
+    """The head of a sheet: one line, or two with a subtitle."""
     height = 42
     if subtitle:
         height = 62
@@ -275,6 +284,7 @@ def _title(title: str, subtitle: str, width: int) -> Image.Image:
 def _centre(pixels: NDArray[np.uint8], cell: int) -> Image.Image:
     """An image centred in a square cell; small ones are enlarged without smoothing."""
     image = Image.fromarray(pixels)
+    # Pixels of small drawings stay sharp squares; photographs are smoothed when reduced.
     factor = cell / max(image.size)
     resampling = Image.Resampling.LANCZOS
     if factor > 1:

@@ -34,6 +34,7 @@ _DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+# The function that rebuilds a NumPy number has no public name, and NumPy 2 renamed its module.
 _SCALAR = np.float64(0).__reduce__()[0]
 _NUMBERS: list[Any] = [
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
@@ -141,23 +142,24 @@ def load_matching(
     Raises:
         CheckpointError: A tensor is missing, unknown, of another shape or not finite.
     """
-    own = network.state_dict()
+    expected = network.state_dict()
     missing = [
         key
-        for key in own
+        for key in expected
         if key not in state and not optional(key) and not key.endswith("num_batches_tracked")
     ]
     # Wrong networks show by their names, wrong sizes by shapes: names come first.
-    misplaced = missing + [key for key in state if key not in own]
+    misplaced = missing + [key for key in state if key not in expected]
     problem = f"{source} does not hold the weights of {name}"
     if misplaced:
         raise CheckpointError(f"{problem} (first tensor out of place: {misplaced[0]}); {remedy}")
     for key, tensor in state.items():
-        if tensor.shape != own[key].shape:
+        if tensor.shape != expected[key].shape:
             raise CheckpointError(
-                f"{problem} ({key} is {list(tensor.shape)} instead of {list(own[key].shape)});"
+                f"{problem} ({key} is {list(tensor.shape)} instead of {list(expected[key].shape)});"
                 f" {remedy}"
             )
+    # A truncated download or a diverged training shows here, not as NaN in the middle of a run.
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
@@ -196,6 +198,7 @@ class _Reader(pickle.Unpickler):
         self.archive, self.root = archive, root
 
     def find_class(self, module: str, name: str) -> Any:
+        # TorchScript compiles classes into the namespace __torch__: these hold the tensors.
         if module == "__torch__" or module.startswith("__torch__."):
             return _Module
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -228,6 +231,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
         pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
         tree = _Reader(archive, pickled.removesuffix("/data.pkl")).load()
+    # Names of tensors are the paths of attributes to them, as in a state dict.
     tensors: dict[str, Tensor] = {}
 
     def collect(module: Any, prefix: str) -> None:

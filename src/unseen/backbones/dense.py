@@ -57,7 +57,7 @@ class DenseBackbone(nn.Module, ABC):
     def normalize(self, images: Tensor) -> Tensor:
         """Normalise by mean and std, and pad."""
         (h, w), (height, width) = images.shape[-2:], self.padded_size(images)
-        # 0 is the mean of a normalised image.
+        # 0 is the mean of a normalised image: the padding looks like none of its contents.
         return F.pad((images - self.mean) / self.std, (0, width - w, 0, height - h))
 
     @abstractmethod
@@ -77,6 +77,7 @@ class DenseBackbone(nn.Module, ABC):
         Raises:
             CheckpointError: A file that cannot be read, or of another network.
         """
+        # Whatever is not pretrained may be missing; everything else must be there and fit.
         load_matching(
             self,
             self.rename(self.fetch(source), source),
@@ -87,6 +88,7 @@ class DenseBackbone(nn.Module, ABC):
 
     def fetch(self, source: str) -> dict[str, Tensor]:
         """The tensors of a source."""
+        # Backbones that timm has weights for override this.
         if source.startswith("timm:"):
             raise SettingError(
                 f"timm has no weights for this {type(self).__name__}; give a file of them as"
@@ -104,6 +106,8 @@ class DenseBackbone(nn.Module, ABC):
 
 
 class _Residual(nn.Module):
+    """Two 3x3 convolutions, the first of them dilated, beside a shortcut."""
+
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
@@ -136,6 +140,7 @@ class SmallBackbone(DenseBackbone):
     def __init__(
         self, embed_dim: int, *, width: int = 64, dilations: Sequence[int] = (1, 2, 4, 1)
     ) -> None:
+        # No pretrained weights fix the statistics: these bring 0..1 to -2..2.
         super().__init__((0.5,) * 3, (0.25,) * 3, pad_multiple=4)
         self.body = nn.Sequential(
             # To a quarter of the size; the dilated blocks then see a wide neighbourhood.
@@ -145,6 +150,7 @@ class SmallBackbone(DenseBackbone):
             nn.Conv2d(width // 2, width, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(),
+            # Growing dilations widen the view; the last block, without, smooths their gaps.
             *(_Residual(width, dilation) for dilation in dilations),
         )
         self.head = nn.Conv2d(width, embed_dim, 1)

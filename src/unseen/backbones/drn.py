@@ -17,7 +17,7 @@ from unseen.backbones.dense import DenseBackbone
 from unseen.errors import SettingError
 
 POOLS = (1, 2, 3, 6)
-"""The head pools to square grids with these sides."""
+"""The head pools to square grids with these sides (PSPNet; Zhao et al. 2017, arXiv 1612.01105)."""
 STRIDES = (1, 2, 2, 2, 1, 1, 1, 1)
 DILATIONS = (1, 1, 1, 1, 2, 4, 2, 1)
 """Strides and dilations of the eight levels after the first convolution."""
@@ -47,6 +47,7 @@ class _Bottleneck(nn.Module):
         self.conv2 = _conv(width, width, 3, stride=stride, dilation=dilation)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3, self.bn3 = _conv(width, 4 * width, 1), nn.BatchNorm2d(4 * width)
+        # The shortcut needs a convolution of its own where the shape changes.
         self.downsample: nn.Module | None = None
         if stride != 1 or channels != 4 * width:
             self.downsample = nn.Sequential(
@@ -56,7 +57,9 @@ class _Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
-        shortcut = x if self.downsample is None else self.downsample(x)
+        shortcut = x
+        if self.downsample is not None:
+            shortcut = self.downsample(x)
         return F.relu(self.bn3(self.conv3(y)) + shortcut)
 
 
@@ -90,6 +93,7 @@ class DRN(DenseBackbone):
         for side in POOLS:
             self.add_module(f"pool{side}_conv", _conv(width, embed_dim, 1))
             self.add_module(f"pool{side}_bn", nn.BatchNorm2d(embed_dim))
+        # The head sees the features themselves and their four pooled versions.
         self.fc1 = _conv(width + len(POOLS) * embed_dim, embed_dim, 3)
         self.fc1_bn = nn.BatchNorm2d(embed_dim)
         for module in self.modules():

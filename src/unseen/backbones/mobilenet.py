@@ -31,8 +31,10 @@ def _conv(
     With a stride of 2, even sides are padded only at the bottom and right: TensorFlow does so, and
     the weights expect it.
     """
-    padding: nn.Module = nn.ZeroPad2d((0, 1, 0, 1)) if stride == 2 else nn.Identity()
-    inner = 0 if stride == 2 else kernel // 2
+    padding: nn.Module = nn.Identity()
+    inner = kernel // 2
+    if stride == 2:
+        padding, inner = nn.ZeroPad2d((0, 1, 0, 1)), 0
     return nn.Sequential(
         padding, nn.Conv2d(channels, width, kernel, stride=stride, padding=inner, groups=groups)
     )
@@ -45,6 +47,7 @@ def _split_phases(x: Tensor) -> Tensor:
     unsplit maps. On CPUs the gradients of convolutions without dilation are several times as fast.
     """
     b, c, h, w = x.shape
+    # (2, 2, B, C, h, w): the phases come first, so that they can be folded into the batch.
     x = x.view(b, c, h // 2, 2, w // 2, 2).permute(3, 5, 0, 1, 2, 4)
     return x.reshape(4 * b, c, h // 2, w // 2)
 
@@ -52,6 +55,7 @@ def _split_phases(x: Tensor) -> Tensor:
 def _merge_phases(x: Tensor) -> Tensor:
     """The inverse of `_split_phases`."""
     b, c, h, w = x.shape
+    # From (2, 2, B, C, h, w) to (B, C, h, 2, w, 2), whose neighbouring sizes are then joined.
     return x.view(2, 2, b // 4, c, h, w).permute(2, 3, 4, 0, 5, 1).reshape(b // 4, c, 2 * h, 2 * w)
 
 
@@ -68,9 +72,13 @@ class _Block(nn.Module):
         self.narrow, self.shortcut = _conv(wide, width), shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.narrow(F.relu6(self.depthwise(y)))
-        out: Tensor = x + y if self.shortcut else y
+        y = x
+        if self.expand is not None:
+            y = F.relu6(self.expand(y))
+        # No activation after the narrow convolution, where it would lose information (§3.2).
+        out: Tensor = self.narrow(F.relu6(self.depthwise(y)))
+        if self.shortcut:
+            out = x + out
         return out
 
 
@@ -92,6 +100,7 @@ class MobileNetV2(nn.Module):
         """Indices of the blocks whose stride is replaced by a dilation of all that follows."""
         for expansion, width, count, stage_stride in STAGES:
             for i in range(count):
+                # Only the first block of a stage has its stride.
                 step = stage_stride if i == 0 else 1
                 shortcut = step == 1 and channels == width
                 # Instead of a stride, `forward` splits the maps after the block into phases.
@@ -150,7 +159,7 @@ def fold_batch_norms(state: dict[str, Tensor], source: str) -> dict[str, Tensor]
                 " torchvision's names"
             ) from error
         # gamma · (conv(x) - mean) / std + beta is a convolution with other weights and a bias.
-        scale = gamma / (var + 1e-5).sqrt()
+        scale = gamma / (var + 1e-5).sqrt()  # the epsilon of torch's batch norm
         conv = f"features.{name.split('.')[1]}.{_role(name, weight)}1"
         folded[f"{conv}.weight"] = weight * scale.view(-1, 1, 1, 1)
         folded[f"{conv}.bias"] = beta - mean * scale
@@ -179,6 +188,7 @@ class DilatedMobileNet(DenseBackbone):
     """
 
     def __init__(self, embed_dim: int, *, width: int = 256) -> None:
+        # TensorFlow's weights expect images in -1..1, and phases need sides of whole strides.
         super().__init__((0.5,) * 3, (0.5,) * 3, pad_multiple=32)
         self.body = MobileNetV2(stride=8)
         self.local = nn.Conv2d(LAST, width, 1)

@@ -40,8 +40,11 @@ class _OpenBottleneck(Bottleneck):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
+        # torchvision's block ends in a ReLU, after which cosines of features are never negative.
         out = self.bn3(self.conv3(out))
-        shortcut: Tensor = x if self.downsample is None else self.downsample(x)
+        shortcut = x
+        if self.downsample is not None:
+            shortcut = self.downsample(x)
         total: Tensor = shortcut + out
         return total
 
@@ -84,6 +87,7 @@ class DilatedResNet(nn.Module):
         super().__init__()
         _check_sizes(stem=stem, planes=planes, blocks=blocks, strides=strides)
         self.norm = norm
+        # The names of modules are those of the files (torchvision's and timm's).
         self.conv1 = _deep_stem(stem, strides[0])
         self.bn1 = nn.BatchNorm2d(stem[2])
         self.relu = nn.ReLU(inplace=True)
@@ -92,6 +96,7 @@ class DilatedResNet(nn.Module):
         self.layer1 = _stage(widths[0], planes[0], blocks[0])
         self.layer2 = _stage(widths[1], planes[1], blocks[1], stride=strides[2])
         self.layer3 = _stage(widths[2], planes[2], blocks[2], dilation=2, last=_OpenBottleneck)
+        # Dilation instead of a stride: the third stage keeps the size of the second.
         self.stride, self.channels = strides[0] * strides[1] * strides[2], widths[3]
         # A plain list: in a ModuleList these would be in the state dict a second time.
         self.frozen: list[nn.Module] = []
@@ -112,7 +117,7 @@ class DilatedResNet(nn.Module):
     def train(self, mode: bool = True) -> DilatedResNet:
         """Batch norms use the batch's statistics only in the trained part, with norm "batch"."""
         super().train(mode and self.norm == "batch")
-        # Frozen batch norms use the statistics of the weights, also while others train.
+        # In a part that is not trained, a batch norm keeps the statistics of the weights.
         for part in self.frozen:
             part.eval()
         return self
@@ -144,6 +149,7 @@ class DilatedResNet(nn.Module):
                 f"{source} holds a ResNet with the plain stem of 7 × 7; give one with the deep"
                 " stem, such as timm:resnet50s.gluon_in1k"
             )
+        # What is cut off is cut off by name: any other tensor too many is an error.
         kept = {name: tensor for name, tensor in state.items() if not name.startswith(UNUSED)}
         load_matching(
             self,
@@ -201,19 +207,25 @@ def _stage(
     """Bottlenecks, the first of which has the stride, and all others the dilation."""
     out, stage = EXPANSION * planes, []
     for i in range(blocks):
-        kind = last if i == blocks - 1 else Bottleneck
-        step, spread = (stride, 1) if i == 0 else (1, dilation)
+        block = Bottleneck
+        if i == blocks - 1:
+            block = last
+        # As in torchvision, the first block keeps the dilation of the stage before.
+        step, spread = 1, dilation
+        if i == 0:
+            step, spread = stride, 1
         # A 1 × 1 convolution in the shortcut where size or channels change.
         shortcut = None
         if step != 1 or width != out:
             shortcut = nn.Sequential(conv1x1(width, out, step), nn.BatchNorm2d(out))
-        stage.append(kind(width, planes, step, shortcut, dilation=spread))
+        stage.append(block(width, planes, step, shortcut, dilation=spread))
         width = out
     return nn.Sequential(*stage)
 
 
 def _fetch_from_timm(name: str) -> dict[str, Tensor]:
     """The weights of one of timm's models."""
+    # A bare architecture gets timm's default weights; with a tag, the tag's.
     known = [tag for kind in SAME_IN_TIMM for tag in timm.list_pretrained(f"{kind}.*")]
     if name not in (*SAME_IN_TIMM, *known):
         raise SettingError(

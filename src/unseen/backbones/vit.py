@@ -9,6 +9,7 @@ SAZS's ViT-L.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class KeyFeatures(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.keys, self.patch_size, self.source = network, keys, patch_size, source
+        # Cloned: a buffer must not share memory with a tensor of the caller.
         self.register_buffer("mean", mean.detach().float().view(3, 1, 1).clone(), persistent=False)
         self.register_buffer("std", std.detach().float().view(3, 1, 1).clone(), persistent=False)
         self.requires_grad_(False)
@@ -119,7 +121,7 @@ def load_keys(source: str) -> KeyFeatures:
 
 def clip_keys(clip: CLIP) -> KeyFeatures:
     """The keys of a CLIP's image tower."""
-    # The tower normalises images itself.
+    # The tower normalises images itself: mean 0 and standard deviation 1 leave them as they are.
     return KeyFeatures(
         clip,
         partial(_keys_of_clip, clip),
@@ -132,8 +134,10 @@ def clip_keys(clip: CLIP) -> KeyFeatures:
 
 def _keys_of_clip(clip: CLIP, images: Tensor) -> Tensor:
     """Keys (B, N, C) of images in 0..1."""
+    # The last block is run up to its keys only; 1: leaves out the class token.
     x = clip.blocks(clip.embed(images), stop=-1)[:, 1:]
     block = clip.visual.transformer.resblocks[-1]
+    # The joint projection stacks the rows of queries, keys and values: the second third is wanted.
     weight, bias = (
         tensor.chunk(3)[1] for tensor in (block.attn.in_proj_weight, block.attn.in_proj_bias)
     )
@@ -142,13 +146,14 @@ def _keys_of_clip(clip: CLIP, images: Tensor) -> Tensor:
 
 def _timm_keys(source: str) -> KeyFeatures:
     name, _, file = source.removeprefix(TIMM).partition("@")
+    # A file or "random" replaces the pretrained weights, so these are not even downloaded.
     network = _create_plain_vit(name, pretrained=not file)
     if file and file != "random":
-        # The file may hold a head besides.
-        state, own = read_state_dict(Path(file)), network.state_dict()
+        # A classifier's file also holds a head, which this network lacks.
+        state, expected = read_state_dict(Path(file)), network.state_dict()
         load_matching(
             network,
-            {key: tensor for key, tensor in state.items() if key in own},
+            {key: tensor for key, tensor in state.items() if key in expected},
             file,
             name=name,
             remedy="give its own file, in timm's names",
@@ -178,15 +183,18 @@ def _create_plain_vit(name: str, *, pretrained: bool) -> VisionTransformer:
             f"timm has no network called {name!r}; choose one such as"
             f" {', '.join(near or [EXAMPLE])}"
         )
-    other = f"{name} is not a plain ViT, whose last block has keys; choose one such as {EXAMPLE}"
+    not_plain = (
+        f"{name} is not a plain ViT, whose last block has keys; choose one such as {EXAMPLE}"
+    )
     try:
         with log_first_warning_only():
             network = timm.create_model(
                 name, pretrained=pretrained, num_classes=0, dynamic_img_size=True
             )
     except TypeError as error:  # other networks take no `dynamic_img_size`
-        raise SettingError(other) from error
+        raise SettingError(not_plain) from error
     except (RuntimeError, OSError) as error:
+        # timm raises one type for an unknown tag and for a failed download: its text tells.
         if "tag" in str(error) or "pretrained" in str(error):
             raise SettingError(
                 f"timm has no weights called {name!r} ({str(error).splitlines()[0]}); give a file"
@@ -197,10 +205,11 @@ def _create_plain_vit(name: str, *, pretrained: bool) -> VisionTransformer:
             f" weights: timm:{name}@FILE"
         ) from error
     if not isinstance(network, VisionTransformer):
-        raise SettingError(other)
+        raise SettingError(not_plain)
+    # Some variants attend without a joint projection of queries, keys and values.
     attention = getattr(network.blocks[-1], "attn", None)
     if not isinstance(getattr(attention, "qkv", None), nn.Linear):
-        raise SettingError(other)
+        raise SettingError(not_plain)
     return network
 
 
@@ -216,20 +225,17 @@ def _keys_of_timm(network: VisionTransformer, images: Tensor) -> Tensor:
     )
     # The rows of the joint projection are those of queries, keys and values, in this order.
     qkv = last.attn.qkv
-    bias = None if qkv.bias is None else qkv.bias.chunk(3)[1]
+    bias = None
+    if qkv.bias is not None:
+        bias = qkv.bias.chunk(3)[1]
     return F.linear(last.norm1(before[0]), qkv.weight.chunk(3)[1], bias)
 
 
-class ReassembledViT(DenseBackbone):
-    """Features at an eighth of the image's size from one block of a ViT (SAZS's "vitl16_384").
+@dataclass(frozen=True)
+class ViTSizes:
+    """The sizes of a `ReassembledViT`; by default the first 12 blocks of `vit_large_patch16_384`.
 
-    Patches and class token after the last block are joined (read-out "project"), projected to D
-    channels and upsampled to twice the grid. The defaults are the first 12 of the 24 blocks of
-    `vit_large_patch16_384`. Later blocks, the decoder and three more read-outs, whose results the
-    released code does not use, are left out.
-
-    Args:
-        embed_dim: D.
+    Attributes:
         width: Channels C of the tokens.
         num_layers: Blocks.
         num_heads: Attention heads.
@@ -241,39 +247,56 @@ class ReassembledViT(DenseBackbone):
         SettingError: The heads do not divide the channels.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        *,
-        width: int = 1024,
-        num_layers: int = 12,
-        num_heads: int = 16,
-        hidden_dim: int = 4096,
-        grid: int = 24,
-        patch_size: int = 16,
-    ) -> None:
-        super().__init__((0.5,) * 3, (0.5,) * 3, pad_multiple=patch_size)
-        if width % num_heads:
+    width: int = 1024
+    num_layers: int = 12
+    num_heads: int = 16
+    hidden_dim: int = 4096
+    grid: int = 24
+    patch_size: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse heads that do not divide the channels."""
+        if self.width % self.num_heads:
             raise SettingError(
-                f"{num_heads} heads do not divide the ViT's {width} channels; give a divisor in"
-                " vit_sizes"
+                f"{self.num_heads} heads do not divide the ViT's {self.width} channels; give a"
+                " divisor in vit_sizes"
             )
+
+
+class ReassembledViT(DenseBackbone):
+    """Features at an eighth of the image's size from one block of a ViT (SAZS's "vitl16_384").
+
+    Patches and class token after the last block are joined (read-out "project"), projected to D
+    channels and upsampled to twice the grid. Blocks 13 to 24 of `vit_large_patch16_384`, the
+    decoder and three more read-outs, whose results the released code does not use, are left out.
+
+    Args:
+        embed_dim: D.
+        sizes: Of the ViT.
+    """
+
+    def __init__(self, embed_dim: int, sizes: ViTSizes = ViTSizes()) -> None:
+        # timm's "augreg" ViTs were trained with mean and standard deviation 0.5, not ImageNet's.
+        super().__init__((0.5,) * 3, (0.5,) * 3, pad_multiple=sizes.patch_size)
         vit = VisionTransformer(
-            img_size=grid * patch_size,
-            patch_size=patch_size,
-            embed_dim=width,
-            depth=num_layers,
-            num_heads=num_heads,
-            mlp_ratio=hidden_dim / width,
+            img_size=sizes.grid * sizes.patch_size,
+            patch_size=sizes.patch_size,
+            embed_dim=sizes.width,
+            depth=sizes.num_layers,
+            num_heads=sizes.num_heads,
+            mlp_ratio=sizes.hidden_dim / sizes.width,
             num_classes=0,
             global_pool="",
         )
-        self.grid = grid
+        # Only the parts that are used become submodules: timm's final norm would be neither trained
+        # nor in a file.
+        self.grid, width = sizes.grid, sizes.width
         assert vit.cls_token is not None
         assert vit.pos_embed is not None
         self.cls_token: nn.Parameter = vit.cls_token
         self.pos_embed: nn.Parameter = vit.pos_embed
         self.patch_embed, self.blocks = vit.patch_embed.proj, vit.blocks
+        # Patch and class token enter the read-out side by side, hence twice the width.
         self.readout = nn.Linear(2 * width, width)
         self.project = nn.Conv2d(width, embed_dim, 1)
         self.upsample = nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2)
@@ -298,7 +321,7 @@ class ReassembledViT(DenseBackbone):
         patches, class_token = tokens[:, 1:], tokens[:, :1]
         # Read-out "project": every patch is projected together with the class token.
         joined = torch.cat([patches, class_token.expand_as(patches)], dim=2)
-        x = F.gelu(self.readout(joined)).transpose(1, 2).reshape(batch, -1, *grid)
+        x = F.gelu(self.readout(joined)).transpose(1, 2).reshape(batch, -1, *grid)  # (B, C, h, w)
         out: Tensor = self.upsample(self.project(x))
         return out
 
@@ -323,6 +346,8 @@ class ReassembledViT(DenseBackbone):
 
     def rename(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
         """Timm's names, without later blocks, final norm and classifier."""
+        # A file holds a whole classifier: what comes after the blocks used here is left out by
+        # name, and any other tensor too many is an error.
         kept = {
             name.replace("patch_embed.proj.", "patch_embed."): tensor
             for name, tensor in state.items()

@@ -30,7 +30,7 @@ from unseen.backbones.dense import (
 from unseen.backbones.drn import DRN
 from unseen.backbones.mobilenet import DilatedMobileNet
 from unseen.backbones.shape_network import ShapeNetwork, load_shape_network
-from unseen.backbones.vit import ReassembledViT
+from unseen.backbones.vit import ReassembledViT, ViTSizes
 from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import SettingError, VocabularyError
 from unseen.labels import IGNORE
@@ -350,10 +350,7 @@ def _backbone(
     small_width: int,
 ) -> DenseBackbone:
     if name == "vit_large":
-        width, layers, heads, hidden, grid = vit_sizes
-        return ReassembledViT(
-            embed_dim, width=width, num_layers=layers, num_heads=heads, hidden_dim=hidden, grid=grid
-        )
+        return ReassembledViT(embed_dim, ViTSizes(*vit_sizes))
     if name == "drn_d_105":
         return DRN(embed_dim, layers=drn_sizes[0], channels=drn_sizes[1])
     if name == "mobilenet_v2":

@@ -55,6 +55,7 @@ class SegmentRefiner:
         Raises:
             UnseenError: As `segment_source`.
         """
+        # A source may load a second network, which is only needed if there is a refinement.
         if settings.refinement == "none":
             return None
         return cls(segment_source(segmenter, settings), settings.refinement_threshold)
@@ -130,8 +131,8 @@ def segment_iou(labels: Tensor, segments: Tensor) -> tuple[list[int], Tensor]:
 def refine_maps(maps: LabelMaps, matches: Sequence[list[SegmentMatch]]) -> LabelMaps:
     """Label maps with segments in place of masks (`refine_labels`), given the matches by image."""
     refined = [
-        refine_labels(labels, of_image, scores, maps.settings)
-        for labels, of_image, scores in zip(maps.labels, matches, maps.scores, strict=True)
+        refine_labels(labels, image_matches, scores, maps.settings)
+        for labels, image_matches, scores in zip(maps.labels, matches, maps.scores, strict=True)
     ]
     return replace(maps, labels=torch.stack(refined))
 

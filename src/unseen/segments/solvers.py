@@ -29,7 +29,7 @@ in double precision."""
 RESIDUAL = 1e-5
 """Largest ‖A u - θ u‖ of a unit vector u that is accepted; others go to the dense solver."""
 TIE = 2e-6
-"""Eigenvalues of A closer than this count as equal."""
+"""Eigenvalues of A that differ by no more than this count as equal."""
 MIN_DEGREE = 1e-12
 """A patch whose edges weigh less in total counts as connected to itself alone, with weight 1."""
 
@@ -96,7 +96,10 @@ def _dense(
     """
     n = len(matrix)
     count = min(count, n)
-    subset = (0, count - 1) if smallest else (n - count, n - 1)
+    # LAPACK numbers eigenvalues from the smallest and computes only those of the subset.
+    subset = (n - count, n - 1)
+    if smallest:
+        subset = (0, count - 1)
     values, vectors = eigh(
         matrix,
         lower=False,
@@ -153,7 +156,7 @@ def _lanczos(
 
 @torch.no_grad()
 def batched_eigenpairs(features: Tensor, count: int) -> tuple[Floats, Floats]:
-    """As `affinity` and `eigenpairs`, for a batch of graphs of one size, on any device.
+    """As `affinity` and `eigenpairs`, for a batch of graphs of equal size, on any device.
 
     Small graphs are solved densely, larger ones by LOBPCG; images whose vectors it leaves with a
     residual go to the dense solver.
@@ -231,7 +234,7 @@ def _lobpcg(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor] | None:
 def sign_and_trim(
     values: Numbers, vectors: Numbers, count: int, tie: float
 ) -> tuple[Floats, Floats]:
-    """The first eigenpairs, with fixed signs, and without vectors that could be any.
+    """The first eigenpairs, with fixed signs, and 0 for vectors that are arbitrary.
 
     Args:
         values: Ascending; K, or one more.

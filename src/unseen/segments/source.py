@@ -62,6 +62,7 @@ class SegmentSource:
                 stored_segments(self.folder, name, size, self.settings.count) for name in names
             ]
         else:
+            # `segment_source` gives a source either a folder or a network.
             assert self.keys is not None
             solved = spectra(self.keys(images), images, self.keys.patch_size, self.settings)
             segments = [spectrum.segments for spectrum in solved]
@@ -76,6 +77,7 @@ def segment_source(segmenter: Segmenter, settings: InferenceSettings) -> Segment
         SettingError: No network is named, and the method has no CLIP tower.
         CheckpointError: Weights that cannot be loaded.
     """
+    # The order of precedence: a folder, a named network, the method's own tower.
     spectral = SpectralSettings(settings.segments_count)
     if settings.segments_dir is not None:
         folder = Path(settings.segments_dir)
@@ -151,6 +153,7 @@ def extract(
         else:
             size = (image.shape[-2], image.shape[-1])
             spectrum = _load_same(path, {**recipe, "size": size}, fingerprint_0_1)
+        # PNGs may be asked for in a later run: they are then written from the kept vectors.
         masks = [folder / f"{name}_k{k}.png" for k in range(settings.count)]
         if png and not all(mask.exists() for mask in masks):
             write_masks(folder, name, spectrum.segments)
@@ -162,6 +165,7 @@ def _compute(name: str, image: Tensor, keys: KeyFeatures, settings: SpectralSett
     try:
         features = keys(image[None].to(keys.mean.device))
         return spectra(features, image[None], keys.patch_size, settings)[0]
+    # With thousands of images, a message without the image's name is of no use.
     except (DataError, SettingError) as error:
         raise type(error)(f"{name}: {error}") from error
 
@@ -201,6 +205,7 @@ def _save(path: Path, spectrum: Spectrum, recipe: dict[str, Any]) -> None:
         "eigenvectors": torch.from_numpy(spectrum.eigenvectors),
     }
     shapes = {"grid": spectrum.grid, "covers": spectrum.covers, "size": spectrum.size}
+    # Whole or not at all: a stopped run must not leave half a file, which the next would read.
     with replacing(path) as beside:
         try:
             save_file(tensors, beside, metadata={"unseen": json.dumps({**shapes, **recipe})})
@@ -223,10 +228,12 @@ def load_spectrum(path: Path) -> tuple[Spectrum, dict[str, Any]]:
         grid, covers, size = (
             (int(about[key][0]), int(about[key][1])) for key in ("grid", "covers", "size")
         )
+        # NaNs would become empty segments without a message.
         finite = np.isfinite(vectors).all() and np.isfinite(values).all()
         if not finite or vectors.shape != (len(values), grid[0] * grid[1]):
             raise ValueError("its vectors do not fit its grid")
-        if not all(0 < inside <= whole for inside, whole in zip(covers, size, strict=True)):
+        # The grid covers whole patches, and at most a border narrower than one is left over.
+        if not all(0 < covered <= side for covered, side in zip(covers, size, strict=True)):
             raise ValueError("its grid does not fit its image")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(
@@ -273,6 +280,7 @@ def stored_segments(folder: Path, name: str, size: tuple[int, int], count: int) 
 
 def _read_masks(folder: Path, name: str, size: tuple[int, int], count: int) -> Tensor:
     """As `stored_segments`, from PNGs."""
+    # Segments are numbered without gaps: behind a missing one nothing is read.
     masks = []
     for k in range(count):
         path = folder / f"{name}_k{k}.png"
@@ -289,10 +297,11 @@ def _read_masks(folder: Path, name: str, size: tuple[int, int], count: int) -> T
     for mask in masks:
         pixels = read_labels(mask)
         _check_size(mask, (pixels.shape[0], pixels.shape[1]), size)
-        wrong = pixels[(pixels != 0) & (pixels != 255)]
-        if wrong.size:
+        # Smoothed when it was resized, or a JPEG once: a threshold here would hide it.
+        others = pixels[(pixels != 0) & (pixels != 255)]
+        if others.size:
             raise DataError(
-                f"{mask} holds the value {wrong[0]}; a segment is 0 outside and 255 inside: save"
+                f"{mask} holds the value {others[0]}; a segment is 0 outside and 255 inside: save"
                 " the mask without smoothing"
             )
         segments.append(torch.from_numpy(pixels == 255))

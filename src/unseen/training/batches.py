@@ -49,6 +49,7 @@ class LabelMapItems(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, ...]:
         """Image and labels."""
+        # A seed for each item: augmentation depends neither on the worker nor on what ran before.
         index, seed = key
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -100,6 +101,7 @@ class QueryItems(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, ...]:
         """Image, labels, and the index of the query class among `query_ids`."""
+        # `number` counts the listed images; an excluded image has none.
         number, seed = key
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -113,6 +115,7 @@ class QueryItems(Dataset[tuple[Tensor, ...]]):
         An image without any is replaced by one drawn from the whole set, so that all images with
         query classes stay equally likely.
         """
+        # So many draws only all fail if hardly any image shows a query class.
         for _ in range(max(100, 10 * len(self))):
             sample = self.data[self.indices[number]]
             present = set(np.unique(sample.labels.numpy()).tolist())
@@ -126,8 +129,10 @@ class QueryItems(Dataset[tuple[Tensor, ...]]):
         )
 
     def _labels_for(self, labels: Tensor, query_id: int) -> Tensor:
+        """The label map (H, W) of a query: 1 on its class, 0 or more elsewhere, 255 if ignored."""
         others = torch.zeros_like(labels)
         if self.class_labels:
+            # 0 and 1 are background and query class, so other classes begin at 2.
             others = torch.where(labels >= BACKGROUND, 0, labels + 2)
         others = torch.where(torch.isin(labels, self.ignored), IGNORE, others)
         return torch.where(labels == query_id, 1, others)
@@ -150,6 +155,8 @@ def images_to_query(
         present = np.unique(data.labels(index).numpy())
         return bool(np.isin(present, query_ids).any() and not np.isin(present, excluded_ids).any())
 
+    # Reading and decoding files releases the interpreter's lock: threads are enough, and `map`
+    # keeps the order.
     with ThreadPoolExecutor() as pool:
         marks = track(
             pool.map(fits, range(len(data))),
@@ -192,15 +199,23 @@ def training_items(
     augment = TrainTransform(settings.transforms, padding)
     if not isinstance(segmenter, QuerySegmenter):
         return LabelMapItems(data, augment)
+    # Supervised training treats every class as seen, so nothing is ignored or left out.
     unseen, query_ids = benchmark.unseen_ids, benchmark.seen_ids
     if settings.regime == "supervised":
         unseen, query_ids = [], list(range(len(benchmark.class_names)))
+    # With "background", the third choice, unseen classes are neither ignored nor left out.
+    ignored_ids: Sequence[int] = ()
+    excluded_ids: Sequence[int] = ()
+    if settings.unseen_pixels == "ignore":
+        ignored_ids = unseen
+    elif settings.unseen_pixels == "drop_image":
+        excluded_ids = unseen
     return QueryItems(
         data,
         augment,
         query_ids,
-        ignored_ids=unseen if settings.unseen_pixels == "ignore" else (),
-        excluded_ids=unseen if settings.unseen_pixels == "drop_image" else (),
+        ignored_ids=ignored_ids,
+        excluded_ids=excluded_ids,
         class_labels=segmenter.needs_class_labels,
         progress=progress,
     )
@@ -248,6 +263,7 @@ class StepSampler(Sampler[list[Key]]):
         # A set smaller than a batch is repeated as often as it takes to fill one.
         repeats = -(-size // self.length)
         per_epoch = self.length * repeats // size
+        # Any step is computed from its number alone: a resumed run need not replay earlier ones.
         epoch, place = divmod(step, per_epoch)
         order = np.random.default_rng([seed, epoch]).permutation(self.length * repeats)
         indices = (order % self.length)[place * size : (place + 1) * size].tolist()
@@ -260,6 +276,7 @@ class StepSampler(Sampler[list[Key]]):
         for step in range(self.start, self.settings.steps):
             batch = self.batch(step)
             for part in range(parts):
+                # The first part of all ranks, then the second: together they see a batch in order.
                 first = (part * self.ranks + self.rank) * share
                 yield batch[first : first + share]
 

@@ -38,6 +38,7 @@ class CsvCurve:
         kept: list[dict[str, Any]] = []
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
+                # Later steps were logged, but their weights were never saved: they come again.
                 kept = [row for row in csv.DictReader(file) if int(row["step"]) < start]
         self.columns: list[str] = []
         self._write(kept, "w")
@@ -50,6 +51,7 @@ class CsvCurve:
         """Nothing is held back."""
 
     def _write(self, rows: list[dict[str, Any]], mode: str) -> None:
+        # The columns are those of the first row ever written: kept rows, or the first step.
         header = mode == "w" or not self.columns
         if rows and not self.columns:
             self.columns = [*(name for name in rows[0] if name != "step"), "step"]
@@ -72,6 +74,7 @@ class TensorBoardCurve:
     """
 
     def __init__(self, folder: Path, start: int) -> None:
+        # torch has the writer, but tensorboard is an extra: imported only where it is asked for.
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -79,6 +82,7 @@ class TensorBoardCurve:
                 "--train.logger tensorboard needs the package tensorboard; install it with"
                 " pip install 'unseen[track]'"
             ) from error
+        # Events from `start` on, which a resumed run writes again, are hidden by TensorBoard.
         self.writer = SummaryWriter(str(folder), purge_step=start or None)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
@@ -93,6 +97,7 @@ class TensorBoardCurve:
 
 def open_curves(folder: Path, logger: str, start: int) -> list[Curve]:
     """The CSV file, and what `train.logger` adds to it."""
+    # The CSV file is written whatever the logger is: reading it needs no package.
     curves: list[Curve] = [CsvCurve(folder, start)]
     if logger == "tensorboard":
         curves.append(TensorBoardCurve(folder, start))

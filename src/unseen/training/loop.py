@@ -94,6 +94,7 @@ def fit(
         batches=lambda start, rank, ranks: make_loader(items, settings, start, rank, ranks),
         trained=segmenter.trainable_state,
     )
+    # Fabric moves the segmenter to its own device; the caller gets it back where it was.
     device = segmenter.device
     run_loop(fabric, job, settings, control)
     segmenter.to(device).eval()
@@ -111,6 +112,7 @@ def check_trainable(segmenter: Segmenter, benchmark: Benchmark, settings: TrainS
             f"this method ({type(segmenter).__name__}) has nothing to train; evaluate it or segment"
             " with it as it is"
         )
+    # Label maps of more classes need 16 bits, and the transforms of training know 8-bit labels.
     count = len(benchmark.class_names)
     if count > MAX_8BIT_CLASSES:
         raise SettingError(
@@ -160,11 +162,14 @@ class TrainingStep(nn.Module):
         """
         images, labels, *queries = batch
         text = self.text.to(images.device)
+        # Trained prompts change with every step: the features are encoded again, with gradients.
         if self.segmenter.trains_text:
             text = self.segmenter.encode_text(Vocabulary(self.text.names))
         if isinstance(self.segmenter, QuerySegmenter):
+            # One query class for each image: row b of the features belongs to image b.
             query = text.select(queries[0].tolist())
             return self.segmenter.loss(self.segmenter.forward_query(images / 255, query), labels)
+        # The network never sees labels: those are compared with its prediction afterwards.
         prediction: Prediction = self.segmenter(images / 255, text)
         targets = targets_of(
             labels,
@@ -191,6 +196,7 @@ def make_fabric(settings: TrainSettings) -> Fabric:
         strategy=settings.strategy,
         precision=choose_precision(settings.precision),
     )
+    # Behind this line, code runs once in every process.
     fabric.launch()
     return fabric
 
@@ -200,11 +206,15 @@ def choose_precision(name: str) -> Any:
     if name != "auto":
         return name
     if torch.cuda.is_available():
+        # Older GPUs emulate bf16 only, which makes nothing faster.
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        # There is no public question to a CPU; a torch without this one trains in float32.
+        # torch has no public function for this; where the private one is gone, training is in
+        # float32.
         fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return "bf16-mixed" if fast else "32-true"
+    if fast:
+        return "bf16-mixed"
+    return "32-true"
 
 
 def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunControl) -> None:
@@ -214,12 +224,14 @@ def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunCont
         SettingError: A state of another model, or a loss that is not finite.
         KeyboardInterrupt: Ctrl-C; the message says how to go on.
     """
+    # Groups may have different peaks; the schedule multiplies all of them by one factor.
     peak_rates = [group["lr"] for group in job.optimizer.param_groups]
     module, optimizer = fabric.setup(job.module, job.optimizer)
     module.train()
     start = 0
     if control.resume and control.state.exists():
         start = restore(read_state(control.state), fabric, job, optimizer)
+    # After `restore`, which may refuse the state: nothing is written before that.
     records = Records(fabric, optimizer, job.trained, settings, control)
     records.begin(start)
 
@@ -262,12 +274,14 @@ def take_step(
     mean_losses: dict[str, Tensor] = {}
     for part in range(settings.accumulate):
         batch = fabric.to_device(next(parts))
+        # For dropout and the like: another seed for each part and process, the same after a resume.
         key = np.random.SeedSequence([settings.seed, step, part, fabric.global_rank])
         torch.manual_seed(int(key.generate_state(1)[0]))
         # Processes exchange their gradients once a step, with those of the last part.
         more = part < settings.accumulate - 1
         with fabric.no_backward_sync(module, enabled=more):
             losses: dict[str, Tensor] = module(batch)
+            # Stopped before the update, so that the last saved state is not overwritten by NaNs.
             if not torch.isfinite(losses["total"]):
                 raise SettingError(
                     f"the loss became {losses['total'].item()} at step {step}; lower --train.lr or"
@@ -291,6 +305,7 @@ def restore(
     state: dict[str, Any], fabric: Fabric, job: Job, optimizer: torch.optim.Optimizer
 ) -> int:
     """Put a state into model, optimiser and precision; returns the number of steps taken."""
+    # Tensors are copied in place: optimiser and wrapped module hold the same ones.
     restore_tensors(job.trained(), state["trained"])
     optimizer.load_state_dict(state["optimizer"])
     fabric.strategy.precision.load_state_dict(state["precision"])
@@ -321,6 +336,7 @@ def progress_bar(shown: bool) -> Progress:
 
 def stop(fabric: Fabric, taken: int, state: Path) -> None:
     """End after Ctrl-C, with one sentence of the process that writes."""
+    # 130 is the shell's exit code of a program ended by Ctrl-C.
     if not fabric.is_global_zero:
         raise SystemExit(130)
     how = "nothing was saved yet (--train.save_every), so start again"

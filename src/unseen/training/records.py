@@ -71,12 +71,14 @@ class Records:
 
     def begin(self, start: int) -> None:
         """Open the curves of a run whose next step is `start`."""
+        # The configuration is written first: curves without one would belong to no run.
         if self.fabric.is_global_zero:
             self.control.begin()
             self.curves = open_curves(self.control.out / LOGS, self.settings.logger, start)
 
     def write(self, taken: int, losses: dict[str, Tensor]) -> None:
         """Write what is due after `taken` steps; `losses` are those of the last one."""
+        # Logging is the one record that all processes take part in.
         if self._is_due(taken, self.settings.log_every):
             self._log(taken - 1, losses)
         if not self.fabric.is_global_zero:
@@ -92,6 +94,7 @@ class Records:
             curve.close()
 
     def _is_due(self, taken: int, every: int) -> bool:
+        # The last step is always due: the end of a run is what one wants to see and to keep.
         return taken % every == 0 or taken == self.settings.steps
 
     def _log(self, step: int, losses: dict[str, Tensor]) -> None:

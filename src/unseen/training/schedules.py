@@ -16,6 +16,7 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
     multiplied by 1 - (1 - t/warmup) (1 - warmup_ratio).
     """
     progress = min(step / settings.steps, 1.0)
+    # "step" divides the rate by 10 after each third of the run; "constant" is what remains.
     if settings.schedule == "poly":
         decay = (1 - progress) ** settings.power
         rate = (settings.lr - settings.min_lr) * decay + settings.min_lr
@@ -25,6 +26,7 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
         rate = settings.lr * 0.1 ** min(2, int(3 * progress))
     else:
         rate = settings.lr
+    # As in MMCV, the warm-up multiplies the schedule's rate and does not delay the schedule.
     if step < settings.warmup:
         rate *= 1 - (1 - step / settings.warmup) * (1 - settings.warmup_ratio)
     return float(rate)

@@ -32,6 +32,7 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: A damaged file, or one of another version of unseen.
     """
+    # Tensors and plain containers only, as in weight files: a run folder may come from anywhere.
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
@@ -56,11 +57,13 @@ def restore_tensors(trained: Mapping[str, Tensor], saved: Mapping[str, Tensor]) 
     shapes, saved_shapes = (
         {name: tensor.shape for name, tensor in tensors.items()} for tensors in (trained, saved)
     )
+    # Nothing is copied before everything fits.
     if shapes != saved_shapes:
         raise SettingError(
             "the state to resume from belongs to another model; resume with the settings the run"
             " was started with, or start a new one"
         )
+    # In place, as optimisers hold these tensors themselves; parameters refuse it with gradients on.
     with torch.no_grad():
         for name, tensor in trained.items():
             tensor.copy_(saved[name])

@@ -38,16 +38,20 @@ def targets_of(
         pseudo_label_void: Transductive: give ignored pixels pseudo labels as well, but not padding
             (the variant without dagger).
     """
+    # Prediction and targets of an inductive step know the seen classes alone, by their index.
     if regime == "inductive":
         return subset_lookup(seen).to(labels.device)[labels]
     special = (labels == PADDING) | (labels == BACKGROUND)
     targets = torch.where(special, IGNORE, labels)
     if regime == "supervised":
         return targets
+    # Transductive: which pixels are unseen is known from their label; which class they are is not.
     ids = torch.as_tensor(unseen, device=labels.device)
     guessed = torch.isin(labels, ids)
     if pseudo_label_void:
         guessed = guessed | (labels == IGNORE)
+    # Without gradients: a pseudo label is a target, not a quantity to be trained. Seen classes are
+    # left out of the competition.
     among_unseen = Prediction(prediction.logits.detach()[:, list(unseen)], prediction.padded_size)
     logits = among_unseen.resized((labels.shape[-2], labels.shape[-1]))
     return torch.where(guessed, ids[logits.argmax(dim=1)], targets)

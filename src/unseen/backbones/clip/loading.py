@@ -23,8 +23,8 @@ from unseen.backbones.clip.tower import CLIP
 from unseen.errors import CheckpointError, SettingError
 
 DOODLES = "doodles"
-"""The source name of the small CLIP that comes with the package; knows the twenty classes of
-`unseen.data.doodles`."""
+"""The source name of the small CLIP that comes with the package; it was trained on drawings of the
+twenty classes of `unseen.data.doodles` alone."""
 
 Part = TypeVar("Part", CLIP, CLIPText)
 
@@ -37,9 +37,9 @@ def load_clip(source: str = DOODLES) -> CLIP:
             "ViT-B-16-quickgelu/openai" (downloaded once and cached by huggingface_hub); or a path:
             an OpenAI `.pt` archive (read as data, nothing in it runs), a `.safetensors` file or a
             plain state dict in OpenAI's names. `ARCHITECTURE@FILE` takes heads and activation from
-            an architecture of open_clip, for files that do not say them: "ViT-B-16@weights.pt" was
-            trained with GELU. `ARCHITECTURE/random` builds the tower with random weights, to try a
-            set-up out.
+            an architecture of open_clip, as a plain state dict does not name them:
+            "ViT-B-16@weights.pt" was trained with GELU. `ARCHITECTURE/random` builds the tower with
+            random weights, to try a set-up out.
 
     Raises:
         SettingError: No such file and no such tag, or a tower that is not a plain ViT.
@@ -78,6 +78,7 @@ def _load(
     from_model: Callable[[Any, str], Part],
 ) -> Part:
     """A CLIP, or its text half, from whatever the source names: a file, random weights, a tag."""
+    # Files come first: a path may look like ARCHITECTURE/TAG.
     named = _file_of(source)
     if named is not None:
         file, config = named
@@ -90,6 +91,7 @@ def _load(
 
 
 def _clip_from_model(model: Any, source: str) -> CLIP:
+    # Statistics belong to the weights: other trainings than OpenAI's may have used others.
     preprocess = open_clip.get_model_preprocess_cfg(model)
     return CLIP(model, mean=preprocess["mean"], std=preprocess["std"], source=source)
 
@@ -101,6 +103,7 @@ def _text_from_model(model: Any, source: str) -> CLIPText:
 
 def _file_of(source: str) -> tuple[AbstractContextManager[Path], dict[str, Any] | None] | None:
     """The file a source names, and the configuration given with it; None if it names none."""
+    # The package may be imported from a zip file: `as_file` then unpacks the weights meanwhile.
     if source == DOODLES:
         return (
             resources.as_file(resources.files("unseen") / "weights" / "doodles.safetensors"),
@@ -148,23 +151,27 @@ def _fetch(source: str) -> Any:
 
 @contextmanager
 def log_first_warning_only() -> Iterator[None]:
-    """While weights are fetched, of the libraries' many warnings about a bad network only the first
-    is shown, once.
+    """Show only the first of the libraries' warnings while weights are downloaded.
+
+    With a bad connection, huggingface_hub warns at every retry.
     """
     shown: list[str] = []
 
-    def first(record: logging.LogRecord) -> bool:
+    def is_first(record: logging.LogRecord) -> bool:
         shown.append(record.getMessage())
         return len(shown) == 1
 
+    # Cut off from its handlers, the hub's warning is shown bare by Python's handler of last
+    # resort; open_clip, which logs to the root logger itself, is silent.
     hub, root = logging.getLogger("huggingface_hub.utils._http"), logging.getLogger()
     propagate, disabled = hub.propagate, root.disabled
-    hub.addFilter(first)
+    hub.addFilter(is_first)
     hub.propagate, root.disabled = False, True
     try:
         yield
     finally:
-        hub.removeFilter(first)
+        hub.removeFilter(is_first)
+        # The application's logging is its own business: everything is put back.
         hub.propagate, root.disabled = propagate, disabled
 
 
@@ -175,15 +182,21 @@ def known_sources() -> list[str]:
         *(
             f"{name}/{tag}"
             for name, tag in open_clip.list_pretrained()
+            # SigLIP pools with attention, so its patches do not lie in the joint space.
             if name.startswith("ViT-") and "SigLIP" not in name
         ),
     ]
 
 
 def build_clip(config: dict[str, Any], *, source: str = "", seed: int = 0) -> CLIP:
-    """A CLIP with random weights from an open_clip configuration (`embed_dim`, `vision_cfg`,
-    `text_cfg`, `quick_gelu`): for tests and for converters.
+    """A CLIP with random weights: for tests, for pre-training, and to load weights into.
+
+    Args:
+        config: open_clip's configuration: `embed_dim`, `vision_cfg`, `text_cfg`, `quick_gelu`.
+        source: Where its weights will come from.
+        seed: Of the random weights.
     """
+    # A generator of its own: loading a tower must not shift the random numbers of a run.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = open_clip.CLIP(**config)
@@ -197,31 +210,24 @@ def build_clip(config: dict[str, Any], *, source: str = "", seed: int = 0) -> CL
 
 
 def build_text(config: dict[str, Any], *, source: str = "", seed: int = 0) -> CLIPText:
-    """The text half of a CLIP with random weights from an open_clip configuration; as
-    `build_clip`.
-    """
+    """The text half of a CLIP with random weights; arguments as for `build_clip`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _new_text(
-            config["embed_dim"], config["text_cfg"], bool(config.get("quick_gelu")), source, config
-        )
+        return _new_text(config, source)
 
 
-def _new_text(
-    embed_dim: int,
-    config: dict[str, Any],
-    quick_gelu: bool,
-    source: str,
-    whole: dict[str, Any] | None = None,
-) -> CLIPText:
-    """A text half with random weights, from open_clip's `text_cfg`."""
+def _new_text(config: dict[str, Any], source: str) -> CLIPText:
+    """A text half with random weights, from open_clip's configuration of a whole CLIP."""
+    # `text_cfg` may hold more than the transformer's sizes, such as the name of a tokenizer.
     sizes = {
-        name: config[name] for name in ("context_length", "vocab_size", "width", "heads", "layers")
+        name: config["text_cfg"][name]
+        for name in ("context_length", "vocab_size", "width", "heads", "layers")
     }
-    text = TextTransformer(
-        **sizes, output_dim=embed_dim, act_layer=QuickGELU if quick_gelu else nn.GELU
-    )
-    return CLIPText(text, embed_dim, source=source, config=whole)
+    activation: type[nn.Module] = nn.GELU
+    if config.get("quick_gelu"):
+        activation = QuickGELU
+    text = TextTransformer(**sizes, output_dim=config["embed_dim"], act_layer=activation)
+    return CLIPText(text, config["embed_dim"], source=source, config=config)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -235,33 +241,42 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _clip_from_file(path: Path, source: str, config: dict[str, Any] | None) -> CLIP:
     state = _read(path)
+    # The user's architecture comes first, then what the file says of itself; shapes are the last
+    # resort, as they show neither activation nor heads.
     clip = build_clip(
         config or _stored_config(path) or config_from_shapes(state, path=path), source=source
     )
-    _fill(clip, state, path)
+    _load_all(clip, state, path)
     return clip
 
 
 def _text_from_file(path: Path, source: str, config: dict[str, Any] | None) -> CLIPText:
+    # Any image tower will do here, also a ResNet: its weights are not even looked at.
     state = {name: tensor for name, tensor in _read(path).items() if not name.startswith("visual.")}
     config = config or _stored_config(path) or text_config_from_shapes(state, path=path)
-    clip = _new_text(
-        config["embed_dim"], config["text_cfg"], bool(config.get("quick_gelu")), source, config
-    )
-    _fill(clip, state, path)
+    clip = _new_text(config, source)
+    _load_all(clip, state, path)
     return clip
 
 
-def _fill(clip: CLIPText, state: dict[str, Tensor], path: Path) -> None:
-    """Give a CLIP the weights of a file, all of them."""
-    own = {name.removeprefix("text."): tensor for name, tensor in clip.state_dict().items()}
-    wrong = sorted(
-        name for name in own.keys() ^ (state.keys() - {"logit_scale", "logit_bias"})
-    ) or sorted(n for n in own if own[n].shape != state[n].shape)
-    if wrong:
+def _load_all(clip: CLIPText, state: dict[str, Tensor], path: Path) -> None:
+    """Load the weights of a file, which must be those of the whole CLIP.
+
+    Raises:
+        CheckpointError: A tensor is missing, unknown, of another shape or not finite.
+    """
+    # `CLIPText` holds its tower in `text`; OpenAI's names have no such prefix.
+    expected = {name.removeprefix("text."): tensor for name, tensor in clip.state_dict().items()}
+    # Temperature and bias of the pre-training loss belong to neither tower.
+    misplaced = sorted(expected.keys() ^ (state.keys() - {"logit_scale", "logit_bias"}))
+    if not misplaced:
+        misplaced = sorted(
+            name for name, tensor in expected.items() if tensor.shape != state[name].shape
+        )
+    if misplaced:
         raise CheckpointError(
             f"{path} does not hold a CLIP in OpenAI's names (first tensor out of place:"
-            f" {wrong[0]}); give an OpenAI or open_clip ViT file"
+            f" {misplaced[0]}); give an OpenAI or open_clip ViT file"
         )
     bad = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
     if bad is not None:
@@ -277,5 +292,7 @@ def _stored_config(path: Path) -> dict[str, Any] | None:
         return None
     with safe_open(path, framework="pt") as file:
         stored = (file.metadata() or {}).get("config")
-    config: dict[str, Any] | None = json.loads(stored) if stored else None
+    if not stored:
+        return None
+    config: dict[str, Any] = json.loads(stored)
     return config

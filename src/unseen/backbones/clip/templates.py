@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from unseen.errors import SettingError
 
+# Templates are copied letter by letter: a full stop or an article changes the vectors.
 OWN: dict[str, tuple[str, ...]] = {
     "name": ("{}",),
     "single": ("a photo of a {}",),
@@ -39,6 +40,7 @@ class Templates(Mapping[str, tuple[str, ...]]):
         if name == "imagenet":
             from open_clip import OPENAI_IMAGENET_TEMPLATES
 
+            # open_clip has functions of a name in place of patterns.
             return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
         if name not in OWN:
             raise SettingError(

@@ -72,6 +72,8 @@ class CLIPText(nn.Module):
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        # OpenAI's files have no prefix before the text tower's names: whoever reads or writes them
+        # removes this one.
         self.text = TextTower(text)
         self.embed_dim, self.source, self.config = embed_dim, source, config
         self.text_width = len(self.text.ln_final.weight)
@@ -87,9 +89,10 @@ class CLIPText(nn.Module):
         """
         stored = {}
         for name, tensor in self.state_dict().items():
-            half = tensor.detach().half()
-            exact = not lossless or torch.equal(half.float(), tensor)
-            kept = half if exact else tensor
+            kept = tensor.detach().half()
+            # OpenAI's own weights are half precision numbers; fine-tuned ones are not.
+            if lossless and not torch.equal(kept.float(), tensor):
+                kept = tensor
             stored[name.removeprefix("text.")] = kept.cpu().contiguous()
         return stored
 
@@ -103,8 +106,11 @@ class CLIPText(nn.Module):
         rows = torch.zeros(len(prompts), self.context_length, dtype=torch.int64)
         for row, prompt in zip(rows, prompts, strict=True):
             ids = [tokenizer.sot_token_id, *tokenizer.encode(prompt), tokenizer.eot_token_id]
+            # open_clip's tokenizer would cut it and lose the end, which is often the class name.
             if len(ids) > self.context_length:
-                shown = prompt if len(prompt) <= 60 else prompt[:57] + "..."
+                shown = prompt
+                if len(prompt) > 60:
+                    shown = prompt[:57] + "..."
                 raise VocabularyError(
                     f"{shown!r} is {len(ids)} tokens long and CLIP reads at most"
                     f" {self.context_length}; shorten it"
@@ -148,6 +154,7 @@ class CLIPText(nn.Module):
         Raises:
             VocabularyError: A prompt is too long for the tower.
         """
+        # Prompts of one class are consecutive, so that the view below has the classes first.
         prompts = [template.format(name) for name in names for template in templates]
         ids = self.tokenize(prompts).to(self.text.positional_embedding.device)
         vectors = torch.cat([self.encode_tokens(part)[0] for part in torch.split(ids, batch_size)])
@@ -169,6 +176,7 @@ class CLIPText(nn.Module):
         vectors = self.encode_prompts(names, templates)
         if not unit:
             return vectors.mean(dim=1)
+        # Prompts are normalised before the mean, so that all of them count the same (CLIP §3.1.4).
         return F.normalize(F.normalize(vectors, dim=-1).mean(dim=1), dim=-1)
 
 
@@ -177,6 +185,7 @@ class TextTower(nn.Module):
 
     def __init__(self, text: open_clip.CLIP | TextTransformer) -> None:
         super().__init__()
+        # `open_clip.CLIP` has these parts itself, `CustomTextCLIP` in its `text`.
         self.token_embedding = text.token_embedding
         self.positional_embedding = text.positional_embedding
         self.transformer, self.ln_final = text.transformer, text.ln_final
@@ -186,14 +195,17 @@ class TextTower(nn.Module):
         """As `CLIPText.encode_tokens`."""
         if embeddings is None:
             embeddings = self.token_embedding(ids)
+        # Shorter rows than the context are allowed; their positions are the first of the table.
         length = ids.shape[1]
         x = embeddings + self.positional_embedding[:length]  # (S, T, width)
+        # A token sees itself and what comes before it: -inf above the diagonal is added to scores.
         causal = torch.full((length, length), float("-inf"), device=x.device, dtype=x.dtype).triu(1)
         for block in self.transformer.resblocks:
             x = run_block(block, x, causal)
         x = self.ln_final(x)
         # The end-of-text token, whose output is the prompt's vector, has the highest id.
         end = x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)]
+        # Some of open_clip's towers project with a layer, OpenAI's with a matrix.
         if isinstance(self.text_projection, nn.Linear):
             return self.text_projection(end), x
         return end @ self.text_projection, x
@@ -225,6 +237,7 @@ class StoredText:
         """
         if not path.is_file():
             raise DataError(f"the file of text embeddings {path} does not exist; check the path")
+        # Without pickles, which could run code: a plain array needs none.
         try:
             rows = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -250,6 +263,7 @@ class StoredText:
         Raises:
             DataError: Another number of rows, or another width.
         """
+        # Stored vectors cannot be projected to another width, and their order is the classes'.
         needed = len(self.names) + (background_name is not None)
         if self.rows.shape == (needed, embed_dim):
             return
@@ -282,6 +296,7 @@ class StoredText:
                 f"the text embeddings come from a file, {self.file}, which has none for"
                 f" {unknown!r}; its classes are {', '.join(self.names)}"
             )
+        # Used as stored, also with `unit`: whoever made the file decided their lengths.
         return torch.from_numpy(self.rows[[self.names.index(name) for name in names]])
 
     @property
@@ -298,6 +313,7 @@ def text_tower_of(
     Raises:
         SettingError: It is not CLIP's causal transformer.
     """
+    # Models without a `text` are themselves the text tower (`open_clip.CLIP`).
     text = getattr(model, "text", model)
     if not isinstance(text, (open_clip.CLIP, TextTransformer)):
         raise SettingError(

@@ -54,12 +54,14 @@ class CLIP(CLIPText):
         config: dict[str, Any] | None = None,
     ) -> None:
         visual = model.visual
+        # Checked before any part is taken over: another tower may lack the parts.
         _check_plain(visual, source)
         text = text_tower_of(model, source)
         super().__init__(text, visual.output_dim, source=source, config=config)
         self.visual = visual
         self.width, self.patch_size = visual.conv1.out_channels, visual.patch_size[0]
         self.num_layers = len(visual.transformer.resblocks)
+        # Not persistent: files in OpenAI's names hold no statistics.
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._positions = TableCache()
@@ -68,6 +70,7 @@ class CLIP(CLIPText):
 
     def with_statistics(self, mean: Sequence[float], std: Sequence[float]) -> CLIP:
         """The same weights with other statistics to normalise images; this tower stays as it is."""
+        # A shallow copy shares the weights; only the dictionary of buffers is another.
         other = copy(self)
         other._buffers = {
             **self._buffers,
@@ -99,7 +102,7 @@ class CLIP(CLIPText):
 
         def resized() -> Tensor:
             patches = table[1:].T.reshape(1, -1, *self.visual.grid_size)  # (1, C, h, w)
-            antialias = resize == "bicubic"
+            antialias = resize == "bicubic"  # each as the code that it follows does it
             for size in sizes:
                 if patches.shape[-2:] != size:
                     patches = F.interpolate(patches, size, mode=resize, antialias=antialias)
@@ -107,6 +110,7 @@ class CLIP(CLIPText):
 
         if table.requires_grad:  # a stored table would cut the gradient
             return resized()
+        # With address and version in the key, a table that is loaded anew is resized anew.
         key = (grid, resize, via, table.device, table.dtype, table.data_ptr(), table._version)
         return self._positions.get(key, resized)
 
@@ -117,6 +121,7 @@ class CLIP(CLIPText):
             images: (B, 3, H, W), RGB in 0..1; the mean becomes 0, which is also what pads the
                 bottom and the right.
         """
+        # -x % p is what x lacks to the next multiple of p.
         p = self.patch_size
         images = (images - self.mean) / self.std
         return F.pad(images, (0, -images.shape[-1] % p, 0, -images.shape[-2] % p))
@@ -151,6 +156,7 @@ class CLIP(CLIPText):
         x = visual.conv1(self.normalize(images))  # (B, C, h, w)
         positions = self.positions((x.shape[-2], x.shape[-1]), resize, via=via)
         x = x.flatten(2).transpose(1, 2)  # (B, N, C)
+        # The class embedding has the first row of the position table added to it, like any token.
         first = visual.class_embedding.expand(len(x), 1, -1)
         x = torch.cat([first, x], dim=1) + positions
         if twice:
@@ -186,6 +192,7 @@ class CLIP(CLIPText):
                 are not run.
             mask: As in `blocks`.
         """
+        # Indexing a range resolves negative indices and refuses those outside.
         wanted = [range(self.num_layers)[index] for index in indices]
         after = {}
         for index in range(max(wanted) + 1):
@@ -206,6 +213,7 @@ class CLIP(CLIPText):
 
 def _check_plain(visual: Any, source: str) -> None:
     """Refuse image towers whose patches do not lie in the joint space."""
+    # With pooling by attention or a mean, norm and projection are not made for single patches.
     plain = isinstance(visual, VisionTransformer) and visual.pool_type == "tok"
     if not plain or visual.attn_pool is not None or visual.final_ln_after_pool:
         raise SettingError(
