@@ -150,8 +150,9 @@ def _scores(
     """Scores of whole images, or of windows, in one batch."""
     prediction = segmenter(images, text)
     size = (images.shape[-2], images.shape[-1])
-    # Maps of padded images have to be cropped at full size, and `resize_output` does not align
-    # corners: such maps take two steps even where one is asked for.
+    # Without anti-aliasing, score maps go from the method's size to the image's in one step. Two
+    # steps are needed for maps of padded images, which are cropped at full size, and for maps with
+    # aligned corners, which `resize_output` does not align.
     one_step = prediction.padded_size == size and not prediction.align_corners
     if one_step and not settings.antialias:
         return segmenter.scores(prediction.logits.float(), seen)

@@ -21,7 +21,7 @@ class Metric(ABC):
     """Counts pixels image by image; every number of a report is computed from the counts."""
 
     heads: ClassVar[dict[str, str]]
-    """The scores that tables and sheets show, by name, and what they are headed with."""
+    """The scores that tables and sheets show: names in `summary` to column heads."""
 
     @abstractmethod
     def update(self, prediction: Tensor, labels: Tensor, class_id: int | None = None) -> None:
@@ -105,7 +105,7 @@ class ConfusionMatrix(Metric):
 
         NaN for a class that is neither labelled nor predicted.
         """
-        # The union is what is labelled, plus what is predicted, less what is counted twice so.
+        # The union: labelled pixels plus predicted pixels, of which those that are both count once.
         hit = self.counts.diagonal().double()
         return hit / (self.counts.sum(dim=1) + self.counts[:, :-1].sum(dim=0) - hit)
 

@@ -59,7 +59,7 @@ class Captions(Dataset[tuple[Tensor, list[str]]]):
     def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
         """Images (B, 3, 64, 64) uint8 and one caption each, all of one template and style."""
         progress = step / self.steps
-        # 1 keeps this generator apart from those of the scenes, whose seeds begin alike.
+        # The 1 keeps these numbers apart from those of the scenes, drawn from (seed, index).
         rng = np.random.default_rng([self.seed, step, 1])
         template = TEMPLATES[rng.integers(len(TEMPLATES))]
         # From 30 % of the run on, the captions of a fifth of the batches name colours as well.

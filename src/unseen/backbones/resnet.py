@@ -61,10 +61,10 @@ class DilatedResNet(nn.Module):
         strides: Of the stem, the pooling and the second stage, 1 or 2 each; the third stage has
             none.
         trained: Which part is trained: the last stage, or all.
-        norm: How batch norms of the trained part behave. "frozen": nothing is trained; "affine":
-            scale and shift are trained, and the statistics stay those of the weights (as they do in
-            the part that is not trained); "batch": the statistics are the batch's, too, which is
-            necessary where no weights are loaded.
+        norm: How batch norms of the trained part behave. "frozen": they are not trained; "affine":
+            scale and shift are trained, and the statistics stay those of the loaded weights (as
+            they do in the part that is not trained); "batch": scale and shift are trained, and the
+            statistics are the batch's, which is necessary where no weights are loaded.
 
     Attributes:
         stride: Pixels between cells.

@@ -178,10 +178,10 @@ def _create_plain_vit(name: str, *, pretrained: bool) -> VisionTransformer:
     """
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
-        near = [f"{TIMM}{model}" for model in timm.list_models(f"*{architecture[:12]}*")[:3]]
+        similar = [f"{TIMM}{model}" for model in timm.list_models(f"*{architecture[:12]}*")[:3]]
         raise SettingError(
             f"timm has no network called {name!r}; choose one such as"
-            f" {', '.join(near or [EXAMPLE])}"
+            f" {', '.join(similar or [EXAMPLE])}"
         )
     not_plain = (
         f"{name} is not a plain ViT, whose last block has keys; choose one such as {EXAMPLE}"
@@ -216,7 +216,7 @@ def _create_plain_vit(name: str, *, pretrained: bool) -> VisionTransformer:
 def _keys_of_timm(network: VisionTransformer, images: Tensor) -> Tensor:
     """Keys (B, N, C) of normalised images; nothing else of the last block is computed."""
     last: Any = network.blocks[-1]
-    before: Any = network.forward_intermediates(
+    tokens: Any = network.forward_intermediates(
         images,
         indices=[len(network.blocks) - 2],
         stop_early=True,
@@ -228,7 +228,7 @@ def _keys_of_timm(network: VisionTransformer, images: Tensor) -> Tensor:
     bias = None
     if qkv.bias is not None:
         bias = qkv.bias.chunk(3)[1]
-    return F.linear(last.norm1(before[0]), qkv.weight.chunk(3)[1], bias)
+    return F.linear(last.norm1(tokens[0]), qkv.weight.chunk(3)[1], bias)
 
 
 @dataclass(frozen=True)

@@ -134,8 +134,8 @@ def spectra(
 ) -> list[Spectrum]:
     """The eigenvectors of images of one size.
 
-    On an NVIDIA GPU all images are solved at once, unless colour or the Laplacian without `lapnorm`
-    is asked for; everything else is solved on the CPU.
+    On an NVIDIA GPU all images are solved at once, unless the settings have edges by colour or no
+    `lapnorm`; everything else is solved on the CPU.
 
     Args:
         features: (B, N, C), one row for each whole patch, row-major.

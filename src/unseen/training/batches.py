@@ -1,4 +1,4 @@
-"""Which images a step sees, and how they are augmented and labelled.
+"""Which images are in the batch of a step, and how they are augmented and labelled.
 
 Order and augmentation follow from (seed, step) alone, so any number of processes, and a resumed
 run, see the same batches.
@@ -27,7 +27,7 @@ from unseen.settings import TrainSettings
 Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Image (3, H, W) and labels (H, W) to an augmented pair."""
 Key = tuple[int, int]
-"""Index of an image, and the seed of what is drawn for it."""
+"""Index of an image, and the seed of its augmentation and query class."""
 
 
 # ------------------------------------------------------------------------ items

@@ -196,7 +196,7 @@ def make_fabric(settings: TrainSettings) -> Fabric:
         strategy=settings.strategy,
         precision=choose_precision(settings.precision),
     )
-    # Behind this line, code runs once in every process.
+    # After this line, the code runs once in every process.
     fabric.launch()
     return fabric
 
@@ -304,7 +304,7 @@ def take_step(
 def restore(
     state: dict[str, Any], fabric: Fabric, job: Job, optimizer: torch.optim.Optimizer
 ) -> int:
-    """Put a state into model, optimiser and precision; returns the number of steps taken."""
+    """Load a state into model, optimiser and precision; returns the number of steps taken."""
     # Tensors are copied in place: optimiser and wrapped module hold the same ones.
     restore_tensors(job.trained(), state["trained"])
     optimizer.load_state_dict(state["optimizer"])
@@ -339,7 +339,7 @@ def stop(fabric: Fabric, taken: int, state: Path) -> None:
     # 130 is the shell's exit code of a program ended by Ctrl-C.
     if not fabric.is_global_zero:
         raise SystemExit(130)
-    how = "nothing was saved yet (--train.save_every), so start again"
+    remedy = "nothing was saved yet (--train.save_every), so start again"
     if state.exists():
-        how = "go on from the last saved state with --resume"
-    raise KeyboardInterrupt(f"stopped after step {taken}; {how}")
+        remedy = "go on from the last saved state with --resume"
+    raise KeyboardInterrupt(f"stopped after step {taken}; {remedy}")

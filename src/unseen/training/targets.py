@@ -1,4 +1,4 @@
-"""What the loss is compared with: the data set's labels, seen through the regime."""
+"""Targets of the loss, made from the labels of a data set according to the regime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names and files to CLIPs: what comes with the package, open_clip's tags, files of weights."""
+"""Loading of CLIPs: the one that comes with the package, open_clip's tags, files of weights."""
 
 from __future__ import annotations
 
@@ -127,12 +127,12 @@ def _fetch(source: str) -> Any:
     """A model of open_clip with its weights, by ARCHITECTURE/TAG."""
     architecture, slash, tag = source.rpartition("/")
     if not slash or tag not in open_clip.list_pretrained_tags_by_model(architecture):
-        near = [known for known in known_sources() if known.startswith(architecture or source)] or [
-            "ViT-B-16-quickgelu/openai"
-        ]
+        start = architecture or source
+        similar = [name for name in known_sources() if name.startswith(start)]
+        examples = similar[:4] or ["ViT-B-16-quickgelu/openai"]
         raise SettingError(
             f"no file and no open_clip tag is called {source!r}; give a path, {DOODLES!r}, or a tag"
-            f" such as {', '.join(near[:4])}"
+            f" such as {', '.join(examples)}"
         )
     quick_gelu = bool(
         open_clip.pretrained.get_pretrained_cfg(architecture, tag).get("quick_gelu", False)

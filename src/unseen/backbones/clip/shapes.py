@@ -39,7 +39,7 @@ def config_from_shapes(
     except (KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not hold a ViT CLIP in OpenAI's names ({_first_line(error)} is missing or"
-            " odd); give a ViT file"
+            " has another shape); give a ViT file"
         ) from error
     # Heads leave no trace in the shapes; all of OpenAI's ViTs have heads of 64 channels.
     vision["head_width"] = min(64, width)
@@ -71,7 +71,7 @@ def text_config_from_shapes(
     except (KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not hold CLIP's text tower in OpenAI's names ({_first_line(error)} is"
-            " missing or odd); give another file"
+            " missing or has another shape); give another file"
         ) from error
     heads = max(1, width // 64)
     if text_heads is not None:

@@ -181,7 +181,7 @@ class CLIPText(nn.Module):
 
 
 class TextTower(nn.Module):
-    """The causal text transformer, from either of open_clip's two homes for it."""
+    """The causal text transformer, from either of open_clip's two classes that hold one."""
 
     def __init__(self, text: open_clip.CLIP | TextTransformer) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class StoredText:
 
     Args:
         names: K class names.
-        rows: (K, D), or (K + 1, D) where the last row is the vector of what is no class.
+        rows: (K, D), or (K + 1, D) where the last row is the background's vector.
         source: For messages.
 
     Attributes:
@@ -257,8 +257,8 @@ class StoredText:
 
         Args:
             embed_dim: D of the method.
-            background_name: Of what is no class, for methods that compare with one; its vector
-                must be the last row.
+            background_name: Name of the background, for methods that compare patches with its
+                vector too; this must then be the last row.
 
         Raises:
             DataError: Another number of rows, or another width.
@@ -301,7 +301,7 @@ class StoredText:
 
     @property
     def background(self) -> Tensor:
-        """The last row (D,): the vector of what is no class, where the file has one."""
+        """The last row (D,): the background's vector, where the file has one."""
         return torch.from_numpy(self.rows[-1])
 
 

@@ -102,7 +102,8 @@ class CLIP(CLIPText):
 
         def resized() -> Tensor:
             patches = table[1:].T.reshape(1, -1, *self.visual.grid_size)  # (1, C, h, w)
-            antialias = resize == "bicubic"  # each as the code that it follows does it
+            antialias = resize == "bicubic"
+            # Through `via` first; the class token's row, 0, has no place in the grid and stays.
             for size in sizes:
                 if patches.shape[-2:] != size:
                     patches = F.interpolate(patches, size, mode=resize, antialias=antialias)
