@@ -1,4 +1,4 @@
-"""The weights of run folders (`unseen.runs`), loadable without running anything that lies in them."""
+"""The weights of run folders (`unseen.runs`), read as data: nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -51,12 +51,14 @@ def save_run(folder: Path, segmenter: TextSegmenter, run: Run) -> None:
         name: tensor.detach().cpu().contiguous()
         for name, tensor in segmenter.trainable_state().items()
     }
+    # The configuration comes first: a folder with weights and without it could not be read.
     _save_tensors(folder / WEIGHTS, state, {"format": str(FORMAT)})
 
 
 def save_tower(folder: Path, clip: CLIPText) -> None:
-    """Write the tower to `clip.safetensors`, in OpenAI's names; in half precision where that loses
-    nothing, as in OpenAI's own weights.
+    """Write the tower to `clip.safetensors`, in OpenAI's names.
+
+    A tensor is stored in half precision where that loses nothing, as in OpenAI's own weights.
     """
     _save_tensors(
         folder / TOWER, clip.state_to_save(lossless=True), {"config": json.dumps(clip.config)}
@@ -67,7 +69,8 @@ def _save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
     with replacing(path) as beside:
         try:
             save_file(tensors, beside, metadata=metadata)
-        except SafetensorError as error:  # its words for a full disk
+        except SafetensorError as error:
+            # safetensors reports a full disk by an error of its own; `replacing` knows OSError.
             raise OSError(str(error)) from error
 
 

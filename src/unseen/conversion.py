@@ -35,6 +35,15 @@ def released(method: str) -> Released:
     return found
 
 
+PROBLEMS = {
+    "misshaped": "of another shape",
+    "missing": "missing",
+    "unknown": "unknown",
+    "not_finite": "not finite",
+}
+"""Kinds of tensors that a segmenter cannot be made with, and what is wrong with them."""
+
+
 @dataclass
 class Report:
     """What became of every tensor of a checkpoint, in the names it has there; `missing` in ours.
@@ -58,40 +67,29 @@ class Report:
     heads: dict[str, int] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """What a reader wants to see: the number of each kind, and the names with layers' numbers
-        as `*`.
-        """
-        found = []
+        """The number of tensors of each kind, and their names with layers' numbers as `*`."""
+        lines = []
         for kind in ("loaded", "dead", "missing", "unknown", "misshaped", "not_finite"):
             names = getattr(self, kind)
-            found.append(f"{kind.replace('_', ' ')}: {len(names)}")
+            lines.append(f"{kind.replace('_', ' ')}: {len(names)}")
+            # One line for the same tensor of every layer.
             groups = Counter(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names)
-            found += [
-                f"    {name}" + (f"  x {count}" if count > 1 else "")
-                for name, count in groups.items()
-            ]
+            for name, count in groups.items():
+                times = f"  x {count}" if count > 1 else ""
+                lines.append(f"    {name}{times}")
         if self.heads:
-            found.append(
-                "heads, which shapes do not tell:"
-                f" {', '.join(f'{tower} {count}' for tower, count in self.heads.items())}"
-                " (--vision_heads, --text_heads)"
-            )
-        return found
+            heads = ", ".join(f"{tower} {count}" for tower, count in self.heads.items())
+            lines.append(f"heads, which shapes do not tell: {heads} (--vision_heads, --text_heads)")
+        return lines
 
     @property
     def problem(self) -> str | None:
         """The first thing that is wrong, or None."""
-        for name, what in (
-            ("misshaped", "of another shape"),
-            ("missing", "missing"),
-            ("unknown", "unknown"),
-            ("not_finite", "not finite"),
-        ):
-            found = getattr(self, name)
-            if found:
-                return f"{found[0]} is {what}" + (
-                    f", and {len(found) - 1} more" if len(found) > 1 else ""
-                )
+        for kind, problem in PROBLEMS.items():
+            names = getattr(self, kind)
+            if names:
+                more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+                return f"{names[0]} is {problem}{more}"
         return None
 
 

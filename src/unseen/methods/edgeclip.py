@@ -1,5 +1,4 @@
-"""EdgeCLIP: classes as prototypes that an image's own features refine in two rounds, and a loss on
-contours.
+"""EdgeCLIP: text features as prototypes that an image refines, and a loss on contours.
 
 Fang et al., "EdgeCLIP", code prepared for IEEE TCSVT, released without training code, weights or
 paper; derived from SSP (Fan et al., ECCV 2022, arXiv 2207.11549). Given an image and a query class,
