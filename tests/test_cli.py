@@ -17,9 +17,10 @@ import unseen
 from unseen.cli.flags import DataFlags, ModelFlags
 from unseen.cli.images import SegmentFlags
 from unseen.cli.legacy import modernised
-from unseen.cli.models import ConvertFlags, EvaluateFlags, TrainFlags
 from unseen.cli.notices import about_tower, is_doodle
 from unseen.cli.parser import VERBS, build, main
+from unseen.cli.scoring import ConvertFlags, EvaluateFlags
+from unseen.cli.training import TrainFlags
 from unseen.methods.options import argument_docs
 from unseen.settings import (
     EvaluationSettings,
@@ -95,8 +96,8 @@ LINES: list[tuple[str, dict[str, Any]]] = [
     ("train zegclip --text-embeddings words.npy", {"text_embeddings": "words.npy"}),
     ("train zegclip --text-embeddings=words.npy", {"text_embeddings": "words.npy"}),
     ("train zegclip --train.steps 3 --train.steps 4", {"train.steps": 4}),
-    ("evaluate runs/a runs/b --root VOC2012", {"runs": ["runs/a", "runs/b"], "root": "VOC2012"}),
-    ("evaluate --limit 3 naclip", {"runs": ["naclip"], "limit": 3}),
+    ("evaluate runs/a runs/b --root VOC2012", {"models": ["runs/a", "runs/b"], "root": "VOC2012"}),
+    ("evaluate --limit 3 naclip", {"models": ["naclip"], "limit": 3}),
     ("evaluate naclip --clip RN50/openai --published", {"clip": "RN50/openai", "published": True}),
     ("evaluate naclip --seeds [0,1,2] --episodes hsnet", {"seeds": (0, 1, 2)}),
     ("evaluate naclip --oracle --released_counts", {"oracle": True, "released_counts": True}),
@@ -247,6 +248,16 @@ BAD = [
     ("convert zegclp a.pth --benchmark voc", "zegclp"),
     ("convert zegclip nope.pth --benchmark voc", "nope.pth does not exist"),
     ("eigenvectors nothing", "nothing"),
+    ("eigenvectors {here} --split train", "--split is for benchmarks"),
+    ("eigenvectors {here} --root {here}", "--root is for benchmarks"),
+    ("train zegclip --root {here}", "--root {here} would not be used"),
+    ("train zegclip --benchmark voc --root {here} --lists {here}", "--lists is for the folds"),
+    ("train zegclip --init {here}/none", "none, given with --init, does not exist"),
+    ("train zegclip --text-embeddings {here}/none", "given with --text-embeddings"),
+    ("evaluate naclip --root {here}", "--root {here} would not be used"),
+    ("evaluate naclip --inference.segments_count 3", "--inference.segments_count is given"),
+    ("evaluate naclip --oracle --seeds [0,1]", "--seeds is for drawn episodes"),
+    ("evaluate naclip --released-counts", "--released-counts is for folds"),
     ("eigenvectors voc --limit 0", "--limit is 0"),
     ("list nothing", "no list of 'nothing'"),
     ("check nothing", "nothing"),
@@ -275,7 +286,7 @@ def test_refusals_before_torch(line: str, sentence: str, tmp_path: Path) -> None
     assert ran.returncode == 2
     assert ran.stderr.startswith("unseen: ")
     assert ran.stderr.count("\n") == 1
-    assert sentence in ran.stderr
+    assert sentence.format(here=tmp_path) in ran.stderr
     assert ran.stdout.endswith("False\n")
 
 

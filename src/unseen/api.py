@@ -46,6 +46,7 @@ from unseen.settings import (
     SpectralSettings,
     TrainSettings,
     change_inference,
+    check_segments_used,
 )
 from unseen.sources import ModelChoices, find_model
 from unseen.training.loop import fit
@@ -80,7 +81,9 @@ def load(
     source = find_model(model, choices)
     segmenter = build(source)
     base = own_inference(segmenter) if source.run is None else source.run.inference
-    return Predictor(segmenter.to(device), change_inference(base, inference), source)
+    settings = change_inference(base, inference)
+    check_segments_used(settings, inference)
+    return Predictor(segmenter.to(device), settings, source)
 
 
 def segment(
@@ -121,7 +124,7 @@ def train(
 ) -> tuple[TextSegmenter, TextFeatures] | None:
     """Train a method on the seen classes of a benchmark; writes a run folder.
 
-    `unseen.recipes.settings` resolves the first two arguments.
+    `unseen.recipes.resolve` gives the first two arguments.
 
     Args:
         model: Method, tower and options.
@@ -418,16 +421,16 @@ def eigenvectors(
 
 
 def _images_of(
-    source: str, out: Path, root: Path | None, lists: Path | None, split: str
+    source: str, out: Path, root: Path | None, lists: Path | None, split: str | None
 ) -> tuple[str, int, Iterator[tuple[str, Tensor]]]:
     """Title, number, and the images (3, H, W) uint8 with their names, of a benchmark or a folder.
 
     Raises:
         DataError: A file, or a folder that the eigenvectors would be written into.
     """
-    plan = plan_extraction(source, out, root, lists)
+    plan = plan_extraction(source, out, root, lists, split)
     if isinstance(plan, Benchmark):
-        data = plan.data(split, root)
+        data = plan.data(split or "val", root)
         samples = (data[i] for i in range(len(data)))
         return plan.title, len(data), ((sample.name, sample.image) for sample in samples)
     pixels = ((file.stem, read_image(file, upright=True)) for file in plan)

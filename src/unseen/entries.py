@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unseen.data.benchmarks import Benchmark, folds_of, get_benchmark
+from unseen.data.benchmarks import Benchmark, check_flags_used, folds_of, get_benchmark
 from unseen.errors import SettingError
-from unseen.settings import EvaluationSettings, InferenceSettings, change_inference
+from unseen.settings import (
+    EvaluationSettings,
+    InferenceSettings,
+    change_inference,
+    check_segments_used,
+)
 from unseen.sources import ModelChoices, ModelSource, find_model
 
 GivenInference = InferenceSettings | Mapping[str, Any] | None
@@ -102,9 +107,11 @@ def plan_entries(
             "--out is one folder, but there are several reports to write; remove it, or evaluate"
             " one at a time"
         )
+    check_flags_used([entry.benchmark for entry in entries], places.root, places.lists)
     for entry in entries:
         entry.benchmark.check_settings(entry.inference, settings)
-        _check_segments_used(entry, settings, inference)
+        if not settings.oracle:
+            check_segments_used(entry.inference, inference)
         entry.benchmark.check_root(places.root)
         _check_unseen(entry)
     return entries
@@ -143,21 +150,6 @@ def _benchmarks(
     if source.run is not None:
         return [get_benchmark(benchmark or source.run.benchmark, lists)]
     return [get_benchmark(name, lists) for name in folds_of(benchmark or "doodles")]
-
-
-def _check_segments_used(
-    entry: Entry, settings: EvaluationSettings, inference: GivenInference
-) -> None:
-    """Refuse segments that are named where nothing uses them."""
-    if settings.oracle or entry.inference.refinement != "none":
-        return
-    if not isinstance(inference, Mapping):
-        return
-    if inference.get("segments_dir") or inference.get("segments_features"):
-        raise SettingError(
-            "segments are named and not used; add --inference.refinement segment_iou, or remove"
-            " --inference.segments_dir and _features"
-        )
 
 
 def _check_unseen(entry: Entry) -> None:

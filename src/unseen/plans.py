@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from unseen.data.benchmarks import Benchmark, get_benchmark
+from unseen.data.benchmarks import Benchmark, check_flags_used, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
 from unseen.files import find_images
 from unseen.methods import known
@@ -146,6 +146,7 @@ def plan_training(
     bench = get_benchmark(benchmark, lists)
     folder = Path(out) if out else run_folder(model.method, bench.name)
     place = Path(root) if root else None
+    check_flags_used([bench], place, lists)
     plan = TrainingPlan(model, settings, bench, place, folder, **start)
     plan.check()
     return plan
@@ -188,7 +189,7 @@ def plan_conversion(method: str, file: Path, out: Path, benchmark: str) -> Bench
 
 
 def plan_extraction(
-    source: str, out: Path, root: Path | None, lists: Path | None
+    source: str, out: Path, root: Path | None, lists: Path | None, split: str | None
 ) -> Benchmark | list[Path]:
     """What eigenvectors are computed of: a benchmark, or the images of a folder.
 
@@ -202,8 +203,14 @@ def plan_extraction(
         raise DataError(f"{source} is a file; give the folder of images it lies in, or a benchmark")
     if not path.is_dir() or is_own(source):
         benchmark = get_benchmark(source, lists)
+        check_flags_used([benchmark], root, lists)
         benchmark.check_root(root)
         return benchmark
+    for flag, value in (("root", root), ("lists", lists), ("split", split)):
+        if value is not None:
+            raise SettingError(
+                f"--{flag} is for benchmarks, and {source} is a folder of images; remove it"
+            )
     files = find_images([path])
     if out.resolve() == path.resolve():
         raise DataError(

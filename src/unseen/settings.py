@@ -211,6 +211,29 @@ def change_inference(
     return replace(base, **changes)
 
 
+def check_segments_used(
+    settings: InferenceSettings, given: InferenceSettings | Mapping[str, Any] | None
+) -> None:
+    """Refuse values about eigen-segments where none refine the masks.
+
+    Args:
+        settings: What is used.
+        given: What was changed for it.
+
+    Raises:
+        SettingError: Names the first such value.
+    """
+    if settings.refinement != "none" or not isinstance(given, Mapping):
+        return
+    names = ("segments_dir", "segments_features", "segments_count", "refinement_threshold")
+    unused = next((name for name in names if given.get(name)), None)
+    if unused is not None:
+        raise SettingError(
+            f"--inference.{unused} is given and no segments are used; add --inference.refinement"
+            " segment_iou, or remove it"
+        )
+
+
 Draw = Literal["all", "hsnet", "sazs", "bam"]
 
 
@@ -333,7 +356,7 @@ class ExtractionSettings:
         features: Network whose keys are compared: timm:NAME (timm:vit_small_patch16_224.dino, as
             Deep Spectral Methods), timm:NAME@FILE, or a CLIP: "doodles", ARCHITECTURE/TAG of
             open_clip, a weight file.
-        split: Of a benchmark: "train" or "val".
+        split: Of a benchmark: "train", or "val" (the default).
         limit: Only the first so many images.
         png: Write the segments as NAME_k0.png, ... too: 0 and 255, as SAZS reads them.
         shown: Images on the sheet, spread over all.
@@ -342,7 +365,7 @@ class ExtractionSettings:
     """
 
     features: str = "doodles"
-    split: Literal["train", "val"] = "val"
+    split: Literal["train", "val"] | None = None
     limit: int | None = None
     png: bool = False
     shown: int = 6
@@ -351,7 +374,7 @@ class ExtractionSettings:
 
     def __post_init__(self) -> None:
         """Refuse splits that do not exist, and no images."""
-        if self.split not in ("train", "val"):
+        if self.split not in (None, "train", "val"):
             raise SettingError(f"there is no split called {self.split!r}; choose train or val")
         if self.limit is not None and self.limit < 1:
             raise SettingError(f"--limit is {self.limit}; give at least 1 image")

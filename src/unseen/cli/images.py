@@ -149,7 +149,7 @@ def eigenvectors(
     from unseen.plans import plan_extraction
 
     settings, chosen = SpectralSettings(**spectral), ExtractionSettings(**extraction)
-    plan_extraction(source, out, data.root, data.lists)
+    plan_extraction(source, out, data.root, data.lists, chosen.split)
     from unseen import api
 
     made, kept = api.eigenvectors(

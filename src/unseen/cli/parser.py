@@ -21,28 +21,32 @@ from cyclopts import (
 )
 
 import unseen
-from unseen.cli import data, images, lists, models
+from unseen.cli import data, images, lists, scoring, training
 from unseen.cli.flags import model_flags, settings_flags
 from unseen.cli.legacy import modernised
 from unseen.errors import UnseenError
 from unseen.methods import known
-from unseen.methods.options import nearest
+from unseen.methods.options import nearest, released_options
 from unseen.recipes import resolve
 
 Verb = Callable[..., int | None]
 VERBS: dict[str, Verb] = {
     "list": lists.list_,
     "check": data.check,
-    "pretrain": models.pretrain,
-    "train": models.train,
-    "evaluate": models.evaluate,
-    "convert": models.convert,
+    "pretrain": training.pretrain,
+    "train": training.train,
+    "evaluate": scoring.evaluate,
+    "convert": scoring.convert,
     "segment": images.segment,
     "eigenvectors": images.eigenvectors,
     "prepare": data.prepare,
-    "demo": models.demo,
+    "demo": training.demo,
 }
-GROUPS: dict[str, Mapping[str, Any]] = {**models.GROUPS, **images.GROUPS}
+GROUPS: dict[str, Mapping[str, Any]] = {
+    **training.GROUPS,
+    **scoring.GROUPS,
+    **images.GROUPS,
+}
 """By verb, its parameters that are mappings, and the flags that fill them."""
 KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 SHELLS = Literal["bash", "zsh", "fish"]
@@ -97,12 +101,12 @@ def _for_help(words: Sequence[str]) -> App:
     except CycloptsError:  # no method, or a value that is wrong: the plain help says more
         return app
     method, flags = bound.arguments["method"], bound.arguments
-    benchmark = flags.get("run", models.TRAIN).benchmark
-    given = flags.get("model", models.MODEL).given()
+    benchmark = flags.get("run", training.TRAIN).benchmark
+    given = flags.get("model", training.MODEL).given()
     model, settings = resolve(method, benchmark, model=given, train=flags.get("train", {}))
     row = known(method)
     if model.published:
-        model = replace(model, options={**row.cls.PUBLISHED, **model.options})
+        model = replace(model, options={**released_options(row.cls), **model.options})
     shown = {
         "train": settings_flags(settings, "Training"),
         "model": model_flags(model, row.choices),

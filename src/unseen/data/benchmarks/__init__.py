@@ -7,6 +7,7 @@ your own is a benchmark too (`unseen.data.own.layout`).
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,15 @@ from unseen.settings import is_own
 if TYPE_CHECKING:
     from unseen.data.datasets import SegmentationSet
 
-__all__ = ["BENCHMARKS", "Benchmark", "families", "folds_of", "get_benchmark", "own_benchmark"]
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "check_flags_used",
+    "families",
+    "folds_of",
+    "get_benchmark",
+    "own_benchmark",
+]
 
 
 def folds_of(name: str) -> list[str]:
@@ -76,6 +85,26 @@ def get_benchmark(name: str, lists: Path | None = None) -> Benchmark:
         f"there is no benchmark called {name!r}{meant}; choose one of {', '.join(families())}, or"
         f" give a folder with images/, labels/ and {CLASSES}"
     )
+
+
+def check_flags_used(
+    benchmarks: Sequence[Benchmark], root: Path | None, lists: Path | None
+) -> None:
+    """Refuse a folder that none of the benchmarks reads: it would be ignored in silence.
+
+    Raises:
+        SettingError: `--root` where no data are read, or `--lists` where there are no folds.
+    """
+    names = ", ".join(dict.fromkeys(benchmark.title for benchmark in benchmarks))
+    if root is not None and not any(bench.needs_root or bench.folder for bench in benchmarks):
+        raise SettingError(
+            f"{names} needs no files, so --root {root} would not be used; remove it, or give another"
+            " --benchmark"
+        )
+    if lists is not None and not any(bench.episodes and bench.needs_root for bench in benchmarks):
+        raise SettingError(
+            f"--lists is for the folds of PASCAL-5i and COCO-20i, and {names} has none; remove it"
+        )
 
 
 def own_benchmark(folder: Path) -> Benchmark:

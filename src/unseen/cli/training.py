@@ -1,0 +1,147 @@
+"""Verbs that train: pretrain, train, demo."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from unseen.cli.flags import (
+    FLAT,
+    NOTHING,
+    DataFlags,
+    Given,
+    ModelFlags,
+    settings_flags,
+)
+from unseen.cli.notices import about_tower, about_warmup
+from unseen.errors import SettingError
+from unseen.recipes import resolve
+from unseen.settings import TrainSettings
+
+if TYPE_CHECKING:
+    pass
+
+GROUPS: dict[str, dict[str, Any]] = {
+    "train": {"train": settings_flags(TrainSettings(), "Training")},
+}
+"""By verb, its parameters that are mappings, and the flags that fill them."""
+
+
+def pretrain(
+    world: str = "doodles",
+    /,
+    *,
+    out: Path = Path("runs/doodle-clip"),
+    steps: int = 16_000,
+    batch_size: int = 64,
+    seed: int = 0,
+    resume: bool = False,
+) -> None:
+    """Pre-train the small CLIP of the embedded world on images and captions.
+
+    Writes doodles.safetensors into the folder.
+
+    Args:
+        world: "doodles".
+        out: Folder for weights, log and resumable state.
+        steps: Optimiser steps; the shipped weights took the default.
+        batch_size: Scenes a step.
+        seed: Of scenes and first values.
+        resume: Go on from the state in the folder.
+    """
+    if world != "doodles":
+        raise SettingError(f"there is no world called {world!r} to pre-train on; choose doodles")
+    from unseen import pretrain as module
+
+    accuracy = module.pretrain(out, seed=seed, steps=steps, batch_size=batch_size, resume=resume)
+    print(f"zero-shot accuracy on scenes with a single thing, 20 classes: {accuracy:.1f} %")
+    print(f"wrote {out / module.WEIGHTS}")
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """What is trained on, and where it is kept.
+
+    Attributes:
+        benchmark: A benchmark of `unseen list`, folds as pascal-5i/0; or a folder of your own data
+            (images/, labels/, classes.txt; see `unseen check`).
+        out: Run folder; runs/METHOD-BENCHMARK by default.
+        text_embeddings: A .npy file (K, D) to use instead of the text tower, one row a class of the
+            benchmark.
+        init: Run folder whose trained weights to start from (transductive second stage).
+        resume: Go on from the state in the run folder.
+    """
+
+    benchmark: str = "doodles"
+    out: Path | None = None
+    text_embeddings: Path | None = None
+    init: Path | None = None
+    resume: bool = False
+
+
+DATA, MODEL, TRAIN = DataFlags(), ModelFlags(), TrainFlags()
+
+
+def train(
+    method: str,
+    /,
+    *,
+    run: Annotated[TrainFlags, FLAT] = TRAIN,
+    data: Annotated[DataFlags, FLAT] = DATA,
+    model: Annotated[ModelFlags, FLAT] = MODEL,
+    train: Given = NOTHING,
+) -> None:
+    """Train a method on the seen classes of a benchmark.
+
+    Writes a run folder for evaluate and segment. Settings come from the defaults, then the recipe
+    of the method for the benchmark, then the command line.
+
+    Args:
+        method: A trainable method of `unseen list`; `unseen train METHOD --help` shows its options.
+        run: What is trained on, and where to.
+        data: Where the benchmark's data are.
+        model: What the method is built with.
+        train: Values of `TrainSettings`.
+    """
+    from unseen.plans import plan_training
+
+    chosen, settings = resolve(method, run.benchmark, model=model.given(), train=train)
+    where: dict[str, Any] = {**vars(run), **vars(data)}
+    plan = plan_training(chosen, settings, **where)
+    # Further processes of a distributed run would repeat what the first has printed.
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        tower = about_tower(chosen.clip, plan.benchmark.class_names, "give --clip")
+        for notice in filter(None, (tower, about_warmup(settings))):
+            print(notice)
+    from unseen import api
+
+    if api.train(chosen, settings, **where) is not None:
+        print(f"wrote {plan.folder}; next: unseen evaluate {plan.folder}{data}")
+
+
+def demo(
+    *,
+    out: Path = Path("demo"),
+    seed: int = 0,
+    steps: int | None = None,
+    limit: int | None = None,
+) -> None:
+    """Train ZegCLIP on 15 of the 20 doodle classes, score it on all, and draw its label maps.
+
+    Methods without training are scored beside it.
+
+    Args:
+        out: Folder for the run, the reports and the images; an earlier demo there is replaced.
+        seed: Of training.
+        steps: Training steps; the recipe's by default.
+        limit: Score only the first so many scenes.
+    """
+    given: dict[str, Any] = {"seed": seed, "devices": "1"}
+    if steps is not None:
+        given["steps"] = steps
+    model, settings = resolve("zegclip", "doodles", train=given)
+    from unseen.demo import run_demo
+
+    run_demo(out, model, settings, limit=limit)
