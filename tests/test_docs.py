@@ -3,7 +3,9 @@ files exist, named methods are described."""
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,8 +15,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from cyclopts import MissingArgumentError
 
 from tiny import tiny_clip
+from unseen.cli.legacy import modernised
+from unseen.cli.parser import build
 from unseen.clip_segmenter import ClipSegmenter
 from unseen.data.benchmarks import BENCHMARKS
 from unseen.methods import METHODS
@@ -87,6 +92,28 @@ def test_code_named_beside_equations_exists() -> None:
                 ):
                     missing.append(f"{page.name}: {name}")
     assert missing == []
+
+
+def commands(page: Path) -> list[str]:
+    """The command lines of `unseen` on a page, in blocks and in the text."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    fence = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    lines = [line for block in fence.findall(text) for line in block.splitlines()]
+    inline = re.findall(r"`(unseen [a-z][^`]*)`", fence.sub("", text))
+    lines = [line.removeprefix(".venv/bin/") for line in lines]
+    return [line for line in lines if line.startswith("unseen ")] + inline
+
+
+@pytest.mark.parametrize("page", DOCS + EXAMPLES, ids=lambda page: page.name)
+def test_command_lines_parse(page: Path) -> None:
+    """With today's names of flags and values; a mention may lack what a command needs."""
+    app = build()
+    for line in commands(page):
+        words = shlex.split(line, comments=True)[1:]
+        today = modernised(words)
+        assert " ".join(today).replace("=", " ") == " ".join(words).replace("=", " "), line
+        with contextlib.suppress(MissingArgumentError):
+            app.parse_args(today, exit_on_error=False, print_error=False)
 
 
 def test_the_tree_of_the_design_is_the_tree() -> None:
