@@ -1,0 +1,59 @@
+"""What a run can be told, as plain dataclasses, one file a concern.
+
+The command line makes its flags from them, recipes fill them, run folders store them. Nothing heavy
+is imported here, so `--help` answers at once.
+"""
+
+from unseen.settings.evaluation import Draw, EvaluationSettings, check_threshold
+from unseen.settings.inference import (
+    InferenceSettings,
+    Refinement,
+    change_inference,
+    check_segments_used,
+)
+from unseen.settings.legacy import LEGACY_NAMES, LEGACY_VALUES, from_legacy, update_legacy
+from unseen.settings.model import ModelSettings, flat, is_own
+from unseen.settings.segments import ExtractionSettings, SpectralSettings
+from unseen.settings.training import (
+    TRAIN_RANGES,
+    TRANSFORM_RANGES,
+    Logger,
+    Optimizer,
+    Precision,
+    Regime,
+    Schedule,
+    Strategy,
+    TrainSettings,
+    TransformSettings,
+    UnseenPixels,
+)
+
+__all__ = [
+    "LEGACY_NAMES",
+    "LEGACY_VALUES",
+    "TRAIN_RANGES",
+    "TRANSFORM_RANGES",
+    "Draw",
+    "EvaluationSettings",
+    "ExtractionSettings",
+    "InferenceSettings",
+    "Logger",
+    "ModelSettings",
+    "Optimizer",
+    "Precision",
+    "Refinement",
+    "Regime",
+    "Schedule",
+    "SpectralSettings",
+    "Strategy",
+    "TrainSettings",
+    "TransformSettings",
+    "UnseenPixels",
+    "change_inference",
+    "check_segments_used",
+    "check_threshold",
+    "flat",
+    "from_legacy",
+    "is_own",
+    "update_legacy",
+]

@@ -1,0 +1,156 @@
+"""From an image to its label map: size, windows, refinement by segments."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from unseen.errors import SettingError
+
+Refinement = Literal["none", "segment_iou"]
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """From an image to its label map.
+
+    Attributes:
+        short_side: Resize so that the shorter side has this many pixels; None leaves the image as
+            it is.
+        square: Instead, resize the image to a square of this side, whatever its ratio (HSNet's
+            evaluation).
+        canvas: Instead, resize the image into a black square of this side and keep its ratio (BAM's
+            and ESDA's evaluation).
+        antialias: Smooth before an image is made smaller. False is SAZS's evaluation, for whole
+            images resized to a square: the method's score maps are also resized to the image's own
+            size in one step, not in two.
+        window: Side of the square sliding window in pixels; None takes the whole image at once.
+        stride: Step of the window in pixels; the last one is moved back to the border.
+        window_batch: Windows computed at a time.
+        refinement: "segment_iou" replaces the mask of a class by the eigen-segment with the highest
+            IoU with it (`unseen.segments.refinement`).
+        refinement_threshold: Masks and segments of a lower IoU are left as they are; `unseen
+            evaluate --choose-threshold` chooses one on seen classes.
+        segments_features: Network the segments are computed with: "timm:NAME" or a CLIP; None takes
+            the method's own tower.
+        segments_dir: Folder to read them from instead (`unseen eigenvectors`).
+        segments_count: Eigen-segments of an image, the constant one included.
+    """
+
+    short_side: int | None = None
+    square: int | None = None
+    canvas: int | None = None
+    antialias: bool = True
+    window: int | None = None
+    stride: int | None = None
+    window_batch: int = 8
+    refinement: Refinement = "none"
+    refinement_threshold: float = 0.7
+    segments_features: str | None = None
+    segments_dir: str | None = None
+    segments_count: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuse values that contradict each other or mean nothing.
+
+        Raises:
+            SettingError: Two sizes or two sources of segments at once, or a number out of range.
+        """
+        for name in ("short_side", "square", "canvas", "window", "stride", "window_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                least = "at least 1" if name in ("stride", "window_batch") else "0 or more"
+                raise SettingError(f"--inference.{name} is {value}; give {least}")
+        self._check_segments()
+        given = [
+            name for name in ("short_side", "square", "canvas") if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise SettingError(
+                f"--inference.{given[0]} and --inference.{given[1]} exclude each other; set one of"
+                " them to 0"
+            )
+        if not self.antialias and (self.square is None or self.window is not None):
+            raise SettingError(
+                "--inference.antialias false is for whole images resized to a square; give"
+                " --inference.square, and set --inference.window to 0"
+            )
+
+    def _check_segments(self) -> None:
+        if not 0 < self.refinement_threshold <= 1:
+            raise SettingError(
+                f"--inference.refinement_threshold is {self.refinement_threshold}; give an IoU"
+                " above 0 and at most 1"
+            )
+        if self.segments_count < 1:
+            raise SettingError(
+                f"--inference.segments_count is {self.segments_count}; give at least 1"
+            )
+        if self.refinement == "segment_iou" and self.segments_count < 2:
+            raise SettingError(
+                "--inference.segments_count is 1, the constant segment alone, which refines no"
+                " mask; give at least 2"
+            )
+        if self.segments_features and self.segments_dir:
+            raise SettingError(
+                "--inference.segments_dir and --inference.segments_features exclude each other; set"
+                " one of them to ''"
+            )
+
+
+def change_inference(
+    base: InferenceSettings, given: InferenceSettings | Mapping[str, Any] | None
+) -> InferenceSettings:
+    """Inference settings, changed or replaced.
+
+    Args:
+        base: Those of a run or a benchmark.
+        given: A mapping replaces single fields; 0 and "" stand for None in fields that may be None.
+            Whole settings replace `base`; None leaves it.
+
+    Raises:
+        SettingError: A field that does not exist, or a value out of its range.
+    """
+    if given is None:
+        return base
+    if isinstance(given, InferenceSettings):
+        return given
+    defaults = {entry.name: entry.default for entry in fields(InferenceSettings)}
+    changes: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise SettingError(
+                f"there is no inference setting {name!r}{meant}; choose among {', '.join(defaults)}"
+            )
+        nothing = value in (0, "") and not isinstance(value, bool)
+        if nothing and defaults[name] is None:
+            value = None
+        changes[name] = value
+    return replace(base, **changes)
+
+
+def check_segments_used(
+    settings: InferenceSettings, given: InferenceSettings | Mapping[str, Any] | None
+) -> None:
+    """Refuse values about eigen-segments where none refine the masks.
+
+    Args:
+        settings: What is used.
+        given: What was changed for it.
+
+    Raises:
+        SettingError: Names the first such value.
+    """
+    if settings.refinement != "none" or not isinstance(given, Mapping):
+        return
+    names = ("segments_dir", "segments_features", "segments_count", "refinement_threshold")
+    unused = next((name for name in names if given.get(name)), None)
+    if unused is not None:
+        raise SettingError(
+            f"--inference.{unused} is given and no segments are used; add --inference.refinement"
+            " segment_iou, or remove it"
+        )

@@ -1,0 +1,41 @@
+"""Which segmenter, and names of settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which segmenter.
+
+    Attributes:
+        method: Name in `unseen list`.
+        clip: Tower: "doodles", `ARCHITECTURE/TAG` of open_clip, or a weight file.
+        published: Start from the released code's choices instead of ours.
+        options: Keyword arguments of the method.
+    """
+
+    method: str = "naclip"
+    clip: str = "doodles"
+    published: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary with dotted keys: {"a": {"b": 1}} is {"a.b": 1}."""
+    out: dict[str, Any] = {}
+    for key, value in nested.items():
+        out |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        )
+    return out
+
+
+def is_own(benchmark: str) -> bool:
+    """Whether a benchmark's name is that of a folder of one's own data: one that holds classes.txt
+    (`unseen.data.own.layout`).
+    """
+    return (Path(benchmark) / "classes.txt").is_file()
