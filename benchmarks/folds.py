@@ -1,5 +1,5 @@
-"""A method with one query class an image on the folds of Doodles: one training run per fold and seed;
-prints a Markdown table.
+"""A method with one query class an image on the folds of Doodles: one training run per fold and
+seed; prints a Markdown table.
 
 Run: python benchmarks/folds.py edgeclip
      python benchmarks/folds.py edgeclip --seeds 0 --folds 3
@@ -61,7 +61,9 @@ def measure(method: str, fold: str, seed: int) -> dict[str, float]:
     """The scores of one run."""
     model, train = settings(method, fold, seed=seed, devices="1")
     with tempfile.TemporaryDirectory() as folder:
-        segmenter, text = unseen.train(model, train, fold, Path(folder) / "run", progress=False)
+        trained = unseen.train(model, train, fold, Path(folder) / "run", progress=False)
+    assert trained is not None, "one process"
+    segmenter, text = trained
     own = score(segmenter, text, fold)
     seen = [
         score(segmenter, text, other, SEEN)["mIoU"]
