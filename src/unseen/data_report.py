@@ -1,4 +1,4 @@
-"""What `unseen check` writes and prints: check.json, a sheet of labelled images, a table."""
+"""The output of `unseen check`: check.json, a sheet of labelled images, a table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save_check(check: DataCheck, folder: Path, samples: int = 8) -> bool:
     """Write `check.json`, and `sheet.png` if any image has labels; returns whether one has.
 
     Args:
-        check: What was looked at.
+        check: The checked data set.
         folder: Where to write.
         samples: Images on the sheet.
     """
@@ -41,13 +41,14 @@ def save_check(check: DataCheck, folder: Path, samples: int = 8) -> bool:
     if not rows:
         return False
     benchmark = check.benchmark
+    # A background that is scored with a threshold has no colour of its own on the sheet.
     grey = "background, or not" if benchmark.background == "threshold" else "not"
     image = sheet(
         rows,
         benchmark.scored_names,
         benchmark.unseen,
         title=f"Labels of {benchmark.title}",
-        subtitle=f"look whether colours and class names fit   (grey: {grey} labelled)",
+        subtitle=f"check that colours and class names fit   (grey: {grey} labelled)",
         across=2,
     )
     with replacing(folder / "sheet.png") as beside:
@@ -60,28 +61,29 @@ def _sheet_rows(check: DataCheck, samples: int) -> list[Row]:
     rows = []
     # Half of the samples for training and half for validation, evenly spread over the files.
     for split, records in check.survey.records.items():
-        good = [
+        usable = [
             record
             for record in records
             if not record.faults and record.size == record.label_size and record.areas
         ]
-        for place in spread(len(good), (samples + 1) // 2):
-            image, labels = _labelled_image(check, good[place])
-            rows.append(Row(image, labels, {}, f"{split}: {good[place].pair.image.stem}"))
+        for index in spread(len(usable), (samples + 1) // 2):
+            image, labels = _labelled_image(check, usable[index])
+            rows.append(Row(image, labels, {}, f"{split}: {usable[index].pair.image.stem}"))
     return rows
 
 
 def _labelled_image(
     check: DataCheck, record: PairRecord
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """An image (H, W, 3) and its labels (H, W); ids that are not on the list are ignored ones."""
+    """An image (H, W, 3) and its labels (H, W), where unlisted ids are ignored."""
     first_id = check.survey.first_id
     count = len(check.benchmark.class_names)
+    background = 0 if first_id else None
     # The data set refuses unlisted ids, so it is given a list that is long enough.
     data = LabelledImages(
         [record.pair],
         max(count, max(record.areas) + 1 - first_id),
-        background=0 if first_id else None,
+        background=background,
         keep_background=True,
     )
     sample = data[0]
@@ -95,6 +97,7 @@ def print_check(check: DataCheck) -> None:
     console = Console()
     console.print(_split_table(check))
     for finding in check.findings:
+        # Paths may hold brackets, which rich would take for markup.
         colour = "red" if finding.level == "error" else "yellow"
         line = f"[bold {colour}]{finding.level}[/]  {escape(finding.line())}"
         console.print(line, soft_wrap=True, highlight=False)
@@ -115,6 +118,7 @@ def _split_table(check: DataCheck) -> Table:
     for split, records in check.survey.records.items():
         pixels = check.survey.pixels(split)
         labelled = sum(pixels.values())
+        # Unlisted ids count as ignored here; they have a finding of their own.
         area = sum(width * height for width, height in (record.label_size for record in records))
         ignored = f"{100 * (1 - labelled / area):.1f} %" if area else "–"
         shown = sum(count > 0 for count in pixels.values())

@@ -1,4 +1,4 @@
-"""Reading images and label maps, and writing files that are whole or not there at all."""
+"""Reading images and label maps, and writing files completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from unseen.errors import DataError
 
 UNFINISHED = re.compile(r"\..+-unfinished-[a-z0-9_]{8}(\.\w+)?")
-"""Names of files that are being written."""
+"""Names of files that are being written; a killed process leaves such a file behind."""
 
 
 @contextmanager
@@ -37,14 +37,15 @@ def replacing(path: Path, flag: str = "--out") -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         name = path.parent / f".{path.stem}-unfinished-{secrets.token_hex(4)}{path.suffix}"
-        # The mode of a new file tells the umask; reading the umask itself would mean setting it
-        # for the whole process, while other threads may be writing.
+        # A new file's mode follows the umask. Reading the umask itself would mean setting it for the
+        # whole process, while other threads may be writing.
         name.touch(exist_ok=False)
         beside = name
         mode = stat.S_IMODE(beside.stat().st_mode)
         yield beside
         # Some writers (safetensors) make the file anew, readable by its owner alone.
         beside.chmod(mode)
+        # Renaming within a folder is atomic: readers find the old file or the complete new one.
         beside.replace(path)
     except OSError as error:
         remedy = f"choose another place with {flag}"
@@ -59,7 +60,7 @@ def replacing(path: Path, flag: str = "--out") -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file completely or not at all."""
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
@@ -69,15 +70,17 @@ def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
 
     Args:
         path: Any format that Pillow reads; transparency is dropped, greys become RGB.
-        upright: Rotate it as its EXIF data ask. Off for data sets, whose masks belong to the stored
-            pixels.
+        upright: Apply the rotation of the EXIF data. Off for data sets, whose masks belong to the
+            stored pixels.
 
     Raises:
         DataError: Missing, not an image, or truncated.
     """
     try:
         with Image.open(path) as image:
-            return _rgb(ImageOps.exif_transpose(image) if upright else image)
+            if upright:
+                return _rgb(ImageOps.exif_transpose(image))
+            return _rgb(image)
     except FileNotFoundError as error:
         raise DataError(f"the image {path} does not exist; check the path") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -107,7 +110,7 @@ def read_labels(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     Palette indices are read as they are, never as colours.
 
     Raises:
-        DataError: Missing, not readable, stored as colours, or with a loss.
+        DataError: Missing, not readable, or stored as colours or in a lossy format.
     """
     try:
         with Image.open(path) as image:
@@ -137,7 +140,8 @@ def _check_ids(path: Path, image: Image.Image) -> None:
             f"the label map {path} is stored as {image.mode} colours; save class ids as an 8-bit"
             " grey or palette PNG"
         )
-    # Pillow stretches greys of 2 and 4 bits to the range of 8 bits.
+    # Pillow stretches greys of 2 and 4 bits to 0..255, so ids would change without an error. One bit
+    # has a mode of its own, where ids stay 0 and 1.
     if image.mode == "L" and path.suffix.lower() == ".png" and _bit_depth(path) not in (1, 8):
         raise DataError(
             f"the label map {path} is a grey PNG of {_bit_depth(path)} bits, whose ids are not kept"
@@ -147,6 +151,7 @@ def _check_ids(path: Path, image: Image.Image) -> None:
 
 def _bit_depth(path: Path) -> int:
     """Of a PNG's samples, from its header."""
+    # Signature (8 bytes), length and name of the first chunk (8), width (4), height (4), bit depth.
     with path.open("rb") as file:
         return file.read(25)[24]
 
@@ -156,8 +161,8 @@ def write_labels(
 ) -> None:
     """Save ids (H, W) as an indexed PNG, whose palette shows them in colour."""
     image = Image.fromarray(labels, mode="P")
-    whole_palette = (palette + [(0, 0, 0)] * 256)[:256]
-    image.putpalette([channel for colour in whole_palette for channel in colour])
+    full_palette = (palette + [(0, 0, 0)] * 256)[:256]
+    image.putpalette([channel for colour in full_palette for channel in colour])
     with replacing(path) as beside:
         image.save(beside, format="PNG", optimize=True)
 
@@ -169,7 +174,7 @@ def _short(error: Exception) -> str:
 
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
-"""Of the images that are looked for in folders."""
+"""Suffixes of the images that are looked for in folders."""
 
 
 def find_images(places: Sequence[Path]) -> list[Path]:
@@ -184,6 +189,7 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     for place in places:
         for path in _images_in(place):
             images.setdefault(path.resolve(), path)
+    # Results are named after the image alone, without folder and suffix.
     by_stem: dict[str, Path] = {}
     for path in images.values():
         first = by_stem.setdefault(path.stem, path)

@@ -1,9 +1,9 @@
 """The special values and the arithmetic of label maps, for data and models alike.
 
-A label is the index of its class in the vocabulary. Three values mean something else: 253, 254 and
-255. Vocabularies of more than 253 classes continue after them: class 253 has the label 256
-(`index_to_label`). Label maps of smaller vocabularies are therefore what an 8-bit PNG holds, and
-255 is the ignore index everywhere.
+A label is the index of its class in the vocabulary, but for three special values: 253, 254 and 255.
+Vocabularies of more than 253 classes continue after them: the class of index 253 has the label 256
+(`index_to_label`). Label maps of smaller vocabularies therefore fit into 8-bit PNGs, and 255 is the
+ignore index everywhere.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from torch import Tensor
 Labels = TypeVar("Labels", Tensor, NDArray[np.integer[Any]])
 
 IGNORE = 255
-"""Ignored pixels: no metric counts them, and no corrected loss does."""
+"""Ignored pixels: no metric counts them, and no loss does (but for some released ones)."""
 
+# The special values end at 255, the convention for masks; the other two lie right before it, so that
+# one comparison (`labels < BACKGROUND`) leaves the classes of a small vocabulary.
 BACKGROUND = 253
 """Labelled pixels that show none of the classes, where a benchmark counts them (in folds: all that
 is not the query class)."""
@@ -48,6 +50,7 @@ def label_to_index(labels: Labels) -> Labels:
     Args:
         labels: None of them is a special value.
     """
+    # A comparison instead of `where`, as tensors and arrays both have it.
     return labels - 3 * (labels > IGNORE)
 
 
@@ -61,6 +64,7 @@ def subset_lookup(classes: Sequence[int], *, size: int = 256) -> Tensor:
         size: Least length of the table.
     """
     labels = index_to_label(torch.as_tensor(classes, dtype=torch.int64))
+    # Long enough for the largest label; 256 entries serve every 8-bit label map.
     length = max(size, *(label + 1 for label in labels.tolist()), 0)
     table = torch.full((length,), IGNORE, dtype=torch.int64)
     table[labels] = index_to_label(torch.arange(len(labels)))

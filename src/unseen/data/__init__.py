@@ -1,1 +1,3 @@
-"""Data sets, benchmarks, augmentation, and the embedded world. Knows nothing of models."""
+"""Data sets, benchmarks, augmentation, and the synthetic scenes of Doodles."""
+
+# Nothing here knows of models: a benchmark can be opened, checked and shown without one.

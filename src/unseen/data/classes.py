@@ -92,10 +92,10 @@ DOODLES = (
     "tree", "house", "car", "boat", "sun", "cloud", "fish", "flower", "mushroom", "star", "heart",
     "key", "umbrella", "balloon", "rocket", "snowman", "ladder", "clock", "cactus", "kite",
 )  # fmt: skip
-"""The twenty things of the embedded world (`unseen.data.doodles`)."""
+"""The twenty objects of the synthetic scenes (`unseen.data.doodles`)."""
 
 DOODLES_FOLDS = tuple(tuple(DOODLES[fold::4]) for fold in range(4))
-"""Four folds of five things, interleaved."""
+"""Four folds of five classes, interleaved."""
 
 
 def shared_classes(training: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -110,6 +110,7 @@ def shared_classes(training: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def _spellings(name: str) -> set[str]:
+    # Commas divide the synonyms of one class ("sofa, couch, lounge" in the full ADE20K).
     parts = (
         part.strip().lower().removesuffix("-other").removesuffix("-stuff")
         for part in name.split(",")

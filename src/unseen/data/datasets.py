@@ -74,6 +74,7 @@ class LabelledImages(SegmentationSet):
     ) -> None:
         self.pairs, self.num_classes = list(pairs), num_classes
         self.background, self.keep_background = background, keep_background
+        # Masks with a background as 0 count their classes from 1.
         self.first_id = 1 if background == 0 else 0
 
     def __len__(self) -> int:
@@ -82,6 +83,7 @@ class LabelledImages(SegmentationSet):
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
         image, stored = read_image(pair.image), read_labels(pair.labels)
+        # A mask of another size would be cropped and shifted against its image without an error.
         if stored.shape != image.shape[:2]:
             raise DataError(
                 f"the label map {pair.labels} is {stored.shape[1]}x{stored.shape[0]} pixels, its"
@@ -89,6 +91,7 @@ class LabelledImages(SegmentationSet):
                 " size, with nearest-neighbour resizing"
             )
         labels = self._labels(stored, pair.labels)
+        # The transforms expect channels first, as torchvision does.
         return Sample(torch.from_numpy(image).permute(2, 0, 1), labels, pair.image.stem)
 
     def labels(self, index: int) -> Tensor:
@@ -102,16 +105,17 @@ class LabelledImages(SegmentationSet):
         # An id above the list would silently become another class, or a special value.
         unlisted = ids[(ids >= self.num_classes + self.first_id) & (ids != ignored)]
         if len(unlisted) > 0:
-            known = f"0 to {self.num_classes - 1}"
+            valid = f"0 to {self.num_classes - 1}"
             if self.first_id:
-                known = f"1 to {self.num_classes}, 0 for background"
+                valid = f"1 to {self.num_classes}, 0 for background"
             raise DataError(
-                f"the label map {path} holds the id {int(unlisted[0])}; known are {known} and"
+                f"the label map {path} holds the id {int(unlisted[0])}; known are {valid} and"
                 f" {ignored} for ignored pixels: correct the mask or the list of classes"
             )
         # Ignored first: its value is a large id, which would else become a label of its own.
         labels = torch.where(ids == ignored, IGNORE, index_to_label(ids - self.first_id))
         if self.first_id:
+            # At this point stored 0 has become -1, which is no valid label.
             zero = BACKGROUND if self.keep_background else IGNORE
             labels = torch.where(ids == 0, zero, labels)
         return labels
@@ -123,15 +127,15 @@ def ignored_value(stored: NDArray[Any]) -> int:
 
 
 class DoodleScenes(SegmentationSet):
-    """Scenes of the embedded world, drawn when they are read.
+    """Synthetic scenes of Doodles, drawn when they are read.
 
     Args:
-        seed: Of the world.
-        count: Scenes.
+        seed: Of all scenes; the same seed gives the same scenes.
+        count: Number of scenes.
         size: Side in pixels.
-        min_things: Fewest things in a scene.
-        max_things: Most things in a scene.
-        classes: Ids of the things that are drawn; all by default.
+        min_things: Fewest objects in a scene.
+        max_things: Most objects in a scene.
+        classes: Ids of the classes whose objects are drawn; all by default.
         keep_background: Give the background the label `BACKGROUND` instead of ignoring it.
     """
 
@@ -158,6 +162,7 @@ class DoodleScenes(SegmentationSet):
         keep_background: bool = False,
     ) -> DoodleScenes:
         """The benchmarks' scenes: 20 000 of seed 1 for training, 500 of seed 3 for validation."""
+        # Different seeds, so that no scene of training is a scene of validation.
         seed, count = {"train": (1, 20_000), "val": (3, 500)}[split]
         return cls(
             seed,
@@ -173,6 +178,7 @@ class DoodleScenes(SegmentationSet):
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
+        # Any index could be drawn; without an IndexError, `for sample in scenes` would never end.
         if not 0 <= index < self.count:
             raise IndexError(index)
         scene = draw(
@@ -185,6 +191,7 @@ class DoodleScenes(SegmentationSet):
         )
         image = torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1)))
         labels = torch.from_numpy(scene.labels.astype(np.int64))
+        # Scenes are drawn with an ignored background.
         if self.keep_background:
             labels = torch.where(labels == IGNORE, BACKGROUND, labels)
         return Sample(image, labels, f"scene-{self.seed}-{index}")

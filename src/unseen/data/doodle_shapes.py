@@ -1,4 +1,4 @@
-"""The outlines of Doodles' things, as literal data."""
+"""The outlines of the objects in Doodles, as literal data."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def _disc(
         start: Angle where the slice begins, in degrees clockwise from the right.
         stop: Angle where it ends.
     """
+    # Twenty corners look round at the sizes that objects are drawn in.
     angles = np.deg2rad(np.linspace(start, stop, 20))
     if ry is None:
         ry = rx
@@ -37,15 +38,18 @@ def _shape(*points: tuple[float, float]) -> Polygon:
 
 
 def _star(spikes: int, inner: float, outer: float = 1.0) -> Polygon:
+    # Spikes and notches alternate, beginning with the spike that points up.
     angles = np.pi * np.arange(2 * spikes) / spikes - np.pi / 2
     radii = np.where(np.arange(2 * spikes) % 2 == 0, outer, inner)
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
+# Five discs around the middle of the flower, the first one above it.
 PETALS = [
     (0, _disc(0.5 * np.cos(a), -0.35 + 0.5 * np.sin(a), 0.33))
     for a in np.arange(5) * 2 * np.pi / 5 - np.pi / 2
 ]
+# Two slices of discs for the upper halves, joined in the tip: one outline without a seam.
 HEART = np.concatenate(
     [
         _disc(-0.48, -0.35, 0.5, 0.5, 160, 355),
@@ -129,4 +133,4 @@ SHAPES: dict[str, list[Part]] = {
         (1, _shape((-0.25, 0.55), (-0.25, 0.8), (0.25, 0.55), (0.25, 0.8))),
     ],
 }  # fmt: skip
-"""The parts of every thing, painted in order."""
+"""The parts of every object, painted in order: later ones cover earlier ones."""

@@ -34,6 +34,7 @@ from unseen.files import read_labels, replacing
 from unseen.settings import Draw
 
 DRAWS = 1000
+"""Pairs that the released codes score for every fold."""
 AREA = 2 * 32 * 32
 """BAM: a class counts in an image if it covers this many pixels."""
 SOURCE = "https://raw.githubusercontent.com/juhongm999/hsnet/main/data/splits"
@@ -97,6 +98,7 @@ def _draw_per_image(
     by_image: dict[int, list[Episode]] = {}
     for episode in episodes:
         by_image.setdefault(episode.index, []).append(episode)
+    # Dictionaries keep the order of insertion, so images stay in the order of the list.
     images = list(by_image.values())
     drawn = []
     for i in range(count):
@@ -120,6 +122,8 @@ def _draw_per_class(
     for episode in episodes:
         by_class.setdefault(episode.class_id, []).append(episode)
 
+    # `choice` instead of `randint`: the two consume the generator differently, and HSNet's numbers
+    # must be repeated.
     def choice(options: Sequence[object]) -> int:
         return int(rng.choice(len(options), 1, replace=False)[0])
 
@@ -143,7 +147,7 @@ def is_published(data: bytes, name: str) -> bool:
 
 
 def find_list(lists: Path | None, name: str) -> Path:
-    """One of HSNet's lists, in a folder of yours or downloaded once and kept.
+    """One of HSNet's lists: from a given folder, or downloaded once and kept.
 
     Args:
         lists: Folder of the lists of one data set (`val/fold0.txt`) or of both
@@ -151,9 +155,10 @@ def find_list(lists: Path | None, name: str) -> Path:
         name: Of the list, as "pascal/val/fold0.txt".
 
     Raises:
-        DataError: Not in the folder, not to be downloaded, or not the published list.
+        DataError: The list is not in the folder, cannot be downloaded, or is not the published one.
     """
     if lists is not None:
+        # People keep HSNet's whole tree, or the part of one data set.
         short_name = name.partition("/")[2]
         for path in (lists / name, lists / short_name):
             if path.is_file():
@@ -181,6 +186,7 @@ def _download_list(name: str) -> bytes:
             " give a folder that has it with --lists"
         ) from error
     if not is_published(data, name):
+        # Other lists give other scores without an error: HSNet's repository may change.
         raise DataError(
             f"the file at {url} is not the list that was published; give the folder of HSNet's"
             " lists with --lists"
@@ -191,7 +197,9 @@ def _download_list(name: str) -> bytes:
 def _cache_folder() -> Path:
     """Where downloads are kept: in XDG_CACHE_HOME, or in ~/.cache where that is not set."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "unseen"
+    if base:
+        return Path(base) / "unseen"
+    return Path.home() / ".cache" / "unseen"
 
 
 def pascal_list(path: Path) -> list[tuple[str, int]]:
@@ -210,12 +218,15 @@ def pascal_list(path: Path) -> list[tuple[str, int]]:
                 f"{path} has the line {line!r}; lines read like 2007_000032__01, an image and a"
                 " class from 01 to 20: restore the list"
             )
+        # The lists count classes from 1, because masks store the background as 0.
         pairs.append((stem, int(number) - 1))
     return pairs
 
 
 class _DataOnly(pickle.Unpickler):
     """Reads dictionaries, lists, numbers and strings; anything that would need code is refused."""
+
+    # A pickle can run any code when it is read. Plain data never look up a class.
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"{module}.{name}")
@@ -237,6 +248,7 @@ def coco_list(path: Path) -> list[tuple[str, int]]:
             for class_id, images in sorted(classes.items())
             for image in images
         ]
+    # Damaged bytes make the reader of pickles raise almost anything.
     except (
         pickle.UnpicklingError,
         EOFError,
@@ -272,8 +284,8 @@ def paired(
         classes: The classes the list may name.
 
     Raises:
-        DataError: An empty list, a class that does not belong in it, an image or mask that is not
-            there.
+        DataError: The list is empty or names a class of another fold, or an image or mask is
+            missing.
     """
     if not listed:
         raise DataError(f"{source} is empty; restore the list")
@@ -286,6 +298,7 @@ def paired(
                 f"{source} names class {class_id + 1} for {name}, which does not belong in this"
                 " list; restore it"
             )
+        # An image with several novel classes has several lines, but is opened once.
         if name not in numbers:
             pair = locate(name)
             missing += [path for path in (pair.image, pair.labels) if not path.is_file()]
@@ -313,6 +326,7 @@ def bam_list(
     kept: list[Pair] = []
     episodes: list[Episode] = []
     for pair in pairs:
+        # Without the background in front and the ignored pixels at the end.
         areas = np.bincount(read_labels(pair.labels).ravel(), minlength=256)[1 : num_classes + 1]
         large = [class_id for class_id in novel if areas[class_id] >= AREA]
         if large:

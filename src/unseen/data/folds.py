@@ -1,4 +1,4 @@
-"""Folds: the images that one trains on, and the images and (image, class) pairs it is scored on.
+"""Folds: the images to train on, and the validation images and (image, class) pairs to score.
 
 PASCAL-5i and COCO-20i are read from HSNet's lists (`unseen.data.episodes`); doodles-5i is drawn.
 """
@@ -43,15 +43,19 @@ class Fold(ABC):
     """
 
     number: int
+    # Constants of a data set, which its class of folds sets.
     family: ClassVar[str]
     title: ClassVar[str]
     class_names: ClassVar[tuple[str, ...]]
     uniform_classes: ClassVar[bool] = True
-    """Whether random pairs are drawn class first (`unseen.data.episodes.draw`)."""
+    """Whether random pairs are drawn class first (`unseen.data.episodes.draw`).
+
+    HSNet's code does so for COCO; for PASCAL it goes through the list.
+    """
 
     @property
     def name(self) -> str:
-        """Of the benchmark."""
+        """The benchmark's name, as "pascal-5i/0"."""
         return f"{self.family}/{self.number}"
 
     @property
@@ -74,11 +78,11 @@ class Fold(ABC):
 
         Args:
             root: Where the images lie.
-            how: The way to draw pairs.
+            how: How to draw the pairs (see the head of `unseen.data.episodes`).
             seed: Of the draw.
 
         Raises:
-            SettingError: A way that does not exist for this data set.
+            SettingError: This data set has no such draw.
         """
 
 
@@ -114,7 +118,7 @@ class ListedFold(Fold):
         pairs: list[Pair] = []
         for name, classes in self.sources(split):
             pairs += self._paired(name, classes, root)[0]
-        # An image can be on the lists of several folds.
+        # An image can be on the lists of several folds; it is trained on once, in the first place.
         return self._images(list(dict.fromkeys(pairs)))
 
     def episodes(self, root: Path | None, how: Draw, seed: int) -> Episodes:
@@ -122,6 +126,7 @@ class ListedFold(Fold):
         if how == "bam":
             pairs, episodes = self.bam_episodes(root)
         else:
+            # Training images come from up to three lists, validation images from one.
             [(name, classes)] = self.sources("val")
             pairs, episodes = self._paired(name, classes, root)
         drawn = draw(episodes, how, uniform_classes=self.uniform_classes, seed=seed)
@@ -137,6 +142,7 @@ class ListedFold(Fold):
     def _images(self, pairs: list[Pair]) -> LabelledImages:
         from unseen.data.datasets import LabelledImages  # imports torch
 
+        # Pixels of no class are kept: in a fold they are the background of every query class.
         return LabelledImages(pairs, len(self.class_names), background=0, keep_background=True)
 
 
@@ -162,6 +168,7 @@ class PascalFold(ListedFold):
         """The fold's own list for validation, the other folds' for training."""
         if split == "val":
             return [(f"pascal/val/fold{self.number}.txt", self.novel)]
+        # Training list i names images with classes of fold i, so the other three are trained on.
         others = [number for number in range(4) if number != self.number]
         return [(f"pascal/trn/fold{number}.txt", self._classes_of(number)) for number in others]
 
@@ -204,7 +211,7 @@ class CocoFold(ListedFold):
         return partial(coco_fold_pair, require_root(root, self.name))
 
     def bam_episodes(self, root: Path | None) -> tuple[list[Pair], list[Episode]]:
-        """There are none."""
+        """Always refused: BAM's draw cannot be repeated for COCO."""
         raise SettingError(
             "BAM's draw follows the order of its own COCO list, which is published nowhere stable;"
             " choose --episodes all, hsnet or sazs"
@@ -212,10 +219,10 @@ class CocoFold(ListedFold):
 
 
 class DoodlesFold(Fold):
-    """A fold of the embedded world: every fourth thing."""
+    """A fold of Doodles: every fourth class."""
 
     family = "doodles-5i"
-    title = "the embedded world"
+    title = "Doodles"
     class_names = DOODLES
 
     @property
@@ -224,9 +231,10 @@ class DoodlesFold(Fold):
         return range(self.number, len(DOODLES), 4)
 
     def open(self, root: Path | None, split: str) -> DoodleScenes:
-        """Training scenes show the other folds' things alone, validation scenes all things."""
+        """Training scenes show seen classes alone, validation scenes all classes."""
         from unseen.data.datasets import DoodleScenes  # imports torch
 
+        # Unseen classes are not even drawn: here training images can truly be free of them.
         seen = tuple(self.base) if split == "train" else None
         return DoodleScenes.of_split(split, classes=seen, keep_background=True)
 
@@ -239,12 +247,12 @@ class DoodlesFold(Fold):
             )
         scenes = self.open(root, "val")
         # A scene is drawn whenever it is read, so every one is read once.
-        shown = [set(scenes[i].labels.flatten().tolist()) for i in range(len(scenes))]
+        labels_by_scene = [set(scenes[i].labels.flatten().tolist()) for i in range(len(scenes))]
         episodes = [
             Episode(index, class_id)
-            for index, classes in enumerate(shown)
+            for index, labels in enumerate(labels_by_scene)
             for class_id in self.novel
-            if class_id in classes
+            if class_id in labels
         ]
         return scenes, draw(episodes, how, uniform_classes=self.uniform_classes, seed=seed)
 
@@ -256,7 +264,9 @@ def voc_fold_pair(base: Path, stem: str) -> Pair:
     of augmented masks hold SBD's masks, which ignore no pixels, for images that have masks of VOC's
     own.
     """
+    # Of the two folders, that of VOC itself is looked into first.
     masks = [base / folder / f"{stem}.png" for folder in VOC_MASKS]
+    # Where neither exists, the first is named in the message about missing files.
     mask = next((path for path in masks if path.is_file()), masks[0])
     return Pair(base / "JPEGImages" / f"{stem}.jpg", mask)
 
@@ -268,5 +278,8 @@ def coco_fold_pair(root: Path, image: str) -> Pair:
         root: The COCO2014 folder, or the one above it.
         image: As "val2014/NAME.jpg".
     """
-    base = root / "COCO2014" if (root / "COCO2014").is_dir() else root
+    base = root
+    if (root / "COCO2014").is_dir():
+        base = root / "COCO2014"
+    # Masks lie in the same tree as images, below annotations/.
     return Pair(base / image, (base / "annotations" / image).with_suffix(".png"))

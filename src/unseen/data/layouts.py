@@ -32,24 +32,25 @@ class Layout:
         num_classes: Classes that label maps store, without a background.
         background: How pixels stored as 0 are treated, which ids 1..num_classes then follow; None
             where ids 0..num_classes - 1 are the classes.
-        hidden_ids: Training images that show one of these stored ids are left out.
+        excluded_ids: Training images that contain one of these stored ids are left out.
     """
 
     name: str
     pairs: Callable[[Path, str], list[Pair]]
     num_classes: int
     background: Background | None = None
-    hidden_ids: tuple[int, ...] = ()
+    excluded_ids: tuple[int, ...] = ()
 
     def open(self, root: Path | None, split: str) -> LabelledImages:
         """The images of a split ("train" or "val").
 
         Raises:
-            DataError: No root, not this layout, or no image that may be trained on.
+            DataError: There is no root, its layout is another, or every training image contains an
+                excluded id.
         """
         pairs = self.pairs(require_root(root, self.name), split)
-        if split == "train" and self.hidden_ids:
-            pairs = pairs_without(pairs, self.hidden_ids)
+        if split == "train" and self.excluded_ids:
+            pairs = pairs_without(pairs, self.excluded_ids)
         return labelled_images(pairs, self.num_classes, self.background)
 
 
@@ -80,9 +81,10 @@ def labelled_images(
 
     if background is None:
         return LabelledImages(pairs, num_classes)
-    # The background is then the first class, and stored ids are indices of the vocabulary.
+    # As a class, the background is the first one, and stored ids are indices of the vocabulary.
     if background == "class":
         return LabelledImages(pairs, num_classes + 1)
+    # "threshold" and "rest" score the background, so its pixels need a label.
     keep = background != "ignore"
     return LabelledImages(pairs, num_classes, background=0, keep_background=keep)
 
@@ -94,13 +96,13 @@ def pairs_without(pairs: list[Pair], ids: tuple[int, ...]) -> list[Pair]:
         DataError: None is left.
     """
 
-    def shows(pair: Pair) -> bool:
+    def contains_ids(pair: Pair) -> bool:
         return bool(np.isin(read_labels(pair.labels), ids).any())
 
     # Decoding PNGs releases Python's lock, so threads use all cores.
     with ThreadPoolExecutor() as pool:
-        shown = list(pool.map(shows, pairs))
-    kept = [pair for pair, hidden in zip(pairs, shown, strict=True) if not hidden]
+        excluded = list(pool.map(contains_ids, pairs))
+    kept = [pair for pair, is_excluded in zip(pairs, excluded, strict=True) if not is_excluded]
     if not kept:
         raise DataError(
             f"every one of the {len(pairs)} training images shows an unseen class, so none is"
@@ -153,7 +155,9 @@ def voc_pairs(root: Path, split: str) -> list[Pair]:
     sources = [("val", own)]
     if split == "train":
         both = (lists / "train.txt").exists() and (lists / "aug.txt").exists()
-        sources = [("train", own), ("aug", augmented)] if both else [("trainaug", augmented)]
+        sources = [("trainaug", augmented)]
+        if both:
+            sources = [("train", own), ("aug", augmented)]
     pairs = []
     for name, first_folder in sources:
         file = lists / f"{name}.txt"
@@ -163,6 +167,7 @@ def voc_pairs(root: Path, split: str) -> list[Pair]:
                 " train.txt and aug.txt, or trainaug.txt)"
             )
         for stem in file.read_text().split():
+            # Some tools put all masks into SegmentationClassAug, others only those of SBD.
             mask = _first_file(
                 base / folder / f"{stem}.png" for folder in (first_folder, *VOC_MASKS)
             )
@@ -199,6 +204,7 @@ def context_pairs(root: Path, split: str) -> list[Pair]:
         Pair(base / "JPEGImages" / f"{stem}.jpg", base / masks / f"{stem}.png")
         for stem in file.read_text().split()
     ]
+    # Images are not looked for: reading one that is missing gives a clear message.
     missing = _missing_labels(pairs)
     if missing is not None:
         raise DataError(
@@ -223,6 +229,7 @@ def coco_stuff_pairs(root: Path, split: str) -> list[Pair]:
     folder = f"{split}2017"
     images, masks = root / "images" / folder, root / "annotations" / folder
     _require_folders(root, (images, masks), "COCO-Stuff's folder", "images and annotations")
+    # The same folder holds the raw masks (NAME.png), whose ids are not those of training.
     ending = "_labelTrainIds.png"
     pairs = [Pair(image, masks / f"{image.stem}{ending}") for image in _listed(images, "*.jpg")]
     remedy = (
@@ -261,7 +268,10 @@ def ade847_pairs(root: Path, split: str) -> list[Pair]:
         DataError: A folder that is not there, or an image without mask.
     """
     images, masks = _ade_folders(root, split, "ADE20K_2021_17_01", ("_detectron2", ""))
-    suffix = ".tif" if next(masks.glob("*.tif"), None) else ".png"
+    # MaskFormer's preparation writes TIFFs, `unseen prepare` PNGs.
+    suffix = ".png"
+    if next(masks.glob("*.tif"), None):
+        suffix = ".tif"
     pairs = [Pair(image, masks / f"{image.stem}{suffix}") for image in _listed(images, "*.jpg")]
     return _complete(pairs, images, "complete it with `unseen prepare ade20k-847`")
 
@@ -274,6 +284,7 @@ def _ade_folders(root: Path, split: str, name: str, endings: tuple[str, ...]) ->
         for base in (root, root / name, root / "ade" / name)
         for ending in endings
     ]
+    # If no place exists, the check below fails for the first one as well.
     images, masks = next((place for place in places if place[0].is_dir()), places[0])
     if (images / part).is_dir() and (masks / part).is_dir():
         return images / part, masks / part
@@ -292,6 +303,7 @@ def cityscapes_pairs(root: Path, split: str) -> list[Pair]:
     base = _holding("leftImg8bit", (root / "cityscapes",)) or root
     images, masks = base / "leftImg8bit" / split, base / "gtFine" / split
     _require_folders(base, (images, masks), "Cityscapes' folder", "leftImg8bit and gtFine")
+    # One folder a city: CITY/NAME_leftImg8bit.png belongs to CITY/NAME_gtFine_labelTrainIds.png.
     ending, mask = "_leftImg8bit.png", "_gtFine_labelTrainIds.png"
     pairs = [
         Pair(image, masks / image.parent.name / f"{image.name.removesuffix(ending)}{mask}")
@@ -326,10 +338,8 @@ def _first_file(paths: Iterable[Path]) -> Path | None:
 
 
 def _listed(folder: Path, pattern: str) -> list[Path]:
-    """The files that fit, in order.
-
-    Names that begin with a dot are files that are being written, or remains of such.
-    """
+    """The files that match the pattern, in order."""
+    # Names that begin with a dot are files that are being written, or remains of such.
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 

@@ -1,4 +1,4 @@
-"""What is known about labelled images before they are read; imports nothing heavy."""
+"""The files of a labelled image, and how its background is treated."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+# Kept apart from `unseen.data.datasets`, so that command lines are checked without importing torch.
 Background = Literal["ignore", "class", "threshold", "rest"]
 """How labelled pixels that show none of the classes are treated.
 

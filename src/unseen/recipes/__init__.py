@@ -1,5 +1,6 @@
-"""Recipes: what a method's published or chosen settings for a benchmark are, one YAML file a
-method, one section a benchmark.
+"""Recipes: the published or chosen settings of a method for a benchmark.
+
+Every method has a YAML file with one section for each benchmark.
 """
 
 from __future__ import annotations
@@ -17,20 +18,24 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def recipe(method: str, benchmark: str, regime: Regime = "inductive") -> dict[str, Any]:
-    """What the method's recipe says for a benchmark and regime, as nested dictionaries `model` and
-    `train`; empty if it says nothing.
+    """The settings of a method's recipe for a benchmark and regime.
+
+    Returns:
+        Nested dictionaries `model` and `train`; empty if the recipe has no such section.
     """
     file = resources.files("unseen") / "recipes" / f"{method}.yaml"
     if not file.is_file():
         return {}
     sections = yaml.safe_load(file.read_text(encoding="utf-8"))
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     base = benchmark.partition("/")[0]  # the folds of a benchmark share their recipe
+    # The path of a folder has slashes too, but no section.
     if benchmark not in sections and is_own(benchmark):
         base = "own"
+    # The section of a regime holds only the differences from that of the benchmark.
     for name in (base, f"{base}/{regime}"):
-        found = _merged(found, sections.get(name, {}))
-    return found
+        values = _merged(values, sections.get(name, {}))
+    return values
 
 
 def resolve(
@@ -44,19 +49,20 @@ def resolve(
 
     Args:
         method: Name of a method.
-        benchmark: Name of a benchmark, or a folder of own data.
+        benchmark: Name of a benchmark, or a folder of your own data.
         model: Values of `ModelSettings`; options are added to the recipe's.
         train: Values of `TrainSettings`, those of `transforms` as a mapping.
 
     Raises:
         SettingError: Values that cannot be trained with.
     """
-    known = recipe(method, benchmark, train.get("regime", "inductive"))
-    chosen = _merged(known.get("model", {}), model)
-    trained = _merged(known.get("train", {}), train)
-    transforms = TransformSettings(**_with_tuples(trained.pop("transforms", {})))
-    settings = TrainSettings(**_with_tuples(trained), transforms=transforms)
-    return ModelSettings(method, **chosen), settings
+    published = recipe(method, benchmark, train.get("regime", "inductive"))
+    model_values = _merged(published.get("model", {}), model)
+    train_values = _merged(published.get("train", {}), train)
+    # Transforms are a dataclass of their own inside `TrainSettings`.
+    transforms = TransformSettings(**_with_tuples(train_values.pop("transforms", {})))
+    settings = TrainSettings(**_with_tuples(train_values), transforms=transforms)
+    return ModelSettings(method, **model_values), settings
 
 
 def settings(method: str, benchmark: str, **train: Any) -> tuple[ModelSettings, TrainSettings]:
@@ -66,9 +72,8 @@ def settings(method: str, benchmark: str, **train: Any) -> tuple[ModelSettings, 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
     """Lists of YAML as the tuples that settings hold."""
-    return {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return {**values, **lists}
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which values a setting may have, and the sentence that refuses others."""
+"""Which values a setting may have, and the message about any other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unseen.errors import SettingError
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a setting may be.
+    """The values that a setting may have.
 
     Attributes:
         holds: Whether a value is allowed.
@@ -38,6 +38,7 @@ def number(low: float, high: float = math.inf, *, open_low: bool = False) -> All
     """Finite numbers from `low` to `high`; `open_low`: above `low`."""
 
     def holds(value: Any) -> bool:
+        # Not a number fails here before it is compared.
         inside = _is_number(value) and low <= value <= high
         return inside and not (open_low and value == low)
 
@@ -62,6 +63,7 @@ def interval(low: float) -> Allowed:
 
 def one_of(choices: Any) -> Allowed:
     """The values of a `Literal`."""
+    # From the type itself, so that annotation and check cannot differ.
     values = get_args(choices)
     return Allowed(lambda value: value in values, "choose one of " + ", ".join(map(repr, values)))
 
@@ -75,10 +77,10 @@ def check_ranges(settings: Any, group: str, table: Mapping[str, Allowed]) -> Non
     Args:
         settings: A dataclass.
         group: Its name on the command line, as in --GROUP.NAME.
-        table: What each of its fields may be.
+        table: The allowed values by field; fields that are not in it are not checked.
 
     Raises:
-        SettingError: Names the setting, its value and what to give.
+        SettingError: Names the setting, its value and the remedy.
     """
     for name, allowed in table.items():
         value = getattr(settings, name)
@@ -87,9 +89,11 @@ def check_ranges(settings: Any, group: str, table: Mapping[str, Allowed]) -> Non
 
 
 def _is_int(value: Any) -> bool:
+    # For Python, True is an int; as a number of steps it is a mistake.
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
+    # YAML reads .inf and .nan as floats, which no setting can mean.
     is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_real and math.isfinite(value)

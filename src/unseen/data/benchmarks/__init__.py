@@ -34,23 +34,23 @@ __all__ = [
 
 
 def folds_of(name: str) -> list[str]:
-    """The names of a benchmark's folds or nested splits, given its name without one.
+    """The names of a benchmark's folds or nested splits: "pascal-5i" gives "pascal-5i/0", ...
 
-    Other names come back alone.
+    Any other name is returned as a list of one.
     """
-    return [known for known in BENCHMARKS if known.startswith(f"{name}/")] or [name]
+    return [other for other in BENCHMARKS if other.startswith(f"{name}/")] or [name]
 
 
 def families() -> dict[str, list[Benchmark]]:
-    """The benchmarks by how they are shown in lists: parts of one together, as "pascal-5i/0..3"."""
+    """The benchmarks grouped for lists: folds of one data set together, as "pascal-5i/0..3"."""
     grouped: dict[str, list[Benchmark]] = {}
     for benchmark in BENCHMARKS.values():
         parts = folds_of(benchmark.base)
-        shown = benchmark.base
+        title = benchmark.base
         if len(parts) > 1:
             first, last = (part.partition("/")[2] for part in (parts[0], parts[-1]))
-            shown += f"/{first}..{last}"
-        grouped.setdefault(shown, []).append(benchmark)
+            title += f"/{first}..{last}"
+        grouped.setdefault(title, []).append(benchmark)
     return grouped
 
 
@@ -71,18 +71,20 @@ def get_benchmark(name: str, lists: Path | None = None) -> Benchmark:
         raise SettingError(f"{name} has {len(parts)} {kind}; choose one of {', '.join(parts)}")
     benchmark = BENCHMARKS.get(name)
     if benchmark is not None:
-        # Folds remember where their lists are.
+        # Folds hold the folder of their lists, so they are made anew for the one given here.
         return benchmark if benchmark.episodes is None else fold_benchmarks(lists)[name]
+    # A relative folder without a slash is recognised only if it exists.
     if is_own(name) or Path(name).is_dir():
         return own_benchmark(Path(name))
-    if Path(name).is_absolute():  # as a run on a folder of your own remembers it
+    # Runs save the whole path of a folder: it may have moved since.
+    if Path(name).is_absolute():
         raise DataError(
             f"the folder {name} does not exist; where it has moved, name it with --benchmark"
         )
-    near = difflib.get_close_matches(name, BENCHMARKS, n=1)
-    meant = f" (did you mean {near[0]}?)" if near else ""
+    close_names = difflib.get_close_matches(name, BENCHMARKS, n=1)
+    hint = f" (did you mean {close_names[0]}?)" if close_names else ""
     raise SettingError(
-        f"there is no benchmark called {name!r}{meant}; choose one of {', '.join(families())}, or"
+        f"there is no benchmark called {name!r}{hint}; choose one of {', '.join(families())}, or"
         f" give a folder with images/, labels/ and {CLASSES}"
     )
 
@@ -113,6 +115,7 @@ def own_benchmark(folder: Path) -> Benchmark:
     Raises:
         DataError: Not such a folder.
     """
+    # Resolved, because the path is the benchmark's name in reports and runs.
     folder = folder.resolve()
     classes = read_classes(folder / CLASSES)
     require_parts(folder)
@@ -142,5 +145,6 @@ def _open_own(folder: Path, classes: ClassList, root: Path | None, split: str) -
             f"{folder} is given as the benchmark and {root} as its --root; a folder of your own is"
             " both, so leave --root away"
         )
+    # Without a background in front, label maps store the classes from 0 on.
     stored_background = classes.background if classes.first_id else None
     return labelled_images(own_pairs(folder, split), len(classes.class_names), stored_background)

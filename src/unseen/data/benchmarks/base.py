@@ -24,13 +24,13 @@ EpisodeOpener = Callable[[Path | None, Draw, int], tuple["SegmentationSet", list
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is trained on, what is predicted, and how it is scored.
+    """The classes to train on, the classes to predict, and the rules of scoring.
 
-    One trains on masks of the seen classes. Then one either predicts among all classes
-    (generalised), or segments one query class at a time (folds).
+    Training uses masks of the seen classes. Evaluation then either predicts among all classes
+    (generalised zero-shot), or segments one query class at a time (folds).
 
     Attributes:
-        name: As on the command line; the whole path of a folder of your own.
+        name: As on the command line; for a folder of your own, its absolute path.
         summary: One sentence.
         class_names: K class names in the order of the label ids.
         unseen: Those without masks in training; none where a benchmark is for runs trained
@@ -80,12 +80,14 @@ class Benchmark:
         These are the vocabulary, and the background where it is scored without being a class of it.
         """
         if self.background == "threshold":
+            # Last, so that the indices of the classes stay those of the vocabulary.
             return (*self.class_names, "background")
         return self.class_names
 
     @property
     def seen(self) -> tuple[str, ...]:
         """The classes with masks in training, in the order of the vocabulary."""
+        # The order decides about the rows of text features and the labels in training.
         return tuple(name for name in self.class_names if name not in self.unseen)
 
     @property
@@ -99,36 +101,44 @@ class Benchmark:
         return [i for i, name in enumerate(self.class_names) if name not in self.unseen]
 
     def same_classes_as(self, name: str, class_names: Sequence[str]) -> bool:
-        """Whether this is the benchmark of that name and vocabulary, or one that is scored alike.
+        """Whether a run trained on the benchmark `name` can be scored here as on its own data.
 
-        Scored alike are benchmarks with the same seen and unseen classes that differ in the
-        background alone (voc, voc-21), and a folder of your own that has moved.
+        This is so for the same benchmark, for benchmarks with the same seen and unseen classes that
+        differ in the background alone (voc, voc-21), and for a folder of your own that has moved.
+
+        Args:
+            name: Of the benchmark of the run.
+            class_names: Vocabulary of the run.
         """
         if self.name == name:
             return True
+        # Folds of other numbers have the same vocabulary, but other unseen classes.
         if self.class_names != tuple(class_names) or self.episodes is not None:
             return False
         # A name that is not in the catalogue is the path of a folder.
         other = BENCHMARKS.get(name)
-        if other is None or self.folder is not None:
-            return other is None and self.folder is not None
+        if other is None:
+            return self.folder is not None
+        if self.folder is not None:
+            return False
         return other.episodes is None and other.unseen == self.unseen
 
     def data(self, split: str, root: Path | None) -> SegmentationSet:
         """The images and label maps of a split.
 
         Raises:
-            DataError: No root where one is needed, or not the layout that belongs there.
+            DataError: The root is missing or has another layout.
         """
         self.check_root(root)
         return self.open(root, split)
 
     def check_root(self, root: Path | None) -> None:
-        """Refuse a root that is not there, before anything costly is done.
+        """Refuse a missing root before anything costly is done.
 
         Raises:
-            DataError: None where one is needed, or a folder that does not exist.
+            DataError: A root is needed and none is given, or the folder does not exist.
         """
+        # Opening the data would refuse it too, but only after the model is loaded.
         if self.needs_root:
             require_root(root, self.name)
 
@@ -136,20 +146,16 @@ class Benchmark:
         """Refuse settings that do not fit the benchmark or each other.
 
         Raises:
-            SettingError: One sentence about the first of them.
+            SettingError: Names the first of them and the remedy.
         """
-        if self.episodes is None:
-            flags = {
-                f"--episodes {settings.episodes}": settings.episodes != "all",
-                "--released-counts": settings.released_counts,
-            }
-            for flag in (flag for flag, given in flags.items() if given):
-                raise SettingError(f"{flag} is for folds, and {self.name} has none; remove it")
+        self._check_fold_settings(settings)
+        # No default would fit every method: their confidences have different ranges.
         if self.background == "threshold" and settings.threshold is None:
             raise SettingError(
                 f"{self.title} scores the background, which is where no class is confident; give"
                 " the least confidence with --threshold (0 to 1)"
             )
+        # The oracle chooses segments by the labels, refinement without them.
         refines = inference.refinement != "none"
         if settings.oracle and refines:
             raise SettingError(
@@ -162,7 +168,21 @@ class Benchmark:
                 " of them"
             )
 
+    def _check_fold_settings(self, settings: EvaluationSettings) -> None:
+        """Refuse settings of episodes where there are none."""
+        if self.episodes is not None:
+            return
+        if settings.episodes != "all":
+            raise SettingError(
+                f"--episodes {settings.episodes} is for folds, and {self.name} has none; remove it"
+            )
+        if settings.released_counts:
+            raise SettingError(
+                f"--released-counts is for folds, and {self.name} has none; remove it"
+            )
 
+
+# Filled by the catalogue, which imports this module: a benchmark compares itself with others.
 BENCHMARKS: dict[str, Benchmark] = {}
 """The benchmarks by name; `unseen.data.benchmarks.catalogue` fills it."""
 WINDOWS = InferenceSettings(short_side=512, window=512, stride=426)

@@ -1,4 +1,4 @@
-"""The benchmarks of published data sets, and those of the embedded world."""
+"""The benchmarks of published data sets, and those of the synthetic scenes."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def fold_benchmarks(lists: Path | None = None) -> dict[str, Benchmark]:
     folds: list[Benchmark] = []
     for number in range(4):
         folds += [
+            # The canvas has the size of the crops that ESDA trains on (see its recipe).
             _fold(PascalFold(number, lists), InferenceSettings(canvas=480)),
             _fold(CocoFold(number, lists), InferenceSettings(canvas=352)),
             _fold(DoodlesFold(number), InferenceSettings()),
@@ -62,10 +63,12 @@ def _fold(fold: Fold, inference: InferenceSettings) -> Benchmark:
         templates="single",
         inference=inference,
         open=fold.open,
+        # Doodles are drawn, not read.
         needs_root=not isinstance(fold, DoodlesFold),
         background="rest",
         protocol={
             "labels": "255 is ignored; what is not the query class is background",
+            # Easier than a vocabulary: the method never has to decide which class is in the image.
             "given": "the class of an episode, which is in the image",
         },
         episodes=fold.episodes,
@@ -96,13 +99,20 @@ class _Pascal:
     counts: dict[str, str]
 
     def benchmark(self, name: str, about: str, background: Background) -> Benchmark:
-        """With its usual split and the background treated in one of the three ways."""
+        """The benchmark with the data set's usual split.
+
+        Args:
+            name: Of the benchmark.
+            about: End of the summary, after the data set's title.
+            background: "ignore", "class" or "threshold".
+        """
         count = len(self.class_names)
         labels = {
             "ignore": f"0 (background) and 255 are ignored; 1..{count} become 0..{count - 1}",
             "class": f"0 is the background, 1..{count} the classes; 255 is ignored",
             "threshold": THRESHOLD,
         }[background]
+        # As a class, the background is a seen one and comes first, as in the stored ids.
         names = self.class_names
         if background == "class":
             names = ("background", *names)
@@ -127,19 +137,20 @@ class _Pascal:
         train = {"train": f"those of {self.counts['train']} that show no unseen class"}
         splits = []
         for count in (2, 4, 6, 8, 10):
-            whole = self.benchmark(f"{base}/{count}", about, "class")
-            layout = self._without(whole.name, unseen[:count])
-            protocol = {**whole.protocol, **train}
+            # Each split adds a pair of classes to the one before, so scores show a trend.
+            usual_split = self.benchmark(f"{base}/{count}", about, "class")
+            layout = self._without(usual_split.name, unseen[:count])
+            protocol = {**usual_split.protocol, **train}
             splits.append(
-                replace(whole, unseen=unseen[:count], open=layout.open, protocol=protocol)
+                replace(usual_split, unseen=unseen[:count], open=layout.open, protocol=protocol)
             )
         return splits
 
     def _without(self, name: str, unseen: tuple[str, ...]) -> Layout:
-        """Its layout without training images that show an unseen class."""
+        """The layout without training images that contain an unseen class."""
         # Stored ids start at 1, after the background.
-        hidden = tuple(1 + i for i, known in enumerate(self.class_names) if known in unseen)
-        return Layout(name, self.pairs, len(self.class_names), "class", hidden)
+        excluded = tuple(1 + i for i, other in enumerate(self.class_names) if other in unseen)
+        return Layout(name, self.pairs, len(self.class_names), "class", excluded)
 
 
 PASCAL_VOC = _Pascal(
@@ -181,11 +192,11 @@ def _coco_stuff() -> Benchmark:
 def _doodles() -> Benchmark:
     return Benchmark(
         name="doodles",
-        summary="the embedded world: drawn scenes of 20 things, 15 seen and 5 unseen; needs no"
-        " files",
+        summary="Doodles, synthetic scenes of 20 classes, 15 seen and 5 unseen; needs no files",
         class_names=DOODLES,
         unseen=DOODLES_FOLDS[3],
         templates="single",
+        # Scenes have 96 pixels a side, training crops 64: windows are as large as the crops.
         inference=InferenceSettings(window=64, stride=32, window_batch=64),
         open=_open_doodles,
         needs_root=False,
@@ -193,7 +204,7 @@ def _doodles() -> Benchmark:
             "labels": "background is ignored",
             "train": "20 000 scenes of seed 1",
             "val": "500 scenes of seed 3",
-            "note": "Doodles numbers say nothing about photographs",
+            "note": "scores on Doodles are no evidence about photographs",
         },
     )
 
@@ -207,7 +218,7 @@ def _open_doodles(root: Path | None, split: str) -> SegmentationSet:
 def _all_classes(
     summary: str, class_names: tuple[str, ...], layout: Layout, **protocol: str
 ) -> Benchmark:
-    """A benchmark without a split of its own, for runs trained elsewhere."""
+    """A benchmark without unseen classes, for methods trained elsewhere or not at all."""
     return Benchmark(
         name=layout.name,
         summary=summary,
@@ -220,6 +231,7 @@ def _all_classes(
     )
 
 
+# In the order of lists: the usual benchmarks, their variants, then data sets without a split.
 CATALOGUE = (
     PASCAL_VOC.benchmark(
         "voc", " 2012, 15 seen and 5 unseen classes, background not scored", "ignore"
@@ -250,6 +262,7 @@ CATALOGUE = (
     _all_classes(
         "the full ADE20K, all of 847 classes; for evaluation",
         ADE847,
+        # Too many classes for 8 bits and for training (`unseen.labels`).
         Layout("ade20k-847", ade847_pairs, len(ADE847)),
         labels="ids 0..846 in 16 bits; 65535 is ignored",
         val="2 000 images",

@@ -10,7 +10,7 @@ from rich.progress import track
 
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.data.datasets import LabelledImages
-from unseen.data.own.faults import Finding, worst_first
+from unseen.data.own.faults import Finding, Level, worst_first
 from unseen.data.own.findings import find_faults, layout_findings
 from unseen.data.own.layout import CLASSES, SPLITS, read_classes, read_folder
 from unseen.data.own.survey import PairRecord, Survey, read_pairs
@@ -21,13 +21,13 @@ from unseen.labels import MAX_8BIT_CLASSES
 
 @dataclass(frozen=True)
 class DataCheck:
-    """A data set whose files were all looked at.
+    """The result of reading every file of a data set.
 
     Attributes:
         benchmark: Its classes.
-        survey: What its files hold.
-        findings: What is wrong, errors first.
-        split_source: Where the splits of your own folder come from; None for other benchmarks.
+        survey: The records of its files.
+        findings: The faults, errors first.
+        split_source: What the splits of your own data follow from; None for other benchmarks.
     """
 
     benchmark: Benchmark
@@ -37,13 +37,13 @@ class DataCheck:
 
     @property
     def errors(self) -> list[Finding]:
-        """What would stop or spoil training."""
+        """The findings that would stop or spoil training."""
         return [finding for finding in self.findings if finding.level == "error"]
 
 
 @dataclass
 class _Files:
-    """A data set's files, and what is wrong before they are opened."""
+    """A data set's files, and the faults that are known before they are opened."""
 
     pairs: dict[str, list[Pair]] = field(default_factory=dict)
     first_id: int = 0
@@ -72,12 +72,15 @@ def check_data(
     else:
         files = _benchmark_files(benchmark, root)
 
+    # Wraps the records instead of being called for them: reading stays lazy and in threads.
     def show_progress(records: Iterable[PairRecord], count: int) -> Iterable[PairRecord]:
-        title = f"looking at {benchmark.title}"
+        title = f"reading {benchmark.title}"
         return track(records, title, count, transient=True, disable=not progress)
 
     # Folds score their unseen classes alone.
-    scored = benchmark.class_names if benchmark.episodes is None else benchmark.unseen
+    scored = benchmark.class_names
+    if benchmark.episodes is not None:
+        scored = benchmark.unseen
     survey = Survey(
         read_pairs(files.pairs, show_progress),
         benchmark.class_names,
@@ -99,9 +102,11 @@ def _benchmark_files(benchmark: Benchmark, root: Path | None) -> _Files:
     """The pairs of a benchmark's splits; a split that cannot be opened is a finding."""
     files = _Files()
     for split in SPLITS:
+        # The other split is worth checking even if this one is missing.
         try:
             data = benchmark.data(split, root)
         except DataError as error:
+            # Without a root there is nothing to check at all.
             if benchmark.needs_root and root is None:
                 raise
             files.findings.append(_missing_split(benchmark, split, error))
@@ -120,7 +125,9 @@ def _benchmark_files(benchmark: Benchmark, root: Path | None) -> _Files:
 
 
 def _missing_split(benchmark: Benchmark, split: str, error: DataError) -> Finding:
+    # Messages of DataError are "PROBLEM; REMEDY".
     problem, _, remedy = str(error).rpartition("; ")
     # Vocabularies of this size cannot be trained on, so their training images are not needed.
     unused = split == "train" and len(benchmark.class_names) > MAX_8BIT_CLASSES
-    return Finding("warning" if unused else "error", f"{split}: {problem}", remedy)
+    level: Level = "warning" if unused else "error"
+    return Finding(level, f"{split}: {problem}", remedy)

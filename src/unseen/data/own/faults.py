@@ -16,10 +16,11 @@ class Finding:
     """Something to correct.
 
     Attributes:
-        level: "error": training or scores would be stopped or spoilt; "warning": look at it.
-        problem: What is wrong.
-        remedy: What to do.
-        names: The files or classes it is wrong with.
+        level: "error" if training would stop or scores would be wrong; "warning" if a person should
+            look at it.
+        problem: The fault, as the first half of a sentence.
+        remedy: How to correct it, as the second half.
+        names: The files or classes that have it.
     """
 
     level: Level
@@ -27,24 +28,26 @@ class Finding:
     remedy: str
     names: tuple[str, ...] = ()
 
-    def line(self, shown: int = 3) -> str:
-        """One sentence, with some of the names and how many more there are."""
-        names = ", ".join(self.names[:shown])
-        if len(self.names) > shown:
-            names += f" and {len(self.names) - shown} more"
+    def line(self, limit: int = 3) -> str:
+        """One sentence with the first `limit` names, and how many more there are."""
+        # A fault of a conversion is in every file, and thousands of names would hide the sentence.
+        names = ", ".join(self.names[:limit])
+        if len(self.names) > limit:
+            names += f" and {len(self.names) - limit} more"
         listed = f": {names}" if names else ""
         return f"{self.problem}{listed}; {self.remedy}"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A finding where its test says so: a line of the tables of `unseen.data.own.findings`.
+    """A fault to test for: a line of the tables of `unseen.data.own.findings`.
 
     Attributes:
         level: As `Finding`'s.
         problem: As `Finding`'s.
         remedy: As `Finding`'s.
-        test: From a survey to the files or classes that have the fault, or to whether there is one.
+        test: From a survey to the files or classes that have the fault, or, for a fault of the data
+            set as a whole, to whether it is there.
     """
 
     level: Level
@@ -55,12 +58,14 @@ class Fault:
     def findings(self, survey: Survey) -> list[Finding]:
         """The finding, if the survey shows the fault."""
         result = self.test(survey)
-        if isinstance(result, bool):
-            return [Finding(self.level, self.problem, self.remedy)] if result else []
-        names = tuple(result)
-        return [Finding(self.level, self.problem, self.remedy, names)] if names else []
+        # A fault of the whole data set has no names to list.
+        names = () if isinstance(result, bool) else tuple(result)
+        if not (names or result is True):
+            return []
+        return [Finding(self.level, self.problem, self.remedy, names)]
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     """Errors before warnings, otherwise in their order."""
+    # Sorting is stable and False comes before True.
     return sorted(findings, key=lambda finding: finding.level != "error")

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: tables of faults, each with its remedy and the test for it."""
+"""Tables of the faults of a data set: every fault with its remedy and the test for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from unseen.data.own.survey import Colour, PairRecord, Survey
 
 
 def find_faults(survey: Survey) -> list[Finding]:
-    """Everything that the files show to be wrong."""
+    """The faults that reading the files has shown, single files first."""
+    # In the order in which a person would correct them: wrong ids follow from unreadable maps, and
+    # missing classes from wrong ids.
     findings = [finding for fault in FILE_FAULTS for finding in fault.findings(survey)]
     findings += id_findings(survey)
     for fault in (*SPLIT_FAULTS, *CLASS_FAULTS):
@@ -32,6 +34,7 @@ def _labels_refused(fault: str, survey: Survey) -> list[str]:
 
 
 def _sizes_that_differ(survey: Survey) -> list[str]:
+    # (0, 0): a file that could not be read is reported as that already.
     return [
         f"{record.labels} ({_by(record.label_size)}, its image {_by(record.size)})"
         for record in survey.all_records
@@ -49,14 +52,14 @@ def _rotated(survey: Survey) -> list[str]:
 
 def _other_palettes(survey: Survey) -> list[str]:
     """Label maps that give an id another colour than those before them."""
-    usual: dict[int, Colour] = {}
-    odd = []
+    colour_of_id: dict[int, Colour] = {}
+    different = []
     for record in survey.all_records:
         colours = record.colours.items()
-        # The first colour that an id is seen with is taken for the usual one.
-        if any(usual.setdefault(value, colour) != colour for value, colour in colours):
-            odd.append(record.labels)
-    return odd
+        # The first colour that an id is seen with is the one that later label maps must give it.
+        if any(colour_of_id.setdefault(value, colour) != colour for value, colour in colours):
+            different.append(record.labels)
+    return different
 
 
 FILE_FAULTS = (
@@ -75,7 +78,7 @@ FILE_FAULTS = (
     Fault(
         "error",
         "label maps saved as JPEG or WebP, which blur ids into their neighbours",
-        "make them again as PNGs, from the ids; what is blurred is lost",
+        "make them again as PNGs, from the ids; blurred ids cannot be restored",
         partial(_labels_refused, "lossy"),
     ),
     Fault(
@@ -101,7 +104,7 @@ FILE_FAULTS = (
         "warning",
         "label maps whose palettes give an id another colour than the others do, as happens when"
         " images of colours are saved with a palette each",
-        "look at the sheet; if names and objects do not fit, replace colours by ids and save those",
+        "look at the sheet; if names do not fit objects, replace colours by ids and save those",
         _other_palettes,
     ),
 )
@@ -116,6 +119,8 @@ def _in_both_splits(survey: Survey) -> list[str]:
     return [record.image for record in val if record.pair.image in train]
 
 
+# The same file in both splits is reported once, by `_in_both_splits`; the tests for copies and for
+# equal names look at the other files.
 def _other_files_of_val(survey: Survey) -> list[PairRecord]:
     """Records of validation whose image file is not in training."""
     both = set(_in_both_splits(survey))
@@ -124,6 +129,7 @@ def _other_files_of_val(survey: Survey) -> list[PairRecord]:
 
 def _same_content(survey: Survey) -> dict[str, str]:
     """Images of validation with the pixels of a training image, and that training image."""
+    # Pixels are compared by their hashes; images that cannot be read have none.
     by_digest: dict[str, str] = {}
     for record in survey.records.get("train", []):
         by_digest.setdefault(record.digest, record.image)
@@ -204,6 +210,7 @@ def _nothing_labelled(split: str, survey: Survey) -> bool:
 
 def _never_shown(split: str, survey: Survey) -> list[str]:
     """Classes without a pixel, where others of the split have some."""
+    # A split without any labelled pixel is one error, not a warning for every class.
     if not survey.records.get(split) or _nothing_labelled(split, survey):
         return []
     pixels = survey.pixels(split)
@@ -212,6 +219,7 @@ def _never_shown(split: str, survey: Survey) -> list[str]:
 
 def _without_labels(split: str, survey: Survey) -> list[str]:
     """Readable label maps that show no class."""
+    # Ids below `first_id` are a background; -1 stands for a map of ignored pixels alone.
     return [
         record.labels
         for record in survey.records.get(split, [])
@@ -219,17 +227,24 @@ def _without_labels(split: str, survey: Survey) -> list[str]:
     ]
 
 
-def _class_faults(split: str, wanted: str, never: str) -> tuple[Fault, ...]:
+def _class_faults(split: str, use: str, missing: str) -> tuple[Fault, ...]:
+    """The faults of a split whose label maps lack classes.
+
+    Args:
+        split: "train" or "val".
+        use: What its classes are, in the message: "no pixel of train is labelled with ...".
+        missing: The problem of classes without pixels.
+    """
     return (
         Fault(
             "error",
-            f"no pixel of {split} is labelled with {wanted}",
+            f"no pixel of {split} is labelled with {use}",
             "check label maps, classes.txt and splits",
             partial(_nothing_labelled, split),
         ),
         Fault(
             "warning",
-            never,
+            missing,
             "check their ids and spelling, or label some",
             partial(_never_shown, split),
         ),
@@ -252,8 +267,11 @@ CLASS_FAULTS = (
 
 
 def layout_findings(contents: FolderContents) -> list[Finding]:
-    """What is wrong with a folder of your own, known before its files are opened."""
-    place = "labels/train or labels/val, as the image lies," if contents.nested else "labels/"
+    """The faults of your own folder that are known before its files are opened."""
+    place = "labels/"
+    if contents.nested:
+        place = "labels/train or labels/val, as the image lies,"
+    # Training refuses the first four as well (`own_pairs`), but names one file at a time.
     faults: tuple[tuple[Level, str, str, Sequence[object]], ...] = (
         (
             "error",

@@ -1,4 +1,4 @@
-"""Stored ids that do not fit the list of classes, and what probably happened to them."""
+"""Stored ids that do not fit the list of classes, and the probable reasons."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from unseen.data.own.faults import Finding, Level
 from unseen.data.own.survey import Survey
 
 MANY = 10
-"""So many ids that are not listed, with gaps between them, are no forgotten classes."""
+"""From so many unlisted ids on, with gaps between them, the reason is a damaged label map rather
+than classes missing on the list."""
 STRAY = 0.01
-"""An id above the list that covers less than this share of every label map it is in is a slip of
-the pen, not a sign that all ids are shifted."""
+"""An unlisted id that covers less than this share of every label map is taken for a mistake in
+drawing; one that covers more, for a sign that all ids are shifted by one."""
 
 
 @dataclass(frozen=True)
 class StoredIds:
-    """The ids that label maps hold, beside those that are listed.
+    """The ids in label maps, compared with those of the list of classes.
 
     Attributes:
         first: The stored id of the first class.
         last: That of the last class.
-        shown: Ids that label maps hold.
+        stored: Ids that occur in label maps.
         share: Largest share of a label map that the id just above the list covers.
         own: Whether the list of classes is the user's own.
     """
 
     first: int
     last: int
-    shown: frozenset[int]
+    stored: frozenset[int]
     share: float
     own: bool
 
     @property
     def unlisted(self) -> list[int]:
         """Ids above the list, in order."""
-        return sorted(value for value in self.shown if value > self.last)
+        return sorted(value for value in self.stored if value > self.last)
 
     @property
     def one_above(self) -> bool:
@@ -46,13 +47,14 @@ class StoredIds:
     @property
     def scattered(self) -> bool:
         """Whether there are many unlisted ids with gaps, as smooth resizing leaves them."""
+        # JPEG and smooth resizing make values between two ids; forgotten classes follow the list.
         count = len(self.unlisted)
         return count >= MANY and self.unlisted != list(range(self.last + 1, self.last + 1 + count))
 
 
 @dataclass(frozen=True)
 class IdFault:
-    """A line of the table of shifted and unlisted ids; the first that fits is the finding.
+    """A reason for unexpected ids: a line of `ID_FAULTS`, whose first fitting line is reported.
 
     Attributes:
         level: As `Finding`'s.
@@ -70,20 +72,22 @@ class IdFault:
 UNLISTED = "ids that are not on the list of classes ({unlisted}; known are {first} to {last})"
 # From the most to the least specific: a fault further down would also fit the data of those above.
 ID_FAULTS = (
+    # A warning, as the last class may truly be absent: no id is invalid.
     IdFault(
         "warning",
         "no label map holds the id {last}, the last class's, but 0 is there: stored from 0 on,"
         " every class would be taken for the one before",
-        "look at the sheet; if names and objects do not fit, add 1 to every id, or make the label"
+        "look at the sheet; if names do not fit objects, add 1 to every id, or make the label"
         " maps again",
         lambda ids: (
             ids.first == 1
             and not ids.unlisted
             and ids.last > 1
-            and ids.last not in ids.shown
-            and {0, ids.last - 1} <= ids.shown
+            and ids.last not in ids.stored
+            and {0, ids.last - 1} <= ids.stored
         ),
     ),
+    # The list of a published benchmark is right, so its label maps must be wrong.
     IdFault(
         "error",
         UNLISTED,
@@ -96,7 +100,7 @@ ID_FAULTS = (
         "ids run from {lowest} to {above} and 0, the background, is nowhere: every id seems to be"
         " one too high",
         "subtract 1 from every id, or leave the background off the list of classes",
-        lambda ids: ids.first == 1 and ids.one_above and 0 not in ids.shown,
+        lambda ids: ids.first == 1 and ids.one_above and 0 not in ids.stored,
     ),
     IdFault(
         "error",
@@ -111,7 +115,7 @@ ID_FAULTS = (
         " background, and every id would be taken for the next class",
         "write 'background # ignore' (not scored) or 'background' (a class) as the first line of"
         " classes.txt",
-        lambda ids: ids.first == 0 and ids.one_above and 0 in ids.shown,
+        lambda ids: ids.first == 0 and ids.one_above and 0 in ids.stored,
     ),
     IdFault(
         "error",
@@ -120,6 +124,7 @@ ID_FAULTS = (
         "write 'background # ignore' as the first line of classes.txt, or subtract 1 from every id",
         lambda ids: ids.first == 0 and ids.one_above,
     ),
+    # No pattern fits: some classes are not on the list, or some pixels are mistakes.
     IdFault(
         "error",
         UNLISTED,
@@ -132,6 +137,7 @@ ID_FAULTS = (
 def id_findings(survey: Survey) -> list[Finding]:
     """The first of `ID_FAULTS` that fits, with the label maps that hold unlisted ids."""
     ids = _stored_ids(survey)
+    # One reason at a time: correcting it usually removes the signs of the others.
     fault = next((fault for fault in ID_FAULTS if fault.test(ids)), None)
     if fault is None:
         return []
@@ -142,7 +148,7 @@ def id_findings(survey: Survey) -> list[Finding]:
     problem = fault.problem.format(
         first=ids.first,
         last=ids.last,
-        lowest=min(ids.shown),
+        lowest=min(ids.stored),
         above=ids.last + 1,
         count=ids.last - ids.first + 1,
         unlisted=listed,
@@ -153,12 +159,12 @@ def id_findings(survey: Survey) -> list[Finding]:
 
 
 def _stored_ids(survey: Survey) -> StoredIds:
-    shown: set[int] = set()
+    stored: set[int] = set()
     share = 0.0
     for record in survey.all_records:
-        shown |= record.areas.keys()
+        stored |= record.areas.keys()
         # A few stray pixels of that id are no shift, so the largest share decides.
         area = record.areas.get(survey.last_id + 1, 0)
         if area:
             share = max(share, area / (record.label_size[0] * record.label_size[1]))
-    return StoredIds(survey.first_id, survey.last_id, frozenset(shown), share, survey.own)
+    return StoredIds(survey.first_id, survey.last_id, frozenset(stored), share, survey.own)

@@ -6,18 +6,18 @@ Such a folder can be given wherever a benchmark's name is taken:
     DIR/labels/NAME.png     class ids, as a grey or palette PNG with 8 bits (255 is ignored) or a
                             grey one with 16 bits (65535 is ignored); .tif too
     DIR/classes.txt         one class a line; the first line is id 0
-    DIR/train.txt, val.txt  names of images, one a line, without suffix; where there is one list,
-                            the other split is the rest
+    DIR/train.txt, val.txt  names of images, one a line, without suffix; if there is only one list,
+                            the remaining images are the other split
     DIR/images/train, val   instead of lists; label maps then lie in labels/train, labels/val
 
 Without lists and split folders, every fifth image is for validation, by the hash of its name: the
 same on every machine.
 
-A line of `classes.txt` is a name, or a name and a mark after a blank: `zebra # unseen`. The name is
-what stands before the last mark, so names may hold `#`; write `# seen` after a name that itself
-ends like a mark. Marks are "unseen" (no masks in training), "seen" (the default), and two for the
-first line alone, whose pixels then show no class: "ignore" (a background that is ignored) and
-"threshold" (a background that is scored; see `Background`).
+A line of `classes.txt` is a class name, or a name and a mark after a blank: `zebra # unseen`. Only
+the last `#` of a line begins a mark, so names may hold `#`; a name that itself ends like a mark
+needs `# seen` after it. Marks are "unseen" (no masks in training) and "seen" (the default). Two
+more are for the first line alone and make it a background instead of a class: "ignore" (its pixels
+are ignored) and "threshold" (its pixels are scored; see `Background`).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ UNREAD = (
     "images that are not read, because images/ holds train/ or val/ without the other, or images"
     " beside them"
 )
+# The name takes as much as it can, so that only the last `#` begins a mark.
 _MARKED = re.compile(rf"^(?P<name>.*\S)\s+#\s*(?P<mark>{'|'.join(MARKS)})$")
 _LIKE_A_MARK = re.compile(r"\s#\s*(\w+)$")
 
@@ -51,10 +52,10 @@ _LIKE_A_MARK = re.compile(r"\s#\s*(\w+)$")
 
 @dataclass(frozen=True)
 class ClassList:
-    """What `classes.txt` holds.
+    """The content of `classes.txt`.
 
     Attributes:
-        class_names: The classes, without a background that is none.
+        class_names: The classes, without a background marked "ignore" or "threshold".
         unseen: Those without masks in training.
         background: How labelled pixels of no class are treated.
         first_id: The stored id of the first class: 1 where id 0 is a background, else 0.
@@ -70,9 +71,10 @@ def read_classes(path: Path) -> ClassList:
     """Read a list of classes.
 
     Raises:
-        DataError: No such file, not a text, an empty line between others, a name given twice, no
-            classes, or a mark where it has no meaning.
+        DataError: The file is missing or is no text, has an empty line between others, names a
+            class twice or none at all, or has a mark where it has no meaning.
     """
+    # Both dictionaries are in the order of the lines, which is the order of the ids.
     marks: dict[str, str] = {}
     numbers: dict[str, int] = {}
     for number, line in enumerate(_class_lines(path), start=1):
@@ -104,8 +106,11 @@ def read_classes(path: Path) -> ClassList:
 
 
 def _class_lines(path: Path) -> list[str]:
-    remedy = f"your folder needs images/, labels/ and {CLASSES}: one class a line, in the order of"
-    return _lines(path, f"{remedy} the ids")
+    remedy = (
+        f"your folder needs images/, labels/ and {CLASSES}: one class a line, in the order of the"
+        " ids"
+    )
+    return _lines(path, remedy)
 
 
 def _name_and_mark(line: str, place: str) -> tuple[str, str]:
@@ -141,7 +146,7 @@ class Splits:
 
     Attributes:
         names: Names of images by split.
-        source: What decides about the splits, in words.
+        source: Where the splits come from, as a phrase for messages and reports.
         unknown: Listed names without an image, with their list: "a (val.txt)".
     """
 
@@ -152,7 +157,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class FolderContents:
-    """What a folder holds.
+    """The files of a folder of your own data.
 
     Attributes:
         splits: Which image belongs to which split.
@@ -160,8 +165,8 @@ class FolderContents:
         unlabelled: Images of a split without a label map.
         unpaired: Label maps without an image.
         wrong_format: Files of labels/ in a format that is not read, under the name of an image.
-        unread: Images in folders that are not looked into: beside images/train and images/val, or
-            in one of them without the other.
+        unread: Images that no split contains: beside images/train and images/val, or in one of these
+            two without the other.
         nested: Whether images and label maps lie in train/ and val/.
     """
 
@@ -178,9 +183,11 @@ def read_folder(folder: Path) -> FolderContents:
     """Look through a folder without opening its images.
 
     Raises:
-        DataError: No images/ or labels/, two images of one name, or lists besides split folders.
+        DataError: There is no images/ or labels/, two files share a name, or there are lists as well
+            as split folders.
     """
     require_parts(folder)
+    # One split folder without the other would leave the images beside it without a split.
     nested = all((folder / "images" / split).is_dir() for split in SPLITS)
     lists = [f"{split}.txt" for split in SPLITS if (folder / f"{split}.txt").is_file()]
     if nested and lists:
@@ -188,25 +195,29 @@ def read_folder(folder: Path) -> FolderContents:
             f"{folder} has both {lists[0]} and images/train, images/val; keep one of the two, so"
             " that the splits are clear"
         )
-    prefixes = ("train/", "val/") if nested else ("",)
-    images = _files_by_name(folder / "images", prefixes, SUFFIXES, unique=True)
-    labels = _files_by_name(folder / "labels", prefixes, LABEL_SUFFIXES, unique=True)
-    other_labels = _files_by_name(folder / "labels", prefixes, SUFFIXES)
+    # Names are paths below images/ without suffix: "train/a" in split folders, else "a".
+    folders_read, folders_unread = ("",), ("train/", "val/")
+    if nested:
+        folders_read, folders_unread = folders_unread, folders_read
+    images = _files_by_name(folder / "images", folders_read, SUFFIXES, unique=True)
+    labels = _files_by_name(folder / "labels", folders_read, LABEL_SUFFIXES, unique=True)
+    # Of every image format, to recognise label maps saved as JPEG.
+    other_labels = _files_by_name(folder / "labels", folders_read, SUFFIXES)
     splits = _splits(folder, images, nested=nested)
     # An image may be on both lists; it is named once.
     used = dict.fromkeys(name for split in SPLITS for name in splits.names[split])
     without_map = [name for name in used if name not in labels]
-    unread = ("",) if nested else ("train/", "val/")
+    pairs = {
+        split: [Pair(images[name], labels[name]) for name in names if name in labels]
+        for split, names in splits.names.items()
+    }
     return FolderContents(
         splits=splits,
-        pairs={
-            split: [Pair(images[name], labels[name]) for name in names if name in labels]
-            for split, names in splits.names.items()
-        },
+        pairs=pairs,
         unlabelled=[images[name] for name in without_map if name not in other_labels],
         unpaired=[path for name, path in labels.items() if name not in images],
         wrong_format=[other_labels[name] for name in without_map if name in other_labels],
-        unread=list(_files_by_name(folder / "images", unread, SUFFIXES).values()),
+        unread=list(_files_by_name(folder / "images", folders_unread, SUFFIXES).values()),
         nested=nested,
     )
 
@@ -232,6 +243,8 @@ def own_pairs(folder: Path, split: str) -> list[Pair]:
         DataError: Anything that `read_folder` refuses, images without a label map, listed names
             without an image, or an empty split.
     """
+    # `unseen check` reports all of these; training stops at the first, so that no image is left out
+    # unnoticed.
     contents = read_folder(folder)
     for files, problem in (
         (contents.unlabelled, "images without a label map in labels/"),
@@ -246,7 +259,7 @@ def own_pairs(folder: Path, split: str) -> list[Pair]:
     if contents.wrong_format:
         path = contents.wrong_format[0]
         raise DataError(
-            f"the label map {path} is no PNG or TIFF; save ids as {path.stem}.png, without a loss"
+            f"the label map {path} is no PNG or TIFF; save ids as {path.stem}.png, a lossless format"
         )
     if not contents.pairs[split]:
         use = {"train": "training", "val": "validation"}[split]
@@ -273,6 +286,7 @@ def _splits_by_hash(images: Iterable[str]) -> Splits:
     # Hashes, unlike random numbers or the order of files, stay when images are added.
     hashes = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) for name in images}
     val = {name for name, value in hashes.items() if value % 5 == 0}
+    # Of few images it can happen that no hash is divisible by five.
     if hashes and not val:
         val = {min(hashes, key=lambda name: hashes[name])}
     names = {
@@ -287,10 +301,12 @@ def _splits_by_lists(images: Mapping[str, Path], lists: dict[str, Path]) -> Spli
     names: dict[str, list[str]] = {}
     unknown = []
     for split, path in lists.items():
+        # Without empty lines and repeated names, in the order of the list.
         listed = list(dict.fromkeys(filter(None, _lines(path, "restore it"))))
         names[split] = [name for name in listed if name in images]
         unknown += [f"{name} ({path.name})" for name in listed if name not in images]
     source = " and ".join(path.name for path in lists.values())
+    # At most one of the two lists is missing here.
     for split, other in (SPLITS, SPLITS[::-1]):
         if split not in names:
             taken = set(names[other])
@@ -316,8 +332,10 @@ def _files_by_name(
         if not place.is_dir():
             continue
         for path in sorted(place.iterdir()):
-            wanted = path.suffix.lower() in suffixes and not path.name.startswith(".")
-            if not wanted or not path.is_file():
+            # Hidden files are often previews that a file manager has put beside the images.
+            if path.name.startswith(".") or path.suffix.lower() not in suffixes:
+                continue
+            if not path.is_file():
                 continue
             name = prefix + path.stem
             if unique and name in files:
@@ -332,6 +350,7 @@ def _files_by_name(
 def _lines(path: Path, remedy: str) -> list[str]:
     """The lines of a text, without blanks at their ends and empty lines at the end."""
     try:
+        # utf-8-sig: editors on Windows put a byte order mark in front, which is not part of a name.
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; {remedy}") from error

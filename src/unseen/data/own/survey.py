@@ -1,7 +1,6 @@
 """Every file of a data set, read once before any training.
 
-Pillow reads in threads, one for each core; nothing here needs torch or knows what a fault is
-(`unseen.data.own.findings`).
+The records state facts alone; `unseen.data.own.findings` decides which of them are faults.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from unseen.errors import DataError
 from unseen.files import LOSSY, read_image, read_labels
 
 ORIENTATION = 0x0112
-"""EXIF's tag of how an image is to be rotated for display."""
+"""EXIF's tag for the rotation of an image on display; 1 stands for none."""
 COLOUR_MODES = ("RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA")
 """Pillow's modes of images that hold colours, not ids."""
 
@@ -35,7 +34,7 @@ Progress = Callable[[Iterable["PairRecord"], int], Iterable["PairRecord"]]
 
 @dataclass(frozen=True)
 class PairRecord:
-    """What reading an image and its label map gave.
+    """Facts about an image and its label map.
 
     Attributes:
         pair: Its files.
@@ -44,7 +43,8 @@ class PairRecord:
         label_size: Width and height of the label map, likewise.
         areas: Pixels by stored id, without ignored ones.
         colours: RGB of the ids, where the label map has a palette.
-        faults: Why a file was refused: "image", "labels", "lossy" or "colours".
+        faults: Why files cannot be used: "image" (unreadable), and for the label map "labels"
+            (unreadable), "lossy" (JPEG, WebP) or "colours" (no ids).
         rotated: Whether EXIF data ask for the image to be rotated for display.
     """
 
@@ -70,13 +70,13 @@ class PairRecord:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a data set holds.
+    """The records of a data set, and the classes they should have.
 
     Attributes:
-        records: One of each pair, by split.
+        records: The records of the pairs, by split.
         class_names: The classes.
         first_id: The stored id of the first class; 1 where 0 is a background.
-        wanted: By split, the classes it should show: those trained on and those scored.
+        wanted: By split, the classes that need labelled pixels: those trained on, those scored.
         own: Whether the data are the user's own, so that their list of classes may be corrected.
     """
 
@@ -88,7 +88,7 @@ class Survey:
 
     @property
     def all_records(self) -> list[PairRecord]:
-        """One of each pair, whatever splits it is in."""
+        """The records of all splits, without repetition."""
         by_pair = {record.pair: record for split in self.records.values() for record in split}
         return list(by_pair.values())
 
@@ -98,7 +98,8 @@ class Survey:
         return self.first_id + len(self.class_names) - 1
 
     def pixels(self, split: str) -> dict[str, int]:
-        """Labelled pixels of each class."""
+        """Numbers of labelled pixels, by class name."""
+        # Ids that are not on the list are findings of their own and count for no class.
         areas = dict.fromkeys(range(self.first_id, self.last_id + 1), 0)
         for record in self.records[split]:
             for value in record.areas.keys() & areas.keys():
@@ -116,6 +117,7 @@ def read_pairs(
         progress: Shows how far the reading is.
     """
     pairs = list(dict.fromkeys(pair for split in splits.values() for pair in split))
+    # Decoding releases Python's lock, so threads use all cores without copying pixels.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         records = progress(pool.map(read_pair, pairs), len(pairs))
         by_pair = {record.pair: record for record in records}
@@ -123,9 +125,10 @@ def read_pairs(
 
 
 def read_pair(pair: Pair) -> PairRecord:
-    """Read an image and its label map whole."""
+    """Read an image and its label map."""
     faults = []
     digest, size, rotated = "", (0, 0), False
+    # Faults are recorded, not raised: one pass reports all of them.
     try:
         pixels = read_image(pair.image)
         digest, size = _digest(pixels), (pixels.shape[1], pixels.shape[0])
@@ -169,9 +172,12 @@ def _asks_for_rotation(path: Path) -> bool:
 
 def _palette_of(path: Path, ids: Iterable[int]) -> dict[int, Colour]:
     """The colours that a label map's palette gives to ids; empty without a palette."""
+    # Pillow gives greys a palette too, which means nothing.
     with Image.open(path) as image:
-        palette = image.getpalette() if image.mode == "P" else None
-    values = palette or []
+        if image.mode != "P":
+            return {}
+        values = image.getpalette() or []
+    # Flat list [r, g, b, r, g, b, ...], which may end before the highest id.
     return {
         value: (values[3 * value], values[3 * value + 1], values[3 * value + 2])
         for value in ids

@@ -7,8 +7,8 @@
     SAZS (DRN's)       DrnRotate, DrnZoom, RandomCrop, RandomFlip, pad
 
 Random numbers come from torch's generator, which the training data seed for every sample. A
-sample's augmentation therefore depends on seed, step and place in the batch alone, and on the order
-in which the steps draw: another order would give other runs.
+sample's augmentation therefore depends only on the seed, the step, its index in the batch, and the
+order in which the steps draw random numbers: another order gives another training run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Step = Callable[[Tensor, Tensor], LabelledImage]
 
 
 class TrainTransform:
-    """The steps that the settings name, in the order of the released pipelines.
+    """The steps that the settings switch on, in the order of the released pipelines.
 
     Args:
         settings: Ranges and sizes.
@@ -52,6 +52,7 @@ class TrainTransform:
 def _steps(settings: TransformSettings, padding: Padding) -> list[Step]:
     steps = _geometry(settings, padding)
     if settings.crop is not None:
+        # BAM crops out of the padded image, the others pad what the crop lacks.
         if settings.centre:
             steps.append(PadAround(settings.crop, padding))
         steps.append(RandomCrop(settings.crop, _guard(settings)))
@@ -68,6 +69,7 @@ def _geometry(settings: TransformSettings, padding: Padding) -> list[Step]:
     """The steps before the crop."""
     steps: list[Step] = []
     zoom = settings.zoom
+    # DRN's code rotates first and always zooms, with Pillow's filters.
     if settings.pillow:
         steps += [DrnRotate(int(settings.rotate)), DrnZoom(zoom or (1.0, 1.0))]
     if settings.resize is not None:
@@ -82,6 +84,8 @@ def _geometry(settings: TransformSettings, padding: Padding) -> list[Step]:
 
 
 def _guard(settings: TransformSettings) -> Guard | None:
+    # With a query class, labels are 0 and 1, and a large share of background is no reason to draw
+    # again.
     if settings.min_positives:
         return KeepsQuery(settings.min_positives)
     if settings.max_class_share is not None:

@@ -1,4 +1,4 @@
-"""The random crop, and the guards that refuse crops that show too little."""
+"""The random crop, and the guards that refuse crops with too little to learn from."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from unseen.labels import BACKGROUND
 
 
 class NotOneClass:
-    """Refuses crops that show a single class, or whose largest class holds too much.
+    """Refuses crops with a single class, or whose largest class covers too much.
 
     Pixels of no class (ignored, background that is not a class) do not count.
 
     Args:
-        max_share: The largest class covers less than this share of the pixels of classes.
+        max_share: Upper limit of the largest class's share of the labelled pixels.
     """
 
+    # The released code draws once, then again up to ten times.
     attempts = 11
 
     def __init__(self, max_share: float) -> None:
@@ -41,6 +42,7 @@ class KeepsQuery:
         min_share: The least share of the query class's pixels that a crop keeps.
     """
 
+    # BAM draws once, then again up to thirty times.
     attempts = 31
 
     def __init__(self, min_share: float) -> None:
@@ -69,9 +71,12 @@ class RandomCrop:
     def __call__(self, image: Tensor, labels: Tensor) -> LabelledImage:
         """A pair to a part of it."""
         height, width = labels.shape
-        attempts = self.guard.attempts if self.guard is not None else 1
+        attempts = 1
+        if self.guard is not None:
+            attempts = self.guard.attempts
         # The last crop is taken even if the guard refuses it, as in the released codes.
         for _ in range(attempts):
+            # A smaller image is taken whole along that side; the number is drawn all the same.
             top = int(torch.randint(max(height - self.side, 0) + 1, ()))
             left = int(torch.randint(max(width - self.side, 0) + 1, ()))
             rows, columns = slice(top, top + self.side), slice(left, left + self.side)

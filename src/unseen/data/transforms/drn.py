@@ -17,7 +17,7 @@ from unseen.labels import IGNORE
 
 @dataclass(frozen=True)
 class DrnRotate:
-    """Rotate every image by a random number of whole degrees, with mirrored corners (DRN, SAZS).
+    """Rotate every image by a random integer of degrees, with mirrored corners (DRN, SAZS).
 
     Attributes:
         degrees: The largest angle.
@@ -38,8 +38,9 @@ def rotate_like_drn(image: Tensor, labels: Tensor, angle: float) -> LabelledImag
     """
     h, w = labels.shape
     inside = (w, h, 2 * w, 2 * h)
-    # Rotate what is three times as large, and cut out the middle: no corner is left empty.
+    # Rotate the threefold continuation and cut out the middle, so that no corner is left empty.
     rotated = _to_pillow(mirrored(image)).rotate(angle, Image.Resampling.BILINEAR)
+    # What the mirror shows is no object of this image, so its labels are ignored.
     large_labels = _labels_to_pillow(F.pad(labels, (w, w, h, h), value=IGNORE))
     label_map = large_labels.rotate(angle, Image.Resampling.NEAREST, fillcolor=IGNORE)
     return _from_pillow(rotated.crop(inside)), _labels_from_pillow(label_map.crop(inside))
@@ -80,6 +81,7 @@ def zoom_like_drn(image: Tensor, labels: Tensor, factor: float) -> LabelledImage
     The image is resized with the Lanczos filter below a factor of 1 and bicubic from 1 on, the
     labels by the nearest pixel.
     """
+    # (width, height), as Pillow has it.
     size = max(1, int(factor * labels.shape[1])), max(1, int(factor * labels.shape[0]))
     smooth = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.BICUBIC
     resized = _to_pillow(image).resize(size, smooth)
@@ -92,6 +94,7 @@ def _to_pillow(image: Tensor) -> Image.Image:
 
 
 def _from_pillow(image: Image.Image) -> Tensor:
+    # A copy: Pillow's own memory is read-only, and later steps write into the tensor.
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 

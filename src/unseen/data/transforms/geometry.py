@@ -15,6 +15,7 @@ from unseen.data.transforms.padding import LabelledImage, Padding
 
 def uniform(low: float, high: float) -> float:
     """A random number between the two."""
+    # From torch's generator, which is seeded for every sample; Python's own is not.
     return low + (high - low) * torch.rand(()).item()
 
 
@@ -79,6 +80,7 @@ class Rotate:
         if torch.rand(()) >= 0.5:
             return image, labels
         angle = uniform(-self.degrees, self.degrees)
+        # Rounded as in `Padding.canvas`, so that corners and padding have one colour.
         colour = [float(round(value)) for value in self.padding.colour]
         image = TF.rotate(image, angle, InterpolationMode.BILINEAR, fill=colour)
         # torchvision needs a channel axis, and takes the nearest pixel unless told otherwise.

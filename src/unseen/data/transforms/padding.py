@@ -1,4 +1,4 @@
-"""Pairs of image and labels, and what lies around them."""
+"""Padding of image and labels to the size of the crop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LabelledImage = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Padding:
-    """What pixels outside of the image hold.
+    """Colour and label of the pixels outside of an image.
 
     Attributes:
         colour: RGB in 0..255.
@@ -26,9 +26,10 @@ class Padding:
     label: int = IGNORE
 
     def canvas(self, height: int, width: int) -> LabelledImage:
-        """A pair that holds padding alone."""
-        # Means of a tower are fractions; images are whole numbers.
+        """An image and labels of padding alone, to paste a pair on."""
+        # The mean colour of a tower has fractions, images are integers.
         colour = torch.tensor(self.colour).round().to(torch.uint8).view(3, 1, 1)
+        # Cloned: an expanded tensor shares its memory and cannot be written to.
         return colour.expand(3, height, width).clone(), torch.full((height, width), self.label)
 
 
@@ -46,6 +47,7 @@ class Pad:
 
     def __call__(self, image: Tensor, labels: Tensor) -> LabelledImage:
         """A pair to one of the square's size."""
+        # Most crops fill the square already, and copying them would cost time.
         if labels.shape == (self.side, self.side):
             return image, labels
         return _placed(image, labels, (0, 0), self.padding.canvas(self.side, self.side))
@@ -67,6 +69,7 @@ class PadAround:
         """A pair to one at least as large as the crop."""
         h, w = labels.shape
         height, width = max(h, self.side), max(w, self.side)
+        # An odd number of pixels leaves the larger rim at the bottom and right.
         corner = (height - h) // 2, (width - w) // 2
         return _placed(image, labels, corner, self.padding.canvas(height, width))
 
