@@ -483,7 +483,7 @@ def test_the_full_ade20k(
         ids = np.array(Image.open(next(root.glob("annotations/validation/*.tif"))))
         ids[0, 0] = 847
         Image.fromarray(ids).save(root / "annotations" / "validation" / "ADE_00000001.tif")
-        assert "holds the id 847; known are 0 to 846 and 65535 for ignored pixels" in said(
+        assert "holds the id 847; valid are 0 to 846 and 65535 for ignored pixels" in said(
             capsys, "evaluate", "naclip", *common, *TINY
         )
         return

@@ -69,7 +69,7 @@ def test_ids_that_are_not_listed(
         main(["check", str(folder), "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
     [line] = lines(folder)
-    assert line.startswith("ids that are not on the list of classes (9, 77; known are 0 to 3): ")
+    assert line.startswith("ids that are not on the list of classes (9, 77; valid are 0 to 3): ")
     assert line.endswith(
         "p 2.png and 2 more; add the classes, or set those pixels to the ignored value (255; 65535"
         " with 16 bits)"
@@ -85,7 +85,7 @@ def test_a_slip_of_the_pen_is_no_background(folder: Path) -> None:
     ids[0, 0] = 4
     keep(folder, 3, ids)
     [line] = lines(folder)
-    assert line.startswith("ids that are not on the list of classes (4; known are 0 to 3): ")
+    assert line.startswith("ids that are not on the list of classes (4; valid are 0 to 3): ")
 
 
 def test_classes_stored_one_too_low(folder: Path) -> None:

@@ -301,11 +301,11 @@ def test_labelled_images(tmp_path: Path) -> None:
             0,
             [[0, 21]],
             (
-                "holds the id 21; known are 1 to 20, 0 for background and 255 for ignored pixels:"
+                "holds the id 21; valid are 1 to 20, 0 for background and 255 for ignored pixels:"
                 " correct the mask or the list of classes"
             ),
         ),
-        (None, [[0, 20]], "holds the id 20; known are 0 to 19 and 255 for ignored pixels"),
+        (None, [[0, 20]], "holds the id 20; valid are 0 to 19 and 255 for ignored pixels"),
         (0, [[0, 254]], "holds the id 254"),
     ],
 )

@@ -147,7 +147,7 @@ def test_coco_stuff(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     raw.unlink()
     Image.fromarray(made.blocks(1, 200)).save(raw)
     (archives / "stuffthingmaps_trainval2017.zip").unlink()
-    assert "holds the id 200; known are 0 to 181 and 255" in refusal(capsys, "coco-stuff", root)
+    assert "holds the id 200; valid are 0 to 181 and 255" in refusal(capsys, "coco-stuff", root)
 
 
 def test_coco_folds(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

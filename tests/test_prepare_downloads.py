@@ -149,7 +149,7 @@ def test_wrong_bytes_are_deleted(
     shutil.rmtree(root)
     server.wrong = 1
     message = refusal(capsys, "ade20k-150", root)
-    assert "what it sends is not the published file (sha256" in message
+    assert "the server's file is not the published one (sha256" in message
     assert not (root / "downloads").exists(), "nothing is kept"
     whole = (server.folder / "ADEChallengeData2016.zip").read_bytes()
     part.parent.mkdir()

@@ -36,6 +36,7 @@ def save_check(check: DataCheck, folder: Path, samples: int = 8) -> bool:
     }
     for split, records in check.survey.records.items():
         about[split] = {"images": len(records), "pixels": check.survey.pixels(split)}
+    # Class names and paths of any script stay readable.
     write_text(folder / "check.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     rows = _sheet_rows(check, samples)
     if not rows:

@@ -37,8 +37,8 @@ def replacing(path: Path, flag: str = "--out") -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         name = path.parent / f".{path.stem}-unfinished-{secrets.token_hex(4)}{path.suffix}"
-        # A new file's mode follows the umask. Reading the umask itself would mean setting it for the
-        # whole process, while other threads may be writing.
+        # A new file's mode follows the umask. Reading the umask itself would mean setting it for
+        # the whole process, while other threads may be writing.
         name.touch(exist_ok=False)
         beside = name
         mode = stat.S_IMODE(beside.stat().st_mode)
@@ -140,8 +140,8 @@ def _check_ids(path: Path, image: Image.Image) -> None:
             f"the label map {path} is stored as {image.mode} colours; save class ids as an 8-bit"
             " grey or palette PNG"
         )
-    # Pillow stretches greys of 2 and 4 bits to 0..255, so ids would change without an error. One bit
-    # has a mode of its own, where ids stay 0 and 1.
+    # Pillow stretches greys of 2 and 4 bits to 0..255, so ids would change without an error. Greys
+    # of 1 bit have another mode, in which ids stay 0 and 1.
     if image.mode == "L" and path.suffix.lower() == ".png" and _bit_depth(path) not in (1, 8):
         raise DataError(
             f"the label map {path} is a grey PNG of {_bit_depth(path)} bits, whose ids are not kept"

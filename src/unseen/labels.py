@@ -21,8 +21,8 @@ Labels = TypeVar("Labels", Tensor, NDArray[np.integer[Any]])
 IGNORE = 255
 """Ignored pixels: no metric counts them, and no loss does (but for some released ones)."""
 
-# The special values end at 255, the convention for masks; the other two lie right before it, so that
-# one comparison (`labels < BACKGROUND`) leaves the classes of a small vocabulary.
+# The special values end at 255, the convention for masks; the other two lie right before it, so
+# that one comparison (`labels < BACKGROUND`) selects the classes of a small vocabulary.
 BACKGROUND = 253
 """Labelled pixels that show none of the classes, where a benchmark counts them (in folds: all that
 is not the query class)."""

@@ -109,7 +109,7 @@ class LabelledImages(SegmentationSet):
             if self.first_id:
                 valid = f"1 to {self.num_classes}, 0 for background"
             raise DataError(
-                f"the label map {path} holds the id {int(unlisted[0])}; known are {valid} and"
+                f"the label map {path} holds the id {int(unlisted[0])}; valid are {valid} and"
                 f" {ignored} for ignored pixels: correct the mask or the list of classes"
             )
         # Ignored first: its value is a large id, which would else become a label of its own.

@@ -69,7 +69,7 @@ class IdFault:
     test: Callable[[StoredIds], bool]
 
 
-UNLISTED = "ids that are not on the list of classes ({unlisted}; known are {first} to {last})"
+UNLISTED = "ids that are not on the list of classes ({unlisted}; valid are {first} to {last})"
 # From the most to the least specific: a fault further down would also fit the data of those above.
 ID_FAULTS = (
     # A warning, as the last class may truly be absent: no id is invalid.

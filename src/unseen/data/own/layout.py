@@ -165,8 +165,8 @@ class FolderContents:
         unlabelled: Images of a split without a label map.
         unpaired: Label maps without an image.
         wrong_format: Files of labels/ in a format that is not read, under the name of an image.
-        unread: Images that no split contains: beside images/train and images/val, or in one of these
-            two without the other.
+        unread: Images that no split contains: beside images/train and images/val, or in one of
+            these two without the other.
         nested: Whether images and label maps lie in train/ and val/.
     """
 
@@ -183,8 +183,8 @@ def read_folder(folder: Path) -> FolderContents:
     """Look through a folder without opening its images.
 
     Raises:
-        DataError: There is no images/ or labels/, two files share a name, or there are lists as well
-            as split folders.
+        DataError: There is no images/ or labels/, two files share a name, or there are lists as
+            well as split folders.
     """
     require_parts(folder)
     # One split folder without the other would leave the images beside it without a split.
@@ -196,7 +196,7 @@ def read_folder(folder: Path) -> FolderContents:
             " that the splits are clear"
         )
     # Names are paths below images/ without suffix: "train/a" in split folders, else "a".
-    folders_read, folders_unread = ("",), ("train/", "val/")
+    folders_read, folders_unread = [""], [f"{split}/" for split in SPLITS]
     if nested:
         folders_read, folders_unread = folders_unread, folders_read
     images = _files_by_name(folder / "images", folders_read, SUFFIXES, unique=True)
@@ -259,7 +259,7 @@ def own_pairs(folder: Path, split: str) -> list[Pair]:
     if contents.wrong_format:
         path = contents.wrong_format[0]
         raise DataError(
-            f"the label map {path} is no PNG or TIFF; save ids as {path.stem}.png, a lossless format"
+            f"the label map {path} is no PNG or TIFF, which keep ids; save them as {path.stem}.png"
         )
     if not contents.pairs[split]:
         use = {"train": "training", "val": "validation"}[split]

@@ -26,7 +26,7 @@ class Dataset:
 
     Attributes:
         make: Does the steps that are not done yet.
-        count: Compares the files that are there with what was published.
+        count: Compares numbers of files with the published ones.
         folder: The folder of the data set below the root.
         benchmark: The benchmark to continue with.
         lists: Whether the benchmark takes HSNet's lists.
@@ -89,13 +89,14 @@ def prepare(
 
     Raises:
         SettingError: No such data set, no valid number of processes, or pycocotools is missing.
-        DataError: Something is missing, damaged or in the way; finished files are kept.
+        DataError: A file is missing, damaged or in the way; finished files are kept.
     """
     _check_arguments(name, source, jobs)
     dataset = DATASETS[name]
     folder = dataset.folder(root)
     if not check:
         _make_root(root)
+        # The data set's folder, and two others that preparations write to.
         for parent in (folder, folder.parent / "VOCaug", root / "lists"):
             _remove_unfinished(parent)
         dataset.make(Preparation(root, source, jobs or os.cpu_count() or 1))
@@ -109,7 +110,7 @@ def prepare(
 
 
 def _check_arguments(name: str, source: Path | None, jobs: int | None) -> None:
-    """Refuse what can be refused before anything is written."""
+    """Refuse arguments that cannot be right, before anything is written."""
     if name not in DATASETS:
         raise SettingError(
             f"there is no data set called {name!r} to prepare; choose one of {', '.join(DATASETS)}"
@@ -117,6 +118,7 @@ def _check_arguments(name: str, source: Path | None, jobs: int | None) -> None:
     if jobs is not None and jobs < 1:
         raise SettingError(f"--jobs is {jobs}; give at least 1 process")
     if source is not None and not source.is_dir():
+        # People often give the archive itself.
         problem = "does not exist; check the path"
         if source.exists():
             problem = "is not a folder; give the folder it lies in"
@@ -139,6 +141,7 @@ def _remove_unfinished(folder: Path) -> None:
     """
     for parent, _, names in os.walk(folder):
         for path in (Path(parent) / name for name in names if UNFINISHED.fullmatch(name)):
+            # A living process writes to its file all the time, so an old one was left behind.
             with suppress(OSError):  # another process may have removed it
                 if time.time() - path.stat().st_mtime > 60:
                     path.unlink()

@@ -30,8 +30,9 @@ def ade_folder(root: Path) -> Path:
 
 
 def prepare_ade(prep: Preparation) -> None:
-    """Images and masks as they are: 0 is other, 1..150 the classes."""
+    """Images and masks as published: 0 is other, 1..150 the classes."""
     base, counts = ade_folder(prep.root), PUBLISHED_COUNTS["ade20k-150"]
+    # Nothing is converted: the benchmark's layout subtracts 1 when it reads a mask.
     archive_folder = "ADEChallengeData2016"
     parts = [
         Part(
@@ -79,6 +80,7 @@ def prepare_ade_full(prep: Preparation) -> None:
     if _ade_full_complete(base):
         prep.log("full ADE20K: its files are in place")
         return
+    # Of the many files of an image, only its photograph and the mask of whole objects are needed.
     parts = [
         Part(
             f"ADE20K_2021_17_01/images/ADE/{split}",

@@ -32,20 +32,25 @@ def prepare_cityscapes(prep: Preparation) -> None:
     }
     images = [_part(base, "leftImg8bit", split, "_leftImg8bit.png") for split in SPLITS]
     masks = [_part(base, "gtFine", split, _LABEL_IDS) for split in SPLITS if split not in converted]
-    wanted = [(ARCHIVES["cityscapes-images"], images), (ARCHIVES["cityscapes-masks"], masks)]
-    # Both archives need a login: one message asks for both.
-    require_local(prep, wanted)
-    for archive, parts in wanted:
+    parts_by_archive = [
+        (ARCHIVES["cityscapes-images"], images),
+        (ARCHIVES["cityscapes-masks"], masks),
+    ]
+    # Both archives need a login, so one message names both.
+    require_local(prep, parts_by_archive)
+    for archive, parts in parts_by_archive:
         ensure(prep, archive, parts)
     items = [
         (path, path.with_name(path.name.replace(_LABEL_IDS, _TRAINING_IDS)))
         for path in find_files(base / "gtFine", _LABEL_IDS)
     ]
+    # Beside the masks of label ids, where the makers' own scripts would write them.
     prep.run_all(
         "Cityscapes' training ids", convert_mask, [item for item in items if not item[1].exists()]
     )
 
 
+# Masks of the test split are published without labels (all pixels ignored), so nothing reads them.
 def _part(base: Path, folder: str, split: str, suffix: str) -> Part:
     return Part(
         f"{folder}/{split}",

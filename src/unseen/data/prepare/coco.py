@@ -99,6 +99,7 @@ def _raw_masks(base: Path, split: str) -> Part:
 
 def convert_stuff_mask(paths: tuple[Path, Path]) -> None:
     """Save one raw mask as one of training ids."""
+    # stuffthingmaps stores COCO's category ids less one, so its largest value is 181.
     raw = read_labels(paths[0])
     require_known_ids(raw, 181, paths[0], "restore it from stuffthingmaps")
     save_mask(paths[1], COCO_STUFF_TABLE[raw])
@@ -177,10 +178,8 @@ def _draw_fold_masks(prep: Preparation, base: Path) -> None:
     )
     ensure(prep, ARCHIVES["instances2014"], [files])
     for split in FOLD_SPLITS:
-        folder, path = (
-            base / "annotations" / split,
-            base / "annotations" / f"instances_{split}.json",
-        )
+        folder = base / "annotations" / split
+        path = base / "annotations" / f"instances_{split}.json"
         prep.log(f"reading {path}")
         present = file_stems(folder, ".png")
         items = [
@@ -245,10 +244,10 @@ def draw_instances(item: tuple[Path, int, int, Segments]) -> None:
 
 
 def count_coco_folds(root: Path) -> list[Count]:
-    """Images, masks and lists of COCO 2014, and what the masks give the folds if all is complete.
+    """Images, masks and lists of COCO 2014; if all are complete, also the sizes of the folds.
 
-    The numbers of the folds are remarks: nobody documents how the masks behind the published lists
-    were drawn.
+    Other sizes of the folds are no errors, because it is not documented how the masks behind the
+    published lists were drawn.
     """
     base, published, counts = folds_folder(root), PUBLISHED_COUNTS["coco-20i"], []
     for split in FOLD_SPLITS:
@@ -265,7 +264,7 @@ def count_coco_folds(root: Path) -> list[Count]:
 
 
 def _count_folds(masks: Path) -> list[Count]:
-    """For each fold: images with a novel class, and (image, class) pairs, large enough to count."""
+    """By fold: images in which a novel class covers `AREA` pixels, and such (image, class) pairs."""
     from unseen.data.episodes import AREA
 
     # Decoding PNGs releases the interpreter lock, so that threads are enough.

@@ -45,6 +45,7 @@ def prepare_context(prep: Preparation) -> None:
     base = context_folder(prep.root)
     if not _complete(base, base / LISTS):
         _link_ready_masks(prep, base)
+    # Checked again, because links may have completed it.
     if not _complete(base, base / LISTS):
         require_pycocotools()  # before anything is downloaded
         _draw_masks(prep, base)
@@ -118,7 +119,7 @@ def _draw_masks(prep: Preparation, base: Path) -> None:
             if f"{stem}.png" not in present
         ],
     )
-    # Lists come last: they tell that the masks are complete.
+    # Lists come last: where they exist, the masks are complete.
     for phase, stems in phases.items():
         write_list(base / LISTS / f"{phase}.txt", stems)
 

@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 TRIES = 4
-"""Requests in a row that may bring nothing new before the download is given up."""
+"""After so many requests in a row without a new byte, the download is given up."""
 PAUSE = 1.0
 """Seconds before the second of these requests; doubled from then on."""
 
 
 class _GiveUpError(Exception):
-    """A server's answer that will not change when asked again."""
+    """A server's answer that another request would not change."""
 
 
 def find_archive(archive: Archive, prep: Preparation) -> Path | None:
     """The archive's path in the folder given with --from or among earlier downloads."""
+    # A file that the user gives comes before an earlier download.
     for root in (prep.source, prep.root):
         if root is not None:
             for folder in ("", "downloads", *archive.other_folders):
@@ -45,7 +46,7 @@ def obtain(archive: Archive, prep: Preparation) -> Path:
     """The path of the verified archive, which is downloaded unless it is local.
 
     Raises:
-        DataError: Cannot be obtained, or is not the published file.
+        DataError: The archive cannot be obtained, or is not the published file.
     """
     path = find_archive(archive, prep)
     if path is not None:
@@ -169,7 +170,7 @@ def _fetch_verified(url: str, part: Path, archive: Archive, prep: Preparation) -
             return None
         part.unlink()
         if not resumed:
-            return f"what it sends is not the published file ({mismatch})"
+            return f"the server's file is not the published one ({mismatch})"
 
 
 def _fetch(url: str, part: Path, archive: Archive, prep: Preparation) -> str | None:
@@ -278,8 +279,9 @@ def _write_answer(answer: Any, part: Path, start: int, advance: Callable[[int], 
     Raises:
         DataError: The disk is full.
     """
+    mode = "ab" if start else "wb"
     try:
-        with part.open("ab" if start else "wb") as file:
+        with part.open(mode) as file:
             advance(start)
             while chunk := answer.read(CHUNK):
                 try:
@@ -287,7 +289,7 @@ def _write_answer(answer: Any, part: Path, start: int, advance: Callable[[int], 
                 except OSError as error:
                     raise DataError(
                         f"{part} cannot be written ({error.strerror or error}); free some space;"
-                        " what is downloaded is kept"
+                        " the downloaded part is kept"
                     ) from error
                 advance(file.tell())
     except HTTPException:  # fewer bytes than announced

@@ -57,14 +57,15 @@ def find_files(folder: Path, suffix: str) -> list[Path]:
 def locate_dataset(root: Path, path: str, *markers: str) -> Path:
     """The folder of a data set, whether it exists or not.
 
-    Users give the folder above (`root`/`path`), one in between, or the data set's own folder.
+    Users give the folder above (`root`/`path`), one in between, or that of the data set itself.
 
     Args:
-        root: Folder of all data sets, or the data set's own.
-        path: Where the data set belongs below that.
+        root: Folder of all data sets, or that of the data set.
+        path: Where the data set belongs below a folder of all data sets.
         markers: Folders inside the data set. The first is enough below `root`; `root` itself is the
             data set if it has its name or all of two or more markers.
     """
+    # A link to the data set's folder may have another name than the folder.
     parts, root_names = Path(path).parts, {root.name, root.resolve().name}
     candidates = [root.joinpath(*parts[i:]) for i in range(len(parts))]
     for folder in candidates:
@@ -87,6 +88,7 @@ def link_or_copy(path: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Resolved: a link to a symbolic link would break when its file is moved.
         os.link(path.resolve(), target)
+    # Other disks and some file systems have no hard links.
     except OSError:
         with replacing(target, "--root") as beside:
             shutil.copyfile(path, beside)

@@ -36,7 +36,7 @@ def _find_list(name: str, prep: Preparation) -> Path:
     """The path of a list below --from, or of the downloaded one."""
     from unseen.data.episodes import HASHES, SOURCE, is_published
 
-    # In HSNet's own tree, in a root of ours, or in the folder of one data set.
+    # In a copy of HSNet's tree, in an earlier root, or in the folder of one data set.
     if prep.source is not None:
         for relative in (name, f"lists/{name}", name.partition("/")[2]):
             path = prep.source / relative

@@ -30,7 +30,7 @@ Segments = list[tuple[int, Any]]
 """(training id, segmentation as COCO's annotations store it) of one image, in drawing order."""
 
 _LARGEST_COORDINATE = 1e5
-"""pycocotools walks along every edge in C, without a check of its length."""
+"""Limit of polygon corners: pycocotools walks along every edge in C, however long it is."""
 
 
 def require_pycocotools() -> ModuleType:
@@ -123,6 +123,7 @@ def draw_labels(segments: Segments, height: int, width: int) -> NDArray[np.uint8
         DataError: An annotation is damaged.
     """
     labels = np.zeros((height, width), dtype=np.uint8)
+    # Annotations have no depth: where objects overlap, the order of the file decides.
     for value, segmentation in segments:
         labels[annotation_mask(segmentation, height, width)] = value
     return labels
@@ -134,18 +135,18 @@ def require_known_ids(
     """Refuse a label map (H, W) that holds other ids than 0 to `largest` and 255.
 
     Raises:
-        DataError: It does.
+        DataError: The label map has another id.
     """
     unknown = labels[(labels > largest) & (labels != IGNORE)]
     if len(unknown):
         raise DataError(
-            f"the mask {path} holds the id {unknown[0]}; known are 0 to {largest} and {IGNORE}:"
+            f"the mask {path} holds the id {unknown[0]}; valid are 0 to {largest} and {IGNORE}:"
             f" {remedy}"
         )
 
 
 def _table(ids: Sequence[int]) -> NDArray[np.uint8]:
-    """A lookup table from each of `ids` to its index, and from any other id to 255."""
+    """A lookup table from the ids to their indices, and from any other id to 255."""
     table = np.full(256, IGNORE, dtype=np.uint8)
     table[list(ids)] = np.arange(len(ids))
     return table
@@ -160,6 +161,7 @@ CITYSCAPES_TABLE = _table(CITYSCAPES_IDS)
 CONTEXT_VALUES = {category: value for value, category in enumerate(CONTEXT_IDS, start=1)}
 """Detail's category ids to 1..59."""
 
+# R is at most 255, so floor(R / 10) is at most 25, and ids end before 26 * 256.
 _ADE_FULL_TABLE = np.full(26 * 256, IGNORE_16BIT, dtype=np.uint16)
 _ADE_FULL_TABLE[list(ADE_FULL_IDS)] = np.arange(len(ADE_FULL_IDS))
 
@@ -169,6 +171,7 @@ def ade_full_labels(colours: NDArray[np.uint8]) -> NDArray[np.uint16]:
 
     The object id is floor(R / 10) * 256 + G; objects of other classes become 65535.
     """
+    # int64, because the product would overflow 8 bits.
     object_ids = (colours[..., 0] // 10).astype(np.int64) * 256 + colours[..., 1]
     labels: NDArray[np.uint16] = _ADE_FULL_TABLE[object_ids]
     return labels

@@ -29,9 +29,9 @@ class Part:
         folder: Folder in the archive.
         target: Folder they go to.
         suffixes: Only files with these endings.
-        count: How many there are, where known.
-        required: Names that must be there for the part to be complete; with neither these nor
-            `count`, nothing tells that it is.
+        count: Their number, where it is published.
+        required: Names that a complete part has. Without these and `count`, it is not possible to
+            decide whether a part is complete.
         other_folders: Other places, below the folder given with --from, where people keep the same
             files unpacked.
         recursive: Whether the files are in subfolders.
@@ -52,7 +52,7 @@ class Part:
 
     @property
     def countable(self) -> bool:
-        """Whether anything is known that tells when the part is complete."""
+        """Whether it is possible to decide that the part is complete."""
         return self.count is not None or bool(self.required)
 
     @property
@@ -61,6 +61,7 @@ class Part:
         if not self.countable:
             return False
         names = self.present()
+        # More files than published are fine: other preparations may write to the same folder.
         return len(names) >= (self.count or 0) and self.required <= names
 
     def present(self) -> set[str]:
@@ -89,17 +90,18 @@ class Part:
 
 
 def ensure(prep: Preparation, archive: Archive, parts: Sequence[Part]) -> None:
-    """Bring the parts of an archive into their places, downloading the archive only if need be.
+    """Bring the parts of an archive into their places; download the archive only if necessary.
 
     Raises:
-        DataError: Cannot be obtained, damaged, unsafe, or in conflict with files in place.
+        DataError: The archive cannot be obtained, is damaged or unsafe, or its files conflict with
+            those in place.
     """
     incomplete = link_unpacked(prep, parts)
     if all(part.optional for part in incomplete):
         prep.log(f"{archive.file}: its files are in place")
         return
-    # Nothing tells whether these parts are complete: files in place are taken for all of them
-    # unless the archive is local anyway.
+    # It cannot be decided whether these parts are complete: files in place are taken for all of
+    # them, unless the archive is local anyway.
     if find_archive(archive, prep) is None and all(
         not part.countable and part.present() for part in incomplete
     ):
@@ -139,15 +141,17 @@ def link_unpacked(prep: Preparation, parts: Sequence[Part]) -> list[Part]:
     return incomplete
 
 
-def require_local(prep: Preparation, wanted: Sequence[tuple[Archive, Sequence[Part]]]) -> None:
+def require_local(
+    prep: Preparation, parts_by_archive: Sequence[tuple[Archive, Sequence[Part]]]
+) -> None:
     """Require archives that cannot be downloaded to be local, before any archive is opened.
 
     Raises:
-        DataError: Some are not, though their parts are missing.
+        DataError: An archive is not local, though its parts are missing.
     """
     missing = [
         archive
-        for archive, parts in wanted
+        for archive, parts in parts_by_archive
         if not archive.urls
         and find_archive(archive, prep) is None
         and any(not (part.optional or part.complete or find_unpacked(part, prep)) for part in parts)

@@ -1,4 +1,4 @@
-"""What every step of a preparation shares: its settings, progress, processes and the counts."""
+"""Shared by all steps of a preparation: settings, progress, processes, counts of files."""
 
 from __future__ import annotations
 
@@ -90,6 +90,7 @@ class Preparation:
         if not items:
             return
         with self.progress(title, len(items)) as advance:
+            # Callers leave out items whose file exists, so that a second run often has few.
             if self.jobs <= 1 or len(items) < MIN_PARALLEL_ITEMS:
                 for done, item in enumerate(items, start=1):
                     function(item)
@@ -111,6 +112,7 @@ class Preparation:
             initializer=_ignore_interrupts,
         )
         try:
+            # In chunks, because every message between processes costs time.
             for done, _ in enumerate(pool.map(function, items, chunksize=16), start=1):
                 advance(done)
         except BrokenProcessPool as error:
@@ -136,7 +138,7 @@ class Count:
         title: What is counted.
         actual: How many there are.
         expected: How many were published; None where nothing is published.
-        binding: Whether another number is a mistake rather than worth a remark.
+        binding: Whether another number is an error; otherwise it is only remarked on.
     """
 
     title: str
@@ -151,11 +153,12 @@ class Count:
 
     @property
     def verdict(self) -> str:
-        """A word for tables."""
+        """The cell of a table: "ok", "WRONG", "other", or empty where nothing is published."""
         if self.expected is None:
             return ""
         if self.matches:
             return "ok"
+        # A number that is not binding is shown, but does not fail the command.
         return "WRONG" if self.binding else "other"
 
     def __str__(self) -> str:

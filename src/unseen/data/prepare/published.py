@@ -28,6 +28,7 @@ class Archive:
 
 
 _VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
+# The first host is often out of service, so this one of the same group is tried before it.
 _VOC_MIRROR = "https://thor.robots.ox.ac.uk/pascal/VOC"
 _SBD = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours"
 _COCO = "https://cocodataset.org/#download"
@@ -56,6 +57,7 @@ ARCHIVES = {
         1_999_639_040,
         "md5:6cd6e144f989b92b3379bac3b3de84fd",
     ),
+    # The checksums of VOC and SBD are those that torchvision states; their makers publish none.
     "sbd": Archive(
         "benchmark.tgz",
         _SBD,
@@ -101,6 +103,7 @@ ARCHIVES = {
         None,
         "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
     ),
+    # Behind a request form, and without a published checksum.
     "ade-full": Archive(
         "ADE20K_2021_17_01.zip", "https://groups.csail.mit.edu/vision/datasets/ADE20K/request_data/"
     ),
@@ -126,6 +129,7 @@ PUBLISHED_COUNTS = {
         "sbd": 11_355,
     },
     "coco-stuff": {"train2017": 118_287, "val2017": 5_000},
+    # Fewer masks than images: an image without annotated objects has none.
     "coco-20i": {
         "train2014": 82_783,
         "val2014": 40_504,
@@ -144,6 +148,7 @@ COCO_20I_VAL_COUNTS = ((26_052, 35_783), (15_305, 17_912), (13_138, 14_563), (12
 """COCO-20i: (images, (image, class) pairs) of the four folds in which a novel class covers 2048
 pixels, in the masks that the lists were made from."""
 
+# COCO's category ids run to 90 with gaps: ten categories were never annotated.
 COCO_IDS = (
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 27, 28,
     31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 46, 47, 48, 49, 50, 51, 52, 53, 54,

@@ -46,7 +46,7 @@ class _Member:
 
     Attributes:
         name: Its path.
-        size: Bytes.
+        size: Bytes, as announced; a damaged or malicious archive may hold another number.
         regular: Whether it is a plain file, not a link or device.
         open: Opens its content.
         offset: Bytes of the archive before it, for the progress bar.
@@ -63,15 +63,15 @@ def unpack(path: Path, parts: Sequence[Part], prep: Preparation) -> None:
     """Unpack the files of the parts from a .tar, .tgz or .zip; those in place already are kept.
 
     Raises:
-        DataError: Damaged or cut short, a path that leads outside, a link among the files, or far
-            too large.
+        DataError: The archive is damaged or cut short, holds a link or a path that leads outside,
+            or is far too large.
     """
     try:
         count = _unpack_members(path, parts, prep)
     except _DAMAGE as error:
         raise DataError(
             f"{path} is damaged or cut short ({_first_line(error)}); delete it and download it"
-            " anew, what was unpacked is kept"
+            " anew; unpacked files are kept"
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); restore it") from error
@@ -85,6 +85,7 @@ def unpack(path: Path, parts: Sequence[Part], prep: Preparation) -> None:
 
 def _unpack_members(path: Path, parts: Sequence[Part], prep: Preparation) -> int:
     """Unpack, and count the archive's members that belong to the parts."""
+    # By content, not by name: people rename archives.
     members = _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path)
     budget, count = (1 << 30) + LARGEST_GROWTH * path.stat().st_size, 0
     with prep.progress(path.name, path.stat().st_size, in_bytes=True) as advance:
@@ -184,7 +185,7 @@ def _chunks(member: _Member, path: Path) -> Iterator[bytes]:
 def _damaged(member: _Member, path: Path, reason: str) -> DataError:
     return DataError(
         f"{member.name} in {path} is damaged or cut short ({reason}); delete the archive and"
-        " download it anew, what was unpacked is kept"
+        " download it anew; unpacked files are kept"
     )
 
 

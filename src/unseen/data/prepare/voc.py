@@ -76,6 +76,7 @@ def prepare_voc(prep: Preparation) -> None:
 def _voc_parts(base: Path) -> list[Part]:
     counts = PUBLISHED_COUNTS["voc"]
     lists = frozenset({"train.txt", "val.txt"})
+    # The folder of lists also gets aug.txt and trainaug.txt, so its lists are required by name.
     return [
         Part(f"{_ARCHIVE_FOLDER}/{LISTS}", base / LISTS, (".txt",), required=lists),
         *(
@@ -86,7 +87,17 @@ def _voc_parts(base: Path) -> list[Part]:
 
 
 def _add_sbd_masks(prep: Preparation, base: Path, *, without: set[str]) -> set[str]:
-    """Convert SBD's masks but for those of the images `without`; the names of all its images."""
+    """Convert SBD's masks.
+
+    Args:
+        prep: Settings.
+        base: Folder of VOC 2012.
+        without: Names of images whose masks are not converted.
+
+    Returns:
+        The names of all images of SBD.
+    """
+    # SBD splits its images otherwise than VOC, so both of its lists are read.
     sbd = base.parent / "VOCaug" / "dataset"
     usual = ("VOCdevkit/VOCaug/dataset", "VOCaug/dataset")
     lists = Part(
@@ -115,7 +126,7 @@ def _add_sbd_masks(prep: Preparation, base: Path, *, without: set[str]) -> set[s
 
 
 def copy_mask(paths: tuple[Path, Path]) -> None:
-    """Save one of VOC's own masks as plain grey: palette indices, with the rims to be ignored."""
+    """Save one of VOC's own masks as grey: palette indices, with 255 on the ignored contours."""
     labels = read_labels(paths[0])
     require_known_ids(labels, len(VOC), paths[0], "restore it from its archive")
     save_mask(paths[1], labels)
@@ -135,6 +146,7 @@ def convert_sbd_mask(paths: tuple[Path, Path]) -> None:
         if isinstance(error, FileNotFoundError):
             reason = "it does not exist"
         raise DataError(f"SBD's mask {paths[0]} cannot be read ({reason}); {remedy}") from error
+    # A damaged file can be readable and still hold something else.
     if labels.ndim != 2 or labels.dtype != np.uint8 or labels.max(initial=0) > len(VOC):
         raise DataError(f"SBD's mask {paths[0]} is not a map of the ids 0 to {len(VOC)}; {remedy}")
     save_mask(paths[1], labels)
