@@ -264,7 +264,7 @@ def count_coco_folds(root: Path) -> list[Count]:
 
 
 def _count_folds(masks: Path) -> list[Count]:
-    """By fold: images in which a novel class covers `AREA` pixels, and such (image, class) pairs."""
+    """By fold: images and (image, class) pairs in which a novel class covers `AREA` pixels."""
     from unseen.data.episodes import AREA
 
     # Decoding PNGs releases the interpreter lock, so that threads are enough.
