@@ -41,6 +41,7 @@ def build(source: ModelSource, class_names: Sequence[str] = ()) -> TextSegmenter
         method, options = source.settings.method, source.settings.options
         tower = known(method).cls.load_tower(source.settings.clip, stored)
         segmenter = create(method, tower, published=source.settings.published, **options)
+        # A run holds these weights; everything else needs them even where nothing is trained.
         segmenter.initialise()
     if stored is not None:
         segmenter.use_stored_text(stored)

@@ -106,10 +106,14 @@ def _reports(
     if settings.choose_threshold:
         candidate = _with_threshold(candidate, bench, places.root, settings)
     folder = _folder(entry, places, settings)
+    # The candidate is the same for all seeds: they draw the episodes, and nothing else.
     for seed in settings.seeds:
         report = evaluate(candidate, bench, places.root, replace(settings, seeds=(seed,)))
         if places.save:
-            report = report.save(folder if len(settings.seeds) == 1 else folder / f"seed-{seed}")
+            place = folder
+            if len(settings.seeds) > 1:
+                place = folder / f"seed-{seed}"
+            report = report.save(place)
         yield report
 
 

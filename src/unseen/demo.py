@@ -58,6 +58,7 @@ def run_demo(
         for name, method in METHODS.items()
         if not method.trainable
     }
+    # Chosen before the trained method joins the reports.
     best = max(reports, key=lambda name: reports[name].scores["hIoU"])
     trained = out / model.method
     reports[model.method] = evaluate(out / "run", settings=scoring, out=trained)[0]

@@ -134,6 +134,7 @@ def _entries(
         source = find_model(name, choices)
         for bench in _benchmarks(source, benchmark, places.lists):
             run = source.run
+            # On its own benchmark a run is scored as it was trained: same size and templates.
             own = run is not None and bench.same_classes_as(run.benchmark, run.class_names)
             base = bench.inference
             if run is not None and own:

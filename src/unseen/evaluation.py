@@ -72,11 +72,13 @@ def evaluate(
     benchmark.check_settings(candidate.inference, settings)
     refiner = _refiner(candidate, settings)
     count, items, metric = _protocol(candidate, benchmark, root, settings, refiner)
+    # Rows of the sheet are kept while scoring, so that no image is segmented twice.
     wanted, rows, pixels = set(spread(count, settings.shown)), [], 0
     names = set[str]()
     bar = _bar(items, candidate.title, count, settings.progress)
     for done, item in enumerate(count_pixels(bar, [metric])):
         names.add(item.name)
+        # Counted without the metric, which must come to the same sum.
         pixels += int((item.truth != IGNORE).sum())
         if done in wanted:
             rows.append(item.row(benchmark.class_names))
@@ -125,6 +127,7 @@ def _protocol(
     count = len(data)
     if settings.limit is not None:
         count = min(settings.limit, count)
+    # Score maps of large vocabularies fill the memory before images do.
     batch = max(1, min(settings.batch_size, MAPS_AT_ONCE // len(benchmark.class_names)))
     loader = DataLoader(
         Subset(data, range(count)),

@@ -159,6 +159,7 @@ class Predictor:
         pixels = read_pixels(image)
         channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
         batch = torch.from_numpy(channels_first).unsqueeze(0).to(self.segmenter.device)
+        # Which logits are reduced depends on which of these names were trained on.
         calibrated: list[int] | None = None
         unseen: tuple[str, ...] = ()
         if self.run is not None:

@@ -119,6 +119,7 @@ def all_classes(
     """
     segmenter = candidate.segmenter
     for samples in batches:
+        # The network runs once a batch, however many refiners look at its scores.
         images = torch.stack([sample.image for sample in samples]).to(segmenter.device)
         labels = torch.stack([sample.labels for sample in samples])
         maps = label_maps(
@@ -155,9 +156,11 @@ def query_classes(
     """
     masks: _QueryMasks | None = None
     for sample, class_id in episodes:
+        # One image after the other has several classes: its network pass is kept for all of them.
         if masks is None or masks.sample is not sample:
             masks = _QueryMasks(candidate, sample, refiners, threshold)
         truth = query_labels(sample.labels, class_id)
+        # An empty foreground would count as a miss of the method, and is a mistake in the data.
         if not (truth == 1).any():
             raise DataError(
                 f"the fold's list pairs {sample.name} with {candidate.text.names[class_id]!r}, which"
@@ -205,6 +208,7 @@ class _QueryMasks:
         )
         refined = []
         for refiner in self.refiners:
+            # The released oracle compares masks with the truth, which is known in `of` alone.
             result = maps
             if isinstance(refiner, SegmentRefiner) and self.segments is not None:
                 result = refiner.refine(maps, self.segments)
@@ -213,6 +217,7 @@ class _QueryMasks:
 
     def of(self, class_id: int, truth: Tensor) -> list[Tensor]:
         """The mask (H, W) bool of a class by every refiner; `truth` is for the oracle alone."""
+        # All classes competed for the pixels already: a mask is a look-up.
         if self.maps is not None:
             masks = [labels == class_id for labels in self.maps]
         else:
@@ -271,6 +276,7 @@ def _refined(
         return maps
     if isinstance(refiner, SegmentRefiner):
         return refiner.refine(maps, segments)
+    # The background is no class that a segment could be chosen for.
     truth = torch.where(labels == BACKGROUND, IGNORE, labels).to(segments.device)
     return refiner.refine(maps, segments, truth)
 

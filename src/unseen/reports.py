@@ -170,6 +170,7 @@ def _fold_table(reports: Sequence[Report]) -> Table:
     table = Table(*columns, title=title, title_justify="left")
     folds: dict[tuple[str, str], list[Report]] = {}
     models: dict[tuple[str, str], dict[str, list[Report]]] = {}
+    # Reports of one title and fold differ in the seed alone, and share a line.
     for report in reports:
         fold = report.benchmark.name
         seeds = folds.setdefault((report.title, fold), [])
@@ -179,6 +180,7 @@ def _fold_table(reports: Sequence[Report]) -> Table:
         cells = [mean_and_spread([report.scores[name] for report in seeds]) for name in names]
         episodes = sum(seeds[0].as_dict()["episodes"].values())
         table.add_row(model, fold, _drawn(seeds), *cells, str(episodes))
+    # As in the papers, folds count alike, however many episodes they have.
     for (model, _), by_fold in models.items():
         if len(by_fold) > 1:
             means = [_mean_of_folds(list(by_fold.values()), name) for name in names]
