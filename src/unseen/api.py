@@ -17,19 +17,17 @@ from rich.progress import track
 from torch import Tensor
 
 from unseen.backbones.archives import read_state_dict
-from unseen.backbones.clip.text import CLIPText, StoredText
 from unseen.backbones.vit import load_keys
 from unseen.building import build, device_named, encode, own_inference
-from unseen.checkpoints import load_run, save_run, save_tower, tower_identities
+from unseen.checkpoints import load_run, save_converted, save_run, tower_identities
 from unseen.clip_segmenter import TextSegmenter
 from unseen.comparison import compare
 from unseen.conversion import Report as ConversionReport
-from unseen.conversion import read_sizes, released, translate
+from unseen.conversion import load_given_tower, read_sizes, released, translate
 from unseen.data.benchmarks import Benchmark
 from unseen.entries import Places
 from unseen.errors import CheckpointError, SettingError
 from unseen.files import read_image, replacing
-from unseen.methods import known
 from unseen.plans import TrainingStart, plan_conversion, plan_extraction, plan_training
 from unseen.predictor import ImageLike, Predictor, Segmentation
 from unseen.recipes import recipe
@@ -287,7 +285,7 @@ def convert(
     out = out.resolve()
     bench = plan_conversion(method, file, out, benchmark)
     state = read_state_dict(file)
-    tower = _given_tower(method, state, clip)
+    tower = load_given_tower(method, state, clip)
     try:
         recommended = recipe(method, benchmark, regime).get("model", {}).get("options", {})
         options = {**recommended, **read_sizes(method, state), **options}
@@ -305,7 +303,7 @@ def convert(
     if report.problem is None:
         source = segmenter.clip.source if tower is not None else TOWER
         model = ModelSettings(method, source, published=True, options=options)
-        _write_converted(out, segmenter, _converted_run(model, segmenter, bench, regime, file))
+        save_converted(out, segmenter, _converted_run(model, segmenter, bench, regime, file))
     return report
 
 
@@ -332,33 +330,6 @@ def _converted_run(
         versions=versions(),
         towers=tower_identities(segmenter),
     )
-
-
-def _given_tower(
-    method: str, state: dict[str, Tensor], clip: str | None
-) -> CLIPText | StoredText | None:
-    """The tower of a checkpoint that brings none."""
-    look = released(method)
-    if look.tower is None:
-        if clip is not None:
-            raise SettingError(f"a checkpoint of {method} brings its own towers; remove --clip")
-        return None
-    read_sizes(method, state)  # refuses another method's checkpoint before a tower is fetched
-    return known(method).cls.load_tower(clip or look.tower)
-
-
-def _write_converted(out: Path, segmenter: TextSegmenter, run: Run) -> None:
-    """Write the run folder whole or not at all."""
-    unfinished = out.with_name(f".{out.name}-unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        if run.model.clip == TOWER:
-            assert isinstance(segmenter.clip, CLIPText)
-            save_tower(unfinished, segmenter.clip)
-        save_run(unfinished, segmenter, run)
-        unfinished.replace(out)  # `out` may exist if it is empty
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 # --------------------------------------------------------------- eigen-segments

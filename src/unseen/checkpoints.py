@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,20 @@ def save_tower(folder: Path, clip: CLIPText) -> None:
     _save_tensors(
         folder / TOWER, clip.state_to_save(lossless=True), {"config": json.dumps(clip.config)}
     )
+
+
+def save_converted(out: Path, segmenter: TextSegmenter, run: Run) -> None:
+    """Write the run folder of a converted checkpoint, its tower included, whole or not at all."""
+    unfinished = out.with_name(f".{out.name}-unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        if run.model.clip == TOWER:
+            assert isinstance(segmenter.clip, CLIPText)
+            save_tower(unfinished, segmenter.clip)
+        save_run(unfinished, segmenter, run)
+        unfinished.replace(out)  # `out` may exist if it is empty
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

@@ -203,6 +203,24 @@ def _place_tensors(
 # ------------------------------------------------------------------------ towers
 
 
+def load_given_tower(
+    method: str, state: dict[str, Tensor], clip: str | None
+) -> CLIPText | StoredText | None:
+    """The tower of a checkpoint that brings none: the one that is named, or the published one.
+
+    Raises:
+        SettingError: A tower is named, and the checkpoint brings its own.
+        CheckpointError: The checkpoint of another method.
+    """
+    look = released(method)
+    if look.tower is None:
+        if clip is not None:
+            raise SettingError(f"a checkpoint of {method} brings its own towers; remove --clip")
+        return None
+    read_sizes(method, state)  # refuses another method's checkpoint before a tower is fetched
+    return known(method).cls.load_tower(clip or look.tower)
+
+
 def _heads_of(clip: CLIPText | StoredText) -> dict[str, int]:
     """The attention heads of a tower's parts, which the shapes of the weights do not tell."""
     if isinstance(clip, StoredText) or not clip.config:
