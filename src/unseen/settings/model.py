@@ -28,9 +28,10 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested dictionary with dotted keys: {"a": {"b": 1}} is {"a.b": 1}."""
     out: dict[str, Any] = {}
     for key, value in nested.items():
-        out |= (
-            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-        )
+        if isinstance(value, dict):
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
     return out
 
 
