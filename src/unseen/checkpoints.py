@@ -113,6 +113,7 @@ def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[TextS
             f"{folder / WEIGHTS} does not fit {folder / CONFIG} (first tensor out of place:"
             f" {misfits[0]}); they come from different runs"
         )
+    # Not strict: the frozen towers are in the segmenter and not in the file.
     segmenter.load_state_dict(state, strict=False)
     segmenter.eval()
     return segmenter, run
@@ -132,6 +133,7 @@ def _untrained(folder: Path, run: Run, options: dict[str, Any]) -> TextSegmenter
     for name, identity in run.towers.items():
         tower = segmenter.towers[name]
         fingerprint = tower.fingerprint
+        # A run of version 0.1 stored another hash.
         if "fingerprint_0_1" in identity:
             fingerprint = _fingerprint_0_1(clip)
         if fingerprint not in identity.values():

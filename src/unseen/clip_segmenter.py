@@ -41,6 +41,7 @@ class TextSegmenter(Segmenter):
         super().__init__()
         self.clip, self.templates = clip, TEMPLATES[templates]
         self.background_name, self.unit_text = background_name, unit_text
+        # Set by `use_stored_text`; a CLIP-based method may have a text tower and not use it.
         self.stored_text: StoredText | None = None
 
     @classmethod
@@ -51,6 +52,7 @@ class TextSegmenter(Segmenter):
             source: As for `load_text`; "none" where the text features come from a file.
             stored: That file.
         """
+        # The stored features stand in for the tower: they know D, and nothing else of it is needed.
         if source == NO_TOWER and stored is not None:
             return stored
         return load_text(source)
@@ -92,6 +94,7 @@ class TextSegmenter(Segmenter):
         templates = self.templates
         if vocabulary.templates is not None:
             templates = TEMPLATES[vocabulary.templates]
+        # Without this, every forward pass in training would keep the text tower's activations.
         with torch.set_grad_enabled(self.trains_text and torch.is_grad_enabled()):
             return TextFeatures(
                 vocabulary.names,
@@ -101,6 +104,7 @@ class TextSegmenter(Segmenter):
 
     def _pooled(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Tensor:
         encoder, unit = self.text_encoder, self.unit_text
+        # The usual case in one call, whose result stays bit for bit what it was without synonyms.
         if not vocabulary.synonyms:
             return encoder.encode_names(vocabulary.names, templates, unit=unit)
         groups = [vocabulary.names_of(name) for name in vocabulary.names]
@@ -119,6 +123,8 @@ class TextSegmenter(Segmenter):
             return None
         if self.stored_text is not None:
             return self.stored_text.background
+        # The name alone: a prompt such as "a photo of a background" would name a kind of
+        # photograph.
         name = [self.background_name]
         return self.text_encoder.encode_names(name, TEMPLATES["name"], unit=self.unit_text)[0]
 
@@ -166,6 +172,7 @@ class ClipSegmenter(TextSegmenter):
     ) -> None:
         super().__init__(clip, templates=templates)
         self.tower_quirks = quirks or TowerQuirks()
+        # The tower given stays as it is, because another segmenter may share it.
         if self.tower_quirks.normalization == "imagenet":
             self.clip = clip.with_statistics(IMAGENET_MEAN, IMAGENET_STD)
 

@@ -176,6 +176,7 @@ def _place_tensors(
 ) -> dict[str, Tensor]:
     """The tensors under our names; the report is filled with what became of each."""
     own, ours = segmenter.state_dict(), {}
+    # Patterns cannot count: the numbers they need are put in here.
     last = str(read.get("decoder_layers", 0) - 1)
     used = "|".join(map(str, range(read.get("vit_sizes", (0, 0))[1])))
     unused = look.unused.replace("LAST", last).replace("USED", used)
@@ -190,6 +191,7 @@ def _place_tensors(
         elif own[place].shape != tensor.shape:
             shapes = f"{list(tensor.shape)} instead of {list(own[place].shape)}"
             report.misshaped.append(f"{name} ({shapes})")
+            # Counted as present, so that it is not reported as missing too.
             ours[place] = own[place]
         elif not bool(torch.isfinite(tensor).all()):
             report.not_finite.append(name)

@@ -47,6 +47,7 @@ def rename(name: str, names: Names, last: str = "") -> str:
         names: Of the method.
         last: What `LAST` in the patterns stands for.
     """
+    # In order: later patterns are more general.
     for pattern, ours in names:
         match = re.fullmatch(pattern.replace("LAST", last), name)
         if match:
@@ -81,6 +82,7 @@ def prompt_options(state: dict[str, Tensor]) -> dict[str, Any]:
 
     The position table has been resized to the training grid already.
     """
+    # Shallow prompts have no table for later blocks.
     deep = state.get("backbone.deep_prompt_embeddings")
     return {
         "num_prompts": state["backbone.prompt_embeddings"].shape[1],

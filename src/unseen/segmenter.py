@@ -56,6 +56,7 @@ class TextFeatures:
 
     def select(self, rows: Sequence[int]) -> TextFeatures:
         """The features of some of the classes, in the order of `rows`."""
+        # A list indexes rows of a tensor; a tuple would index its dimensions.
         index = list(rows)
         names = tuple(self.names[i] for i in index)
         tokens, per_template = (
@@ -111,6 +112,8 @@ class Prediction:
             logits: Other maps that cover the same pixels; the prediction's own by default.
         """
         maps = self.logits if logits is None else logits
+        # Logits are resized in float32: bilinear sums in bf16 would shift the borders between
+        # classes.
         maps = F.interpolate(
             maps.float(), self.padded_size, mode="bilinear", align_corners=self.align_corners
         )
@@ -197,6 +200,7 @@ class Segmenter(nn.Module, ABC):
     def train(self, mode: bool = True) -> Segmenter:
         """Training mode for all but the frozen submodules."""
         super().train(mode)
+        # A frozen tower must give the same features in training as at inference.
         for name in self.frozen:
             self.get_submodule(name).eval()
         return self
@@ -244,6 +248,7 @@ class Segmenter(nn.Module, ABC):
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The tensors a run folder stores: all outside the frozen submodules."""
+        # The tower comes from its own source; a copy of it would make every run folder huge.
         prefixes = tuple(f"{name}." for name in self.frozen)
         return {
             name: tensor
@@ -257,6 +262,7 @@ class Segmenter(nn.Module, ABC):
         By default weights decay, and norms and biases (one dimension) do not, unless
         `settings.decay_norms`; a group without "lr" has that of the settings.
         """
+        # Frozen parameters have no gradient and need no optimiser state.
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return decay_groups(trained, settings)
 
@@ -274,6 +280,7 @@ def decay_groups(
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for parameter in parameters:
+        # Weights of layers are matrices or kernels; norms, biases and scales have one dimension.
         decays = parameter.ndim > 1 or settings.decay_norms
         (decayed if decays else others).append(parameter)
     groups = [
@@ -318,6 +325,7 @@ class QuerySegmenter(Segmenter):
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
         """Logits (B, K, h, w): how far the class's logit is above the background's."""
+        # One image at a time: K answers an image are held, not B·K.
         maps = []
         for image in images:
             encoded = self.encode_images(image.unsqueeze(0))

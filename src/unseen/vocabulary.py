@@ -28,6 +28,7 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         """Check the names."""
+        # The only way to normalise a field of a frozen dataclass.
         object.__setattr__(self, "names", check_names(self.names))
         stray = next((name for name in self.synonyms if name not in self.names), None)
         if stray is not None:
@@ -56,6 +57,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         VocabularyError: No names, an empty one, or one given twice.
     """
+    # A string is a sequence of strings too: its letters would become the classes.
     if isinstance(names, str):
         raise VocabularyError(f"the classes are one string, {names!r}; give a list of class names")
     odd = next((name for name in names if not isinstance(name, str)), None)
@@ -68,6 +70,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
         raise VocabularyError(
             f"class {stripped.index('') + 1} of the list is empty; remove it or fill it in"
         )
+    # Two maps of one name could not be told apart in a legend or a label list.
     twice = next((name for i, name in enumerate(stripped) if name in stripped[:i]), None)
     if twice is not None:
         raise VocabularyError(

@@ -193,5 +193,6 @@ def create(
     released: dict[str, Any] = {}
     if published:
         released = released_options(method.cls)
+    # What the line of the table fixes, then the released values, then the user's.
     merged = {**method.options, **released, **options}
     return method.cls(clip, **arguments(method.cls, merged))

@@ -50,6 +50,7 @@ class RegionLevelBridge(nn.Module):
         super().__init__()
         self.lattice, self.count, self.whole_cells = lattice, lattice[0] * lattice[1], whole_cells
         first = clip.visual.class_embedding + clip.visual.positional_embedding[0]
+        # A region starts as a second class token, which the tower knows how to use.
         self.tokens = nn.Parameter(first.detach().repeat(self.count, 1), requires_grad=trainable)
         self._masks = TableCache()
 
@@ -81,6 +82,7 @@ class TwoWayDecoder(nn.Module):
     def forward(self, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (B, R·K, D) and patches (B, N, D) after all layers."""
         for of_q, of_v in zip(self.q, self.v, strict=True):
+            # Both sides read what the other was before this layer.
             q, v = of_q(q, v), of_v(v, q)
         return q, v
 
@@ -287,6 +289,7 @@ class CLIPRC(ClipSegmenter):
         """
         grid = self.clip.grid(images)
         class_token, patches, regions = self.encode_images(images)
+        # Each region is seen in the light of the whole image: Γ_j + g.
         views = regions + class_token.unsqueeze(1)
         descriptors = relationship(views, text.pooled)  # (B, R·K, 2D), region by region
         q = self.q_proj(descriptors)
@@ -300,6 +303,7 @@ class CLIPRC(ClipSegmenter):
         extras: dict[str, Tensor] = {}
         if self.training and self.recovery is not None:
             recovered_q, recovered_v = self.recovery(q, v)
+            # The targets are detached: the decoder must recover them, not pull them towards itself.
             extras = {
                 "descriptors": descriptors.detach(),
                 "patches": patches.detach(),

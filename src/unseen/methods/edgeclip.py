@@ -185,6 +185,7 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
     ) -> None:
         super().__init__(clip, templates=templates, background_name="background", unit_text=False)
         self.quirks = quirks or EdgeCLIPQuirks()
+        # A softmax never reaches 0 or 1, so such thresholds would select all pixels or none.
         if not all(0 < threshold < 1 for threshold in thresholds) or not margin >= 0:
             raise SettingError(
                 f"thresholds {tuple(thresholds)} and margin {margin} do not fit; give"
@@ -200,6 +201,7 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         self.project = _projection(self.backbone.channels, match_dim, dropout)
         self.project_word = _projection(clip.embed_dim, match_dim, dropout)
         self.project_background = _projection(clip.embed_dim, match_dim, dropout)
+        # Frozen, it is stored all the same: its random values are part of the result.
         self.project_background.requires_grad_(self.quirks.background_text == "supervised")
         self.gate = _gate(match_dim, gate_dropout)
         mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -272,6 +274,7 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
             background: UP (B, D, 1, 1).
         """
         unit = F.normalize(feature, dim=1, eps=EPS)
+        # Weights of the mixtures below are those of the released code.
         first = Round(text, background, cosine_scores(unit, text, background))
 
         near, far, local = self.prototypes(self.gated(feature, first.scores), first.scores)

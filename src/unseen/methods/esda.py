@@ -150,6 +150,7 @@ class Interactor(nn.Module):
             support, patches = x[:, :-count], run_block(self.patches[turn], x[:, -count:])
             if turn == 0:
                 support = run_block(self.support, support)
+            # The next round reads the last `count` tokens as patches.
             aligned = self.token_order == "aligned"
             x = torch.cat([support, patches] if aligned else [patches, support], dim=1)
         return x[:, -count:]
@@ -233,11 +234,13 @@ class ESDA(QuerySegmenter, ClipSegmenter):
         _check_blocks("text_blocks", self.text_blocks, clip.num_layers)
         _check_blocks("prior_blocks", self.prior_blocks, last)
         self.prior_weights = prior_weights
+        # The released decoder copies the image tower's blocks.
         heads = decoder_heads or clip.visual.transformer.resblocks[0].attn.num_heads
         check_heads(heads, clip.width)
         self.text_cls_proj = nn.Linear(clip.embed_dim, clip.width)
         if self.quirks.text_start == "projection":
             self._start_as_projection()
+        # Used after the last block only, where `last_block` is "local".
         self.neighbour_attention = NeighbourAttention()
         # Down and up projection in turn, block by block; up starts at 0, so that nothing changes.
         projections: list[Tensor] = []
@@ -286,6 +289,7 @@ class ESDA(QuerySegmenter, ClipSegmenter):
         Extras: `prior`, the last block's prior map (B, 1, h, w); while training `block_i`, the
         patches (B, N, C) the other priors are made of.
         """
+        # The text feature in the image tower's width.
         class_token = self.text_cls_proj(query.pooled)  # (B, C)
         x, after = self._text_blocks(encoded, class_token)
         count, grid = len(query), encoded.grid
@@ -293,6 +297,7 @@ class ESDA(QuerySegmenter, ClipSegmenter):
         last = x[:, 1:].expand(count, -1, -1)
         prior = prior_map(last, class_token).view(-1, 1, *grid)
         patches, channel = self.interactor(query, image, last), prior
+        # One channel beside C larger ones is hardly read: the prior gets the weight of all of them.
         if self.quirks.head_input == "balanced":
             patches = F.layer_norm(patches, patches.shape[-1:])
             channel = (prior - 0.5) * patches.shape[-1] ** 0.5
@@ -336,6 +341,7 @@ class ESDA(QuerySegmenter, ClipSegmenter):
         """
         size = (labels.shape[-2], labels.shape[-1])
         if self.quirks.ignored_as == "background":
+            # A new tensor: labels are never edited in place.
             labels = torch.where(labels == IGNORE, 0, labels)
         *earlier, last = self.priors(prediction, labels)
         others = [self._prior_loss(prior, prediction, labels) for prior in earlier]

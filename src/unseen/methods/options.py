@@ -58,6 +58,7 @@ def released_options(cls: type[Segmenter]) -> dict[str, Any]:
     """The options with which the released code behaves otherwise than ours, with its values."""
     if cls.Quirks is None:
         return dict(cls.PUBLISHED)
+    # Only what differs is listed, so that a report shows what the released code changes.
     ours, theirs = asdict(cls.Quirks()), asdict(cls.Quirks.released())
     quirks = {name: value for name, value in theirs.items() if value != ours[name]}
     return {**cls.PUBLISHED, **quirks}
@@ -68,6 +69,7 @@ def arguments(cls: type[Segmenter], options: dict[str, Any]) -> dict[str, Any]:
     if cls.Quirks is None:
         return options
     fields = _parameters(cls.Quirks)
+    # Users give one flat list of options; which of them are quirks is the method's business.
     quirks = {name: _as_tuple(value) for name, value in options.items() if name in fields}
     others = {name: value for name, value in options.items() if name not in fields}
     return {**others, "quirks": cls.Quirks(**quirks)}

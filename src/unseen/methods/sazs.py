@@ -264,6 +264,7 @@ class SAZS(QuerySegmenter, TextSegmenter):
 
         Extras: `edges`, logits (B, 1, h, w).
         """
+        # A learned vector takes the place of a text feature that a file may not hold.
         others = query.background if self.others is None else self.others
         if others is None:
             raise VocabularyError(
@@ -284,6 +285,7 @@ class SAZS(QuerySegmenter, TextSegmenter):
         """
         h, w = prediction.padded_size
         labels = F.pad(labels, (0, w - labels.shape[-1], 0, h - labels.shape[-2]), value=IGNORE)
+        # As released, a cell is judged by its upper left pixel; nothing is averaged.
         step = self.backbone.stride
         ignored_is_other = self.quirks.ignored_as == "others"
         edges = edge_map(
@@ -334,6 +336,7 @@ class SAZS(QuerySegmenter, TextSegmenter):
                 "the shape network is not loaded, as it is in training alone; call initialise()"
                 " first"
             )
+        # Cells without a known edge are 0 in both maps, so that the network sees no difference.
         known = (edges != IGNORE).float()
         predicted = edge_logits.sigmoid()
         if self.shape == "released":

@@ -68,6 +68,7 @@ class TrainingFree(ClipSegmenter):
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
         """Cosines (B, K, h, w) of images (B, 3, H, W), RGB in 0..1."""
         h, w = self.clip.grid(images)
+        # All methods here share every block but the last.
         x = self.clip.blocks(self.embed(images), stop=-1)
         patches = self._last_block(x, (h, w))[:, 1:]
         features = F.normalize(self.clip.finish(patches), dim=-1)  # (B, N, D)
@@ -95,10 +96,12 @@ class TrainingFree(ClipSegmenter):
         q, k, v = split_heads(block.attn, block.ln_1(x))
         if self.mode == "maskclip":
             return merge_heads(block.attn, v)
+        # SCLIP and ClearCLIP both let queries attend to queries.
         y = F.scaled_dot_product_attention(q, q, v)
         if self.mode == "clearclip":
             return merge_heads(block.attn, y)
         y = merge_heads(block.attn, y + F.scaled_dot_product_attention(k, k, v))
+        # SCLIP alone keeps the residual path and the feed-forward part.
         x = x + block.ls_1(y)
         out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
         return out

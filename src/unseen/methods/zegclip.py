@@ -144,6 +144,7 @@ class ZegCLIP(ClipSegmenter):
             clip, num_prompts, depth=prompt_depth, dropout=dropout, norm=prompt_norm
         )
         self.descriptor = RelationshipDescriptor(clip.embed_dim)
+        # The usual ratio of a transformer's feed-forward part.
         hidden_dim = hidden_dim or 4 * clip.embed_dim
         self.decoder = MaskDecoder(
             clip.embed_dim,
@@ -161,6 +162,8 @@ class ZegCLIP(ClipSegmenter):
         """
         x = self.embed(images)
         x = self.prompts.forward_blocks(self.clip.block, self.clip.num_layers, x)  # (B, 1 + N, C)
+        # Unit vectors, as CLIP compares them: the descriptor multiplies them with unit text
+        # features.
         x = F.normalize(self.clip.finish(self.prompt_norm(x)), dim=-1)
         return x[:, 0], x[:, 1:]
 
@@ -172,6 +175,7 @@ class ZegCLIP(ClipSegmenter):
         grid = self.clip.grid(images)
         class_token, patches = self.encode_images(images)
         queries = self.descriptor(class_token, text.pooled)  # (B, K, D)
+        # Patches run row by row, so scores (B, K, N) are maps (B, K, h, w).
         maps = [scores.unflatten(2, grid) for scores in self.decoder(queries, patches)]
         auxiliary = tuple(AuxiliaryMap(logits) for logits in maps[:-1])
         return Prediction(maps[-1], self.clip.padded_size(images), auxiliary=auxiliary)

@@ -38,6 +38,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
         """(B, K, D) from queries (B, K, D) and memory (B, N, D)."""
+        # (B, K or N, D) to (B, heads, K or N, D / heads).
         q, k, v = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in (self.q(queries), self.k(memory), self.v(memory))
@@ -79,11 +80,13 @@ class DecoderLayer(nn.Module):
 
     def scores(self, queries: Tensor, memory: Tensor, heads: int) -> Tensor:
         """The layer's attention scores before the softmax, (B, K, N) (`mean_scores`)."""
+        # The scores are those of the attention itself, so they need no parameters of their own.
         attn = self.multihead_attn
         return mean_scores(attn.q(queries), attn.k(memory), heads)
 
     def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
         """(B, K, D) from queries (B, K, D) and memory (B, N, D)."""
+        # Post-norm, as in the original transformer: the residual sum is normalised.
         queries = self.norm2(queries + self.drop(self.multihead_attn(queries, memory)))
         hidden = self.drop(F.relu(self.linear1(queries)))
         out: Tensor = self.norm3(queries + self.drop(self.linear2(hidden)))
@@ -137,6 +140,7 @@ class MaskDecoder(nn.Module):
         super().__init__()
         self.deep_supervision = deep_supervision
         self.score_heads = sizes.num_heads if scale == "heads" else 1
+        # The last of the layers is only its two projections, `q` and `k` below.
         layers = [sizes.layer(embed_dim) for _ in range(sizes.num_layers - 1)]
         self.q, self.k = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, embed_dim)
         if identical and layers:
@@ -155,6 +159,7 @@ class MaskDecoder(nn.Module):
         """
         scores = []
         for layer in cast(list[DecoderLayer], self.layers):
+            # At inference only the last scores are read, so the others are not computed.
             if self.training and self.deep_supervision:
                 scores.append(layer.scores(queries, memory, self.score_heads))
             queries = layer(queries, memory)

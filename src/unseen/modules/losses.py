@@ -26,6 +26,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (B, K, H, W).
         labels: (B, H, W), indices of the K classes or 255.
     """
+    # The mean of PyTorch divides by 0 where every pixel is ignored.
     total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
     return total / (labels != IGNORE).sum().clamp(min=1)
 
@@ -90,6 +91,7 @@ def dice_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) ->
     if weights is not None:
         p, y = p * weights, y * weights
     overlap, areas, positives = (part.sum(dim=(2, 3)) for part in (p * y, p, y))  # (B, K)
+    # Classes that an image does not show have no area to overlap: they do not count.
     loss = 1 - (2 * overlap + 1) / (areas + positives + 1)
     return (loss * (positives > 0)).sum()
 
@@ -179,6 +181,7 @@ def calibrated(scores: Tensor, seen: Sequence[int] | None, calibration: float) -
     """
     if seen is None or len(seen) == scores.shape[1]:
         return scores
+    # A new tensor, because callers may hand over views of what they keep.
     reduction = scores.new_zeros(scores.shape[1])
     reduction[list(seen)] = calibration
     return scores - reduction.view(1, -1, *[1] * (scores.ndim - 2))

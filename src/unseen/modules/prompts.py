@@ -72,6 +72,7 @@ class VisualPrompts(nn.Module):
     ) -> None:
         super().__init__()
         self.num_prompts, self.depth = num_prompts, depth
+        # Xavier's bound for a layer from the 3·p² values of a patch to C channels.
         bound = math.sqrt(6 / (3 * patch_size**2 + width))
         first = torch.empty(1, num_prompts, width).uniform_(-bound, bound)
         self.prompt_embeddings = nn.Parameter(first)
@@ -115,10 +116,13 @@ class VisualPrompts(nn.Module):
             x: Tokens (B, T, C) that enter the first block, class token first.
             indices: Blocks, from 0.
         """
+        # Prompts stand between the class token and the rest, so they are cut out by counting from
+        # the end.
         others = x.shape[1] - 1
         x = self.insert_prompts(x)  # (B, 1 + P + T - 1, C)
         after = {}
         for layer in range(max(indices) + 1):
+            # The first block's prompts have just been inserted.
             if layer:
                 x = self.replace_prompts(layer, x)
             x = block(layer, x)
@@ -135,6 +139,8 @@ class VisualPrompts(nn.Module):
 
         After the last block with prompts of its own they leave.
         """
+        # Shallow prompts stay to the end; deep ones have left after the last block that has its
+        # own.
         if self.depth == 1 or layer > self.depth:
             return x
         patches = x[:, 1 + self.num_prompts :]
