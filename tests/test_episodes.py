@@ -429,7 +429,7 @@ def test_bad_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         capsys, "evaluate", "naclip", "--benchmark", "doodles-5i/0", "--threshold", "1.5"
     )
     assert "is for folds" in said(capsys, "evaluate", "naclip", "--episodes", "bam")
-    assert "published nowhere stable" in said(
+    assert "has no stable address" in said(
         capsys,
         "evaluate",
         "naclip",

@@ -4,13 +4,14 @@ There are four ways to draw the pairs. The literature mixes them up, and their n
 
     all     every pair of the fold's list once; nothing is random (the default)
     hsnet   1000 pairs. PASCAL: in the order of the list, over and over. COCO: drawn, first the
-            class, then the image, then a second image that few-shot code would show as an example
+            class, then the image, then a second image, the support image of few-shot methods
             (HSNet, EdgeCLIP: seed 0)
-    sazs    as hsnet, but without drawing the example, so that COCO's pairs differ (SAZS: seed 0)
-    bam     1000 images, over and over in the order of the validation list, in which a class of the
-            fold covers at least 2048 pixels, with one of these classes drawn for an image (ESDA:
-            seed 923). PASCAL only: for COCO, BAM's own list gives the order, and it is published
-            nowhere stable
+    sazs    as hsnet, but without drawing a support image, so that COCO's pairs differ (SAZS:
+            seed 0)
+    bam     1000 pairs: the images in which a class of the fold covers at least 2048 pixels, over
+            and over in the order of the validation list, each with one of these classes drawn
+            (ESDA: seed 923). PASCAL only: for COCO, BAM's list gives the order, and it has no
+            stable address
 """
 
 from __future__ import annotations
@@ -66,14 +67,14 @@ def draw(
 
     Args:
         episodes: Every pair of the list; of BAM's list for "bam".
-        how: See the head of this module.
+        how: The way to draw (see the head of this module).
         uniform_classes: Whether "hsnet" and "sazs" draw class, then image (COCO), instead of
             going through the list (PASCAL).
         seed: Of the random numbers; 0 is what HSNet and SAZS use for COCO.
         count: Pairs, where not all.
 
     Raises:
-        SettingError: An unknown way.
+        SettingError: There is no such way.
     """
     if how not in get_args(Draw):
         raise SettingError(
@@ -87,7 +88,7 @@ def draw(
     if how == "bam":
         return _draw_per_image(episodes, rng, count)
     if uniform_classes:
-        return _draw_per_class(episodes, rng, count, with_example=how == "hsnet")
+        return _draw_per_class(episodes, rng, count, with_support=how == "hsnet")
     return [episodes[i % len(episodes)] for i in range(count)]
 
 
@@ -108,7 +109,7 @@ def _draw_per_image(
 
 
 def _draw_per_class(
-    episodes: Sequence[Episode], rng: np.random.RandomState, count: int, *, with_example: bool
+    episodes: Sequence[Episode], rng: np.random.RandomState, count: int, *, with_support: bool
 ) -> list[Episode]:
     """A class, then one of its images.
 
@@ -116,7 +117,7 @@ def _draw_per_class(
         episodes: To draw from.
         rng: Random numbers.
         count: Pairs to draw.
-        with_example: Draw another image of the class too, as few-shot code does.
+        with_support: Draw another image of the class too, as few-shot code does for its support.
     """
     by_class: dict[int, list[Episode]] = {}
     for episode in episodes:
@@ -131,8 +132,8 @@ def _draw_per_class(
     for _ in range(count):
         options = by_class[int(rng.choice(sorted(by_class), 1, replace=False)[0])]
         query = choice(options)
-        # The example must be another image. It is not used, but its numbers are.
-        while with_example and len(options) > 1 and choice(options) == query:
+        # The support image must be another one. It is not used, but its random numbers are.
+        while with_support and len(options) > 1 and choice(options) == query:
             pass
         drawn.append(options[query])
     return drawn
@@ -208,7 +209,7 @@ def pascal_list(path: Path) -> list[tuple[str, int]]:
     Its lines read `2007_000032__01`.
 
     Raises:
-        DataError: A line that reads otherwise.
+        DataError: A line has another form.
     """
     pairs = []
     for line in path.read_text(encoding="utf-8", errors="replace").split():
@@ -238,7 +239,7 @@ def coco_list(path: Path) -> list[tuple[str, int]]:
     Its images read `val2014/COCO_val2014_….jpg`.
 
     Raises:
-        DataError: Not such a list.
+        DataError: The file is no such list.
     """
     try:
         with path.open("rb") as file:
@@ -275,7 +276,7 @@ def paired(
     source: Path,
     classes: Sequence[int],
 ) -> tuple[list[Pair], list[Episode]]:
-    """The images of a list, in the order of their first lines, and the list's pairs.
+    """The images of a list, in the order of their first lines, and its (image, class) pairs.
 
     Args:
         listed: (image, class) pairs.

@@ -213,8 +213,8 @@ class CocoFold(ListedFold):
     def bam_episodes(self, root: Path | None) -> tuple[list[Pair], list[Episode]]:
         """Always refused: BAM's draw cannot be repeated for COCO."""
         raise SettingError(
-            "BAM's draw follows the order of its own COCO list, which is published nowhere stable;"
-            " choose --episodes all, hsnet or sazs"
+            "BAM's draw follows the order of BAM's COCO list, which has no stable address; choose"
+            " --episodes all, hsnet or sazs"
         )
 
 

@@ -58,7 +58,7 @@ def require_root(root: Path | None, name: str) -> Path:
     """The root that a benchmark needs.
 
     Raises:
-        DataError: None is given, or a folder that does not exist.
+        DataError: No folder is given, or it does not exist.
     """
     if root is None:
         raise DataError(
@@ -93,7 +93,7 @@ def pairs_without(pairs: list[Pair], ids: tuple[int, ...]) -> list[Pair]:
     """The pairs whose label maps hold none of the stored ids; reads all of them, over all cores.
 
     Raises:
-        DataError: None is left.
+        DataError: Every image contains one of the ids.
     """
 
     def contains_ids(pair: Pair) -> bool:
@@ -118,7 +118,7 @@ def voc_base(root: Path) -> Path:
     """The VOC2012 folder, given it or one above it.
 
     Raises:
-        DataError: There is none.
+        DataError: None of these folders holds images of VOC.
     """
     base = _holding("JPEGImages", (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"))
     if base is None:
@@ -137,16 +137,16 @@ def voc_pairs(root: Path, split: str) -> list[Pair]:
     """The pairs of PASCAL VOC 2012 in mmsegmentation's layout.
 
     Training pairs are `train.txt` with `SegmentationClass` followed by `aug.txt` with
-    `SegmentationClassAug`, as the released codes read them; where those lists are not there,
-    `trainaug.txt` with `SegmentationClassAug`. A mask missing from its folder is looked for in the
-    other.
+    `SegmentationClassAug`, as the released codes read them. Without these two lists they are
+    `trainaug.txt` with `SegmentationClassAug`. If a mask is missing from its folder, that of the
+    other folder is taken.
 
     Args:
         root: The VOC2012 folder, or one above it.
         split: "train" or "val".
 
     Raises:
-        DataError: A folder or list that is not there, or an image without mask.
+        DataError: A folder or list is missing, or an image has no mask.
     """
     base = voc_base(root)
     lists = base / "ImageSets" / "Segmentation"
@@ -188,7 +188,7 @@ def context_pairs(root: Path, split: str) -> list[Pair]:
         split: "train" or "val".
 
     Raises:
-        DataError: A folder or list that is not there, or an image without mask.
+        DataError: A folder or list is missing, or an image has no mask.
     """
     masks = "SegmentationClassContext"
     base = _holding(masks, (root, root / "VOC2010", root / "VOCdevkit" / "VOC2010"))
@@ -224,7 +224,7 @@ def coco_stuff_pairs(root: Path, split: str) -> list[Pair]:
         split: "train" or "val".
 
     Raises:
-        DataError: A folder that is not there, or an image without mask.
+        DataError: A folder is missing, or an image has no mask.
     """
     folder = f"{split}2017"
     images, masks = root / "images" / folder, root / "annotations" / folder
@@ -247,7 +247,7 @@ def ade150_pairs(root: Path, split: str) -> list[Pair]:
         split: "train" or "val".
 
     Raises:
-        DataError: A folder that is not there, or an image without mask.
+        DataError: A folder is missing, or an image has no mask.
     """
     images, masks = _ade_folders(root, split, "ADEChallengeData2016", ("",))
     pairs = [Pair(image, masks / f"{image.stem}.png") for image in _listed(images, "*.jpg")]
@@ -265,7 +265,7 @@ def ade847_pairs(root: Path, split: str) -> list[Pair]:
         split: "train" or "val".
 
     Raises:
-        DataError: A folder that is not there, or an image without mask.
+        DataError: A folder is missing, or an image has no mask.
     """
     images, masks = _ade_folders(root, split, "ADE20K_2021_17_01", ("_detectron2", ""))
     # MaskFormer's preparation writes TIFFs, `unseen prepare` PNGs.
@@ -298,7 +298,7 @@ def cityscapes_pairs(root: Path, split: str) -> list[Pair]:
     """The pairs of Cityscapes; `root` holds leftImg8bit/ and gtFine/, or is the folder above.
 
     Raises:
-        DataError: A folder that is not there, or an image without mask of training ids.
+        DataError: A folder is missing, or an image has no mask of training ids.
     """
     base = _holding("leftImg8bit", (root / "cityscapes",)) or root
     images, masks = base / "leftImg8bit" / split, base / "gtFine" / split
@@ -348,7 +348,7 @@ def _missing_labels(pairs: list[Pair]) -> Path | None:
 
 
 def _complete(pairs: list[Pair], images: Path, remedy: str) -> list[Pair]:
-    """The pairs, if there are any and none lacks its mask."""
+    """Return the pairs after checking that there are some and that all masks exist."""
     missing = _missing_labels(pairs)
     if missing is not None:
         raise DataError(f"{missing} is missing; {remedy}")

@@ -63,7 +63,7 @@ def get_benchmark(name: str, lists: Path | None = None) -> Benchmark:
 
     Raises:
         SettingError: No such benchmark.
-        DataError: A folder without the layout of your own data.
+        DataError: The folder has another layout than your own data need.
     """
     parts = folds_of(name)
     if parts != [name]:
@@ -100,9 +100,10 @@ def check_flags_used(
     names = ", ".join(dict.fromkeys(benchmark.title for benchmark in benchmarks))
     if root is not None and not any(bench.needs_root or bench.folder for bench in benchmarks):
         raise SettingError(
-            f"{names} needs no files, so --root {root} would not be used; remove it, or give another"
-            " --benchmark"
+            f"{names} needs no files, so --root {root} would not be used; remove it, or give"
+            " another --benchmark"
         )
+    # Doodles have folds too, but draw them.
     if lists is not None and not any(bench.episodes and bench.needs_root for bench in benchmarks):
         raise SettingError(
             f"--lists is for the folds of PASCAL-5i and COCO-20i, and {names} has none; remove it"

@@ -36,13 +36,13 @@ def _labels_refused(fault: str, survey: Survey) -> list[str]:
 def _sizes_that_differ(survey: Survey) -> list[str]:
     # (0, 0): a file that could not be read is reported as that already.
     return [
-        f"{record.labels} ({_by(record.label_size)}, its image {_by(record.size)})"
+        f"{record.labels} ({_as_text(record.label_size)}, its image {_as_text(record.size)})"
         for record in survey.all_records
         if (0, 0) not in (record.size, record.label_size) and record.size != record.label_size
     ]
 
 
-def _by(size: tuple[int, int]) -> str:
+def _as_text(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 

@@ -75,8 +75,8 @@ ID_FAULTS = (
     # A warning, as the last class may truly be absent: no id is invalid.
     IdFault(
         "warning",
-        "no label map holds the id {last}, the last class's, but 0 is there: stored from 0 on,"
-        " every class would be taken for the one before",
+        "no label map holds {last}, the id of the last class, but some hold 0: if ids were stored"
+        " from 0 on, every class is taken for the one before it",
         "look at the sheet; if names do not fit objects, add 1 to every id, or make the label"
         " maps again",
         lambda ids: (
@@ -97,15 +97,15 @@ ID_FAULTS = (
     ),
     IdFault(
         "error",
-        "ids run from {lowest} to {above} and 0, the background, is nowhere: every id seems to be"
-        " one too high",
+        "ids run from {lowest} to {above}, and no label map holds 0, the background: every id seems"
+        " to be one too high",
         "subtract 1 from every id, or leave the background off the list of classes",
         lambda ids: ids.first == 1 and ids.one_above and 0 not in ids.stored,
     ),
     IdFault(
         "error",
         UNLISTED,
-        "so many look like masks that went through JPEG or were resized smoothly: make them again"
+        "so many ids look like masks that were saved as JPEG or resized smoothly: make them again"
         " from the ids",
         lambda ids: ids.scattered,
     ),

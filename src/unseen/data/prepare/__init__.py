@@ -1,8 +1,8 @@
 """From published archives to the folders that the benchmarks read.
 
-A preparation downloads, verifies, unpacks, converts and counts. Every step first looks at the files
-that are there and does only the rest, so that an interrupted preparation can be continued; files
-appear under their names only when they are complete, and none is overwritten.
+A preparation downloads, verifies, unpacks, converts and counts. Every step leaves out files that
+exist already, so that an interrupted preparation can be continued. Files get their names only when
+they are complete, and none is overwritten.
 """
 
 from __future__ import annotations

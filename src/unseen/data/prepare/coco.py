@@ -138,8 +138,8 @@ def prepare_coco_folds(prep: Preparation) -> None:
     if drawing:
         require_pycocotools()  # before anything is downloaded
     for split in FOLD_SPLITS:
-        usual = (f"COCO2014/{split}", f"coco/{split}", f"coco/images/{split}")
-        images = Part(split, base / split, (".jpg",), counts[split], other_folders=usual)
+        other_folders = (f"COCO2014/{split}", f"coco/{split}", f"coco/images/{split}")
+        images = Part(split, base / split, (".jpg",), counts[split], other_folders=other_folders)
         ensure(prep, ARCHIVES[split], [images])
     if drawing:
         _draw_fold_masks(prep, base)

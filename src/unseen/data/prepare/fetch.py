@@ -57,7 +57,7 @@ def obtain(archive: Archive, prep: Preparation) -> Path:
 
 
 def manual_download_error(archives: Sequence[Archive], prep: Preparation) -> DataError:
-    """The message about archives of one web page that a person has to download."""
+    """The error for archives of one web page that only a person can download."""
     names = " and ".join(archive.file for archive in archives)
     verb, pronoun = ("is", "it") if len(archives) == 1 else ("are", "them")
     return DataError(
@@ -133,10 +133,10 @@ def _download(archive: Archive, prep: Preparation) -> Path:
 
 
 def _require_space(archive: Archive, part: Path, prep: Preparation) -> None:
-    """Make the folder of downloads and see that the rest of the archive fits.
+    """Make the folder of downloads and check that the rest of the archive fits on its disk.
 
     Raises:
-        DataError: It cannot be written, or its disk is too full.
+        DataError: The folder cannot be written, or the disk is too full.
     """
     try:
         prep.downloads.mkdir(parents=True, exist_ok=True)
@@ -155,10 +155,10 @@ def _require_space(archive: Archive, part: Path, prep: Preparation) -> None:
 
 
 def _fetch_verified(url: str, part: Path, archive: Archive, prep: Preparation) -> str | None:
-    """Download from one address and verify; the reason if that failed.
+    """Download from one address and verify; return the reason of a failure, else None.
 
-    The server's file may have changed between the two halves of a resumed download, so that one is
-    repeated from the start if its checksum is wrong.
+    A resumed download with a wrong checksum is repeated once from the start, because the server's
+    file may have changed since its first half.
     """
     while True:
         resumed = part.exists()
@@ -174,7 +174,7 @@ def _fetch_verified(url: str, part: Path, archive: Archive, prep: Preparation) -
 
 
 def _fetch(url: str, part: Path, archive: Archive, prep: Preparation) -> str | None:
-    """Append to `part` until it is complete, whenever the server breaks off; the reason if not."""
+    """Append to `part` until it is complete; return the reason of a failure, else None."""
     failures, reason = 0, ""
     with prep.progress(archive.file, archive.size, in_bytes=True) as advance:
         while failures < TRIES:
@@ -213,7 +213,7 @@ def _raise_disk_error(part: Path, error: OSError) -> None:
 
 
 def _append(url: str, part: Path, archive: Archive, advance: Callable[[int], None]) -> bool:
-    """Make one request; whether the file is complete now.
+    """Make one request and return whether the file is complete now.
 
     Raises:
         _GiveUpError: The server refuses.
@@ -225,7 +225,7 @@ def _append(url: str, part: Path, archive: Archive, advance: Callable[[int], Non
         headers["Range"] = f"bytes={start}-"
     try:
         with urlopen(Request(url, headers=headers), timeout=30) as answer:
-            # A server without ranges sends the whole file again.
+            # A server without ranges sends the file from its beginning.
             expected = f"bytes {start}-"
             resumes = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(
                 expected
@@ -248,7 +248,7 @@ def _append(url: str, part: Path, archive: Archive, advance: Callable[[int], Non
 
 
 def _finished_before(part: Path, present: int, archive: Archive) -> bool:
-    """Whether the downloaded bytes are the whole file; if there are too many, they are deleted."""
+    """Whether the downloaded bytes are the complete file; too many bytes are deleted."""
     if archive.size in (None, present):
         return True
     part.unlink()
@@ -256,10 +256,10 @@ def _finished_before(part: Path, present: int, archive: Archive) -> bool:
 
 
 def _announced_size(answer: Any, start: int, archive: Archive) -> int | None:
-    """The size of the whole file that the server announces.
+    """The size of the complete file that the server announces.
 
     Raises:
-        URLError: The answer cannot be the archive, and must not replace the downloaded bytes.
+        URLError: The answer is another file, which must not replace the downloaded bytes.
     """
     # Servers answer with pages for logins, quotas and maintenance.
     if answer.headers.get_content_type() == "text/html":
@@ -274,7 +274,7 @@ def _announced_size(answer: Any, start: int, archive: Archive) -> int | None:
 
 
 def _write_answer(answer: Any, part: Path, start: int, advance: Callable[[int], None]) -> bool:
-    """Write an answer's bytes from `start` on; whether it came to its end.
+    """Write an answer's bytes from `start` on and return whether it came to its end.
 
     Raises:
         DataError: The disk is full.

@@ -19,7 +19,7 @@ def file_names(folder: Path, suffix: str = "") -> set[str]:
     """The names of a folder's finished files that end in `suffix`; none if there is no folder.
 
     Raises:
-        DataError: It cannot be read as a folder.
+        DataError: The path cannot be read as a folder.
     """
     try:
         with os.scandir(folder) as entries:
@@ -75,8 +75,8 @@ def locate_dataset(root: Path, path: str, *markers: str) -> Path:
         return root
     if len(markers) > 1 and all((root / marker).exists() for marker in markers):
         return root
-    # Nothing is there yet: below a root that is called like the first folder of the path, the rest
-    # of the path is made.
+    # The folder does not exist yet. A root that has the name of the first folder of the path is
+    # that folder, so the rest of the path belongs below it.
     if parts[0] in root_names and len(parts) > 1:
         return candidates[1]
     return candidates[0]
@@ -98,7 +98,7 @@ def in_place(target: Path, size: int, source: Path) -> bool:
     """Whether a file of `size` bytes is in its place already.
 
     Raises:
-        DataError: One of another size is, or the folder cannot be read.
+        DataError: The file in place has another size, or the folder cannot be read.
     """
     try:
         actual = target.stat().st_size
@@ -127,7 +127,7 @@ def read_list(path: Path) -> list[str]:
     """The names in a list file.
 
     Raises:
-        DataError: Missing or not text.
+        DataError: The list is missing or is no text.
     """
     try:
         return path.read_text(encoding="utf-8").split()
@@ -139,10 +139,10 @@ def read_list(path: Path) -> list[str]:
 
 
 def write_list(path: Path, stems: Sequence[str]) -> None:
-    """Write a list of names; one with the same names, in whatever order, is kept.
+    """Write a list of names, or keep an existing list of the same names in any order.
 
     Raises:
-        DataError: A list of other names is there.
+        DataError: The existing list has other names.
     """
     if path.exists():
         names = read_list(path)

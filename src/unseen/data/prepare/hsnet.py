@@ -17,7 +17,7 @@ def prepare_lists(prep: Preparation, dataset: str) -> None:
     """Put the lists of "pascal" or "coco" into `lists`, each compared with the published one.
 
     Raises:
-        DataError: Cannot be obtained, or another list is there.
+        DataError: A list cannot be obtained, or one in place differs from the published one.
     """
     from unseen.data.episodes import HASHES, is_published
 

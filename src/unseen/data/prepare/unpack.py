@@ -1,7 +1,7 @@
 """Unpacking archives safely.
 
-Nothing is written outside of the target folders; links and files that grow out of proportion are
-refused; a file appears under its name only when it is complete, and none is overwritten.
+Nothing is written outside of the target folders. Links, and files that unpack to an implausible
+size, are refused. A file gets its name only when it is complete, and none is overwritten.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LARGEST_FILE = 4 << 30
 """Bytes that one unpacked file may have."""
 LARGEST_GROWTH = 100
-"""How many times the archive's size all its files may have, plus a gigabyte."""
+"""Limit of the unpacked files together: so many times the archive's size, plus a gigabyte."""
 
 _DAMAGE = (
     tarfile.TarError,
@@ -141,10 +141,10 @@ def _tar_members(path: Path) -> Iterator[_Member]:
 
 
 def _destination(name: str, parts: Sequence[Part], path: Path) -> Path | None:
-    """Where a member belongs, if it is part of anything.
+    """The place of a member, or None if it belongs to none of the parts.
 
     Raises:
-        DataError: Its path leads outside, whatever system reads it.
+        DataError: The member's path leads outside of its folder on some operating system.
     """
     member = PurePosixPath(name.removeprefix("./"))
     # PurePosixPath keeps drive letters and backslashes, which Windows would follow.
@@ -173,7 +173,11 @@ def _write(target: Path, member: _Member, path: Path) -> None:
 
 
 def _chunks(member: _Member, path: Path) -> Iterator[bytes]:
-    """The content; errors that occur here are the archive's, not those of the disk written to."""
+    """The member's content in chunks.
+
+    Raises:
+        DataError: The archive is damaged. Errors of writing do not occur in here.
+    """
     try:
         with member.open() as stream:
             while chunk := stream.read(CHUNK):

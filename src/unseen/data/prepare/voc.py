@@ -99,20 +99,20 @@ def _add_sbd_masks(prep: Preparation, base: Path, *, without: set[str]) -> set[s
     """
     # SBD splits its images otherwise than VOC, so both of its lists are read.
     sbd = base.parent / "VOCaug" / "dataset"
-    usual = ("VOCdevkit/VOCaug/dataset", "VOCaug/dataset")
+    folders = ("VOCdevkit/VOCaug/dataset", "VOCaug/dataset")
     lists = Part(
         _SBD_FOLDER,
         sbd,
         (".txt",),
         required=frozenset({"train.txt", "val.txt"}),
-        other_folders=usual,
+        other_folders=folders,
     )
     matrices = Part(
         f"{_SBD_FOLDER}/cls",
         sbd / "cls",
         (".mat",),
         PUBLISHED_COUNTS["voc"]["sbd"],
-        other_folders=tuple(f"{folder}/cls" for folder in usual),
+        other_folders=tuple(f"{folder}/cls" for folder in folders),
     )
     ensure(prep, ARCHIVES["sbd"], [lists, matrices])
     stems = {stem for name in ("train", "val") for stem in read_list(sbd / f"{name}.txt")}
