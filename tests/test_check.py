@@ -96,7 +96,7 @@ def test_classes_stored_one_too_low(folder: Path) -> None:
     )
 
 
-def test_palettes_of_their_own(folder: Path) -> None:
+def test_palettes_that_differ(folder: Path) -> None:
     """Images of colours saved with a palette each: the ids are places in palettes that were
     chosen one by one."""
     for i, colours in ((1, [0, 0, 0, 128, 0, 0, 0, 128, 0]), (2, [0, 0, 0, 0, 128, 0, 128, 0, 0])):

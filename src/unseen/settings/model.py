@@ -36,7 +36,8 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def is_own(benchmark: str) -> bool:
-    """Whether a benchmark's name is that of a folder of one's own data: one that holds classes.txt
-    (`unseen.data.own.layout`).
+    """Whether a benchmark is a folder of your own data, which has a classes.txt.
+
+    See `unseen.data.own.layout`.
     """
     return (Path(benchmark) / "classes.txt").is_file()

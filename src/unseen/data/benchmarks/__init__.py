@@ -73,7 +73,7 @@ def get_benchmark(name: str, lists: Path | None = None) -> Benchmark:
     if benchmark is not None:
         # Folds hold the folder of their lists, so they are made anew for the one given here.
         return benchmark if benchmark.episodes is None else fold_benchmarks(lists)[name]
-    # A relative folder without a slash is recognised only if it exists.
+    # A folder without classes.txt gets the message about that file, not one about benchmarks.
     if is_own(name) or Path(name).is_dir():
         return own_benchmark(Path(name))
     # Runs save the whole path of a folder: it may have moved since.
