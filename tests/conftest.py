@@ -1,24 +1,32 @@
-"""Where the fixtures of the released codes are looked for: the full set where it lies beside the
-project, else `tests/golden`."""
+"""Fixtures of the released codes, from beside the project or from `tests/golden`; shared runs."""
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from tiny import archives as tiny_archives
+from tiny.commands import FEW, ONE_STEP, run_command
+from unseen.backbones.shape_network import ShapeNetwork
 from unseen.clip_segmenter import TextSegmenter
 from unseen.conversion import translate
+from unseen.data.doodles import draw
 from unseen.errors import CheckpointError
+from unseen.inference import score_maps
 from unseen.methods import METHODS
 from unseen.released import rename
-from unseen.segmenter import TextFeatures
+from unseen.segmenter import Segmenter, TextFeatures
+from unseen.settings import InferenceSettings
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"
@@ -68,28 +76,62 @@ class Released:
         self.text = TextFeatures(tuple("abcdefg"), self.tensors["in.text_embedding"].float())
         self.seen = None if self.config["self_training"] else self.config["base_class"]
 
+    def check_tensors(self) -> None:
+        """Every tensor of the checkpoint is loaded or known to be dead."""
+        report = self.report
+        assert report.problem is None
+        assert len(report.loaded) + len(report.dead) == len(self.state)
+        dead = {name for name in report.dead if "loss_decode" not in name}
+        assert dead == set(self.about["trainable_without_grad"])
+
+    def check_scores(self, tolerance: float) -> None:
+        """The scores of whole images."""
+        scores = score_maps(
+            self.segmenter, self.tensors["in.image"], self.text, InferenceSettings(), self.seen
+        )
+        close(scores, self.tensors["out.head_eval"], tolerance)
+
+    def check_inference(self, settings: InferenceSettings, tolerance: float) -> None:
+        """Scores resized to the image's original size, and the class of every pixel."""
+        images = self.tensors["in.image_infer"]
+        scores = score_maps(self.segmenter, images, self.text, settings, self.seen)
+        size = tuple(self.config["ori_shape"])
+        resized = F.interpolate(scores, size, mode="bilinear", align_corners=False)
+        if "out.infer_scores" in self.tensors:  # left out of tests/golden
+            close(resized, self.tensors["out.infer_scores"], tolerance)
+        assert torch.equal(resized.argmax(dim=1)[0], self.tensors["out.infer_pred"].long())
+
     def check_gradients(self, tolerance: float) -> None:
-        """The norm of every parameter's gradient, and some gradients whole, after a backward pass;
-        nothing else has a gradient."""
+        """The norm of every parameter's gradient and some whole gradients, after a backward pass.
+
+        Nothing else has a gradient.
+        """
+        names, last = METHODS[self.method].cls.RELEASED.names, str(self.config["dec_layers"] - 1)
+        check_gradient_norms(self.segmenter, self.about["grad_norm"], names, tolerance, last)
         own = dict(self.segmenter.named_parameters())
-        last = str(self.config["dec_layers"] - 1)
-        largest = max(self.about["grad_norm"].values())
-        for theirs, norm in self.about["grad_norm"].items():
-            grad = own[rename(theirs, METHODS[self.method].cls.RELEASED.names, last)].grad
-            assert grad is not None
-            assert grad.norm().item() == pytest.approx(norm, rel=tolerance, abs=1e-5 * largest), (
-                theirs
-            )
-            if f"grad.{theirs}" in self.tensors:
-                full = self.tensors[f"grad.{theirs}"]
-                close(grad, full, tolerance * full.abs().max().item())
-        assert len(self.about["grad_norm"]) == sum(p.requires_grad for p in own.values())
+        for name in self.about["grad_norm"]:
+            if f"grad.{name}" in self.tensors:
+                expected, grad = self.tensors[f"grad.{name}"], own[rename(name, names, last)].grad
+                assert grad is not None
+                close(grad, expected, tolerance * expected.abs().max().item())
 
 
-def close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
+def check_gradient_norms(
+    segmenter: Segmenter, norms: dict[str, float], names: Any, tolerance: float, last: str = ""
+) -> None:
+    """Gradient norms of the trained parameters, by their released names, and of no others."""
+    own, largest = dict(segmenter.named_parameters()), max(norms.values())
+    for name, norm in norms.items():
+        grad = own[rename(name, names, last)].grad
+        assert grad is not None
+        assert grad.norm().item() == pytest.approx(norm, rel=tolerance, abs=1e-5 * largest), name
+    assert len(norms) == sum(p.requires_grad for p in own.values())
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
     """Equal shapes, and no entry further off than the tolerance."""
-    assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().max() <= tolerance
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= tolerance
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +141,38 @@ def voc_small() -> Path:
     if not root.is_dir():
         pytest.skip("the real photographs of ../shared/data are not here")
     return root
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of ZegCLIP after two steps on Doodles, which tests read and leave as it is."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    run_command(f"train zegclip --benchmark doodles --out {folder}", FEW)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def query_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of ESDA, a query method, after a step on Doodles."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    run_command(f"train esda --out {folder}", ONE_STEP)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fold_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of ESDA after a step on the first fold of Doodles."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    run_command(f"train esda --benchmark doodles-5i/0 --out {folder}", ONE_STEP)
+    return folder
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A doodle of 80 x 60 pixels as a JPEG file."""
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(draw(3, 0, size=80).image).crop((0, 0, 80, 60)).save(path, quality=95)
+    return path
 
 
 @pytest.fixture
@@ -111,9 +185,31 @@ def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _scenes_are_drawn_once() -> Iterator[None]:
+    """Keep the scenes of Doodles, which dozens of tests read again, in memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unseen.data.datasets.draw", functools.cache(draw))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+def shape_network() -> tuple[ShapeNetwork, dict[str, Tensor]]:
+    """The shape network of the fixture of SAZS's shape loss, and its tensors."""
+    tensors, _ = golden("sazs_shape_loss")
+    network = ShapeNetwork(28, (16, 8))
+    network.load_state_dict(
+        {
+            name.removeprefix("inversenet."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("inversenet.")
+        }
+    )
+    return network, tensors
 
 
 def converted(method: str, state: dict[str, Tensor], **sizes: Any) -> TextSegmenter:

@@ -1,8 +1,9 @@
-"""The verbs as functions: what every one of them builds, and what it refuses."""
+"""The verbs as functions: the segmenters they build, and what they refuse."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,8 +11,7 @@ import numpy as np
 import pytest
 
 import unseen
-from test_flow import FEW, said
-from unseen.__main__ import main
+from tiny.commands import FEW, ONE_STEP, error_of, run_command
 from unseen.building import build
 from unseen.data.benchmarks import get_benchmark
 from unseen.data.datasets import DoodleScenes
@@ -20,14 +20,6 @@ from unseen.methods import OWN, Method
 from unseen.methods.training_free import TrainingFree
 from unseen.settings import EvaluationSettings, InferenceSettings, ModelSettings
 from unseen.sources import ModelSource
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder of two steps on Doodles."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    main(["train", "zegclip", "--benchmark", "doodles", "--out", str(folder), *FEW])
-    return folder
 
 
 class SecondNetwork(TrainingFree):
@@ -52,10 +44,10 @@ def test_every_segmenter_loads_what_it_starts_from(monkeypatch: pytest.MonkeyPat
 def test_a_run_refuses_another_tower_and_released_choices(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = ["--limit", "1", "--out", str(tmp_path / "out")]
-    tower = said(capsys, "evaluate", str(run), "--clip", "ViT-B-32/openai", *place)
+    place = f"--limit 1 --out {tmp_path / 'out'}"
+    tower = error_of(capsys, f"evaluate {run} --clip ViT-B-32/openai", place)
     assert "has a tower of its own; remove --clip" in tower
-    released = said(capsys, "evaluate", str(run), "--published", *place)
+    released = error_of(capsys, f"evaluate {run} --published", place)
     assert "was trained with its own choices; remove --published" in released
     with pytest.raises(SettingError, match="has a tower of its own"):
         unseen.load(str(run), clip="no-such-tower")
@@ -65,12 +57,6 @@ def test_a_run_refuses_another_tower_and_released_choices(
 
 
 # ------------------------------------------------------------------- evaluation
-
-
-def esda_run(folder: Path, *more: str) -> Path:
-    few = ["--train.steps", "1", "--train.batch_size", "2", "--train.warmup", "0"]
-    main(["train", "esda", "--out", str(folder), *few, *more])
-    return folder
 
 
 QUICK = EvaluationSettings(limit=2, shown=0, progress=False)
@@ -92,9 +78,8 @@ def test_evaluate_gives_reports_and_writes_them(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == kept
 
 
-def test_only_whole_evaluations_are_the_scores_of_a_run(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_whole_evaluations_are_the_scores_of_a_run(run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(run, tmp_path / "run")
     bench = get_benchmark("doodles")
     few = replace(
         bench, open=lambda root, split: DoodleScenes(3, 2, size=96, min_things=2, max_things=4)
@@ -111,22 +96,23 @@ def test_only_whole_evaluations_are_the_scores_of_a_run(
     assert json.loads((run / "metrics.json").read_text()) == {"doodles": report.as_dict()["scores"]}
 
 
-def test_a_supervised_run_says_so(tmp_path: Path) -> None:
+def test_reports_of_a_supervised_run_name_the_regime(fold_run: Path, tmp_path: Path) -> None:
     """In every title, whatever the protocol and whatever it is scored on."""
-    fold = ["--benchmark", "doodles-5i/0"]
-    run = esda_run(tmp_path / "run", *fold, "--train.regime", "supervised")
+    run = tmp_path / "run"
+    run_command(
+        f"train esda --benchmark doodles-5i/0 --out {run} --train.regime supervised", ONE_STEP
+    )
     for name in ("doodles-5i/0", "doodles-5i/1", "doodles"):
         report = unseen.evaluate(run, name, settings=QUICK, save=False)[0]
         assert report.title == "esda (supervised)"
-    inductive = esda_run(tmp_path / "other", *fold)
-    assert unseen.evaluate(inductive, settings=QUICK, save=False)[0].title == "esda"
-    both = unseen.evaluate([run, inductive], settings=QUICK, save=False)
+    assert unseen.evaluate(fold_run, settings=QUICK, save=False)[0].title == "esda"
+    both = unseen.evaluate([run, fold_run], settings=QUICK, save=False)
     assert [report.title for report in both] == ["esda (supervised)", "esda"]
 
 
-def test_a_transductive_run_says_so(run: Path, tmp_path: Path) -> None:
-    regime = ["--train.regime", "transductive", "--init", str(run)]
-    main(["train", "zegclip", "--out", str(tmp_path / "second"), *FEW, *regime])
+def test_reports_of_a_transductive_run_name_the_regime(run: Path, tmp_path: Path) -> None:
+    regime = f"--train.regime transductive --init {run}"
+    run_command(f"train zegclip --out {tmp_path / 'second'}", FEW, regime)
     report = unseen.evaluate(tmp_path / "second", settings=QUICK, save=False)[0]
     assert report.title == "zegclip (transductive)"
 
@@ -168,6 +154,6 @@ def test_inference_is_changed_or_replaced(run: Path) -> None:
         ({"choose_threshold": 5, "threshold": 0.5}, "choose first"),
     ],
 )
-def test_evaluation_settings_that_mean_nothing(values: dict[str, object], message: str) -> None:
+def test_evaluation_settings_that_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         EvaluationSettings(**values)  # type: ignore[arg-type]

@@ -1,5 +1,4 @@
-"""Cross-attention and mean scores against torch's own attention and plain loops; where visual
-prompts stand."""
+"""Cross-attention and mean scores against torch's attention and loops; places of visual prompts."""
 
 from __future__ import annotations
 
@@ -15,9 +14,9 @@ B, K, N, D, HEADS = 2, 3, 7, 12, 4
 
 def twin(ours: CrossAttention) -> nn.MultiheadAttention:
     """torch's attention with the same weights."""
-    theirs = nn.MultiheadAttention(D, ours.num_heads, batch_first=True)
+    reference = nn.MultiheadAttention(D, ours.num_heads, batch_first=True)
     parts = (ours.q, ours.k, ours.v)
-    theirs.load_state_dict(
+    reference.load_state_dict(
         {
             "in_proj_weight": torch.cat([part.weight for part in parts]),
             "in_proj_bias": torch.cat([part.bias for part in parts]),
@@ -25,7 +24,7 @@ def twin(ours: CrossAttention) -> nn.MultiheadAttention:
             "out_proj.bias": ours.proj.bias,
         }
     )
-    return theirs.eval()
+    return reference.eval()
 
 
 def close(a: Tensor, b: Tensor) -> bool:
@@ -33,7 +32,7 @@ def close(a: Tensor, b: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("heads", [1, HEADS])
-def test_cross_attention_is_torchs(heads: int) -> None:
+def test_cross_attention_is_that_of_torch(heads: int) -> None:
     ours = CrossAttention(D, heads).eval()
     for part in (ours.q, ours.k):
         nn.init.normal_(part.weight)  # attention far from uniform

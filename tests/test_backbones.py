@@ -1,5 +1,4 @@
-"""Backbones that are trained: weights of others load exactly or not at all, and dilation keeps what
-was learned."""
+"""Trained backbones: weights of others load exactly or not at all; dilation keeps features."""
 
 from __future__ import annotations
 
@@ -133,8 +132,10 @@ def test_the_dilated_network_contains_the_original(stride: int, every: int) -> N
 
 
 def test_real_photographs_are_recognised(voc_small: Path) -> None:
-    """ImageNet's classes of VOC's photographs, by the published weights; row 0 of the classifier is
-    the background."""
+    """ImageNet's classes of VOC's photographs, by the published weights.
+
+    Row 0 of the classifier is the background.
+    """
     path = SHARED / "data" / "weights" / "mobilenet_v2_imagenet_tv.safetensors"
     if not path.exists():
         pytest.skip("the weights of ../shared/data are not here")

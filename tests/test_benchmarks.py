@@ -1,5 +1,7 @@
-"""Every generalised benchmark on four images in its true layout, through the command line; runs
-across data sets; vocabularies above 253 classes."""
+"""Every generalised benchmark on four images in its true layout, through the command line.
+
+Also runs across data sets, and vocabularies above 253 classes.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from test_flow import FEW, said
 from tiny import write_voc
+from tiny.commands import FEW, error_of, run_command
 from tiny.sets import (
     FULL,
     write_ade,
@@ -24,7 +26,6 @@ from tiny.sets import (
     write_coco_stuff,
     write_context,
 )
-from unseen.__main__ import main
 from unseen.data.ade import ADE150, ADE847
 from unseen.data.benchmarks import BENCHMARKS, families, folds_of, get_benchmark
 from unseen.data.classes import (
@@ -44,18 +45,11 @@ from unseen.metrics import ConfusionMatrix
 from unseen.settings import InferenceSettings
 from unseen.visualize import colours, paint, palette
 
-SMALL = [
-    "--clip",
-    "doodles",
-    *FEW,
-    "--train.transforms.resize",
-    "[128,32]",
-    "--train.transforms.crop",
-    "32",
-    "--train.workers",
-    "0",
-]
-TINY = ["--inference.short_side", "32", "--inference.window", "0"]
+SMALL = (
+    f"--clip doodles {FEW} --train.transforms.resize [128,32] "
+    "--train.transforms.crop 32 --train.workers 0"
+)
+TINY = "--inference.short_side 32 --inference.window 0"
 
 # --------------------------------------------------------------------- classes
 
@@ -132,34 +126,16 @@ def test_benchmarks_that_are_scored_alike() -> None:
 
 def test_a_run_on_the_same_classes_with_another_background(tmp_path: Path) -> None:
     root = voc(tmp_path / "data")
-    common = ["--root", str(root), *TINY]
-    main(
-        [
-            "train",
-            "zegclip",
-            "--benchmark",
-            "voc",
-            "--root",
-            str(root),
-            *SMALL,
-            "--options.decoder_heads",
-            "2",
-            "--out",
-            str(tmp_path / "run"),
-        ]
+    common = f"--root {root} {TINY}"
+    run_command(
+        f"train zegclip --benchmark voc --root {root}",
+        SMALL,
+        f"--options.decoder_heads 2 --out {tmp_path / 'run'}",
     )
-    main(
-        [
-            "evaluate",
-            str(tmp_path / "run"),
-            "--benchmark",
-            "voc-21",
-            *common,
-            "--threshold",
-            "0.5",
-            "--out",
-            str(tmp_path / "eval"),
-        ]
+    run_command(
+        f"evaluate {tmp_path / 'run'} --benchmark voc-21",
+        common,
+        f"--threshold 0.5 --out {tmp_path / 'eval'}",
     )
     protocol = report_of(tmp_path / "eval")["protocol"]
     assert (protocol["calibrated"], protocol["trained_on"], protocol["background"]) == (
@@ -172,7 +148,7 @@ def test_a_run_on_the_same_classes_with_another_background(tmp_path: Path) -> No
 def test_benchmarks_in_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"voc", "pascal-5i/0..3", "voc-zs3/2..10", "ade20k-847", "cityscapes"} <= set(families())
     assert sum(map(len, families().values())) == len(BENCHMARKS)
-    main(["list", "benchmarks"])
+    run_command("list benchmarks")
     out = capsys.readouterr().out
     assert "context-zs3/2..10" in out
     assert "2..10" in out
@@ -182,8 +158,8 @@ def test_benchmarks_in_lists(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def report_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    return found
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return report
 
 
 def counted(report: dict[str, Any]) -> dict[str, int]:
@@ -203,10 +179,10 @@ def voc(root: Path) -> Path:
 
 def voc_pixels(*, background: bool) -> dict[str, int]:
     """Of images 9, 10, 11 of `write_voc`: 8 of 24 columns a class, 19 of 20 rows."""
-    found = {VOC[i % 15]: 19 * 8 for i in (9, 10, 11)} | {
+    pixels = {VOC[i % 15]: 19 * 8 for i in (9, 10, 11)} | {
         VOC[15 + i % 5]: 19 * 8 for i in (9, 10, 11)
     }
-    return {**found, "background": 3 * 19 * 8} if background else found
+    return {**pixels, "background": 3 * 19 * 8} if background else pixels
 
 
 CASES: dict[str, tuple[Callable[[Path], Path], dict[str, int]]] = {
@@ -236,32 +212,16 @@ CASES: dict[str, tuple[Callable[[Path], Path], dict[str, int]]] = {
 def test_train_and_evaluate(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write, pixels = CASES[name]
     root, bench = write(tmp_path / "data"), get_benchmark(name)
-    common = ["--benchmark", name, "--root", str(root)]
-    main(
-        [
-            "train",
-            "zegclip",
-            *common,
-            *SMALL,
-            "--options.decoder_heads",
-            "2",
-            "--options.templates",
-            "single",
-            "--out",
-            str(tmp_path / "run"),
-        ]
+    common = f"--benchmark {name} --root {root}"
+    run_command(
+        "train zegclip",
+        common,
+        SMALL,
+        f"--options.decoder_heads 2 --options.templates single --out {tmp_path / 'run'}",
     )
     threshold = ["--threshold", "0.5"] if bench.background == "threshold" else []
-    main(
-        [
-            "evaluate",
-            str(tmp_path / "run"),
-            *common,
-            *TINY,
-            *threshold,
-            "--out",
-            str(tmp_path / "eval"),
-        ]
+    run_command(
+        f"evaluate {tmp_path / 'run'}", common, TINY, *threshold, f"--out {tmp_path / 'eval'}"
     )
     report = report_of(tmp_path / "eval")
     assert counted(report) == pixels
@@ -324,27 +284,12 @@ def stuff_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps on COCO-Stuff."""
     folder = tmp_path_factory.mktemp("stuff")
     root = write_coco_stuff(folder / "data")
-    options = [
-        "--options.decoder_heads",
-        "2",
-        "--options.templates",
-        "single",
-        "--options.num_prompts",
-        "2",
-    ]
-    main(
-        [
-            "train",
-            "zegclip",
-            "--benchmark",
-            "coco-stuff",
-            "--root",
-            str(root),
-            *SMALL,
-            *options,
-            "--out",
-            str(folder / "run"),
-        ]
+    options = "--options.decoder_heads 2 --options.templates single --options.num_prompts 2"
+    run_command(
+        f"train zegclip --benchmark coco-stuff --root {root}",
+        SMALL,
+        options,
+        f"--out {folder / 'run'}",
     )
     return folder / "run"
 
@@ -354,20 +299,12 @@ def test_a_run_on_another_data_set(
     stuff_run: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write, pixels = CASES[name]
-    options = ["--options.templates", "single"]
-    main(
-        [
-            "evaluate",
-            str(stuff_run),
-            "--benchmark",
-            name,
-            "--root",
-            str(write(tmp_path / "data")),
-            *TINY,
-            *options,
-            "--out",
-            str(tmp_path / "eval"),
-        ]
+    options = "--options.templates single"
+    run_command(
+        f"evaluate {stuff_run} --benchmark {name} --root {write(tmp_path / 'data')}",
+        TINY,
+        options,
+        f"--out {tmp_path / 'eval'}",
     )
     report, bench = report_of(tmp_path / "eval"), get_benchmark(name)
     assert counted(report) == pixels, "all classes are scored"
@@ -377,20 +314,20 @@ def test_a_run_on_another_data_set(
         "coco-stuff",
         156,
     )
-    met = protocol["trained_on"]["shared"]
-    assert met == shared_classes(get_benchmark("coco-stuff").seen, bench.class_names)
-    known = [report["iou"][word] for word in met if report["iou"][word] is not None]
+    shared = protocol["trained_on"]["shared"]
+    assert shared == shared_classes(get_benchmark("coco-stuff").seen, bench.class_names)
+    known = [report["iou"][name] for name in shared if report["iou"][name] is not None]
     new = [
-        report["iou"][word]
-        for word in bench.class_names
-        if word not in met and report["iou"][word] is not None
+        report["iou"][name]
+        for name in bench.class_names
+        if name not in shared and report["iou"][name] is not None
     ]
     for score, values in (("mIoU_shared", known), ("mIoU_novel", new), ("mIoU", known + new)):
         assert report["scores"][score] == (
             pytest.approx(np.mean(values), abs=1e-3) if values else None
         )
     assert (
-        f"{len(met)} of the {len(bench.class_names)} classes were seen with masks in training on"
+        f"{len(shared)} of the {len(bench.class_names)} classes were seen with masks in training on"
         " coco-stuff" in " ".join(capsys.readouterr().out.split())
     )
 
@@ -441,8 +378,8 @@ def test_labels_skip_the_special_values() -> None:
 
 def test_metric_and_best_classes_above_253() -> None:
     scores = torch.zeros(1, 300, 1, 4)
-    for column, word in enumerate((1, 252, 253, 299)):
-        scores[0, word, 0, column] = 1
+    for column, class_id in enumerate((1, 252, 253, 299)):
+        scores[0, class_id, 0, column] = 1
     best = best_classes(scores, (1, 4), InferenceSettings())
     assert best.tolist() == [[[1, 252, 256, 302]]]
     matrix = ConfusionMatrix(300)
@@ -478,23 +415,23 @@ def test_the_full_ade20k(
     root = write_ade_full(tmp_path / "ADE20K_2021_17_01", suffix=suffix)
     labels = get_benchmark("ade20k-847").data("val", tmp_path)[0].labels
     assert labels[0, ::4].tolist() == [0, 252, 256, 257, 258, 259, 849, IGNORE]
-    common = ["--benchmark", "ade20k-847", "--root", str(root), "--options.templates", "single"]
+    common = f"--benchmark ade20k-847 --root {root} --options.templates single"
     if suffix == ".tif":
         ids = np.array(Image.open(next(root.glob("annotations/validation/*.tif"))))
         ids[0, 0] = 847
         Image.fromarray(ids).save(root / "annotations" / "validation" / "ADE_00000001.tif")
-        assert "holds the id 847; valid are 0 to 846 and 65535 for ignored pixels" in said(
-            capsys, "evaluate", "naclip", *common, *TINY
+        assert "holds the id 847; valid are 0 to 846 and 65535 for ignored pixels" in error_of(
+            capsys, "evaluate naclip", common, TINY
         )
         return
-    main(["evaluate", str(stuff_run), *common, *TINY, "--out", str(tmp_path / "eval")])
+    run_command(f"evaluate {stuff_run}", common, TINY, f"--out {tmp_path / 'eval'}")
     report = report_of(tmp_path / "eval")
     assert counted(report) == {ADE847[i]: 2 * 16 * 4 for i in FULL[:-1]}
     assert len(report["iou"]) == 847
     assert "building, edifice" in report["protocol"]["trained_on"]["shared"]
     assert (tmp_path / "eval" / "sheet.png").exists()
-    assert "847 classes, and a method can be trained on at most 253" in said(
-        capsys, "train", "zegclip", *common, *SMALL, "--options.decoder_heads", "2"
+    assert "847 classes, and a method can be trained on at most 253" in error_of(
+        capsys, "train zegclip", common, SMALL, "--options.decoder_heads 2"
     )
 
 
@@ -510,19 +447,9 @@ def test_large_vocabularies_take_smaller_batches(
         ),
     )
     root = write_ade(tmp_path / "data")
-    main(
-        [
-            "evaluate",
-            "naclip",
-            "--benchmark",
-            "ade20k-150",
-            "--root",
-            str(root),
-            *TINY,
-            "--options.templates",
-            "single",
-            "--out",
-            str(tmp_path),
-        ]
+    run_command(
+        f"evaluate naclip --benchmark ade20k-150 --root {root}",
+        TINY,
+        f"--options.templates single --out {tmp_path}",
     )
     assert sizes == [1, 1]

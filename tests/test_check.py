@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from test_flow import said
 from tiny import write_folds, write_own, write_voc
-from unseen.__main__ import main
+from tiny.commands import error_of, run_command
 from unseen.data.benchmarks import get_benchmark
 from unseen.data.own.checking import check_data
 from unseen.errors import DataError
@@ -47,7 +46,7 @@ def lines(folder: Path, level: str = "error") -> list[str]:
 
 
 def test_a_sound_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["check", str(folder), "--out", str(tmp_path / "out")])
+    run_command(f"check {folder} --out {tmp_path / 'out'}")
     about = json.loads((tmp_path / "out" / "check.json").read_text())
     assert about["findings"] == []
     assert (about["train"]["images"], about["val"]["images"]) == (7, 3)
@@ -66,7 +65,7 @@ def test_ids_that_are_not_listed(
         ids[3, :2] = 9, 77
         keep(folder, i, ids)
     with pytest.raises(SystemExit) as stopped:
-        main(["check", str(folder), "--out", str(tmp_path / "out")])
+        run_command(f"check {folder} --out {tmp_path / 'out'}")
     assert stopped.value.code == 2
     [line] = lines(folder)
     assert line.startswith("ids that are not on the list of classes (9, 77; valid are 0 to 3): ")
@@ -78,7 +77,7 @@ def test_ids_that_are_not_listed(
     assert "error" in capsys.readouterr().out
 
 
-def test_a_slip_of_the_pen_is_no_background(folder: Path) -> None:
+def test_a_single_unlisted_pixel_is_no_background(folder: Path) -> None:
     """A pixel of the id above the last one, in a folder whose ids start at 0."""
     classes(folder, "cat\ndog\ntree # unseen\nsky\n")
     ids = mask(folder, 3)
@@ -97,8 +96,7 @@ def test_classes_stored_one_too_low(folder: Path) -> None:
 
 
 def test_palettes_that_differ(folder: Path) -> None:
-    """Images of colours saved with a palette each: the ids are places in palettes that were
-    chosen one by one."""
+    """The ids are places in palettes that were made for every image alone."""
     for i, colours in ((1, [0, 0, 0, 128, 0, 0, 0, 128, 0]), (2, [0, 0, 0, 0, 128, 0, 128, 0, 0])):
         image = Image.fromarray(np.minimum(mask(folder, i), 2).astype(np.uint8), mode="P")
         image.putpalette(colours)
@@ -107,8 +105,7 @@ def test_palettes_that_differ(folder: Path) -> None:
 
 
 def test_half_a_layout(folder: Path) -> None:
-    """Loose images beside images/train and images/val, and one of the two alone: nothing is left
-    out in silence."""
+    """Loose images beside images/train and images/val, or only one of the two, are reported."""
     for split in ("train", "val"):
         (folder / f"{split}.txt").unlink()
         for kind in ("images", "labels"):
@@ -157,7 +154,7 @@ def test_ids_that_were_blurred(folder: Path) -> None:
     assert "were saved as JPEG" in line
 
 
-def test_images_that_ask_for_a_rotation(folder: Path) -> None:
+def test_images_with_a_rotation_in_exif(folder: Path) -> None:
     path = folder / "images" / "p 2.png"
     with Image.open(path) as image:
         image.load()
@@ -284,12 +281,12 @@ def test_an_empty_split(folder: Path) -> None:
 
 def test_named_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_voc(tmp_path / "VOC2012", count=20)
-    main(["check", "voc", "--root", str(root), "--out", str(tmp_path / "out")])
+    run_command(f"check voc --root {root} --out {tmp_path / 'out'}")
     out = capsys.readouterr().out
     assert "15 seen, 5 unseen" in out
     assert json.loads((tmp_path / "out" / "check.json").read_text())["train"]["images"] == 15
-    assert "has no files to check" in said(capsys, "check", "doodles")
-    assert "--root" in said(capsys, "check", "voc")
+    assert "has no files to check" in error_of(capsys, "check doodles")
+    assert "--root" in error_of(capsys, "check voc")
     folds = write_folds(tmp_path / "folds")
     warnings = [
         finding.line()

@@ -1,4 +1,4 @@
-"""Run folders: what goes in comes out; what does not belong is refused in one sentence."""
+"""Run folders: segmenters are restored as saved, and unfit folders are refused with a message."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_only_the_trained_part_is_stored(run: tuple[Path, ClipSegmenter]) -> Non
 
 
 def test_options_can_be_replaced(run: tuple[Path, ClipSegmenter]) -> None:
-    assert load_run(run[0], {"calibration": 0.0})[0].calibration == 0.0  # type: ignore[comparison-overlap]
+    assert load_run(run[0], {"calibration": 0.0})[0].calibration == 0.0
 
 
 def change(folder: Path, **entries: object) -> None:
@@ -167,10 +167,10 @@ def test_nothing_in_the_configuration_is_executed(
 
 
 def test_stored_text_with_a_background(tmp_path: Path) -> None:
-    """The background word's row comes last."""
+    """The background's row comes last."""
     rows = torch.arange(12.0).view(3, 4)
-    np.save(tmp_path / "words.npy", rows.numpy())
-    text = StoredText.read(tmp_path / "words.npy", ["a", "b"])
+    np.save(tmp_path / "classes.npy", rows.numpy())
+    text = StoredText.read(tmp_path / "classes.npy", ["a", "b"])
     text.check(4, "others")
     assert torch.equal(text.encode_names(["b", "a"], ()), rows[[1, 0]])
     assert torch.equal(text.background, rows[2])
@@ -178,4 +178,4 @@ def test_stored_text_with_a_background(tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match="has none for 'c'; its classes are a, b"):
         text.encode_names(["c"], ())
     with pytest.raises(DataError, match="3 classes and 'others', the last,"):
-        StoredText.read(tmp_path / "words.npy", ["a", "b", "c"]).check(4, "others")
+        StoredText.read(tmp_path / "classes.npy", ["a", "b", "c"]).check(4, "others")

@@ -1,5 +1,4 @@
-"""The opened-up tower against open_clip and against OpenAI's code (fixtures clip_vit_tiny,
-clip_tokens)."""
+"""CLIP's tower against open_clip and OpenAI's code (fixtures clip_vit_tiny, clip_tokens)."""
 
 from __future__ import annotations
 
@@ -41,8 +40,10 @@ def archive() -> Path:
 
 @pytest.fixture
 def reference_attention() -> Iterator[None]:
-    """PyTorch's attention module as open_clip trains with it; its inference-only kernel rounds
-    otherwise than the same module in training."""
+    """PyTorch's attention module as open_clip trains with it.
+
+    Its inference-only kernel rounds otherwise than the same module in training.
+    """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     yield
@@ -54,7 +55,7 @@ def reference_attention() -> Iterator[None]:
 def test_walking_the_tower_equals_open_clip_bit_for_bit(
     reference_attention: None, quick_gelu: bool, layer_scale: float | None
 ) -> None:
-    config = {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "ls_init_value": layer_scale}}  # type: ignore[dict-item]
+    config = {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "ls_init_value": layer_scale}}
     model = open_clip.CLIP(**config, quick_gelu=quick_gelu).eval()
     clip = CLIP(model, mean=(0, 0, 0), std=(1, 1, 1)).requires_grad_(True)
     images = torch.rand(3, 3, 64, 64)
@@ -94,8 +95,7 @@ def test_openai_archive_is_read_as_data_and_matches_openai() -> None:
 
 
 def test_other_forms_of_the_same_weights(tmp_path: Path) -> None:
-    """A safetensors file, a plain state dict and a wrapped one with `module.` prefixes load like
-    the archive."""
+    """A safetensors file, a state dict and one with `module.` prefixes load like the archive."""
     clip = load_clip(str(archive()))
     state = {
         **{f"visual.{name}": tensor for name, tensor in clip.visual.state_dict().items()},
@@ -110,10 +110,8 @@ def test_other_forms_of_the_same_weights(tmp_path: Path) -> None:
     for name in ("a.safetensors", "b.pt", "c.pt"):
         other = load_clip(str(tmp_path / name))
         assert all(
-            torch.equal(mine, theirs)
-            for mine, theirs in zip(
-                clip.state_dict().values(), other.state_dict().values(), strict=True
-            )
+            torch.equal(a, b)
+            for a, b in zip(clip.state_dict().values(), other.state_dict().values(), strict=True)
         )
 
 
@@ -139,11 +137,11 @@ def test_names_are_averaged_over_templates() -> None:
     clip = tiny_clip()
     vectors = []
     for name in ("cat", "tree"):
-        each = [
+        prompts = [
             clip.encode_tokens(clip.tokenize([template.format(name)]))[0][0]
             for template in TEMPLATES["multi"]
         ]
-        mean = torch.stack([v / v.norm() for v in each]).mean(dim=0)
+        mean = torch.stack([v / v.norm() for v in prompts]).mean(dim=0)
         vectors.append(mean / mean.norm())
     assert torch.allclose(
         clip.encode_names(["cat", "tree"], TEMPLATES["multi"]),
@@ -216,7 +214,7 @@ def test_the_tower_is_frozen() -> None:
     assert not any(p.requires_grad for p in clip.parameters())
 
 
-def test_shipped_tower_knows_its_words() -> None:
+def test_the_shipped_tower_recognises_its_classes() -> None:
     clip = load_clip()
     assert clip.source == "doodles"
     assert clip.config is not None
@@ -224,10 +222,10 @@ def test_shipped_tower_knows_its_words() -> None:
 
 
 def test_openai_tags_get_quick_gelu_under_either_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {}
+    requested = {}
 
     def create(architecture: str, *, pretrained: str, force_quick_gelu: bool) -> open_clip.CLIP:
-        asked[f"{architecture}/{pretrained}"] = force_quick_gelu
+        requested[f"{architecture}/{pretrained}"] = force_quick_gelu
         model = open_clip.CLIP(**CONFIG, quick_gelu=force_quick_gelu)
         open_clip.factory.set_model_preprocess_cfg(
             model, {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2), "size": 64}
@@ -238,7 +236,7 @@ def test_openai_tags_get_quick_gelu_under_either_name(monkeypatch: pytest.Monkey
     for tag in ("ViT-B-16/openai", "ViT-B-16-quickgelu/openai", "ViT-B-16/laion2b_s34b_b88k"):
         clip = load_clip(tag)
         assert clip.mean.flatten().tolist() == [0.5, 0.5, 0.5]
-    assert asked == {
+    assert requested == {
         "ViT-B-16/openai": True,
         "ViT-B-16-quickgelu/openai": True,
         "ViT-B-16/laion2b_s34b_b88k": False,
@@ -322,7 +320,7 @@ def test_tables_are_kept_for_the_last_sizes_only() -> None:
 def test_a_file_with_the_architecture_it_belongs_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Heads and activation of files that do not say them."""
+    """Heads and activation of files that do not state them."""
     config = {
         **CONFIG,
         "quick_gelu": False,
@@ -349,8 +347,10 @@ def test_a_file_with_the_architecture_it_belongs_to(
 
 
 def test_the_text_half_alone(tmp_path: Path) -> None:
-    """Vectors and fingerprint's weights are those of the whole; files with other image towers, and
-    files without any, do."""
+    """Text features and the weights of the fingerprint are those of the whole CLIP.
+
+    Files with other image towers, and files without any, have a text tower that loads.
+    """
     whole, half = load_clip("doodles"), load_text("doodles")
     assert torch.equal(
         half.encode_names(["tree", "key"], TEMPLATES["single"]),

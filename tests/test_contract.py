@@ -1,4 +1,4 @@
-"""What every method of the table promises."""
+"""The contract of every method of the table."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_an_image_alone_scores_as_in_a_batch(name: str) -> None:
 
 @pytest.mark.parametrize("name", QUERY)
 def test_query_methods_take_one_class_an_image(name: str) -> None:
-    """A map of background and query class for each image; every class is asked as the one is."""
+    """Logits of background and query class for every image; all classes are scored alike."""
     segmenter = make(name).eval()
     images, text = (
         torch.rand(2, 3, 32, 40),
@@ -116,7 +116,7 @@ def test_class_names_are_checked(name: str) -> None:
         ([], "empty"),
         (["cat", "cat "], "'cat' is in the list twice"),
         (["cat", " "], "class 2"),
-        (["word " * 100], "at most 77"),
+        (["name " * 100], "at most 77"),
     ):
         with pytest.raises(VocabularyError, match=message):
             segmenter.encode_text(Vocabulary(tuple(names)))

@@ -1,5 +1,4 @@
-"""Published checkpoints: files in mmcv's format made from the fixtures become runs that predict as
-the released codes do."""
+"""Published checkpoints: files in mmcv's format become runs that predict as the released code."""
 
 from __future__ import annotations
 
@@ -14,8 +13,7 @@ import yaml
 
 import unseen
 from conftest import close, converted, golden
-from test_flow import said
-from unseen.__main__ import main
+from tiny.commands import error_of, run_command
 from unseen.backbones.clip.loading import build_clip
 from unseen.checkpoints import load_run
 from unseen.errors import CheckpointError
@@ -25,8 +23,10 @@ from unseen.settings import InferenceSettings
 
 
 def checkpoint(name: str) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """What mmcv stores: weights beside notes and the optimiser's state; the fixture's description;
-    flags for what shapes do not tell."""
+    """A checkpoint as mmcv stores it, the fixture's description, and flags.
+
+    The flags give what shapes do not determine.
+    """
     tensors, about = golden(name)
     prefix = "param." if name.startswith("esda") else "sd."
     state = OrderedDict(
@@ -59,7 +59,7 @@ def checkpoint(name: str) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
         str(config.get("dec_heads", config.get("heads"))),
     ]
     if name.startswith("esda"):
-        flags += ["--options.text_blocks", str(config["replace_indices"])]
+        flags += ["--options.text_blocks", str(config["replace_indices"]).replace(" ", "")]
     return whole, about, flags
 
 
@@ -70,17 +70,10 @@ def test_a_checkpoint_becomes_a_run(
     whole, about, flags = checkpoint(name)
     method = name[:-2]
     torch.save(whole, tmp_path / "iter_20000.pth")
-    main(
-        [
-            "convert",
-            method,
-            str(tmp_path / "iter_20000.pth"),
-            "--out",
-            str(tmp_path / "run"),
-            "--benchmark",
-            "voc",
-            *flags,
-        ]
+    run_command(
+        f"convert {method} {tmp_path / 'iter_20000.pth'} --out {tmp_path / 'run'}",
+        "--benchmark voc",
+        *flags,
     )
     out = capsys.readouterr().out
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
@@ -118,17 +111,10 @@ def test_an_esda_checkpoint_becomes_a_run(tmp_path: Path) -> None:
         "optimizer": whole["optimizer"],
     }
     torch.save(wrapped, tmp_path / "best.pth")
-    main(
-        [
-            "convert",
-            "esda",
-            str(tmp_path / "best.pth"),
-            "--out",
-            str(tmp_path / "run"),
-            "--benchmark",
-            "pascal-5i/2",
-            *flags,
-        ]
+    run_command(
+        f"convert esda {tmp_path / 'best.pth'} --out {tmp_path / 'run'}",
+        "--benchmark pascal-5i/2",
+        *flags,
     )
     segmenter, run = load_run(tmp_path / "run")
     assert (run.benchmark, len(run.seen)) == ("pascal-5i/2", 15)
@@ -147,19 +133,10 @@ def test_settings_come_from_the_recipe(tmp_path: Path) -> None:
     whole, _, flags = checkpoint("clip_rc_a")
     torch.save(whole, tmp_path / "a.pth")
     for regime, seen, weight in (("inductive", 15, 2.0), ("supervised", 20, 0.0)):
-        main(
-            [
-                "convert",
-                "clip_rc",
-                str(tmp_path / "a.pth"),
-                "--out",
-                str(tmp_path / regime),
-                "--benchmark",
-                "voc",
-                "--regime",
-                regime,
-                *flags,
-            ]
+        run_command(
+            f"convert clip_rc {tmp_path / 'a.pth'} --out {tmp_path / regime} --benchmark voc",
+            f"--regime {regime}",
+            *flags,
         )
         config = yaml.safe_load((tmp_path / regime / "config.yaml").read_text())
         assert len(config["seen"]) == seen
@@ -173,50 +150,50 @@ def test_bad_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     state, out = whole["state_dict"], ["--out", str(tmp_path / "run"), "--benchmark", "voc"]
     path = tmp_path / "a.pth"
 
-    def told(changed: dict[str, Any], method: str = "zegclip", more: list[str] = flags) -> str:
+    def message(changed: dict[str, Any], method: str = "zegclip", more: list[str] = flags) -> str:
         torch.save({"state_dict": changed}, path)
-        return said(capsys, "convert", method, str(path), *out, *more)
+        return error_of(capsys, f"convert {method} {path}", *out, *more)
 
-    assert "looks like one of zegclip" in told(state, "clip_rc")
-    assert "cannot be converted; choose one of zegclip, clip_rc, esda" in told(state, "naclip")
-    assert "is of none of the methods" in told({"weight": torch.zeros(3)})
+    assert "looks like one of zegclip" in message(state, "clip_rc")
+    assert "cannot be converted; choose one of zegclip, clip_rc, esda" in message(state, "naclip")
+    assert "is of none of the methods" in message({"weight": torch.zeros(3)})
     name = "backbone.transformer.resblocks.1.attn.in_proj_weight"
-    assert f"{name} ([5, 5] instead of [192, 64]) is of another shape" in told(
+    assert f"{name} ([5, 5] instead of [192, 64]) is of another shape" in message(
         {**state, name: torch.zeros(5, 5)}
     )
-    assert f"{name} is not finite" in told(
+    assert f"{name} is not finite" in message(
         {**state, name: torch.full_like(state[name], float("nan"))}
     )
-    assert "clip.visual.transformer.resblocks.1.attn.in_proj_weight is missing" in told(
+    assert "clip.visual.transformer.resblocks.1.attn.in_proj_weight is missing" in message(
         {key: value for key, value in state.items() if key != name}
     )
-    assert "decode_head.extra is unknown" in told({**state, "decode_head.extra": torch.zeros(2)})
-    assert "may be a part of one" in told(
+    assert "decode_head.extra is unknown" in message({**state, "decode_head.extra": torch.zeros(2)})
+    assert "may be a part of one" in message(
         {key: value for key, value in state.items() if "prompt_embeddings" not in key}
     )
-    assert "does not hold CLIP's text tower" in told(
+    assert "does not hold CLIP's text tower" in message(
         {key: value for key, value in state.items() if not key.startswith("text_encoder.")}
     )
-    assert "has no option 'promts'" in told(state, more=[*flags, "--options.promts", "3"])
+    assert "has no option 'promts'" in message(state, more=[*flags, "--options.promts", "3"])
     torch.save({"state_dict": state, "hook": Path("x")}, path)
-    assert "may run code" in said(capsys, "convert", "zegclip", str(path), *out)
+    assert "may run code" in error_of(capsys, f"convert zegclip {path}", *out)
     path.write_bytes(path.read_bytes()[:5000])
-    assert "not a readable weight file" in said(capsys, "convert", "zegclip", str(path), *out)
-    assert "does not exist" in said(capsys, "convert", "zegclip", str(tmp_path / "no.pth"), *out)
-    assert "--benchmark is missing" in said(
-        capsys, "convert", "zegclip", str(path), "--out", str(tmp_path / "run")
+    assert "not a readable weight file" in error_of(capsys, f"convert zegclip {path}", *out)
+    assert "does not exist" in error_of(capsys, f"convert zegclip {tmp_path / 'no.pth'}", *out)
+    assert "--benchmark is missing" in error_of(
+        capsys, f"convert zegclip {path} --out {tmp_path / 'run'}"
     )
     torch.save(checkpoint("esda_a")[0], path)
-    assert "was trained on folds" in said(
-        capsys, "convert", "esda", str(path), *out, *checkpoint("esda_a")[2]
+    assert "was trained on folds" in error_of(
+        capsys, f"convert esda {path}", *out, *checkpoint("esda_a")[2]
     )
     for heads in ("5", "999", "-1", "0"):
-        assert f"vision_heads is {heads}" in told(state, more=["--vision_heads", heads])
-    assert "lattice is 4; give a list of 2" in told(
+        assert f"vision_heads is {heads}" in message(state, more=["--vision_heads", heads])
+    assert "lattice is 4; give a list of 2" in message(
         checkpoint("clip_rc_a")[0]["state_dict"], "clip_rc", ["--options.lattice", "4"]
     )
     torch.save({1: torch.zeros(2)}, path)
-    assert "holds no tensors" in said(capsys, "convert", "zegclip", str(path), *out)
+    assert "holds no tensors" in error_of(capsys, f"convert zegclip {path}", *out)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -226,17 +203,8 @@ def test_a_stripped_recovery_decoder_is_not_missed(tmp_path: Path) -> None:
         {name: tensor for name, tensor in whole["state_dict"].items() if "recovery" not in name},
         tmp_path / "a.pth",
     )
-    main(
-        [
-            "convert",
-            "clip_rc",
-            str(tmp_path / "a.pth"),
-            "--out",
-            str(tmp_path / "run"),
-            "--benchmark",
-            "voc",
-            *flags,
-        ]
+    run_command(
+        f"convert clip_rc {tmp_path / 'a.pth'} --out {tmp_path / 'run'} --benchmark voc", *flags
     )
     assert load_run(tmp_path / "run")[0].recovery is None
 
@@ -246,14 +214,14 @@ def test_a_folder_with_anything_in_it_is_left_alone(
 ) -> None:
     whole, _, flags = checkpoint("zegclip_a")
     torch.save(whole, tmp_path / "a.pth")
-    mine = tmp_path / "photos"
-    mine.mkdir()
-    (mine / "cat.jpg").write_text("dear")
-    common = ["convert", "zegclip", str(tmp_path / "a.pth"), "--benchmark", "voc", *flags, "--out"]
-    assert "photos exists and is not empty" in said(capsys, *common, str(mine))
-    assert (mine / "cat.jpg").read_text() == "dear"
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "cat.jpg").write_text("dear")
+    common = " ".join([f"convert zegclip {tmp_path / 'a.pth'} --benchmark voc", *flags, "--out"])
+    assert "photos exists and is not empty" in error_of(capsys, common, str(photos))
+    assert (photos / "cat.jpg").read_text() == "dear"
     (tmp_path / "empty").mkdir()
-    main([*common, str(tmp_path / "empty")])
+    run_command(common, str(tmp_path / "empty"))
     assert (tmp_path / "empty" / "weights.safetensors").exists()
 
 
@@ -269,21 +237,15 @@ def test_a_full_disk_leaves_no_run(
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("unseen.checkpoints.save_file", full)
-    assert "No space left" in said(
+    assert "No space left" in error_of(
         capsys,
-        "convert",
-        "clip_rc",
-        str(tmp_path / "a.pth"),
-        "--out",
-        str(tmp_path / "run"),
-        "--benchmark",
-        "voc",
+        f"convert clip_rc {tmp_path / 'a.pth'} --out {tmp_path / 'run'} --benchmark voc",
         *flags,
     )
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
 
 
-def test_python_says_the_same() -> None:
+def test_conversion_from_python() -> None:
     state = checkpoint("zegclip_a")[0]["state_dict"]
     segmenter = converted("zegclip", state, vision_heads=4, text_heads=2, decoder_heads=4)
     assert not segmenter.training

@@ -181,8 +181,7 @@ def test_a_scene_is_its_seed_and_number() -> None:
 def drawn(
     monkeypatch: pytest.MonkeyPatch, index: int
 ) -> tuple[doodles.Scene, list[NDArray[np.bool_]]]:
-    """A scene on a magenta ground, and the pixels of the image that each of its things changed
-    when it was painted."""
+    """A scene on a magenta ground, and the pixels that every object changed when it was painted."""
     changed: list[NDArray[np.bool_]] = []
     paint = doodles._paint
 

@@ -1,5 +1,4 @@
-"""What the documentation says about itself: recomputed numbers follow from the printed ones, named
-files exist, named methods are described."""
+"""The documentation: numbers follow from printed ones, files exist, methods are described."""
 
 from __future__ import annotations
 
@@ -48,7 +47,8 @@ def test_recomputed_numbers_follow_from_the_printed_ones() -> None:
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_files_named_in_the_docs_exist(page: Path) -> None:
     named = re.findall(
-        r"`((?:tests|docs|benchmarks|src|modules|methods|data|backbones|segments|recipes)/[\w/]+\.(?:py|md|png|yaml))",
+        r"`((?:tests|docs|benchmarks|src|modules|methods|data|backbones|segments|recipes)"
+        r"/[\w/]+\.(?:py|md|png|yaml))",
         page.read_text(encoding="utf-8"),
     )
     missing = [

@@ -1,11 +1,8 @@
-"""EdgeCLIP against the released code (fixtures edgeclip_tiny, edgeclip_triplet) and its own
-promises."""
+"""EdgeCLIP: its text, seeds, contours and losses, its ResNet, and its command lines."""
 
 from __future__ import annotations
 
 import inspect
-import json
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -14,200 +11,19 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
-from conftest import SHARED, close, converted, golden
-from test_flow import said
+from conftest import close
 from tiny import tiny_clip, write_folds
+from tiny.commands import error_of, run_command
 from unseen import api
-from unseen.__main__ import main
-from unseen.backbones.clip.loading import build_text
 from unseen.backbones.clip.templates import TEMPLATES
-from unseen.backbones.clip.text import StoredText
 from unseen.backbones.resnet import SAME_IN_TIMM, DilatedResNet
-from unseen.checkpoints import load_run
-from unseen.conversion import translate
 from unseen.errors import CheckpointError, SettingError, VocabularyError
 from unseen.labels import IGNORE
 from unseen.methods import create
-from unseen.methods.edgeclip import EdgeCLIP, bands, sampled, surest, triplet_loss
-from unseen.released import rename
+from unseen.methods.edgeclip import EdgeCLIP, bands, sampled, surest
 from unseen.segmenter import TextFeatures
 from unseen.vocabulary import Vocabulary
-
-VALUES, LOSSES, GRADIENTS = (
-    5e-5,
-    1e-5,
-    1e-3,
-)  # features and losses as stated with the fixtures; gradients as for the other methods
-TEXT = {
-    "embed_dim": 64,
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
-    "quick_gelu": True,
-}
-
-
-def checkpoint() -> OrderedDict[str, Tensor]:
-    """The fixture's tensors under the released names, with the second name of each that has two,
-    and a whole CLIP with an idle image tower."""
-    tensors, _ = golden("edgeclip_tiny")
-    state = OrderedDict(
-        (name[6:], tensor) for name, tensor in tensors.items() if name.startswith("param.")
-    )
-    for name, tensor in list(state.items()):
-        if name.startswith("layer"):
-            state[
-                "backbone." + name.replace("layer0.0.", "conv1.").replace("layer0.1.", "bn1.")
-            ] = tensor
-    text = build_text(TEXT).state_dict()
-    state |= {f"model.{name.removeprefix('text.')}": tensor for name, tensor in text.items()}
-    return state | {
-        "model.logit_scale": torch.tensor(4.6),
-        "model.visual.conv1.weight": torch.zeros(4, 3, 3, 3),
-    }
-
-
-class Released:
-    """The fixture, and our segmenter with its weights."""
-
-    def __init__(self, **options: Any) -> None:
-        self.tensors, self.about = golden("edgeclip_tiny")
-        self.state = checkpoint()
-        segmenter, self.report = translate(
-            "edgeclip", self.state, dropout=0.0, gate_dropout=0.0, **options
-        )
-        assert isinstance(segmenter, EdgeCLIP)
-        self.segmenter = segmenter
-        self.text = TextFeatures(
-            ("a", "b", "c"), self.tensors["class_text"], None, self.tensors["background_text"]
-        )
-
-    def prediction(self) -> Any:
-        return self.segmenter.forward_query(self.tensors["images"], self.text)
-
-
-@pytest.fixture(scope="module")
-def released() -> Released:
-    return Released()
-
-
-# ---------------------------------------------------------------- parity
-
-
-def test_every_tensor_of_the_checkpoint_is_accounted_for(released: Released) -> None:
-    report = released.report
-    assert report.problem is None
-    assert sorted(report.dead) == [
-        "down_supp.0.weight",
-        "model.logit_scale",
-        "model.visual.conv1.weight",
-    ]
-    assert len(report.loaded) == len(released.state) - 3
-
-
-def test_features_and_words(released: Released) -> None:
-    tensors, prediction = released.tensors, released.prediction()
-    close(prediction.extras["feature"], tensors["feature"], VALUES)
-    close(prediction.extras["word"], tensors["CP"], VALUES)
-    background = released.segmenter.project_background(
-        tensors["background_text"].expand(3, -1)[..., None, None]
-    )
-    close(background, tensors["UP"], VALUES)
-
-
-def test_both_rounds(released: Released) -> None:
-    tensors, segmenter = released.tensors, released.segmenter
-    feature = tensors["feature"]
-    first, second, third = segmenter.match(feature, tensors["CP"], tensors["UP"])
-    for i, found in enumerate((first, second, third)):
-        close(found.scores, tensors[f"score{i}"], VALUES)
-        if i:
-            close(found.foreground, tensors[f"FP{i}"], VALUES)
-            close(found.background, tensors[f"BP{i}"], VALUES)
-    for i, scores in enumerate((first.scores, second.scores)):
-        gated = segmenter.gated(feature, scores)
-        close(gated, tensors[f"gated{i}"], VALUES)
-        near, far, local = segmenter.prototypes(gated, scores)
-        close(near, tensors[f"SSFP{i + 1}"], VALUES)
-        close(far, tensors[f"SSBP{i + 1}"], VALUES)
-        close(local, tensors[f"ASBP{i + 1}"], VALUES)
-        counts = [
-            (scores.softmax(dim=1)[:, 1 - k] > t).sum(dim=(1, 2)).tolist()
-            for k, t in enumerate(segmenter.thresholds)
-        ]
-        assert counts == [released.about["n_fg_above"][i], released.about["n_bg_above"][i]]
-
-
-def test_maps(released: Released) -> None:
-    tensors, prediction = released.tensors, released.prediction()
-    close(prediction.resized((73, 73)), tensors["eval_out_final"], VALUES)
-    close(prediction.resized((73, 73)), tensors["out_final"], VALUES)
-    assert torch.equal(
-        prediction.resized((73, 73)).argmax(dim=1), tensors["out_final"].argmax(dim=1)
-    )
-    close(
-        torch.nn.functional.interpolate(
-            prediction.extras["initial"], (73, 73), mode="bilinear", align_corners=True
-        ),
-        tensors["out_initial"],
-        VALUES,
-    )
-
-
-def test_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses and gradients of one step with the fixture's bands; no gradient where the released
-    code has none."""
-    released = Released()
-    tensors, about, segmenter = released.tensors, released.about, released.segmenter
-    segmenter.train()
-    assert not any(module.training for module in segmenter.backbone.modules())
-    monkeypatch.setattr(
-        "unseen.methods.edgeclip.bands",
-        lambda *_: (tensors["edge_pos"] == 1, tensors["edge_neg"] == 1),
-    )
-    losses = segmenter.loss(released.prediction(), tensors["mask"])
-    for ours, theirs in (("mask", "ce_final"), ("initial", "ce_initial"), ("edge", "triplet")):
-        assert losses[ours].item() == pytest.approx(tensors[f"loss_{theirs}"].item(), abs=LOSSES)
-    assert set(losses) == {"mask", "initial", "edge", "total"}
-    losses["total"].backward()
-    own, names, seen = dict(segmenter.named_parameters()), EdgeCLIP.RELEASED.names, set()
-    for theirs, norm in about["grad_norm"].items():
-        if theirs.startswith("down_supp"):
-            continue
-        place = rename(theirs, names, "")
-        seen.add(place)
-        grad = own[place].grad
-        assert (grad is None) == (norm is None), theirs
-        assert own[place].requires_grad == (norm is not None), theirs
-        if grad is not None:
-            assert grad.norm().item() == pytest.approx(norm, rel=GRADIENTS), theirs
-    assert seen == {name for name in own if not name.startswith("clip.")}
-
-
-def test_triplet() -> None:
-    tensors, about = golden("edgeclip_triplet")
-    anchor = tensors["anchor"].clone().requires_grad_()
-    inside, outside = (
-        sampled(tensors[f"mask_{side}"].squeeze(1) > 0, (10, 10)) for side in ("pos", "neg")
-    )
-    loss = triplet_loss(anchor, tensors["feature"], inside, outside, about["margin"])
-    loss.backward()
-    assert loss.item() == pytest.approx(about["loss"], abs=LOSSES)
-    close(anchor.grad, tensors["grad_anchor"], LOSSES)
-
-
-def test_published_sizes() -> None:
-    """11.29 million parameters outside CLIP as released, of which the support projection is dead;
-    fewer learn."""
-    segmenter = EdgeCLIP(StoredText(["a"], np.zeros((2, 1024)), Path("text.npy")))
-    count = sum(p.numel() for p in segmenter.parameters())
-    assert count == 10_765_248
-    assert round((count + 512 * 1024) / 1e6, 2) == 11.29
-    learning = sum(p.numel() for p in segmenter.parameters() if p.requires_grad)
-    assert learning == count - sum(
-        p.numel() for part in segmenter.backbone.frozen for p in part.parameters()
-    )
-
 
 # ---------------------------------------------------------------- promises
 
@@ -227,7 +43,7 @@ def small(**options: Any) -> EdgeCLIP:
     return segmenter.eval()
 
 
-def test_a_single_image_is_asked_every_word_and_seen_once() -> None:
+def test_features_of_an_image_are_computed_once_for_all_classes() -> None:
     segmenter, image = small(), torch.rand(1, 3, 40, 56)
     text, seen = segmenter.encode_text(Vocabulary(["tree", "car", "fish"])), []
     segmenter.backbone.register_forward_hook(lambda *_: seen.append(1))
@@ -238,7 +54,7 @@ def test_a_single_image_is_asked_every_word_and_seen_once() -> None:
     close(together.logits, separate.logits, 1e-4)
 
 
-def test_words_are_as_long_as_the_tower_makes_them_and_the_background_is_bare() -> None:
+def test_text_features_are_not_normalised_and_the_background_has_no_template() -> None:
     segmenter = small(templates="no_article")
     text = segmenter.encode_text(Vocabulary(["tree"]))
     ids = segmenter.clip.tokenize(["a photo of tree", "background"])
@@ -248,19 +64,18 @@ def test_words_are_as_long_as_the_tower_makes_them_and_the_background_is_bare() 
     assert TEMPLATES["single"] == ("a photo of a {}",)
 
 
-@pytest.mark.parametrize("what", ["one pixel", "all"])
-def test_features_of_zero_do_no_harm(what: str) -> None:
-    """The released code divides by their length: one such pixel among the background's makes a
-    image NaN."""
+@pytest.mark.parametrize("zeros", ["one pixel", "all"])
+def test_features_of_zero_stay_finite(zeros: str) -> None:
+    """The released code divides by their length, so that one such pixel makes an image NaN."""
     segmenter = small(dropout=0.0, gate_dropout=0.0)
     feature = torch.rand(2, 32, 4, 5)
     feature[:, :, 0, 0] = 0
-    if what == "all":
+    if zeros == "all":
         feature[0] = 0
     feature.requires_grad_()
-    for found in segmenter.match(feature, torch.rand(2, 32, 1, 1), torch.rand(2, 32, 1, 1)):
-        assert torch.isfinite(found.scores).all()
-    found.scores.sum().backward()
+    for matching in segmenter.match(feature, torch.rand(2, 32, 1, 1), torch.rand(2, 32, 1, 1)):
+        assert torch.isfinite(matching.scores).all()
+    matching.scores.sum().backward()
     assert torch.isfinite(feature.grad).all()
 
 
@@ -279,8 +94,7 @@ def test_fewer_pixels_than_seeds() -> None:
 
 @pytest.mark.parametrize("value", [0, 1, 255])
 def test_images_without_a_contour(value: int) -> None:
-    """A word that is nowhere, one that is everywhere, and void alone: no triplet, finite losses and
-    gradients."""
+    """The query class nowhere, everywhere, and ignored pixels alone: finite, and no triplet."""
     segmenter = small().train()
     text, labels = (
         segmenter.encode_text(Vocabulary(["tree", "car"])),
@@ -305,7 +119,7 @@ def test_bands_follow_the_contour() -> None:
     around = torch.zeros(12, 12, dtype=torch.bool)
     around[2:, 2:12] = True
     around[4:, 4:10] = False
-    around[4, 2:4] = False  # void
+    around[4, 2:4] = False  # ignored
     assert torch.equal(outside[0], around)
     assert small().edge_radius == 8
     assert small(strides=(2, 1, 2)).edge_radius == 4
@@ -321,9 +135,8 @@ def test_a_band_of_one_step_survives_sampling() -> None:
         assert torch.equal(cells, band[0, places][:, places])
 
 
-def test_bands_reach_across_a_void_contour() -> None:
-    """As wide as VOC's, with the radius of its recipe: both bands survive sampling wherever the
-    thing lies."""
+def test_bands_reach_across_an_ignored_contour() -> None:
+    """VOC's contours are ignored; both bands survive sampling wherever the object lies."""
     for offset in range(8):
         labels = torch.zeros(1, 473, 473, dtype=torch.int64)
         labels[:, 100 + offset : 126 + offset, 100 + offset : 126 + offset] = IGNORE
@@ -331,12 +144,12 @@ def test_bands_reach_across_a_void_contour() -> None:
         assert all(sampled(band, (60, 60)).any() for band in bands(labels, 13))
 
 
-def test_filled_up_pixels_are_no_contour() -> None:
+def test_padding_is_no_contour() -> None:
     labels = torch.zeros(1, 30, 40, dtype=torch.int64)
     labels[:, 20:, 10:20] = 1  # cut off at the lower border
-    filled = torch.full((1, 48, 48), IGNORE)
-    filled[:, :30, :40] = labels
-    for plain, large in zip(bands(labels, 4), bands(filled, 4), strict=True):
+    padded = torch.full((1, 48, 48), IGNORE)
+    padded[:, :30, :40] = labels
+    for plain, large in zip(bands(labels, 4), bands(padded, 4), strict=True):
         assert torch.equal(large[:, :30, :40], plain)
         assert not large[:, 30:].any()
         assert not large[:, :, 40:].any()
@@ -366,12 +179,12 @@ def test_dropout_takes_whole_channels_and_losses_their_weights() -> None:
     close(shown[~dropped], 2 * undropped[~dropped], 1e-5)
     labels = torch.zeros(2, 40, 40, dtype=torch.int64)
     labels[:, 10:30, 10:30] = 1
-    found = []
+    losses = []
     for weight, margin in ((1.0, 0.5), (2.0, 0.5), (1.0, 0.1)):
         torch.manual_seed(0)
         segmenter = small(triplet_weight=weight, margin=margin).eval()
         torch.manual_seed(1)
-        found.append(
+        losses.append(
             segmenter.loss(
                 segmenter.forward_query(
                     torch.rand(2, 3, 40, 40),
@@ -380,11 +193,11 @@ def test_dropout_takes_whole_channels_and_losses_their_weights() -> None:
                 labels,
             )["edge"].item()
         )
-    assert found[1] == pytest.approx(2 * found[0], rel=1e-5)
-    assert found[2] < found[0]
+    assert losses[1] == pytest.approx(2 * losses[0], rel=1e-5)
+    assert losses[2] < losses[0]
 
 
-def test_what_does_not_fit() -> None:
+def test_impossible_options() -> None:
     for options in (
         {"thresholds": (2.0, 0.6)},
         {"thresholds": (0.7, float("nan"))},
@@ -404,9 +217,8 @@ def test_confidence_is_a_probability() -> None:
     )
 
 
-def test_background_word() -> None:
-    """Supervised, its projection learns; frozen, it is no parameter that learns, and is stored all
-    the same."""
+def test_text_of_the_background() -> None:
+    """The projection of the background is trained if supervised, and stored if frozen."""
     for choice, learns in (("supervised", True), ("frozen", False)):
         segmenter = small(background_text=choice).train()
         text, labels = (
@@ -446,34 +258,35 @@ def test_normalization() -> None:
 # ---------------------------------------------------------------- ResNet
 
 
-def test_the_network_is_timms() -> None:
-    """`resnet50s` of timm, dilated by timm itself, gives the same features, but for the ReLU that
-    the last block has there."""
-    theirs = timm.create_model("resnet50s", output_stride=8).eval()
+def test_the_network_is_that_of_timm() -> None:
+    """`resnet50s` of timm, dilated by timm, gives the same features before its last ReLU."""
+    reference = timm.create_model("resnet50s", output_stride=8).eval()
     with torch.no_grad():
-        for module in theirs.modules():
+        for module in reference.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.normal_(std=0.1)
                 module.running_var.uniform_(0.5, 1.5)
                 module.weight.uniform_(0.5, 1.0)
     ours = DilatedResNet().eval()
-    ours.load_state_dict({name: theirs.state_dict()[name] for name in ours.state_dict()})
+    ours.load_state_dict({name: reference.state_dict()[name] for name in ours.state_dict()})
     image = torch.randn(1, 3, 73, 65)
     with torch.no_grad():
-        x = theirs.maxpool(theirs.act1(theirs.bn1(theirs.conv1(image))))
-        x = theirs.layer3(theirs.layer2(theirs.layer1(x)))
-        found = ours(image)
-    assert found.shape == (1, 1024, 10, 9)
-    assert (found < 0).any()
-    close(found.relu(), x, 1e-4 * x.abs().max().item())
+        x = reference.maxpool(reference.act1(reference.bn1(reference.conv1(image))))
+        x = reference.layer3(reference.layer2(reference.layer1(x)))
+        features = ours(image)
+    assert features.shape == (1, 1024, 10, 9)
+    assert (features < 0).any()
+    close(features.relu(), x, 1e-4 * x.abs().max().item())
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_weights_of_a_classifier(
     suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """SSP's names; a fourth stage and a head are left out, and said to be; counts of batches need
-    not be there."""
+    """Tensors of the fourth stage and the head are left out, with a warning.
+
+    The file has SSP's names; counts of batches may be absent.
+    """
     source = DilatedResNet((4, 4, 8), (4, 8, 16), (1, 1, 2))
     state = {
         name: tensor for name, tensor in source.state_dict().items() if "num_batches" not in name
@@ -542,9 +355,8 @@ def test_weights_from_timm(monkeypatch: pytest.MonkeyPatch) -> None:
             EdgeCLIP(tiny_clip(), weights=f"timm:{other}").initialise()
 
 
-def test_what_of_the_backbone_learns() -> None:
-    """Only the third stage; its statistics move with norm "batch" alone, its scale and shift not
-    with "frozen"."""
+def test_parameters_of_the_backbone_that_are_trained() -> None:
+    """Only the third stage is trained; `norm` decides on its statistics, scale and shift."""
     for norm, affine, moves in (
         ("frozen", False, False),
         ("affine", True, False),
@@ -576,187 +388,45 @@ def test_bad_sizes() -> None:
     small().initialise()
 
 
-# ---------------------------------------------------------------- checkpoints
-
-
-def test_a_checkpoint_becomes_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tensors, _ = golden("edgeclip_tiny")
-    torch.save(
-        {
-            "epoch": 2,
-            "state_dict": {f"module.{name}": tensor for name, tensor in checkpoint().items()},
-        },
-        tmp_path / "best.pth",
-    )
-    main(
-        [
-            "convert",
-            "edgeclip",
-            str(tmp_path / "best.pth"),
-            "--out",
-            str(tmp_path / "run"),
-            "--benchmark",
-            "pascal-5i/1",
-        ]
-    )
-    assert "dead: 3" in capsys.readouterr().out
-    segmenter, run = load_run(tmp_path / "run")
-    assert isinstance(segmenter, EdgeCLIP)
-    assert (run.benchmark, len(run.seen), run.model.options["blocks"]) == (
-        "pascal-5i/1",
-        15,
-        [2, 1, 3],
-    )
-    text = TextFeatures(("a", "b", "c"), tensors["class_text"], None, tensors["background_text"])
-    close(
-        segmenter.forward_query(tensors["images"], text).resized((73, 73)),
-        tensors["eval_out_final"],
-        VALUES,
-    )
-    words = segmenter.encode_text(Vocabulary(["dog"]))
-    expected = build_text(TEXT)
-    close(words.background, expected.encode_tokens(expected.tokenize(["background"]))[0][0], 1e-5)
-    assert api.load(str(tmp_path / "run")).run is not None
-
-
-def test_either_name_of_a_tensor_is_enough() -> None:
-    state, (images, text) = (
-        checkpoint(),
-        (
-            torch.rand(1, 3, 40, 40),
-            TextFeatures(("a",), torch.rand(1, 64), None, torch.rand(64)),
-        ),
-    )
-    one = converted(
-        "edgeclip", {name: t for name, t in state.items() if not name.startswith("backbone.")}
-    )
-    other = converted(
-        "edgeclip", {name: t for name, t in state.items() if not name.startswith("layer")}
-    )
-    assert torch.equal(one(images, text).logits, other(images, text).logits)
-    with pytest.raises(CheckpointError, match="lacks tensors that give"):
-        converted(
-            "edgeclip", {name: t for name, t in state.items() if "layer2.0.conv1" not in name}
-        )
-    with pytest.raises(CheckpointError, match="text tower"):
-        converted(
-            "edgeclip", {name: t for name, t in state.items() if not name.startswith("model.")}
-        )
-
-
-def test_every_released_name_has_its_place() -> None:
-    """Names and shapes of the released ResNet-50 model, as far as they are not CLIP's."""
-    listed = SHARED / "spec" / "edgeclip_state_dict_resnet50.json"
-    if not listed.exists():
-        pytest.skip("the list of released names is not here")
-    shapes = {
-        name: shape
-        for name, shape in json.loads(listed.read_text()).items()
-        if not name.startswith("model.")
-    }
-    text = {
-        f"model.{name.removeprefix('text.')}": tensor
-        for name, tensor in build_text({**TEXT, "embed_dim": 1024}).state_dict().items()
-    }
-    segmenter, report = translate(
-        "edgeclip", {name: torch.zeros(shape) for name, shape in shapes.items()} | text
-    )
-    assert (report.problem, report.dead, len(report.loaded)) == (
-        None,
-        ["down_supp.0.weight"],
-        len(shapes) + len(text) - 1,
-    )
-    assert isinstance(segmenter, EdgeCLIP)
-    assert (len(segmenter.backbone.layer3), segmenter.backbone.channels) == (6, 1024)
-
-
-def test_checkpoints_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save(checkpoint(), tmp_path / "a.pth")
-    out = ["--out", str(tmp_path / "run"), "--benchmark"]
-    assert "was trained on folds" in said(
-        capsys, "convert", "edgeclip", str(tmp_path / "a.pth"), *out, "voc"
-    )
-    assert "looks like one of edgeclip" in said(
-        capsys, "convert", "esda", str(tmp_path / "a.pth"), *out, "pascal-5i/0"
-    )
-
-
 # ---------------------------------------------------------------- from the command line
 
 
 def test_from_weights_to_label_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Train the third stage on a fold from a file of weights and from embeddings of the words;
-    score the run; its folder needs neither file."""
-    words, weights, run = tmp_path / "words.npy", tmp_path / "weights.pth", str(tmp_path / "run")
+    """Training from a file of weights and text embeddings, whose run needs neither file."""
+    embeddings, weights, run = (
+        tmp_path / "classes.npy",
+        tmp_path / "weights.pth",
+        str(tmp_path / "run"),
+    )
     root = write_folds(tmp_path, (40, 48))
     np.save(
-        words, np.random.default_rng(0).normal(size=(21, 24)).astype(np.float32)
+        embeddings, np.random.default_rng(0).normal(size=(21, 24)).astype(np.float32)
     )  # PASCAL's and, last, "background"
     torch.save(DilatedResNet((4, 4, 8), (4, 8, 16), (1, 1, 2)).state_dict(), weights)
-    common = ["--benchmark", "pascal-5i/0", "--root", str(root), "--lists", str(tmp_path / "lists")]
-    small = [
-        "--options.stem",
-        "[4,4,8]",
-        "--options.planes",
-        "[4,8,16]",
-        "--options.blocks",
-        "[1,1,2]",
-        "--options.match_dim",
-        "16",
-    ]
-    train = [
-        "--clip",
-        "none",
-        "--text-embeddings",
-        str(words),
-        "--train.steps",
-        "2",
-        "--train.batch_size",
-        "2",
-        "--train.workers",
-        "0",
-    ]
-    source = ["--options.weights", str(weights)]
-    assert "does not hold the weights of this ResNet" in said(
-        capsys,
-        "train",
-        "edgeclip",
-        *common,
-        *train,
-        *source,
-        "--options.blocks",
-        "[1,1,3]",
-        *small[:4],
-        "--out",
-        run,
+    common = f"--benchmark pascal-5i/0 --root {root} --lists {tmp_path / 'lists'}"
+    first = "--options.stem [4,4,8] --options.planes [4,8,16]"
+    small = f"{first} --options.blocks [1,1,2] --options.match_dim 16"
+    train = (
+        f"--clip none --text-embeddings {embeddings} --train.steps 2 --train.batch_size 2 "
+        "--train.workers 0"
     )
-    main(
-        [
-            "train",
-            "edgeclip",
-            *common,
-            *train,
-            *source,
-            *small,
-            "--train.transforms.crop",
-            "40",
-            "--out",
-            run,
-        ]
+    source = f"--options.weights {weights}"
+    assert "does not hold the weights of this ResNet" in error_of(
+        capsys,
+        "train edgeclip",
+        common,
+        train,
+        source,
+        f"{first} --options.blocks [1,1,3]",
+        f"--out {run}",
+    )
+    run_command(
+        "train edgeclip", common, train, source, small, f"--train.transforms.crop 40 --out {run}"
     )
     weights.unlink()
-    words.unlink()
-    main(
-        [
-            "evaluate",
-            run,
-            "--root",
-            str(root),
-            "--lists",
-            str(tmp_path / "lists"),
-            "--inference.canvas",
-            "48",
-        ]
+    embeddings.unlink()
+    run_command(
+        f"evaluate {run} --root {root} --lists {tmp_path / 'lists'}", "--inference.canvas 48"
     )
     assert "mIoU" in capsys.readouterr().out
     result = api.load(run).segment(np.zeros((30, 40, 3), dtype=np.uint8), ["cat", "dog"])

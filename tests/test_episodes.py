@@ -1,5 +1,4 @@
-"""Folds: HSNet's lists, BAM's rule, the ways episodes are drawn, what is counted, and every mistake
-in lists and masks."""
+"""Folds: HSNet's lists, BAM's rule, drawn episodes, counts, and bad lists and masks."""
 
 from __future__ import annotations
 
@@ -7,6 +6,7 @@ import hashlib
 import io
 import json
 import pickle
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +18,8 @@ import torch
 from PIL import Image
 
 from conftest import SHARED, close, golden
-from test_flow import said
 from tiny import tiny_clip, write_folds
-from unseen.__main__ import main
+from tiny.commands import ONE_STEP, error_of, run_command
 from unseen.backbones.clip.tower import IMAGENET_MEAN, IMAGENET_STD
 from unseen.data.benchmarks import BENCHMARKS, folds_of, get_benchmark
 from unseen.data.classes import COCO, DOODLES, DOODLES_FOLDS, VOC
@@ -61,12 +60,12 @@ def test_a_fold_has_to_be_chosen() -> None:
 
 def test_training_scenes_hold_no_class_of_the_fold() -> None:
     data = BENCHMARKS["doodles-5i/2"].data("train", None)
-    found = set(
+    values = set(
         np.unique(np.concatenate([np.unique(data[i].labels.numpy()) for i in range(60)])).tolist()
     )
-    assert BACKGROUND in found
-    assert 255 not in found
-    assert not found & set(BENCHMARKS["doodles-5i/2"].unseen_ids)
+    assert BACKGROUND in values
+    assert 255 not in values
+    assert not values & set(BENCHMARKS["doodles-5i/2"].unseen_ids)
 
 
 # ----------------------------------------------------------------------- lists
@@ -97,7 +96,7 @@ def test_the_published_lists(hsnet: Path) -> None:
         len(pascal_list(find_list(hsnet, f"pascal/trn/fold{fold}.txt"))) for fold in range(4)
     ]
     assert training == [2286, 3425, 5883, 2086]
-    assert [sum(training) - mine for mine in training] == [11394, 10255, 7797, 11594]
+    assert [sum(training) - count for count in training] == [11394, 10255, 7797, 11594]
 
 
 def test_coco_lists_are_read_as_data(tmp_path: Path) -> None:
@@ -118,10 +117,10 @@ def test_coco_lists_are_read_as_data(tmp_path: Path) -> None:
 def test_lists_are_downloaded_once_and_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, text, asked = "pascal/val/fold1.txt", b"2007_000001__06\n", []
+    name, text, requests = "pascal/val/fold1.txt", b"2007_000001__06\n", []
 
     def fetch(url: str, timeout: float) -> io.BytesIO:
-        asked.append(url)
+        requests.append(url)
         return io.BytesIO(text)
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -132,7 +131,7 @@ def test_lists_are_downloaded_once_and_checked(
     monkeypatch.setitem(HASHES, name, hashlib.sha256(text).hexdigest()[:16])
     assert find_list(None, name).read_bytes() == text
     assert find_list(None, name).is_relative_to(tmp_path)
-    assert len(asked) == 2
+    assert len(requests) == 2
     monkeypatch.setattr(
         "unseen.data.episodes.urlopen",
         lambda *_, **__: (_ for _ in ()).throw(URLError("no network")),
@@ -225,7 +224,7 @@ def test_counts() -> None:
     assert counts.iou.tolist() == pytest.approx([1 / 2, 0, 2 / 3])
     scores = counts.summary([], [0, 1, 2])
     assert scores["mIoU"] == pytest.approx(100 * (1 / 2 + 0 + 2 / 3) / 3), (
-        "a class never asked for counts as 0"
+        "a class without episodes counts as 0"
     )
     assert scores["FB_IoU"] == pytest.approx(100 * ((1 + 0) / (2 + 1) + (1 + 2) / (2 + 3)) / 2)
     assert counts.episodes.tolist() == [1, 0, 1]
@@ -241,12 +240,12 @@ def test_released_evaluation_of_esda() -> None:
         ours = (resize_input(image.unsqueeze(0), settings)[0] - mean) / std
         close(ours, tensors[f"val.{k}.image_out"], 1e-4)
         logits = tensors[f"eval.{k}.logits"]
-        found = (
+        mask = (
             resize_output(logits[:, 1:] - logits[:, :1], (sample["h"], sample["w"]), settings)[0, 0]
             > 0
         )
         before = counts.counts.clone()
-        counts.update(found, labels, sample["class_index"])
+        counts.update(mask, labels, sample["class_index"])
         added = (counts.counts - before)[sample["class_index"]]
         assert added[:, 0].tolist() == tensors[f"eval.{k}.inter"].long().tolist()
         assert added[:, 1].tolist() == tensors[f"eval.{k}.union"].long().tolist()
@@ -256,19 +255,19 @@ def test_released_evaluation_of_esda() -> None:
     assert scores["FB_IoU"] == pytest.approx(100 * about["FB_IoU"], abs=1e-4)
 
 
-def test_foreground_is_where_the_words_logit_is_higher() -> None:
+def test_foreground_is_where_the_logit_of_the_query_class_is_higher() -> None:
     images = torch.rand(2, 3, 32, 40)
     one = create("esda", tiny_clip(), text_blocks=(1,)).eval()
     text = one.encode_text(Vocabulary(["tree", "car"]))
-    found = query_mask(one, images, text, 1, InferenceSettings())
+    mask = query_mask(one, images, text, 1, InferenceSettings())
     logits = torch.stack(
         [
             one.forward_query(image.unsqueeze(0), text.select([1])).resized((32, 40))[0]
             for image in images
         ]
     )
-    assert torch.equal(found, logits[:, 1] > logits[:, 0])
-    assert torch.equal(found, query_mask(one, images, text, 1, InferenceSettings(), 0.5))
+    assert torch.equal(mask, logits[:, 1] > logits[:, 0])
+    assert torch.equal(mask, query_mask(one, images, text, 1, InferenceSettings(), 0.5))
     probability = (logits[:, 1] - logits[:, 0]).sigmoid()
     threshold = probability.quantile(0.3).item()
     assert torch.equal(
@@ -283,47 +282,23 @@ def test_a_pascal_fold_through_the_verbs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = write_folds(tmp_path)
-    common = ["--benchmark", "pascal-5i/0", "--root", str(root), "--lists", str(tmp_path / "lists")]
-    main(
-        [
-            "train",
-            "esda",
-            *common,
-            "--clip",
-            "doodles",
-            "--out",
-            str(tmp_path / "run"),
-            "--train.steps",
-            "2",
-            "--train.batch_size",
-            "2",
-            "--train.warmup",
-            "0",
-            "--train.workers",
-            "0",
-            "--train.transforms.crop",
-            "48",
-            "--train.unseen_pixels",
-            "ignore",
-        ]
+    common = f"--benchmark pascal-5i/0 --root {root} --lists {tmp_path / 'lists'}"
+    run_command(
+        "train esda",
+        common,
+        f"--clip doodles --out {tmp_path / 'run'} --train.steps 2 --train.batch_size 2",
+        "--train.warmup 0 --train.workers 0 --train.transforms.crop 48",
+        "--train.unseen_pixels ignore",
     )
-    main(["evaluate", str(tmp_path / "run"), *common, "--inference.canvas", "48"])
+    run_command(f"evaluate {tmp_path / 'run'}", common, "--inference.canvas 48")
     report = json.loads((tmp_path / "run" / "eval-pascal-5i-0" / "report.json").read_text())
     listed = pascal_list(tmp_path / "lists" / "val" / "fold0.txt")
     assert sum(report["episodes"].values()) == len(listed)
     assert set(report["iou"]) == set(VOC[:5])
-    main(
-        [
-            "evaluate",
-            str(tmp_path / "run"),
-            *common,
-            "--inference.canvas",
-            "48",
-            "--threshold",
-            "0",
-            "--out",
-            str(tmp_path / "everywhere"),
-        ]
+    run_command(
+        f"evaluate {tmp_path / 'run'}",
+        common,
+        f"--inference.canvas 48 --threshold 0 --out {tmp_path / 'everywhere'}",
     )
     everywhere = json.loads((tmp_path / "everywhere" / "report.json").read_text())
     assert everywhere["protocol"]["evaluation"]["threshold"] == 0
@@ -332,25 +307,15 @@ def test_a_pascal_fold_through_the_verbs(
     )
     assert report["protocol"]["evaluation"]["episodes"] == "all"
     assert Image.open(tmp_path / "run" / "eval-pascal-5i-0" / "sheet.png").width > 400
-    main(
-        [
-            "evaluate",
-            str(tmp_path / "run"),
-            *common,
-            "--inference.canvas",
-            "48",
-            "--episodes",
-            "hsnet",
-            "--limit",
-            "7",
-            "--out",
-            str(tmp_path / "h"),
-        ]
+    run_command(
+        f"evaluate {tmp_path / 'run'}",
+        common,
+        f"--inference.canvas 48 --episodes hsnet --limit 7 --out {tmp_path / 'h'}",
     )
     assert sum(json.loads((tmp_path / "h" / "report.json").read_text())["episodes"].values()) == 7
     capsys.readouterr()
-    bam = ["--episodes", "bam", "--seeds", "[1,2]", "--limit", "5", "--out", str(tmp_path / "b")]
-    main(["evaluate", str(tmp_path / "run"), *common, "--inference.canvas", "48", *bam])
+    bam = f"--episodes bam --seeds [1,2] --limit 5 --out {tmp_path / 'b'}"
+    run_command(f"evaluate {tmp_path / 'run'}", common, "--inference.canvas 48", bam)
     out = capsys.readouterr().out
     assert "2 seeds" in out
     assert "±" in out
@@ -361,163 +326,95 @@ def test_all_folds_end_in_their_mean(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    main(["evaluate", "naclip", "--benchmark", "doodles-5i", "--limit", "4"])
+    run_command("evaluate naclip --benchmark doodles-5i --limit 4")
     assert "mean of 4 folds" in capsys.readouterr().out
     assert len(list((tmp_path / "runs").iterdir())) == 4
 
 
-def test_binary_runs_give_one_label_map(tmp_path: Path) -> None:
-    main(
-        [
-            "train",
-            "esda",
-            "--out",
-            str(tmp_path / "run"),
-            "--train.steps",
-            "1",
-            "--train.batch_size",
-            "2",
-            "--train.warmup",
-            "0",
-        ]
-    )
+def test_query_methods_give_one_label_map(query_run: Path, tmp_path: Path) -> None:
     Image.new("RGB", (70, 50), (200, 30, 30)).save(tmp_path / "photo.png")
-    main(
-        [
-            "segment",
-            str(tmp_path / "photo.png"),
-            "--words",
-            "tree,kite,sun",
-            "--model",
-            str(tmp_path / "run"),
-            "--out",
-            str(tmp_path / "out"),
-        ]
+    run_command(
+        f"segment {tmp_path / 'photo.png'} --classes tree,kite,sun",
+        f"--model {query_run} --out {tmp_path / 'out'}",
     )
     assert set(np.unique(np.array(Image.open(tmp_path / "out" / "photo.png")))) <= {0, 1, 2}
-    main(["evaluate", str(tmp_path / "run"), "--limit", "2"])
-    report = json.loads((tmp_path / "run" / "eval-doodles-first-2" / "report.json").read_text())
+    run_command(f"evaluate {query_run} --limit 2 --out {tmp_path / 'eval'}")
+    report = json.loads((tmp_path / "eval" / "report.json").read_text())
     assert sum(map(sum, report["confusion"]["pixels"])) == report["pixels"]
 
 
 # -------------------------------------------------------------------- bad input
 
 
-def test_bad_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_folds(query_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_folds(tmp_path)
-    common = ["--benchmark", "pascal-5i/0", "--root", str(root), "--lists", str(tmp_path / "lists")]
+    where = f"--benchmark pascal-5i/0 --root {root}"
+    common = f"{where} --lists {tmp_path / 'lists'}"
     lists = tmp_path / "lists" / "val" / "fold0.txt"
     good = lists.read_text()
     lists.write_text(good + "2007_999999__01\n")
-    assert "names 2007_999999, but" in said(capsys, "evaluate", "naclip", *common)
+    assert "names 2007_999999, but" in error_of(capsys, "evaluate naclip", common)
     lists.write_text(good + "2007_000000\n")
-    assert "the line '2007_000000'" in said(capsys, "evaluate", "naclip", *common)
+    assert "the line '2007_000000'" in error_of(capsys, "evaluate naclip", common)
     lists.write_text(good.replace("__01", "__05"))
-    assert "with 'bottle', which its mask does not hold" in said(
-        capsys, "evaluate", "naclip", *common
+    assert "with 'bottle', which its mask does not hold" in error_of(
+        capsys, "evaluate naclip", common
     )
     lists.write_text(good + "2007_000000__06\n")
-    assert "names class 6 for 2007_000000, which does not belong" in said(
-        capsys, "evaluate", "naclip", *common
+    assert "names class 6 for 2007_000000, which does not belong" in error_of(
+        capsys, "evaluate naclip", common
     )
     lists.write_text("")
-    assert "fold0.txt is empty" in said(capsys, "evaluate", "naclip", *common)
-    assert "BAM's draw is made for photographs" in said(
-        capsys, "evaluate", "naclip", "--benchmark", "doodles-5i/0", "--episodes", "bam"
+    assert "fold0.txt is empty" in error_of(capsys, "evaluate naclip", common)
+    assert "BAM's draw is made for photographs" in error_of(
+        capsys, "evaluate naclip --benchmark doodles-5i/0 --episodes bam"
     )
-    assert "--threshold is 1.5; give a confidence between 0 and 1" in said(
-        capsys, "evaluate", "naclip", "--benchmark", "doodles-5i/0", "--threshold", "1.5"
+    assert "--threshold is 1.5; give a confidence between 0 and 1" in error_of(
+        capsys, "evaluate naclip --benchmark doodles-5i/0 --threshold 1.5"
     )
-    assert "is for folds" in said(capsys, "evaluate", "naclip", "--episodes", "bam")
-    assert "has no stable address" in said(
-        capsys,
-        "evaluate",
-        "naclip",
-        "--benchmark",
-        "coco-20i/1",
-        "--root",
-        str(root),
-        "--episodes",
-        "bam",
+    assert "is for folds" in error_of(capsys, "evaluate naclip --episodes bam")
+    assert "has no stable address" in error_of(
+        capsys, f"evaluate naclip --benchmark coco-20i/1 --root {root} --episodes bam"
     )
     (root / "ImageSets" / "Segmentation" / "val.txt").unlink()
-    assert "val.txt is missing" in said(capsys, "evaluate", "naclip", *common, "--episodes", "bam")
-    assert "holds no val/fold0.txt" in said(
-        capsys, "evaluate", "naclip", *common[:4], "--lists", str(root)
+    assert "val.txt is missing" in error_of(capsys, "evaluate naclip", common, "--episodes bam")
+    assert "holds no val/fold0.txt" in error_of(capsys, "evaluate naclip", where, f"--lists {root}")
+    assert "needs its images" in error_of(capsys, "evaluate naclip --benchmark coco-20i/1")
+    assert "has 4 folds; choose one" in error_of(
+        capsys, f"train esda --benchmark pascal-5i --out {tmp_path / 'x'}"
     )
-    assert "needs its images" in said(capsys, "evaluate", "naclip", "--benchmark", "coco-20i/1")
-    assert "has 4 folds; choose one" in said(
-        capsys, "train", "esda", "--benchmark", "pascal-5i", "--out", str(tmp_path / "x")
-    )
-    assert "cannot give pseudo labels to unseen classes" in said(
+    assert "cannot give pseudo labels to unseen classes" in error_of(
         capsys,
-        "train",
-        "esda",
-        "--train.regime",
-        "transductive",
-        "--init",
-        str(_run(tmp_path)),
-        "--out",
-        str(tmp_path / "x"),
+        f"train esda --train.regime transductive --init {query_run}",
+        f"--out {tmp_path / 'x'}",
     )
-    np.save(tmp_path / "words.npy", np.zeros((20, 128), dtype=np.float32))
-    assert "single tokens" in said(
-        capsys,
-        "train",
-        "esda",
-        "--text-embeddings",
-        str(tmp_path / "words.npy"),
-        "--out",
-        str(tmp_path / "x"),
+    np.save(tmp_path / "classes.npy", np.zeros((20, 128), dtype=np.float32))
+    assert "single tokens" in error_of(
+        capsys, f"train esda --text-embeddings {tmp_path / 'classes.npy'} --out {tmp_path / 'x'}"
     )
-    assert "exclude each other" in said(
-        capsys, "evaluate", "naclip", "--inference.canvas", "48", "--inference.square", "48"
+    assert "exclude each other" in error_of(
+        capsys, "evaluate naclip --inference.canvas 48 --inference.square 48"
     )
-    assert "--out is one folder" in said(
-        capsys, "evaluate", "naclip", "sclip", "--out", str(tmp_path / "x")
+    assert "--out is one folder" in error_of(
+        capsys, f"evaluate naclip sclip --out {tmp_path / 'x'}"
     )
     assert not (tmp_path / "x").exists()
-
-
-def _run(folder: Path) -> Path:
-    main(
-        [
-            "train",
-            "esda",
-            "--out",
-            str(folder / "run"),
-            "--train.steps",
-            "1",
-            "--train.batch_size",
-            "2",
-            "--train.warmup",
-            "0",
-        ]
-    )
-    return folder / "run"
 
 
 def test_two_runs_of_one_method_are_two_models(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Never shown as seeds of one, and each keeps its own scores; drawn episodes do not replace the
-    exhaustive ones."""
-    common = ["--train.steps", "1", "--train.batch_size", "2", "--train.warmup", "0"]
-    for name, more in (("a", []), ("b", ["--train.seed", "1"])):
-        main(
-            [
-                "train",
-                "esda",
-                "--benchmark",
-                "doodles-5i/1",
-                "--out",
-                str(tmp_path / name),
-                *common,
-                *more,
-            ]
+    """Two runs are not seeds of one run, and both keep their scores.
+
+    Drawn episodes do not replace exhaustive ones.
+    """
+    for name, seed in (("a", 0), ("b", 1)):
+        run_command(
+            f"train esda --benchmark doodles-5i/1 --out {tmp_path / name} --train.seed {seed}",
+            ONE_STEP,
         )
     capsys.readouterr()
-    main(["evaluate", str(tmp_path / "a"), str(tmp_path / "b"), "--limit", "2"])
+    run_command(f"evaluate {tmp_path / 'a'} {tmp_path / 'b'} --limit 2")
     out = capsys.readouterr().out
     assert "±" not in out
     assert not (tmp_path / "a" / "metrics.json").exists(), (
@@ -529,10 +426,10 @@ def test_two_runs_of_one_method_are_two_models(
             "unseen.entries.get_benchmark",
             lambda name, lists=None: replace(tiny, episodes=lambda *_: (_world(), [Episode(0, 5)])),
         )
-        main(["evaluate", str(tmp_path / "a")])
+        run_command(f"evaluate {tmp_path / 'a'}")
         kept = (tmp_path / "a" / "metrics.json").read_text()
         assert set(json.loads(kept)) == {"doodles-5i/1"}
-        main(["evaluate", str(tmp_path / "a"), "--episodes", "bam"])
+        run_command(f"evaluate {tmp_path / 'a'} --episodes bam")
     assert (tmp_path / "a" / "metrics.json").read_text() == kept
 
 
@@ -542,39 +439,24 @@ def _world() -> DoodleScenes:
     )
 
 
-def test_what_would_be_no_unseen_word_or_no_spread(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_seen_classes_and_meaningless_spreads_are_refused(
+    fold_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run is not asked for words it was trained on; seeds and runs count once; only what was
-    drawn has seeds."""
-    run = tmp_path / "run"
-    main(
-        [
-            "train",
-            "esda",
-            "--benchmark",
-            "doodles-5i/0",
-            "--out",
-            str(run),
-            "--train.steps",
-            "1",
-            "--train.batch_size",
-            "2",
-            "--train.warmup",
-            "0",
-        ]
+    """Classes seen in training are refused; seeds and runs count once.
+
+    Only drawn episodes have seeds.
+    """
+    run = shutil.copytree(fold_run, tmp_path / "run")
+    assert "and 4 more of the unseen classes of doodles-5i/1" in error_of(
+        capsys, f"evaluate {run} --benchmark doodles-5i/1 --limit 2"
     )
-    capsys.readouterr()
-    assert "and 4 more of the unseen classes of doodles-5i/1" in said(
-        capsys, "evaluate", str(run), "--benchmark", "doodles-5i/1", "--limit", "2"
-    )
-    assert "is given twice" in said(capsys, "evaluate", str(run), str(run), "--limit", "2")
+    assert "is given twice" in error_of(capsys, f"evaluate {run} {run} --limit 2")
     for seeds in ("[1,1]", "[]", "[-1]"):
-        assert "give different numbers of 0 or more" in said(
-            capsys, "evaluate", str(run), "--episodes", "hsnet", "--seeds", seeds
+        assert "give different numbers of 0 or more" in error_of(
+            capsys, f"evaluate {run} --episodes hsnet --seeds {seeds}"
         )
-    assert "nothing is drawn" in said(capsys, "evaluate", str(run), "--seeds", "[1,2]")
-    main(["evaluate", str(run), "--episodes", "hsnet", "--seeds", "[1,2]", "--limit", "2"])
+    assert "nothing is drawn" in error_of(capsys, f"evaluate {run} --seeds [1,2]")
+    run_command(f"evaluate {run} --episodes hsnet --seeds [1,2] --limit 2")
     out = capsys.readouterr().out
     assert "first 2" in " ".join(out.split())
     for seed in (1, 2):

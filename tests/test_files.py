@@ -146,7 +146,7 @@ def test_a_palette_becomes_its_colours(tmp_path: Path) -> None:
     ]
 
 
-def test_upright_only_when_asked(tmp_path: Path) -> None:
+def test_upright_only_by_option(tmp_path: Path) -> None:
     pixels = noise()
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held on its side: show turned by 90 degrees clockwise

@@ -1,5 +1,4 @@
-"""Windows, chunks of classes, thresholds and calibration, with a segmenter whose logits are a
-known function of the pixels."""
+"""Windows, chunks of classes, thresholds, calibration: with logits known for every pixel."""
 
 from __future__ import annotations
 
@@ -24,8 +23,11 @@ PATCH = 4
 
 
 class Known(Segmenter):
-    """Class k scores the patch's colour along its vector; even classes gain and odd ones lose towards
-    the window's end, so a score depends on the window."""
+    """Class k scores the patch's colour along its vector.
+
+    Even classes gain and odd ones lose towards the window's end, so that a score depends on the
+    window.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -329,7 +331,7 @@ def test_windows_that_leave_gaps_are_refused() -> None:
 
 
 def test_a_tower_can_be_trained_on_after_it_predicted() -> None:
-    """What a prediction keeps (resized positions) must not stop a later backward pass."""
+    """Cached resized positions of a prediction must not stop a later backward pass."""
     segmenter = create("zegclip", tiny_clip(), num_prompts=2, decoder_heads=2)
     text = segmenter.encode_text(Vocabulary(["tree", "car"]))
     label_maps(segmenter.eval(), torch.rand(1, 3, 48, 48), text, InferenceSettings())
@@ -340,16 +342,15 @@ def test_a_tower_can_be_trained_on_after_it_predicted() -> None:
 
 
 def test_squares_may_be_resized_once_and_without_antialiasing() -> None:
-    """SAZS's evaluation; a method whose maps cover more than the image is resized in two steps,
-    to cut the rim off."""
+    """SAZS's evaluation resizes once; maps larger than the image are resized in two steps."""
     segmenter = create("naclip", tiny_clip()).eval()
     images, text = torch.rand(1, 3, 50, 70), segmenter.encode_text(Vocabulary(("tree", "car")))
     plain = InferenceSettings(square=32, antialias=False)
-    squashed = F.interpolate(images, (32, 32), mode="bilinear", align_corners=False)
-    assert torch.equal(resize_input(images, plain), squashed)
-    assert not torch.equal(resize_input(images, replace(plain, antialias=True)), squashed)
+    resized = F.interpolate(images, (32, 32), mode="bilinear", align_corners=False)
+    assert torch.equal(resize_input(images, plain), resized)
+    assert not torch.equal(resize_input(images, replace(plain, antialias=True)), resized)
     direct = F.interpolate(
-        segmenter(squashed, text).logits, (50, 70), mode="bilinear", align_corners=False
+        segmenter(resized, text).logits, (50, 70), mode="bilinear", align_corners=False
     )
     assert torch.equal(label_maps(segmenter, images, text, plain).labels, direct.argmax(dim=1))
     assert score_maps(segmenter, images, text, plain).shape == (1, 2, 4, 4)

@@ -1,4 +1,4 @@
-"""Focal loss against torchvision, dice against a plain loop, and void pixels against both."""
+"""Focal loss against torchvision, dice against a plain loop, and ignored pixels in both."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ CLASSES = 4
 
 
 def maps() -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (2, 4, 5, 6), labels with void pixels and without class 3 in the first image,
-    weights."""
+    """Logits (2, 4, 5, 6), labels and weights.
+
+    Some pixels are ignored, and class 3 is absent in the first image.
+    """
     logits, labels = 2 * torch.randn(2, CLASSES, 5, 6), torch.randint(0, CLASSES, (2, 5, 6))
     labels[0] = labels[0].clamp(max=2)
     labels[:, 1, 2:] = IGNORE
@@ -44,35 +46,37 @@ def test_one_hot() -> None:
 def test_focal_loss_is_torchvisions(alpha: float, gamma: float) -> None:
     logits, labels, _ = maps()
     targets = one_hot(labels, CLASSES)
-    theirs = torchvision.ops.sigmoid_focal_loss(
+    expected = torchvision.ops.sigmoid_focal_loss(
         logits, targets.float(), alpha=alpha, gamma=gamma, reduction="none"
     )
     ours = sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma)
-    assert ours.item() == pytest.approx(theirs.mean(dim=(2, 3)).sum().item(), rel=1e-6)
+    assert ours.item() == pytest.approx(expected.mean(dim=(2, 3)).sum().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("over", ["labelled", "all"])
 def test_focal_loss_averages_over_labelled_or_all_pixels(over: Literal["labelled", "all"]) -> None:
     logits, labels, weights = maps()
-    theirs = 0.0
-    for picture, label in zip(logits, labels, strict=True):
+    expected = 0.0
+    for image_logits, label in zip(logits, labels, strict=True):
         known = label != IGNORE
         one = torch.nn.functional.one_hot(label[known], CLASSES).T.float()
-        total = torchvision.ops.sigmoid_focal_loss(picture[:, known], one, reduction="sum").item()
-        theirs += total / (known.sum().item() if over == "labelled" else known.numel())
+        total = torchvision.ops.sigmoid_focal_loss(
+            image_logits[:, known], one, reduction="sum"
+        ).item()
+        expected += total / (known.sum().item() if over == "labelled" else known.numel())
     assert sigmoid_focal_loss(
         logits, one_hot(labels, CLASSES), weights, over=over
-    ).item() == pytest.approx(theirs, rel=1e-6)
+    ).item() == pytest.approx(expected, rel=1e-6)
 
 
-def plain_dice(logits: Tensor, labels: Tensor, *, with_void: bool) -> float:
+def plain_dice(logits: Tensor, labels: Tensor, *, with_ignored: bool) -> float:
     total = 0.0
-    for picture, label in zip(logits.tolist(), labels.tolist(), strict=True):
+    for image_logits, label in zip(logits.tolist(), labels.tolist(), strict=True):
         for k in range(CLASSES):
             overlap = area = positives = 0.0
-            for logit_row, label_row in zip(picture[k], label, strict=True):
+            for logit_row, label_row in zip(image_logits[k], label, strict=True):
                 for logit, value in zip(logit_row, label_row, strict=True):
-                    if value == IGNORE and not with_void:
+                    if value == IGNORE and not with_ignored:
                         continue
                     p = 1 / (1 + math.exp(-logit))
                     overlap += p if value == k else 0.0
@@ -88,10 +92,10 @@ def test_dice_loss_is_the_plain_loop() -> None:
     targets = one_hot(labels, CLASSES)
     assert not targets[0, 3].any()
     assert dice_loss(logits, targets).item() == pytest.approx(
-        plain_dice(logits, labels, with_void=True), rel=1e-5
+        plain_dice(logits, labels, with_ignored=True), rel=1e-5
     )
     assert dice_loss(logits, targets, weights).item() == pytest.approx(
-        plain_dice(logits, labels, with_void=False), rel=1e-5
+        plain_dice(logits, labels, with_ignored=False), rel=1e-5
     )
 
 
@@ -106,12 +110,12 @@ def test_dice_of_a_perfect_map_is_nothing() -> None:
 
 
 @pytest.mark.parametrize("loss", [sigmoid_focal_loss, dice_loss])
-def test_void_pixels_neither_count_nor_learn(
+def test_ignored_pixels_have_no_loss_and_no_gradient(
     loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
 ) -> None:
     logits, labels, weights = maps()
-    targets, void = one_hot(labels, CLASSES), (weights == 0).expand_as(logits)
-    changed = torch.where(void, logits + 7 * torch.randn_like(logits), logits).requires_grad_()
+    targets, ignored = one_hot(labels, CLASSES), (weights == 0).expand_as(logits)
+    changed = torch.where(ignored, logits + 7 * torch.randn_like(logits), logits).requires_grad_()
     logits.requires_grad_()
     first, second = loss(logits, targets, weights), loss(changed, targets, weights)
     assert first.item() == second.item()
@@ -120,11 +124,11 @@ def test_void_pixels_neither_count_nor_learn(
     )
     second.backward()
     assert changed.grad is not None
-    assert (changed.grad[void] == 0).all()
-    assert (changed.grad[~void & targets] != 0).all()
+    assert (changed.grad[ignored] == 0).all()
+    assert (changed.grad[~ignored & targets] != 0).all()
 
 
-def test_an_image_of_void_alone_costs_nothing() -> None:
+def test_an_ignored_image_has_no_loss() -> None:
     logits = torch.randn(1, CLASSES, 3, 3, requires_grad=True)
     targets, weights = one_hot(torch.full((1, 3, 3), IGNORE), CLASSES), torch.zeros(1, 1, 3, 3)
     total = sigmoid_focal_loss(logits, targets, weights) + dice_loss(logits, targets, weights)
@@ -144,32 +148,33 @@ def test_far_logits_stay_finite() -> None:
     assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("void", ["ignore", "negative"])
-def test_words_in_parts_cost_and_learn_as_all_at_once(void: Literal["ignore", "negative"]) -> None:
-    """The loss is the sum of its two terms over the pairs present, whatever the number of words
-    computed at a time."""
+@pytest.mark.parametrize("ignored_as", ["ignore", "negative"])
+def test_classes_in_parts_have_the_loss_and_gradient_of_all_at_once(
+    ignored_as: Literal["ignore", "negative"],
+) -> None:
+    """The loss sums over the classes present, whatever the number computed at a time."""
     _, labels, weights = maps()
     resize = torch.nn.UpsamplingBilinear2d(size=(5, 6))
     small = torch.randn(2, CLASSES, 2, 3)
-    found = []
+    results = []
     for classes_at_once in (1, 3, 100):
         leaf = small.clone().requires_grad_()
-        loss = MaskLoss(ignored_as=void, classes_at_once=classes_at_once)
+        loss = MaskLoss(ignored_as=ignored_as, classes_at_once=classes_at_once)
         focal, dice = loss.terms(leaf, labels, resize)
         (focal + 3 * dice).backward()
-        found.append((focal.item(), dice.item(), leaf.grad))
-    for focal_, dice_, grad in found[:2]:
-        assert focal_ == pytest.approx(found[2][0], rel=1e-5)
-        assert dice_ == pytest.approx(found[2][1], rel=1e-5)
+        results.append((focal.item(), dice.item(), leaf.grad))
+    for focal_, dice_, grad in results[:2]:
+        assert focal_ == pytest.approx(results[2][0], rel=1e-5)
+        assert dice_ == pytest.approx(results[2][1], rel=1e-5)
         assert grad is not None
-        assert found[2][2] is not None
-        assert torch.allclose(grad, found[2][2], atol=1e-6)
-    targets, counted = one_hot(labels, CLASSES), weights if void == "ignore" else None
+        assert results[2][2] is not None
+        assert torch.allclose(grad, results[2][2], atol=1e-6)
+    targets, counted = one_hot(labels, CLASSES), weights if ignored_as == "ignore" else None
     present = targets.flatten(2).any(dim=2).sum().item()
-    assert found[2][0] == pytest.approx(
+    assert results[2][0] == pytest.approx(
         sigmoid_focal_loss(resize(small), targets, counted).item() / present, rel=1e-5
     )
-    assert found[2][1] == pytest.approx(
+    assert results[2][1] == pytest.approx(
         dice_loss(resize(small), targets, counted).item() / present, rel=1e-5
     )
 

@@ -51,15 +51,15 @@ def test_against_the_released_evaluation() -> None:
         "hIoU": "hIoU",
     }
     assert {ours: summary[ours] / 100 for ours in names} == pytest.approx(
-        {ours: about[theirs] for ours, theirs in names.items()}, rel=1e-12
+        {name: about[released_name] for name, released_name in names.items()}, rel=1e-12
     )
 
 
 def test_against_torchmetrics() -> None:
     prediction, labels = random_maps(6)
     matrix = matrix_of(prediction, labels, 6)
-    theirs = MulticlassConfusionMatrix(6, ignore_index=IGNORE)(prediction, labels)
-    assert torch.equal(matrix.counts[:, :-1], theirs)
+    expected = MulticlassConfusionMatrix(6, ignore_index=IGNORE)(prediction, labels)
+    assert torch.equal(matrix.counts[:, :-1], expected)
     iou = MulticlassJaccardIndex(6, average=None, ignore_index=IGNORE)(prediction, labels)
     assert (matrix.iou - iou).abs().max() < 1e-6
     assert matrix.summary(range(6), [])["mIoU"] == pytest.approx(100 * iou.mean().item(), rel=1e-6)
@@ -125,7 +125,7 @@ def test_harmonic_mean() -> None:
     assert math.isnan(harmonic_mean(0.5, math.nan))
 
 
-def test_void_images_count_nothing() -> None:
+def test_ignored_images_count_nothing() -> None:
     assert matrix_of(torch.tensor([0, 99]), torch.tensor([IGNORE, IGNORE]), 2).counts.sum() == 0
 
 

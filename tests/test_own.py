@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from test_flow import FEW, said
 from tiny import write_own
-from unseen.__main__ import main
+from tiny.commands import FEW, error_of, run_command
 from unseen.api import train
 from unseen.data.benchmarks import get_benchmark
 from unseen.data.own.checking import check_data
@@ -21,17 +20,10 @@ from unseen.errors import DataError, SettingError
 from unseen.labels import BACKGROUND, IGNORE
 from unseen.settings import ModelSettings, TrainSettings
 
-SMALL = [
-    "--clip",
-    "doodles",
-    *FEW,
-    "--train.transforms.resize",
-    "null",
-    "--train.transforms.crop",
-    "32",
-    "--train.workers",
-    "0",
-]
+SMALL = (
+    f"--clip doodles {FEW} --train.transforms.resize null --train.transforms.crop 32 "
+    "--train.workers 0"
+)
 
 
 def classes(folder: Path, text: str) -> Path:
@@ -70,7 +62,7 @@ def test_backgrounds(tmp_path: Path, line: str, background: str, first_id: int) 
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "message"),
     [
         ("cat\n\ndog\n", "line 2 of .* holds no class; ids follow from the lines"),
         ("cat\ndog\ncat # unseen\n", r"names 'cat' twice \(line 1 and line 3\)"),
@@ -79,8 +71,8 @@ def test_backgrounds(tmp_path: Path, line: str, background: str, first_id: int) 
         ("background # ignore\n", "names no class"),
     ],
 )
-def test_lists_that_mean_nothing(tmp_path: Path, text: str, sentence: str) -> None:
-    with pytest.raises(DataError, match=sentence):
+def test_lists_that_mean_nothing(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         read_classes(classes(tmp_path, text))
 
 
@@ -210,12 +202,12 @@ def test_train_evaluate_and_eigenvectors_on_a_folder(
 ) -> None:
     data = write_own(tmp_path / "zoo")
     monkeypatch.chdir(tmp_path)
-    main(["train", "zegclip", "--benchmark", "zoo", *SMALL, "--options.decoder_heads", "2"])
+    run_command("train zegclip --benchmark zoo", SMALL, "--options.decoder_heads 2")
     run = tmp_path / "runs" / "zegclip-zoo"
     assert "num_prompts: 10" in (run / "config.yaml").read_text(), (
-        "from the recipe for one's own data"
+        "from the recipe for a user's data"
     )
-    main(["evaluate", str(run), "--out", "own", "--inference.short_side", "64"])
+    run_command(f"evaluate {run} --out own --inference.short_side 64")
     report = report_of(tmp_path / "own")
     assert report["protocol"]["calibrated"] is True
     assert report["protocol"]["background"] == "ignore"
@@ -230,14 +222,14 @@ def test_train_evaluate_and_eigenvectors_on_a_folder(
         == 3 * (20 * 30 - 30)
     )
     data.rename(tmp_path / "moved")
-    main(["evaluate", str(run), "--benchmark", "moved", "--inference.short_side", "64"])
+    run_command(f"evaluate {run} --benchmark moved --inference.short_side 64")
     assert report_of(run / "eval-moved")["protocol"]["calibrated"] is True, (
-        "the same words, elsewhere"
+        "the same classes elsewhere"
     )
     assert report_of(run / "eval-moved")["scores"] == report["scores"]
-    main(["evaluate", "naclip", "--benchmark", "moved"])
+    run_command("evaluate naclip --benchmark moved --inference.short_side 64")
     assert (tmp_path / "runs" / "naclip-moved" / "sheet.png").exists()
-    main(["eigenvectors", "moved", "--out", "segments", "--count", "2"])
+    run_command("eigenvectors moved --out segments --count 2")
     assert sorted(path.stem for path in (tmp_path / "segments").glob("*.safetensors")) == [
         "p 7",
         "p 8",
@@ -249,26 +241,17 @@ def test_train_evaluate_and_eigenvectors_on_a_folder(
 def test_a_scored_background(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_own(tmp_path / "zoo")
     classes(data, "nothing # threshold\ncat\ndog\ntree # unseen\n")
-    call = [
-        "evaluate",
-        "naclip",
-        "--benchmark",
-        str(data),
-        "--inference.short_side",
-        "64",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    call = f"evaluate naclip --benchmark {data} --inference.short_side 64 --out {tmp_path / 'out'}"
     assert (
-        "scores the background, which is where no class is confident; give the least confidence with"
-        " --threshold" in said(capsys, *call)
+        "scores the background, which is where no class is confident; give the least confidence"
+        " with --threshold" in error_of(capsys, call)
     )
-    main([*call, "--threshold", "1"])
+    run_command(call, "--threshold 1")
     report = report_of(tmp_path / "out")
     pixels = np.array(report["confusion"]["pixels"])
     assert report["confusion"]["rows"] == ["cat", "dog", "tree", "background"]
     assert pixels[:, 3].sum() == pixels.sum() == report["pixels"] == 3 * (20 * 30 - 30), (
-        "no word is that confident"
+        "no class is that confident"
     )
     assert pixels[3].sum() == sum(
         int((np.array(Image.open(data / "labels" / f"p {i}.png")) == 0).sum()) for i in (7, 8, 9)
@@ -278,5 +261,5 @@ def test_a_scored_background(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     )
     assert report["scores"]["mIoU"] == pytest.approx(report["iou"]["background"] / 4, abs=1e-3)
     assert report["scores"]["mIoU_S"] == 0
-    main([*call, "--threshold", "0"])
+    run_command(call, "--threshold 0")
     assert np.array(report_of(tmp_path / "out")["confusion"]["pixels"])[:, 3].sum() == 0

@@ -13,40 +13,33 @@ import pytest
 from PIL import Image
 
 from tiny import archives as made
+from tiny.commands import FEW, run_command
 from tiny.prepared import file_states, refusal, run_prepare
-from unseen.__main__ import main
 from unseen.data.prepare import prepare
 from unseen.files import read_labels
 
-
-def flags(line: str) -> list[str]:
-    return line.split()
-
-
-FEW_STEPS = flags(
-    "--train.steps 2 --train.batch_size 2 --train.warmup 0 --train.workers 0 --clip doodles"
-)
-SMALL = flags("--train.transforms.resize [128,64] --train.transforms.crop 64")
-ONE_TEMPLATE = ["--options.templates", "single"]
+FEW_STEPS = f"{FEW} --train.workers 0 --clip doodles"
+SMALL = "--train.transforms.resize [128,64] --train.transforms.crop 64"
+ONE_TEMPLATE = "--options.templates single"
 
 
 def train_and_evaluate(
     benchmark: str, root: Path, run: Path, *options: str, images: int = 1
 ) -> None:
     """Two steps of ZegCLIP, and an evaluation that must see so many images."""
-    line = ["train", "zegclip", "--benchmark", benchmark, "--root", str(root), "--out", str(run)]
-    main([*line, *FEW_STEPS, *SMALL, "--options.decoder_heads", "4", *options])
-    size = flags("--inference.short_side 64 --inference.window 64 --inference.stride 48")
-    main(["evaluate", str(run), "--root", str(root), *size])
+    line = f"train zegclip --benchmark {benchmark} --root {root} --out {run}"
+    run_command(line, FEW_STEPS, SMALL, "--options.decoder_heads 4", *options)
+    size = "--inference.short_side 64 --inference.window 64 --inference.stride 48"
+    run_command(f"evaluate {run} --root {root}", size)
     assert json.loads((run / f"eval-{benchmark}" / "report.json").read_text())["images"] == images
 
 
 def train_and_evaluate_fold(benchmark: str, root: Path, run: Path) -> None:
     """Two steps of ESDA, and an evaluation that must see one episode."""
-    data = ["--benchmark", benchmark, "--root", str(root), "--lists", str(root / "lists")]
-    options = flags("--train.transforms.crop 48 --train.unseen_pixels ignore")
-    main(["train", "esda", *data, "--out", str(run), *FEW_STEPS, *options])
-    main(["evaluate", str(run), *data, "--inference.canvas", "48"])
+    data = f"--benchmark {benchmark} --root {root} --lists {root / 'lists'}"
+    options = "--train.transforms.crop 48 --train.unseen_pixels ignore"
+    run_command("train esda", data, f"--out {run}", FEW_STEPS, options)
+    run_command(f"evaluate {run}", data, "--inference.canvas 48")
     report = run / f"eval-{benchmark.replace('/', '-')}" / "report.json"
     assert sum(json.loads(report.read_text())["episodes"].values()) == 1
 
@@ -82,7 +75,7 @@ def test_voc_and_its_folds(
     (base / "SegmentationClassAug" / f"{d}.png").unlink()
     (base / "JPEGImages" / f"{b}.jpg").unlink()
     run_prepare("voc", root, archives)
-    assert file_states(root).keys() == before.keys(), "what is missing is made again"
+    assert file_states(root).keys() == before.keys(), "missing files are made again"
     train_and_evaluate("voc", root, tmp_path / "run")
 
     run_prepare("pascal-5i", root, archives)
@@ -91,8 +84,7 @@ def test_voc_and_its_folds(
 
 
 def test_voc_with_masks_of_sbd_at_hand(archives: Path, tmp_path: Path) -> None:
-    """mmsegmentation's folder holds SBD's masks alone: VOC's are added without SBD's archive, and
-    nothing is changed."""
+    """VOC's masks are added to mmsegmentation's folder of SBD's masks, without SBD's archive."""
     (archives / "benchmark.tgz").unlink()
     masks_of = tmp_path / "data" / "VOCdevkit" / "VOC2012" / "SegmentationClassAug"
     masks_of.mkdir(parents=True)
@@ -112,7 +104,7 @@ def test_context(archives: Path, tmp_path: Path) -> None:
     base = root / "VOCdevkit" / "VOC2010"
     assert {p.stem for p in (base / "JPEGImages").iterdir()} == {*expected, "2008_999999"}
     assert {p.stem for p in (base / "SegmentationClassContext").iterdir()} == set(expected), (
-        "what is neither for training nor for validation has no mask"
+        "images in neither split have no mask"
     )
     for name, mask in expected.items():
         assert np.array_equal(read_labels(base / "SegmentationClassContext" / f"{name}.png"), mask)
@@ -131,7 +123,7 @@ def test_coco_stuff(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     base, train = root / "coco_stuff164k", made.STUFF_RAW["train2017"]
     mask = read_labels(base / "annotations" / "train2017" / f"{train[0]}_labelTrainIds.png")
     assert np.array_equal(mask, made.blocks(0, 10, 255, 11, 170, 255, 83, 24)), (
-        "values of absent things become void"
+        "values of absent classes are ignored"
     )
     before = file_states(root)
     (base / "annotations" / "train2017" / f"{train[1]}_labelTrainIds.png").unlink()
@@ -201,7 +193,7 @@ def test_ade(archives: Path, tmp_path: Path) -> None:
         made.blocks(0, 1, 150, 4),
     )
     assert len(list((base / "images" / "training").iterdir())) == 3
-    train_and_evaluate("ade20k-150", root, tmp_path / "run", *ONE_TEMPLATE)
+    train_and_evaluate("ade20k-150", root, tmp_path / "run", ONE_TEMPLATE)
 
     run_prepare("ade20k-847", root, archives)
     base = root / "ADE20K_2021_17_01"
@@ -215,21 +207,11 @@ def test_ade(archives: Path, tmp_path: Path) -> None:
     assert file_states(root) == before
     shutil.rmtree(base / "images" / "ADE")
     run_prepare("ade20k-847", root, None)
-    # 847 words are for evaluation, by a run trained elsewhere
-    main(
-        [
-            "evaluate",
-            str(tmp_path / "run"),
-            "--benchmark",
-            "ade20k-847",
-            "--root",
-            str(root),
-            *ONE_TEMPLATE,
-            "--inference.short_side",
-            "64",
-            "--inference.window",
-            "0",
-        ]
+    # 847 classes are for evaluation, by a run trained elsewhere
+    run_command(
+        f"evaluate {tmp_path / 'run'} --benchmark ade20k-847 --root {root}",
+        ONE_TEMPLATE,
+        "--inference.short_side 64 --inference.window 0",
     )
     assert (
         json.loads((tmp_path / "run" / "eval-ade20k-847" / "report.json").read_text())["images"]
@@ -257,7 +239,7 @@ def test_cityscapes(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         root / "cityscapes" / "leftImg8bit" / "test" / "bonn" / "bonn_000003_000019_leftImg8bit.png"
     ).is_file()
     run_prepare("cityscapes", root / "cityscapes", None, "--check")
-    train_and_evaluate("cityscapes", root, tmp_path / "run", *ONE_TEMPLATE)
+    train_and_evaluate("cityscapes", root, tmp_path / "run", ONE_TEMPLATE)
 
 
 def test_cityscapes_without_its_test_images(

@@ -175,7 +175,7 @@ def test_no_network_and_no_such_file(
     assert "give its folder with --from" in message
     assert (
         len(list((tmp_path / "data" / "coco_stuff164k" / "images" / "train2017").iterdir())) == 3
-    ), "what is done is kept"
+    ), "finished files are kept"
     monkeypatch.setitem(
         ARCHIVES, "ade", Archive("a.zip", "the page", ("http://127.0.0.1:9/a.zip",))
     )
@@ -205,6 +205,6 @@ def test_a_full_disk_before_a_download(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
     assert "free some space" in refusal(capsys, "ade20k-150", tmp_path / "data")
     assert server.requested == []

@@ -26,8 +26,10 @@ from unseen.files import replacing
 def test_ready_masks_need_no_archives(
     archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Masks of another preparation are linked with --from, without SBD's .mat files, COCO's
-    annotations or pycocotools."""
+    """Masks of another preparation are linked with --from.
+
+    Neither SBD's .mat files nor COCO's annotations nor pycocotools are needed.
+    """
     done, root = tmp_path / "done", tmp_path / "data"
     for name in ("voc", "context", "coco-20i"):
         run_prepare(name, done, archives)
@@ -88,14 +90,16 @@ def test_annotations_where_mmsegmentation_keeps_them(
 
 
 def test_unfinished_files_are_removed(archives: Path, tmp_path: Path) -> None:
-    """Killed outright it can leave a file that was being written: no benchmark takes it for a
-    image, and the next preparation removes it."""
+    """A killed preparation can leave a partly written file.
+
+    No benchmark takes it for an image, and the next preparation removes it.
+    """
     root = tmp_path / "data"
     run_prepare("ade20k-150", root, archives)
     images = root / "ade" / "ADEChallengeData2016" / "images" / "training"
     left, other = (
         images / ".ADE_train_00000000-unfinished-lbpuh01o.jpg",
-        images / ".mine-12345678.jpg",
+        images / ".photo-12345678.jpg",
     )
     for path in (left, other):
         path.write_bytes(b"half")
@@ -180,12 +184,12 @@ def test_processes_make_the_same_masks(
     monkeypatch.setattr(preparation, "MIN_PARALLEL_ITEMS", 1)
     prepare("ade20k-847", tmp_path / "many", archives, jobs=2)
     prepare("ade20k-847", tmp_path / "one", archives, jobs=1)
-    found = {
+    masks = {
         str(p.relative_to(tmp_path / "many")): p.read_bytes()
         for p in (tmp_path / "many").rglob("*.png")
     }
-    assert len(found) == 2 * 4
-    assert all((tmp_path / "one" / name).read_bytes() == content for name, content in found.items())
+    assert len(masks) == 2 * 4
+    assert all((tmp_path / "one" / name).read_bytes() == content for name, content in masks.items())
     broken = tmp_path / "many" / "ADE20K_2021_17_01"
     shutil.rmtree(broken / "annotations")
     next(broken.rglob("*_seg.png")).write_bytes(b"no image")

@@ -27,7 +27,7 @@ def test_a_full_disk_while_unpacking(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def full(content: object, what: str) -> Iterator[bytes]:
+    def full(content: object, name: str) -> Iterator[bytes]:
         yield b"half"
         raise OSError(28, "No space left on device")
 
@@ -57,7 +57,7 @@ def test_damaged_archives(
         message = refusal(capsys, name, root, archives)
         assert f"{path} is not the published file" in message
         assert f"{len(whole) // 2} bytes instead of {len(whole)}" in message
-        # Without a published checksum the archive's own structure must tell.
+        # Without a published checksum the archive's own structure must show it.
         monkeypatch.setitem(ARCHIVES, key, Archive(file, "page"))
         assert "damaged or cut short" in refusal(capsys, name, root, archives)
         assert not list(root.rglob(".*"))
@@ -135,10 +135,10 @@ def test_archives_that_grow_out_of_proportion(
         )
     monkeypatch.undo()
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "a.jpg").write_bytes(b"mine")
-    with pytest.raises(DataError, match="has 4 bytes, but 5000 in"):
+    (tmp_path / "out" / "a.jpg").write_bytes(b"photo")
+    with pytest.raises(DataError, match="has 5 bytes, but 5000 in"):
         unpack.unpack(tmp_path / "a.zip", [part], Preparation(tmp_path))
-    assert (tmp_path / "out" / "a.jpg").read_bytes() == b"mine"
+    assert (tmp_path / "out" / "a.jpg").read_bytes() == b"photo"
 
 
 def test_mistakes_on_the_command_line(

@@ -1,5 +1,7 @@
-"""Real photographs with real masks, where they lie beside the project. The numbers mean nothing;
-every pixel must be accounted for."""
+"""Real photographs with real masks, where they lie beside the project.
+
+The scores mean nothing; every pixel must be accounted for.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +12,12 @@ import pytest
 import torch
 
 from conftest import SHARED
-from unseen.__main__ import main
+from tiny.commands import FEW, run_command
 from unseen.data.benchmarks import BENCHMARKS
 from unseen.labels import IGNORE
 from unseen.metrics import ConfusionMatrix
 
-SMALL = [
-    "--train.steps",
-    "2",
-    "--train.batch_size",
-    "2",
-    "--train.warmup",
-    "0",
-    "--train.workers",
-    "0",
-]
+SMALL = f"{FEW} --train.workers 0"
 
 
 def labelled_pixels(root: Path) -> int:
@@ -50,31 +43,17 @@ def test_labels_fed_back_score_100(voc_small: Path) -> None:
 
 @pytest.mark.parametrize("tower", ["doodles", "ViT-B-16-quickgelu/random"])
 def test_two_steps_and_an_evaluation(voc_small: Path, tmp_path: Path, tower: str) -> None:
-    """With the doodle CLIP, and with the real text embeddings of VOC's words on a random
-    ViT-B/16."""
-    run, where = tmp_path / "run", ["--benchmark", "voc", "--root", str(voc_small)]
-    crop = "64" if tower == "doodles" else "128"
-    more = [
-        "--train.transforms.crop",
-        crop,
-        "--train.transforms.resize",
-        f"[{4 * int(crop)},{crop}]",
-    ]
+    """With the doodle CLIP, and with real text embeddings of VOC's classes on a random ViT-B/16."""
+    run, where = tmp_path / "run", f"--benchmark voc --root {voc_small}"
+    side = 64 if tower == "doodles" else 32
+    more = f"--train.transforms.crop {side} --train.transforms.resize [{4 * side},{side}]"
     if tower != "doodles":
-        more += ["--text-embeddings", str(SHARED / "data" / "clip_text" / "voc12_single.npy")]
-    main(["train", "zegclip", *where, "--clip", tower, "--out", str(run), *SMALL, *more])
-    main(
-        [
-            "evaluate",
-            str(run),
-            *where,
-            "--inference.short_side",
-            crop,
-            "--inference.window",
-            crop,
-            "--inference.stride",
-            str(int(crop) * 3 // 4),
-        ]
+        more += f" --text-embeddings {SHARED / 'data' / 'clip_text' / 'voc12_single.npy'}"
+    run_command("train zegclip", where, f"--clip {tower} --out {run}", SMALL, more)
+    run_command(
+        f"evaluate {run}",
+        where,
+        f"--inference.short_side {side} --inference.window {side} --inference.stride {side}",
     )
     report = json.loads((run / "eval-voc" / "report.json").read_text())
     assert report["images"] == 53
@@ -86,8 +65,7 @@ def test_two_steps_and_an_evaluation(voc_small: Path, tmp_path: Path, tower: str
 
 
 def test_real_text_embeddings_are_the_ones_we_expect() -> None:
-    """Anchors of the published file: first values of aeroplane and tvmonitor, cosine of cat and
-    dog."""
+    """First values of aeroplane and tvmonitor, and the cosine of cat and dog."""
     import numpy as np
 
     path = SHARED / "data" / "clip_text" / "voc12_single.npy"

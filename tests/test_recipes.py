@@ -1,5 +1,4 @@
-"""Recipes: every published setting resolves to the values of its paper's code, and to nothing the
-method does not know."""
+"""Recipes: every published setting resolves to the values of its paper's code and is known."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from conftest import golden
 from tiny import tiny_clip
-from unseen.__main__ import main
+from tiny.commands import run_command
 from unseen.data.benchmarks import get_benchmark
 from unseen.errors import SettingError
 from unseen.evaluation import OracleRefiner, choose_threshold, evaluate, oracle_matches
@@ -36,7 +36,7 @@ from unseen.segments.spectral import SpectralSettings
 from unseen.settings import EvaluationSettings, InferenceSettings, change_inference
 from unseen.vocabulary import Vocabulary
 
-REFINE = ("--inference.refinement", "segment_iou")
+REFINE = "--inference.refinement segment_iou"
 
 
 # ------------------------------------------------------------------ segment IoU
@@ -75,8 +75,10 @@ def test_a_mask_is_replaced_by_the_segment_it_overlaps() -> None:
 
 
 def test_matches_of_label_maps() -> None:
-    """Class 0 is matched by the left half; its pixels outside go to the best of the unmatched
-    classes; of two segments on a pixel the one of higher IoU wins."""
+    """Class 0 is matched by the left half, whose outer pixels go to the best unmatched class.
+
+    Of two segments on a pixel the one of higher IoU decides.
+    """
     labels = torch.tensor([[0, 0, 0, 0, 0, 2, 1, 1]] * 4)
     scores = torch.zeros(3, 4, 8)
     scores[1], scores[2, :2] = 0.5, 0.9
@@ -317,8 +319,7 @@ def test_the_oracle_chooses_as_released() -> None:
 
 
 def test_ignored_pixels_count_in_released_unions_only() -> None:
-    """The example of the specification: everything foreground, half of the image ignored: union 8
-    against 4."""
+    """All pixels are foreground and half of them ignored: union 8 against 4."""
     truth = torch.full((2, 4), IGNORE)
     truth[:, :2] = 1
     everything = torch.ones(2, 4, dtype=torch.bool)
@@ -329,37 +330,15 @@ def test_ignored_pixels_count_in_released_unions_only() -> None:
 def test_evaluate_with_oracle_and_choice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(
-        [
-            "evaluate",
-            "naclip",
-            "--benchmark",
-            "doodles-5i/2",
-            "--limit",
-            "4",
-            "--out",
-            str(tmp_path),
-            "--oracle",
-            "--released-counts",
-        ]
+    run_command(
+        f"evaluate naclip --benchmark doodles-5i/2 --limit 4 --out {tmp_path} --oracle",
+        "--released-counts",
     )
     protocol = json.loads((tmp_path / "report.json").read_text())["protocol"]
     assert protocol["evaluation"]["oracle"] is True
     assert protocol["evaluation"]["released_counts"] is True
     assert "+ oracle" in " ".join(capsys.readouterr().out.split())
-    main(
-        [
-            "evaluate",
-            "naclip",
-            "--limit",
-            "2",
-            "--out",
-            str(tmp_path),
-            *REFINE,
-            "--choose-threshold",
-            "2",
-        ]
-    )
+    run_command(f"evaluate naclip --limit 2 --out {tmp_path}", REFINE, "--choose-threshold 2")
     protocol = json.loads((tmp_path / "report.json").read_text())["protocol"]
     chosen = protocol["threshold_chosen"]["mIoU_seen"]
     assert chosen[str(protocol["inference"]["refinement_threshold"])] == max(chosen.values())
@@ -367,9 +346,9 @@ def test_evaluate_with_oracle_and_choice(
         (["--choose-threshold", "2"], "is for --inference.refinement segment_iou"),
         (["--choose-threshold", "-1"], "give a number of 0 or more"),
         (["--released-counts"], "is for folds"),
-        (["--oracle", *REFINE], "exclude each other"),
+        (["--oracle", REFINE], "exclude each other"),
     ):
         capsys.readouterr()
         with pytest.raises(SystemExit):
-            main(["evaluate", "naclip", "--limit", "2", "--out", str(tmp_path), *arguments])
+            run_command(f"evaluate naclip --limit 2 --out {tmp_path}", *arguments)
         assert message in capsys.readouterr().err

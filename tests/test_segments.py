@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tiny import tiny_clip
+from tiny.commands import run_command
 from unseen import api
-from unseen.__main__ import main
 from unseen.backbones.vit import clip_keys, load_keys
 from unseen.data.benchmarks import get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
@@ -37,7 +37,7 @@ from unseen.settings import InferenceSettings
 
 DOODLES_FINGERPRINT_0_1 = "9548b71f53e356da"
 """What version 0.1 stored as the fingerprint of the doodle tower's keys."""
-REFINE = ("--inference.refinement", "segment_iou")
+REFINE = "--inference.refinement segment_iou"
 
 
 # ------------------------------------------------------------------------- keys
@@ -93,7 +93,7 @@ def test_keys_of_timm_are_those_of_its_last_block(tmp_path: Path) -> None:
     [
         ("timm:resnet18@random", "not a plain ViT"),
         ("timm:vit_smal", "no network called"),
-        ("timm:vit_tiny_patch16_224.mine", "no weights called"),
+        ("timm:vit_tiny_patch16_224.unknown", "no weights called"),
         ("timm:swin_tiny_patch4_window7_224@random", "not a plain ViT"),
         ("nowhere", "no file and no open_clip tag"),
     ],
@@ -285,47 +285,31 @@ def test_the_verb_and_what_reads_its_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "eig"
-    main(["eigenvectors", "doodles", "--out", str(out), "--limit", "4", "--png"])
+    run_command(f"eigenvectors doodles --out {out} --limit 4 --png")
     assert "the eigenvectors of 4 images  ->" in capsys.readouterr().out
     names = [f"scene-3-{i}" for i in range(4)]
     assert {p.name for p in out.iterdir()} == {"sheet.png"} | {
         f"{n}.safetensors" for n in names
     } | {f"{n}_k{k}.png" for n in names for k in range(5)}
     assert Image.open(out / "sheet.png").width > 1000
-    main(["eigenvectors", "doodles", "--out", str(out), "--limit", "5", "--png"])
+    run_command(f"eigenvectors doodles --out {out} --limit 5 --png")
     assert "of 1 images, 4 were there" in capsys.readouterr().out
     reports = []
-    for folder in ([], ["--inference.segments_dir", str(out)]):
-        main(
-            [
-                "evaluate",
-                "naclip",
-                "--limit",
-                "4",
-                "--out",
-                str(tmp_path / "r"),
-                *REFINE,
-                "--inference.refinement_threshold",
-                "0.3",
-                *folder,
-            ]
+    for folder in ("", f"--inference.segments_dir {out}"):
+        run_command(
+            f"evaluate naclip --limit 4 --out {tmp_path / 'r'}",
+            REFINE,
+            "--inference.refinement_threshold 0.3",
+            folder,
         )
         reports.append(json.loads((tmp_path / "r" / "report.json").read_text()))
     assert reports[0]["confusion"] == reports[1]["confusion"]
     assert reports[1]["protocol"]["segments"] == {"folder": str(out)}
     with pytest.raises(SystemExit):
-        main(
-            [
-                "evaluate",
-                "naclip",
-                "--limit",
-                "6",
-                "--out",
-                str(tmp_path / "r"),
-                *REFINE,
-                "--inference.segments_dir",
-                str(out),
-            ]
+        run_command(
+            f"evaluate naclip --limit 6 --out {tmp_path / 'r'}",
+            REFINE,
+            f"--inference.segments_dir {out}",
         )
     assert "holds no segments of scene-3-5" in capsys.readouterr().err
 
@@ -337,41 +321,16 @@ def test_the_verb_on_a_folder_and_segment(
     folder.mkdir()
     Image.fromarray(image.permute(1, 2, 0).numpy()[:70]).save(folder / "a.png")
     out = tmp_path / "eig"
-    main(
-        [
-            "eigenvectors",
-            str(folder),
-            "--out",
-            str(out),
-            "--count",
-            "3",
-            "--colour",
-            "1",
-            "--cell",
-            "4",
-        ]
-    )
+    run_command(f"eigenvectors {folder} --out {out} --count 3 --colour 1 --cell 4")
     assert load_spectrum(out / "a.safetensors")[0].grid == (16, 24)
-    choices = [
-        *REFINE,
-        "--inference.segments_dir",
-        str(out),
-        "--inference.segments_count",
-        "3",
-        "--inference.refinement_threshold",
-        "0.1",
-    ]
-    for i, more in enumerate(([], choices)):
-        main(
-            [
-                "segment",
-                str(folder / "a.png"),
-                "--words",
-                "tree, house, car",
-                "--out",
-                str(tmp_path / f"s{i}"),
-                *more,
-            ]
+    choices = (
+        f"{REFINE} --inference.segments_dir {out} --inference.segments_count 3"
+        " --inference.refinement_threshold 0.1"
+    )
+    for i, more in enumerate(("", choices)):
+        run_command(
+            f"segment {folder / 'a.png'} --classes 'tree, house, car' --out {tmp_path / f's{i}'}",
+            more,
         )
     plain, agreed = (np.array(Image.open(tmp_path / f"s{i}" / "a.png")) for i in range(2))
     assert plain.shape == agreed.shape == (70, 96)
@@ -391,7 +350,7 @@ def test_the_verb_on_a_folder_and_segment(
     ):
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            main(["eigenvectors", *arguments])
+            run_command("eigenvectors", *arguments)
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
     with pytest.raises(SettingError, match="no split called"):

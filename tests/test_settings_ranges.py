@@ -1,4 +1,4 @@
-"""Every training setting refuses values that mean nothing, in one sentence that names it."""
+"""Every training setting refuses values out of range, with a message that names it."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def test_every_field_has_a_range_and_a_bad_value() -> None:
 def test_bad_values_are_refused_by_name(cls: Any, group: str, name: str, value: Any) -> None:
     with pytest.raises(SettingError) as refused:
         cls(**{name: value})
-    sentence = str(refused.value)
-    assert sentence.startswith(f"--{group}.{name} is {value!r}; ")
-    assert "give" in sentence or "choose one of" in sentence
+    message = str(refused.value)
+    assert message.startswith(f"--{group}.{name} is {value!r}; ")
+    assert "give" in message or "choose one of" in message
 
 
 def test_good_values_at_the_borders() -> None:

@@ -73,8 +73,10 @@ def test_affinity_and_colours_are_the_released_ones(released: dict[str, Tensor])
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_eigenvectors_are_the_released_ones(name: str, released: dict[str, Tensor]) -> None:
-    """Up to sign. Where the released vector itself is off by its residual over the gap to the next
-    eigenvalue (ARPACK in single precision), by that."""
+    """Equal up to sign and to the error of the released vector.
+
+    That error is its residual over the gap to the next eigenvalue (ARPACK in single precision).
+    """
     image = released["image_jpg_decoded"].permute(2, 0, 1)
     ours = spectrum(released["features"], image, 16, VARIANTS[name])
     values, vectors = (
@@ -186,8 +188,10 @@ def test_vectors_that_did_not_converge_are_never_returned(monkeypatch: pytest.Mo
 
 
 def test_equal_eigenvalues_are_all_found() -> None:
-    """Two copies of an image that know nothing of each other, where a single Krylov space holds
-    one of each pair in exact arithmetic."""
+    """Two unconnected copies of an image have pairs of equal eigenvalues.
+
+    A single Krylov space holds one vector of every pair in exact arithmetic.
+    """
     half = smooth(15, 20)
     values, _ = eigenpairs(affinity(torch.block_diag(half, half).numpy()), 6)
     assert np.abs(values[0::2] - values[1::2]).max() < TOLERANCE

@@ -26,7 +26,7 @@ def tiles(h: int, w: int, tile: int, classes: int = 6) -> Tensor:
 
 
 def encoded(labels: Tensor) -> Tensor:
-    """An image whose red says the label, whose green the row and whose blue the column."""
+    """An image whose red is the label, whose green the row and whose blue the column."""
     h, w = labels.shape
     rows, columns = torch.arange(h).view(-1, 1).expand(h, w), torch.arange(w).expand(h, w)
     return torch.stack([STEP * labels, rows, columns]).to(torch.uint8)
@@ -40,15 +40,14 @@ def plain(**changes: object) -> TransformSettings:
 
 
 def inner(labels: Tensor, radius: int) -> Tensor:
-    """Pixels whose neighbourhood lies in the map and holds one label: bilinear borders are
-    elsewhere."""
+    """Pixels whose neighbourhood holds one label, where bilinear interpolation blurs no border."""
     x, side = labels.float().view(1, 1, *labels.shape), 2 * radius + 1
     same = (F.max_pool2d(x, side, stride=1) == -F.max_pool2d(-x, side, stride=1)).float()
     return F.pad(same, (radius,) * 4)[0, 0] > 0
 
 
 def agree(image: Tensor, labels: Tensor) -> bool:
-    """Whether red tells the label, at more than a third of all pixels."""
+    """Whether red equals the label, at more than a third of all pixels."""
     known = inner(labels, 2) & (labels != IGNORE)
     assert known.sum() > labels.numel() / 3
     return bool(((image[0].long() - STEP * labels)[known].abs() <= 1).all())
@@ -78,7 +77,7 @@ def test_a_flip_moves_both() -> None:
     assert torch.equal(image, encoded(labels).flip(2))
 
 
-def test_a_flip_happens_as_often_as_asked() -> None:
+def test_a_flip_has_the_probability_of_its_setting() -> None:
     labels, transform = tiles(4, 6, 2), TrainTransform(plain(flip=0.25))
     flips = sum(not torch.equal(transform(encoded(labels), labels)[1], labels) for _ in range(400))
     assert 70 < flips < 130
@@ -297,8 +296,10 @@ def test_zoom_changes_the_images_own_size() -> None:
 
 
 def test_crops_keep_pixels_of_the_query_class() -> None:
-    """A thing of 10 by 10 pixels in a corner stays in nearly every crop of half the side; without
-    the rule it mostly does not."""
+    """An object of 10 by 10 pixels in a corner stays in nearly every crop of half the side.
+
+    Without the rule it mostly does not.
+    """
     labels = torch.zeros(64, 64, dtype=torch.int64)
     labels[-10:, -10:] = 1
     kept = {}

@@ -198,8 +198,7 @@ def test_sheet_size(count: int, across: int, lines: int) -> None:
 
 
 def test_sheet_cells() -> None:
-    """Image, truth and prediction stand side by side; the prediction is ignored where the
-    truth is."""
+    """Image, truth and prediction stand side by side; the prediction is ignored as the truth is."""
     image, labels = scene(50, 50)
     prediction = np.ones_like(labels)
     sheeted = np.array(

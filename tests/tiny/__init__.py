@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from unseen.backbones.clip.loading import build_clip
+from unseen.backbones.clip.text import StoredText
 from unseen.backbones.clip.tower import CLIP
 from unseen.data.classes import voc_palette
 
@@ -36,6 +37,11 @@ def tiny_clip(
     )
 
 
+def text_only(embed_dim: int = 32) -> StoredText:
+    """Stands for a text tower where text features are given."""
+    return StoredText(["a"], np.zeros((2, embed_dim), dtype=np.float32), Path("text.npy"))
+
+
 def write_voc(
     root: Path, size: tuple[int, int] = (20, 24), count: int = 4, mode: Literal["P", "L"] = "P"
 ) -> Path:
@@ -43,7 +49,7 @@ def write_voc(
 
     Half of the images stand in train.txt, a quarter each in aug.txt and val.txt. Every mask
     holds, from left to right, a seen class (1 + i % 15), background and an unseen class (16 + i %
-    5), above a row of void. `SegmentationClass`, stored as `mode`, holds train and val;
+    5), above a row of ignored pixels. `SegmentationClass`, stored as `mode`, holds train and val;
     `SegmentationClassAug`, grey as SBD's masks are, holds train and aug.
     """
     h, w = size
@@ -88,11 +94,10 @@ def _save_mask(mask: np.ndarray, path: Path, mode: Literal["P", "L"]) -> None:
 
 
 def write_folds(folder: Path, size: tuple[int, int] = (60, 80)) -> Path:
-    """PASCAL-5i: eight images in `folder`/VOC2012, HSNet's lists in `folder`/lists; returns the
-    VOC2012 folder.
+    """PASCAL-5i: eight images in `folder`/VOC2012, HSNet's lists in `folder`/lists.
 
     Image i shows the classes 1 + i % 5 (fold 0, in the upper left) and 6 + 4i % 15 (in the lower
-    right), background and a void border.
+    right), background and an ignored border. Returns the VOC2012 folder.
     """
     root, (h, w) = folder / "VOC2012", size
     for name in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
@@ -125,8 +130,10 @@ def write_folds(folder: Path, size: tuple[int, int] = (60, 80)) -> Path:
 
 
 def write_own(folder: Path, count: int = 10, size: tuple[int, int] = (20, 30)) -> Path:
-    """A folder of one's own data: ground (0), cat (1), dog (2) and tree (3, unseen) in every
-    image, a row of void; three in ten for validation."""
+    """A user's folder: ground (0), cat (1), dog (2) and tree (3, unseen) in every image.
+
+    A row of pixels is ignored; three images in ten are for validation.
+    """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "labels").mkdir(exist_ok=True)
     (folder / "classes.txt").write_text("ground\ncat\ndog\ntree # unseen\n")

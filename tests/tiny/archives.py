@@ -1,5 +1,4 @@
-"""Four-image versions of the published archives, in their true formats, and what the layouts made
-of them must hold."""
+"""Four-image versions of the published archives, in their true formats, and expected layouts."""
 
 from __future__ import annotations
 
@@ -104,8 +103,10 @@ VOC_SBD = {name: blocks(0, 5, 1 + i, 17) for i, name in enumerate(VOC_NAMES) if 
 
 
 def write_voc_archives(folder: Path) -> None:
-    """0 and 1 are VOC's training images, 2 its validation, 3 only SBD's; SBD has masks of 0, 2
-    (validation) and 3."""
+    """VOC and SBD: 0 and 1 are VOC's training images, 2 its validation image, 3 is SBD's only.
+
+    SBD has masks of 0, 2 (validation) and 3.
+    """
     inside = "VOCdevkit/VOC2012"
     tar(
         folder / "VOCtrainval_11-May-2012.tar",
@@ -147,8 +148,10 @@ def write_voc_archives(folder: Path) -> None:
 
 
 def write_context_archives(folder: Path) -> dict[str, np.ndarray]:
-    """Two training and two validation images; segments as compressed and plain run lengths and as
-    a polygon, and one of a category not kept."""
+    """Two training and two validation images.
+
+    Segments are compressed or plain run lengths or a polygon; one category is not kept.
+    """
     names = [f"2008_{i:06d}" for i in range(4)]
     inside = "VOCdevkit/VOC2010"
     tar(

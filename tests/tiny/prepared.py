@@ -1,4 +1,4 @@
-"""Running `unseen prepare` and looking at what it did."""
+"""Running `unseen prepare` and checking its results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def refusal(
     source: Path | None = None,
     *more: str,
 ) -> str:
-    """The sentence after the lines of progress, with which a preparation ends with exit code 2."""
+    """The message after the lines of progress, with which a preparation ends with exit code 2."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         main(arguments(name, root, source, *more))

@@ -12,7 +12,7 @@ from PIL import Image
 Mask = NDArray[Any]
 
 
-def _picture(path: Path, seed: int, size: tuple[int, int]) -> None:
+def _image(path: Path, seed: int, size: tuple[int, int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)).save(
         path
@@ -33,12 +33,14 @@ def _stripes(
 
 
 def write_context(root: Path, size: tuple[int, int] = (20, 30)) -> Path:
-    """PASCAL Context: stripes of background, wall (56), void, and in turn cow (20), road (41),
-    motorbike (34), tree (53); two images a split."""
+    """PASCAL Context: stripes of background, wall (56), ignored pixels and one further class.
+
+    That is in turn cow (20), road (41), motorbike (34), tree (53); two images per split.
+    """
     lists, names = root / "ImageSets" / "SegmentationContext", [f"2008_{i:06d}" for i in range(4)]
     lists.mkdir(parents=True)
     for i, name in enumerate(names):
-        _picture(root / "JPEGImages" / f"{name}.jpg", i, size)
+        _image(root / "JPEGImages" / f"{name}.jpg", i, size)
         _mask(
             root / "SegmentationClassContext" / f"{name}.png",
             _stripes([0, 56, 255, (20, 41, 34, 53)[i]], size),
@@ -49,10 +51,9 @@ def write_context(root: Path, size: tuple[int, int] = (20, 30)) -> Path:
 
 
 def write_coco_stuff(root: Path, size: tuple[int, int] = (20, 30)) -> Path:
-    """COCO-Stuff: stripes of person (0), cow (19, unseen), wood (170) and void; two images a
-    split."""
+    """COCO-Stuff: stripes of person (0), cow (19, unseen), wood (170) and ignored pixels."""
     for i, split in enumerate(("train2017", "train2017", "val2017", "val2017")):
-        _picture(root / "images" / split / f"{i:012d}.jpg", i, size)
+        _image(root / "images" / split / f"{i:012d}.jpg", i, size)
         _mask(
             root / "annotations" / split / f"{i:012d}_labelTrainIds.png",
             _stripes([0, 19, 170, 255], size),
@@ -61,10 +62,9 @@ def write_coco_stuff(root: Path, size: tuple[int, int] = (20, 30)) -> Path:
 
 
 def write_ade(root: Path, size: tuple[int, int] = (20, 30)) -> Path:
-    """ADE20K of the challenge: stripes of other (0), wall (1) and flag (150); two images a
-    split."""
+    """ADE20K of the challenge: stripes of other (0), wall (1) and flag (150)."""
     for i, split in enumerate(("training", "training", "validation", "validation")):
-        _picture(root / "images" / split / f"ADE_{i:08d}.jpg", i, size)
+        _image(root / "images" / split / f"ADE_{i:08d}.jpg", i, size)
         _mask(root / "annotations" / split / f"ADE_{i:08d}.png", _stripes([0, 1, 150], size))
     return root
 
@@ -73,10 +73,9 @@ FULL = [0, 252, 253, 254, 255, 256, 846, 65535]
 
 
 def write_ade_full(root: Path, size: tuple[int, int] = (16, 32), suffix: str = ".png") -> Path:
-    """The full ADE20K: stripes of `FULL` in 16 bits; one image for training, two for
-    validation."""
+    """The full ADE20K: stripes of `FULL` in 16 bits, in one training and two validation images."""
     for i, split in enumerate(("training", "validation", "validation")):
-        _picture(root / "images" / split / f"ADE_{i:08d}.jpg", i, size)
+        _image(root / "images" / split / f"ADE_{i:08d}.jpg", i, size)
         _mask(
             root / "annotations" / split / f"ADE_{i:08d}{suffix}", _stripes(FULL, size, np.uint16)
         )
@@ -84,13 +83,12 @@ def write_ade_full(root: Path, size: tuple[int, int] = (16, 32), suffix: str = "
 
 
 def write_cityscapes(root: Path, size: tuple[int, int] = (16, 32)) -> Path:
-    """Cityscapes: stripes of road (0), bicycle (18) and void, beside masks of the raw ids; two
-    cities a split."""
+    """Cityscapes: stripes of road (0), bicycle (18) and ignored pixels, beside masks of raw ids."""
     for i, (split, city) in enumerate(
         (("train", "aachen"), ("train", "ulm"), ("val", "lindau"), ("val", "munster"))
     ):
         stem = f"{city}_000000_00001{i}"
-        _picture(root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png", i, size)
+        _image(root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png", i, size)
         _mask(
             root / "gtFine" / split / city / f"{stem}_gtFine_labelTrainIds.png",
             _stripes([0, 18, 255, 255], size),

@@ -1,0 +1,153 @@
+"""The verb `segment` and its twin in Python: results, class names, images and places to write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import unseen
+from tiny.commands import error_of, run_command
+from unseen.errors import SettingError, VocabularyError
+
+
+def test_segment(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_command(f"segment {photo} --classes 'tree, fish ,red house' --out {tmp_path / 'out'}")
+    labels = Image.open(tmp_path / "out" / "photo.png")
+    assert labels.mode == "P"
+    assert labels.size == (80, 60)
+    ids = np.array(labels)
+    assert set(np.unique(ids)) <= {0, 1, 2}
+    about = json.loads((tmp_path / "out" / "photo.json").read_text())
+    assert [entry["name"] for entry in about["classes"]] == ["tree", "fish", "red house"]
+    for entry in about["classes"]:
+        assert entry["share"] == pytest.approx((ids == entry["id"]).mean(), abs=1e-6)
+    assert (tmp_path / "out" / "photo.overlay.png").exists()
+    assert "photo.jpg" in capsys.readouterr().out
+
+
+def test_segment_with_a_run_and_python(run: Path, photo: Path, tmp_path: Path) -> None:
+    run_command(
+        f"segment {photo} --classes tree,kite --model {run} --out {tmp_path / 'out'}",
+        "--threshold 0.9999",
+    )
+    assert (np.array(Image.open(tmp_path / "out" / "photo.png")) == 255).all()
+    model = unseen.load(str(run))
+    result = model.segment(photo, ["tree", "kite"])
+    assert result.unseen == ("kite",)
+    assert result.labels.shape == (60, 80)
+    assert result.mask("tree").sum() + result.mask("kite").sum() == 60 * 80
+    again = model.segment(Image.open(photo), ["tree", "kite"])
+    assert (again.labels == result.labels).all()
+    quick = unseen.segment(np.array(Image.open(photo)), ["tree"])
+    assert quick.shares == {"tree": 1.0}
+    assert unseen.list_methods()[0] == "clip"
+    assert "doodles" in unseen.list_benchmarks()
+
+
+def test_a_bad_image_does_not_end_a_folder(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.jpg").write_bytes(photo.read_bytes()[:300])
+    error = error_of(capsys, f"segment {tmp_path} --classes tree,fish --out {tmp_path / 'out'}")
+    assert "bad.jpg cannot be read" in error
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "photo.json",
+        "photo.overlay.png",
+        "photo.png",
+    ]
+
+
+def test_class_names_with_commas_and_names_the_tower_does_not_know(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = f"--out {tmp_path / 'out'}"
+    run_command(f"segment {photo}", """--classes 'tree, "house, red"'""", out)
+    names = [
+        entry["name"]
+        for entry in json.loads((tmp_path / "out" / "photo.json").read_text())["classes"]
+    ]
+    assert names == ["tree", "house, red"]
+    assert capsys.readouterr().err == ""
+    run_command(f"segment {photo} --classes 'tree, sofa'", out)
+    assert "cannot recognise 'sofa'" in capsys.readouterr().err
+    assert "are not closed" in error_of(
+        capsys, f"segment {photo}", """--classes 'tree, "house, red'""", out
+    )
+
+
+def test_python_refuses_like_the_command_line(
+    run: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = unseen.load(str(run))
+    with pytest.raises(SettingError, match="threshold is 3"):
+        model.segment(photo, ["tree"], threshold=3)
+    with pytest.raises(VocabularyError, match="1 among the classes is not a text"):
+        model.segment(photo, [1, 2])  # type: ignore[list-item]
+    with pytest.raises(SettingError, match="'tpu9' is not available here"):
+        unseen.load("naclip", device="tpu9")
+    assert "has a tower of its own" in error_of(
+        capsys, f"segment {photo} --classes tree --model {run} --clip doodles"
+    )
+    assert "is a folder" in error_of(capsys, f"convert zegclip {run} --benchmark voc")
+    assert "is not a file of weights" in error_of(
+        capsys, f"convert zegclip {photo} --benchmark voc"
+    )
+
+
+def test_bad_class_names(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = f"--out {tmp_path / 'out'}"
+    assert "empty" in error_of(capsys, f"segment {photo} --classes ''", out)
+    assert "'tree' is in the list twice" in error_of(
+        capsys, f"segment {photo} --classes tree,fish,tree", out
+    )
+    assert "reads at most 77" in error_of(
+        capsys, f"segment {photo} --classes '{'tree ' * 90}'", out
+    )
+    assert "class 2" in error_of(capsys, f"segment {photo} --classes tree,,fish", out)
+    assert "at most 253" in error_of(
+        capsys, f"segment {photo} --classes", ",".join(f"c{i}" for i in range(254)), out
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.jpg").write_text("not an image")
+    (tmp_path / "empty").mkdir()
+    assert "does not exist" in error_of(capsys, f"segment {tmp_path / 'no.jpg'} --classes tree")
+    assert "notes.jpg" in error_of(capsys, f"segment {tmp_path / 'notes.jpg'} --classes tree")
+    assert "holds no images" in error_of(capsys, f"segment {tmp_path / 'empty'} --classes tree")
+
+
+def test_no_place_to_write(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot be written" in error_of(
+        capsys, f"segment {photo} --classes tree --out {tmp_path / 'file' / 'out'}"
+    )
+
+
+def test_results_never_replace_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    assert "choose another folder" in error_of(
+        capsys, f"segment {tmp_path / 'a.png'} --classes tree --out {tmp_path}"
+    )
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import errno
+
+    def full(self: Image.Image, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "save", full)
+        error = error_of(capsys, f"segment {photo} --classes tree --out {tmp_path / 'out'}")
+    assert "No space left on device" in error
+    assert list((tmp_path / "out").iterdir()) == []
