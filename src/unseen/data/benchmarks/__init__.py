@@ -47,6 +47,7 @@ def families() -> dict[str, list[Benchmark]]:
     for benchmark in BENCHMARKS.values():
         parts = folds_of(benchmark.base)
         title = benchmark.base
+        # Folds and nested splits are numbered, so the first and the last name all of them.
         if len(parts) > 1:
             first, last = (part.partition("/")[2] for part in (parts[0], parts[-1]))
             title += f"/{first}..{last}"
