@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -360,6 +361,28 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(verb in script for verb in VERBS)
     for flag in ("benchmark", "classes", "train.transforms.crop", "inference.window", "from"):
         assert flag in script
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("tra", "train"),
+        ("train zegclip --train.st", "--train.steps"),
+        ("train zegclip --train.regime tra", "transductive"),
+        ("segment a.jpg --cla", "--classes"),
+    ],
+)
+def test_completion_in_bash(words: str, completed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("there is no bash here")
+    main(["completion", "bash"])
+    typed = ["unseen", *words.split()]
+    script = capsys.readouterr().out + (
+        f"COMP_WORDS=({' '.join(typed)}); COMP_CWORD={len(typed) - 1}\n"
+        '_unseen; echo "${COMPREPLY[@]}"\n'
+    )
+    ran = subprocess.run(["bash"], input=script, capture_output=True, text=True, check=True)
+    assert completed in ran.stdout.split()
 
 
 # ---------------------------------------------------------------------- the package

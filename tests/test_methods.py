@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from unseen.backbones.clip.loading import load_clip
 from unseen.errors import SettingError
@@ -84,6 +86,31 @@ def test_a_method_of_another_package(plugins: Path) -> None:
     assert scores.logits.shape[1] == 1
     with pytest.raises(SettingError, match="did you mean 'temperature'"):
         create("blurred", load_clip("doodles"), temperatur=9.0)
+
+
+def test_verbs_know_a_method_of_another_package(tmp_path: Path) -> None:
+    install(tmp_path, "unseen_blur", "blurred = unseen_blur:Blurred")
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(tmp_path / "photo.png")
+    shown = unseen_with(tmp_path, "list", "methods")
+    assert "a plug-in's method" in shown
+    assert "Factor on the cosines." in unseen_with(tmp_path, "list", "blurred")
+    words = ("photo.png", "--classes", "tree,fish", "--model", "blurred")
+    assert "photo.png: " in unseen_with(tmp_path, "segment", *words)
+    assert (tmp_path / "segmented" / "photo.png").exists()
+
+
+def unseen_with(folder: Path, *words: str) -> str:
+    """What a command prints where the packages of a folder are installed."""
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", "unseen", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
 
 
 def test_a_name_that_is_taken(plugins: Path) -> None:

@@ -167,17 +167,17 @@ def _read_list(kind: Any, _: Any, tokens: Sequence[Token]) -> tuple[Any, ...] | 
         ValueError: Not such a list; says what to give.
     """
     of = _tuple_of(kind)
-    parts = get_args(of)
-    length = None if parts[-1] is Ellipsis else len(parts)
     value = read_value(tokens[0].value)
     if value is None and kind is not of:
         return None
-    fits = isinstance(value, list) and (length is None or len(value) == length)
-    numbers = (int, float) if parts[0] is float else parts[0]
-    if not fits or not all(isinstance(part, numbers) for part in value):
+    parts = get_args(of)
+    length = None if parts[-1] is Ellipsis else len(parts)
+    of_floats = parts[0] is float
+    allowed = (int, float) if of_floats else parts[0]
+    fits = isinstance(value, list) and length in (None, len(value))
+    if not fits or not all(isinstance(part, allowed) for part in value):
         size = "" if length is None else f" of {length}"
-        example = [0.5, 2] if parts[0] is float else [2, 3]
-        raise ValueError(f"give a list{size} such as {write_value(example)}")
+        raise ValueError(f"give a list{size} such as {'[0.5,2]' if of_floats else '[2,3]'}")
     return tuple(parts[0](part) for part in value)
 
 

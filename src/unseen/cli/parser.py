@@ -15,6 +15,7 @@ from cyclopts import (
     CycloptsError,
     MissingArgumentError,
     Parameter,
+    Token,
     UnknownCommandError,
     UnknownOptionError,
     UnusedCliTokensError,
@@ -42,6 +43,7 @@ VERBS: dict[str, Verb] = {
     "prepare": data.prepare,
     "demo": training.demo,
 }
+_VERBS = ", ".join(VERBS)
 GROUPS: dict[str, Mapping[str, Any]] = {
     **training.GROUPS,
     **scoring.GROUPS,
@@ -117,45 +119,37 @@ def _for_help(words: Sequence[str]) -> App:
 def sentence(error: CycloptsError) -> str:
     """What is wrong with a command line, and what to do."""
     verb = " ".join(("unseen", *(error.command_chain or ())))
+    first = next(iter(error.unused_tokens or ()), "")
+    argument = "a value" if error.argument is None else error.argument.name
     match error:
         case UnknownCommandError():
-            word = (error.unused_tokens or [""])[0]
-            return (
-                f"there is no verb {word!r}{nearest(word, VERBS)}; choose one of {', '.join(VERBS)}"
-            )
+            return f"there is no verb {first!r}{nearest(first, VERBS)}; choose one of {_VERBS}"
         case UnknownOptionError():
             flag = error.token.keyword or error.token.value
-            names = [name for argument in error.argument_collection for name in argument.names]
-            near = nearest(flag, names).replace("'", "")
+            known_flags = [name for each in error.argument_collection for name in each.names]
+            near = nearest(flag, known_flags).replace("'", "")
             return f"there is no {flag}{near}; {verb} --help shows all flags"
         case UnusedCliTokensError():
-            word = (error.unused_tokens or [""])[0]
             return (
-                f"{verb} does not take {word!r} here; {verb} --help shows what it takes, and lists"
+                f"{verb} does not take {first!r} here; {verb} --help shows what it takes, and lists"
                 " are given as [2,3]"
             )
         case MissingArgumentError(keyword=str(flag)):
             return f"{flag} needs a value; {verb} --help says more"
-        case MissingArgumentError() if error.argument is not None:
-            return f"{error.argument.name} is missing; {verb} --help says what to give"
-        case CoercionError() if error.argument is not None:
-            return _wrong_value(error)
+        case MissingArgumentError():
+            return f"{argument} is missing; {verb} --help says what to give"
+        case CoercionError(token=Token(value=value)):
+            return f"{argument} is {value!r}; {_remedy(error)}"
     return f"{' '.join(str(error).split())}; {verb} --help says more"
 
 
-def _wrong_value(error: CoercionError) -> str:
-    argument = error.argument
-    assert argument is not None
-    token = error.token or argument.tokens[-1]
-    choices = argument.get_choices() or ()
-    if error.msg is not None:
-        remedy = str(error.msg)
-    elif get_origin(error.target_type) is Literal:
-        choices = get_args(error.target_type)
-        remedy = f"choose one of {', '.join(map(repr, choices))}"
-    else:
-        remedy = f"give {KINDS.get(error.target_type or str, 'another value')}"
-    return f"{argument.name} is {token.value!r}; {remedy}"
+def _remedy(error: CoercionError) -> str:
+    """What to give instead of a value of the wrong type."""
+    if error.msg is not None:  # of a converter of ours
+        return str(error.msg)
+    if get_origin(error.target_type) is Literal:
+        return f"choose one of {', '.join(map(repr, get_args(error.target_type)))}"
+    return f"give {KINDS.get(error.target_type or str, 'another value')}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
