@@ -143,28 +143,29 @@ def voc_small() -> Path:
     return root
 
 
+def trained(factory: pytest.TempPathFactory, line: str, length: str) -> Path:
+    """The run folder of a training, by the end of its command line."""
+    folder = factory.mktemp("runs") / "run"
+    run_command(f"train {line} --out {folder}", length)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of ZegCLIP after two steps on Doodles, which tests read and leave as it is."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    run_command(f"train zegclip --benchmark doodles --out {folder}", FEW)
-    return folder
+    return trained(tmp_path_factory, "zegclip --benchmark doodles", FEW)
 
 
 @pytest.fixture(scope="session")
 def query_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of ESDA, a query method, after a step on Doodles."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    run_command(f"train esda --out {folder}", ONE_STEP)
-    return folder
+    return trained(tmp_path_factory, "esda", ONE_STEP)
 
 
 @pytest.fixture(scope="session")
 def fold_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of ESDA after a step on the first fold of Doodles."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    run_command(f"train esda --benchmark doodles-5i/0 --out {folder}", ONE_STEP)
-    return folder
+    return trained(tmp_path_factory, "esda --benchmark doodles-5i/0", ONE_STEP)
 
 
 @pytest.fixture

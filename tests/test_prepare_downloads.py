@@ -133,6 +133,8 @@ def test_a_server_without_ranges(server: type[_Server], tmp_path: Path) -> None:
     (root / "downloads").mkdir(parents=True)
     (root / "downloads" / "ADEChallengeData2016.zip.part").write_bytes(b"something else")
     run_prepare("ade20k-150", root, None)
+    assert server.requested == ["bytes=14-"], "the whole file comes in the first answer"
+    assert len(list(root.rglob("ADE_*.jpg"))) == 4
 
 
 def test_wrong_bytes_are_deleted(
