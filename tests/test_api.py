@@ -157,3 +157,12 @@ def test_inference_is_changed_or_replaced(run: Path) -> None:
 def test_evaluation_settings_that_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         EvaluationSettings(**values)  # type: ignore[arg-type]
+
+
+def test_images_of_episodes_are_read_by_workers() -> None:
+    settings = [replace(QUICK, limit=6, workers=workers) for workers in (0, 2)]
+    scores = [
+        unseen.evaluate("naclip", "doodles-5i/1", settings=how, save=False)[0].as_dict()["counts"]
+        for how in settings
+    ]
+    assert scores[0] == scores[1]

@@ -73,7 +73,7 @@ def test_the_sum_is_the_labelled_pixels() -> None:
     assert torch.equal(matrix.counts.sum(dim=1), labels[labels != IGNORE].bincount(minlength=5))
 
 
-def test_a_pixel_without_word_is_wrong() -> None:
+def test_a_pixel_without_a_class_is_wrong() -> None:
     matrix = matrix_of(torch.tensor([0, IGNORE, 1, 1]), torch.tensor([0, 0, 1, IGNORE]), 2)
     assert matrix.counts.tolist() == [[1, 0, 1], [0, 1, 0]]
     assert matrix.iou.tolist() == [0.5, 1.0]

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
 from unseen.checkpoints import tower_identities
 from unseen.data.benchmarks import Benchmark
@@ -32,6 +31,7 @@ from unseen.protocols import (
     present_classes,
     query_classes,
     read_episodes,
+    read_samples,
     with_background,
 )
 from unseen.reports import Report
@@ -120,7 +120,7 @@ def _protocol(
         counts = EpisodeCounts(len(benchmark.class_names), released=settings.released_counts)
         data, episodes = benchmark.episodes(root, settings.episodes, settings.seeds[0])
         episodes = episodes[: settings.limit]
-        pairs = read_episodes(data, episodes)
+        pairs = read_episodes(data, episodes, settings.workers)
         items = query_classes(candidate, pairs, [refiner], settings.threshold)
         return len(episodes), items, counts
     data = benchmark.data("val", root)
@@ -129,14 +129,9 @@ def _protocol(
         count = min(settings.limit, count)
     # Score maps of large vocabularies fill the memory before images do.
     batch = max(1, min(settings.batch_size, MAPS_AT_ONCE // len(benchmark.class_names)))
-    loader = DataLoader(
-        Subset(data, range(count)),
-        batch_size=None,
-        num_workers=settings.workers,
-        collate_fn=cast(Any, _unchanged),
-    )
+    samples = read_samples(data, range(count), settings.workers)
     items = all_classes(
-        candidate, batches_of_one_size(loader, batch), [refiner], settings.threshold
+        candidate, batches_of_one_size(samples, batch), [refiner], settings.threshold
     )
     if benchmark.background == "threshold":
         items = with_background(items, len(benchmark.class_names))
@@ -339,7 +334,3 @@ def _segments_used(refiner: Refiner | None) -> dict[str, Any] | None:
         return {"folder": str(source.folder)}
     keys = {"features": source.keys.source, "fingerprint": source.keys.fingerprint}
     return {**keys, **asdict(source.settings)}
-
-
-def _unchanged(sample: Sample) -> Sample:
-    return sample

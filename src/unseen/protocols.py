@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from itertools import groupby
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 
 from unseen.data.datasets import Sample, SegmentationSet
 from unseen.data.episodes import Episode
@@ -296,15 +298,31 @@ def batches_of_one_size(samples: Iterable[Sample], size: int) -> Iterator[list[S
         yield batch
 
 
+def read_samples(
+    data: SegmentationSet, indices: Sequence[int], workers: int = 0
+) -> Iterable[Sample]:
+    """Samples in the order of their indices, read by so many processes."""
+    return DataLoader(
+        Subset(data, indices),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=cast(Any, _unchanged),
+    )
+
+
+def _unchanged(sample: Sample) -> Sample:
+    return sample
+
+
 def read_episodes(
-    data: SegmentationSet, episodes: Sequence[Episode]
+    data: SegmentationSet, episodes: Sequence[Episode], workers: int = 0
 ) -> Iterator[tuple[Sample, int]]:
     """Samples and query classes; an image of several neighbouring episodes is read once."""
-    index, sample = -1, None
-    for episode in episodes:
-        if sample is None or episode.index != index:
-            index, sample = episode.index, data[episode.index]
-        yield sample, episode.class_id
+    neighbours = [list(group) for _, group in groupby(episodes, key=lambda episode: episode.index)]
+    samples = read_samples(data, [group[0].index for group in neighbours], workers)
+    for sample, group in zip(samples, neighbours, strict=True):
+        for episode in group:
+            yield sample, episode.class_id
 
 
 def present_classes(samples: Iterable[Sample]) -> Iterator[tuple[Sample, int]]:
