@@ -7,19 +7,13 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-import torch
-from rich.progress import track
-from torch import Tensor
-
 from unseen.backbones.archives import read_state_dict
-from unseen.backbones.vit import load_keys
-from unseen.building import build, device_named, encode, own_inference
-from unseen.checkpoints import load_run, save_converted, save_run, tower_identities
+from unseen.building import build, device_named, own_inference
+from unseen.checkpoints import save_converted, tower_identities
 from unseen.clip_segmenter import TextSegmenter
 from unseen.comparison import compare
 from unseen.conversion import Report as ConversionReport
@@ -27,14 +21,12 @@ from unseen.conversion import load_given_tower, read_sizes, released, translate
 from unseen.data.benchmarks import Benchmark
 from unseen.entries import Places
 from unseen.errors import CheckpointError, SettingError
-from unseen.files import read_image, replacing
 from unseen.plans import TrainingStart, plan_conversion, plan_extraction, plan_training
 from unseen.predictor import ImageLike, Predictor, Segmentation
 from unseen.recipes import recipe
 from unseen.reports import Report
-from unseen.runs import STATE, TEXT, TOWER, Run, save_config, versions
+from unseen.runs import TOWER, Run, versions
 from unseen.segmenter import TextFeatures
-from unseen.segments.source import extract
 from unseen.settings import (
     EvaluationSettings,
     ExtractionSettings,
@@ -47,9 +39,6 @@ from unseen.settings import (
     check_segments_used,
 )
 from unseen.sources import ModelChoices, find_model
-from unseen.training.loop import fit
-from unseen.training.records import RunControl
-from unseen.visualize import segments_sheet, spread
 
 # ------------------------------------------------------------------- segmenting
 
@@ -78,7 +67,9 @@ def load(
     device = device_named(device)
     source = find_model(model, choices)
     segmenter = build(source)
-    base = own_inference(segmenter) if source.run is None else source.run.inference
+    base = own_inference(segmenter)
+    if source.run is not None:
+        base = source.run.inference
     settings = change_inference(base, inference)
     check_segments_used(settings, inference)
     return Predictor(segmenter.to(device), settings, source)
@@ -142,63 +133,9 @@ def train(
         UnseenError: Settings, data or folders that do not fit together.
     """
     plan = plan_training(model, settings, benchmark, out, root=root, lists=lists, **start)
-    folder, class_names = plan.folder, plan.benchmark.class_names
-    torch.manual_seed(settings.seed)
-    segmenter = build(plan.source, class_names)
-    text = encode(segmenter, class_names)
-    run = plan.run(tower_identities(segmenter))
-    stopped = plan.resume and (folder / STATE).exists()
-    if run.init is not None and not stopped:  # the state of a stopped run holds the weights
-        _start_from(Path(run.init), segmenter, run)
-    begin, snapshot = _writers(folder, segmenter, run, plan.text_embeddings)
-    control = RunControl(folder, plan.resume, progress, begin, snapshot)
-    if not fit(segmenter, text, plan.benchmark, plan.root, settings, control):
-        return None
-    save_run(folder, segmenter, run)
-    if segmenter.trains_text:
-        text = encode(segmenter, class_names)
-    return segmenter, text
+    from unseen.trainer import carry_out  # Lightning, which no other verb needs
 
-
-def _writers(
-    folder: Path, segmenter: TextSegmenter, run: Run, text_embeddings: Path | None
-) -> tuple[Callable[[], None], Callable[[int], None]]:
-    """What to write before the first step, and after the steps of `snapshots`."""
-
-    def begin() -> None:
-        save_config(folder, run)
-        if text_embeddings is not None:
-            with replacing(folder / TEXT) as beside:
-                shutil.copyfile(text_embeddings, beside)
-
-    def snapshot(step: int) -> None:
-        save_run(folder / f"step-{step}", segmenter, run)
-        if run.text_embeddings:
-            shutil.copyfile(folder / TEXT, folder / f"step-{step}" / TEXT)
-
-    return begin, snapshot
-
-
-def _start_from(init: Path, segmenter: TextSegmenter, run: Run) -> None:
-    """Give the segmenter the trained weights of another run.
-
-    Raises:
-        SettingError: A run of another method, other options or another tower.
-    """
-    start, _ = load_run(init)
-    needed = {name: tensor.shape for name, tensor in segmenter.trainable_state().items()}
-    stored = {name: tensor.shape for name, tensor in start.trainable_state().items()}
-    differs = sorted(
-        name for name in needed.keys() | stored.keys() if needed.get(name) != stored.get(name)
-    )
-    if tower_identities(start) != run.towers:
-        differs.append("the tower")
-    if differs:
-        raise SettingError(
-            f"{init} holds another model than the one to train (differs in {differs[0]}); start"
-            " from a run of the same method and options"
-        )
-    segmenter.load_state_dict(start.trainable_state(), strict=False)
+    return carry_out(plan, progress)
 
 
 # ---------------------------------------------------------------------- scoring
@@ -365,45 +302,8 @@ def eigenvectors(
         UnseenError: No such source, a network that cannot be loaded, an image without eigenvectors,
             or a folder that holds others.
     """
+    from unseen.extraction import extract_images
+
     spectral, how = settings or SpectralSettings(), extraction or ExtractionSettings()
-    title, total, images = _images_of(source, out, root, lists, how.split)
-    keys = load_keys(how.features).to(device_named(how.device))
-    count = total if how.limit is None else min(how.limit, total)
-    wanted, rows, fresh = set(spread(count, how.shown)), [], 0
-    first = (image for image, _ in zip(images, range(count), strict=False))
-    made = extract(first, keys, spectral, out, png=how.png)
-    progress = track(
-        made, description="eigenvectors", total=count, transient=True, disable=not how.progress
-    )
-    for i, item in enumerate(progress):
-        fresh += item.fresh
-        if i in wanted:
-            values = item.spectrum.eigenvalues.tolist()
-            pixels = item.image.permute(1, 2, 0).numpy()
-            rows.append((item.name, pixels, item.spectrum.segments.numpy(), values))
-    if rows:
-        line = (
-            f"{spectral.count} eigenvectors of the keys of {how.features}; segment 0 is the"
-            " constant one; a segment and its complement are one cut"
-        )
-        with replacing(out / "sheet.png") as beside:
-            segments_sheet(rows, title=f"Spectral segments of {title}", subtitle=line).save(beside)
-    return fresh, count - fresh
-
-
-def _images_of(
-    source: str, out: Path, root: Path | None, lists: Path | None, split: str | None
-) -> tuple[str, int, Iterator[tuple[str, Tensor]]]:
-    """Title, number, and the images (3, H, W) uint8 with their names, of a benchmark or a folder.
-
-    Raises:
-        DataError: A file, or a folder that the eigenvectors would be written into.
-    """
-    plan = plan_extraction(source, out, root, lists, split)
-    if isinstance(plan, Benchmark):
-        data = plan.data(split or "val", root)
-        samples = (data[i] for i in range(len(data)))
-        return plan.title, len(data), ((sample.name, sample.image) for sample in samples)
-    pixels = ((file.stem, read_image(file, upright=True)) for file in plan)
-    images = ((name, torch.from_numpy(image).permute(2, 0, 1)) for name, image in pixels)
-    return Path(source).name, len(plan), images
+    images = plan_extraction(source, out, root, lists, how.split)
+    return extract_images(source, images, out, root, spectral, how)
