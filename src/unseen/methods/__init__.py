@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from unseen.errors import SettingError
@@ -26,6 +25,8 @@ from unseen.methods.options import (
 )
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from unseen.backbones.clip.text import CLIPText, StoredText
     from unseen.clip_segmenter import TextSegmenter
 
@@ -108,6 +109,8 @@ class _Table(Mapping[str, Method]):
     @cached_property
     def _others(self) -> dict[str, EntryPoint]:
         """The entry points of other packages; read once, when the table is first used."""
+        from importlib.metadata import entry_points  # a tenth of the time that `--help` takes
+
         others: dict[str, EntryPoint] = {}
         for point in entry_points(group=GROUP):
             rival = others.get(point.name)
