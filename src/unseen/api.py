@@ -19,7 +19,7 @@ from unseen.comparison import compare
 from unseen.conversion import Report as ConversionReport
 from unseen.conversion import load_given_tower, read_sizes, released, translate
 from unseen.data.benchmarks import Benchmark
-from unseen.entries import Places
+from unseen.entries import Places, plan_entries
 from unseen.errors import CheckpointError, SettingError
 from unseen.plans import TrainingStart, plan_conversion, plan_extraction, plan_training
 from unseen.predictor import ImageLike, Predictor, Segmentation
@@ -174,10 +174,14 @@ def evaluate(
     Raises:
         UnseenError: Models, data or settings that do not fit together.
     """
-    several = [models] if isinstance(models, (str, Path)) else models
+    several = models
+    if isinstance(several, (str, Path)):
+        several = [several]
     places = Places(Path(root) if root else None, lists, Path(out) if out else None, save)
     how = settings or EvaluationSettings()
-    return compare(several, benchmark, places, how, inference, choices)
+    entries = plan_entries(several, benchmark, places, how, inference, choices)
+    changed = inference or choices.get("options") or choices.get("text_embeddings")
+    return compare(entries, places, how, changed=bool(changed))
 
 
 # ------------------------------------------------------------------- converting

@@ -15,13 +15,13 @@ from typing import Any
 from unseen.building import build, device_named, encode
 from unseen.clip_segmenter import TextSegmenter
 from unseen.data.benchmarks import Benchmark
-from unseen.entries import Entry, GivenInference, Places, plan_entries
+from unseen.entries import Entry, Places
 from unseen.evaluation import choose_threshold, evaluate
 from unseen.files import write_text
 from unseen.protocols import Candidate
 from unseen.reports import Report
 from unseen.settings import EvaluationSettings
-from unseen.sources import ModelChoices, ModelSource
+from unseen.sources import ModelSource
 from unseen.sources import run_folder as default_folder
 
 SCORES = "metrics.json"
@@ -29,32 +29,23 @@ SCORES = "metrics.json"
 
 
 def compare(
-    models: Sequence[str | Path],
-    benchmark: str | Benchmark | None,
-    places: Places,
-    settings: EvaluationSettings,
-    inference: GivenInference,
-    choices: ModelChoices,
+    entries: Sequence[Entry], places: Places, settings: EvaluationSettings, *, changed: bool
 ) -> list[Report]:
-    """Score models on a benchmark, or each run on its own; writes the reports.
+    """Score every row of a plan (`unseen.entries`); writes the reports.
 
     Args:
-        models: Methods without training, by name, and run folders.
-        benchmark: By name, folder or as an object; a run's own by default, doodles without one.
-            Without training, a name without fold means all folds.
+        entries: Models on benchmarks.
         places: Where data lie and reports go.
         settings: How to score.
-        inference: Single fields, or whole settings, in place of the run's or benchmark's own.
-        choices: Tower and options of the models.
+        changed: Whether anything but `settings` differs from what a run or a benchmark says; such
+            scores are not kept in the run folder.
 
     Returns:
         The reports, in the order of models, folds and seeds.
 
     Raises:
-        UnseenError: Models, data or settings that do not fit together.
+        UnseenError: Weights or data that cannot be read.
     """
-    entries = plan_entries(models, benchmark, places, settings, inference, choices)
-    changed = inference or choices.get("options") or choices.get("text_embeddings")
     keep = settings.complete and places.save and not changed
     reports: list[Report] = []
     for entry, title, segmenter in _built(entries, settings.device):
