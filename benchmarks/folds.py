@@ -24,9 +24,9 @@ import torch
 import unseen
 from unseen.clip_segmenter import TextSegmenter
 from unseen.data.benchmarks import folds_of, get_benchmark
-from unseen.evaluation import evaluate
+from unseen.evaluation.loop import evaluate
+from unseen.evaluation.protocols import Candidate, query_labels, read_episodes
 from unseen.metrics import EpisodeCounts
-from unseen.protocols import Candidate, query_labels, read_episodes
 from unseen.recipes import settings
 from unseen.segmenter import TextFeatures
 from unseen.settings import EvaluationSettings

@@ -124,7 +124,7 @@ def test_folds_share_one_segmenter(monkeypatch: pytest.MonkeyPatch) -> None:
         built.append(source)
         return build(source, class_names)
 
-    monkeypatch.setattr("unseen.comparison.build", count)
+    monkeypatch.setattr("unseen.evaluation.comparison.build", count)
     reports = unseen.evaluate("naclip", "doodles-5i", settings=QUICK, save=False)
     assert [report.benchmark.name for report in reports] == [f"doodles-5i/{i}" for i in range(4)]
     assert len(built) == 1

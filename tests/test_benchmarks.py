@@ -439,9 +439,9 @@ def test_large_vocabularies_take_smaller_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    monkeypatch.setattr("unseen.evaluation.MAPS_AT_ONCE", 150)
+    monkeypatch.setattr("unseen.evaluation.loop.MAPS_AT_ONCE", 150)
     monkeypatch.setattr(
-        "unseen.protocols.label_maps",
+        "unseen.evaluation.protocols.label_maps",
         lambda segmenter, images, *rest, **more: (
             sizes.append(len(images)) or label_maps(segmenter, images, *rest, **more)
         ),

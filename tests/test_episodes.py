@@ -423,7 +423,7 @@ def test_two_runs_of_one_method_are_two_models(
     tiny = get_benchmark("doodles-5i/1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "unseen.entries.get_benchmark",
+            "unseen.evaluation.entries.get_benchmark",
             lambda name, lists=None: replace(tiny, episodes=lambda *_: (_world(), [Episode(0, 5)])),
         )
         run_command(f"evaluate {tmp_path / 'a'}")

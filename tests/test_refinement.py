@@ -17,12 +17,12 @@ from tiny import tiny_clip
 from tiny.commands import run_command
 from unseen.data.benchmarks import get_benchmark
 from unseen.errors import SettingError
-from unseen.evaluation import OracleRefiner, choose_threshold, evaluate, oracle_matches
+from unseen.evaluation.loop import OracleRefiner, choose_threshold, evaluate, oracle_matches
+from unseen.evaluation.protocols import Candidate
 from unseen.inference import label_maps
 from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.metrics import EpisodeCounts, episode_counts
-from unseen.protocols import Candidate
 from unseen.segments.refinement import (
     SegmentMatch,
     SegmentRefiner,

@@ -1,6 +1,6 @@
-"""A real result: SAZS with MobileNetV2 on photographs of PASCAL VOC, fold by fold, with CLIP's text
-features of real class names.
+"""A real result: SAZS with MobileNetV2 on photographs of PASCAL VOC, fold by fold.
 
+The text features are CLIP's, of real class names.
 Trains on 15 of VOC's 20 classes and queries the other five, of which no mask was ever shown, for
 every fold and seed, beside two floors: every pixel is the query class; the same network is queried
 with a wrong class. `README.md` beside this file says what it needs and what came out.
@@ -26,11 +26,11 @@ from unseen.backbones.dense import DenseBackbone
 from unseen.backbones.mobilenet import DilatedMobileNet
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.data.episodes import pascal_list
+from unseen.evaluation.protocols import query_labels, read_episodes
 from unseen.files import write_text
 from unseen.inference import query_mask
 from unseen.metrics import EpisodeCounts
 from unseen.predictor import Predictor
-from unseen.protocols import query_labels, read_episodes
 from unseen.reports import mean_and_spread
 from unseen.runs import versions
 from unseen.segments.source import write_masks
@@ -107,8 +107,9 @@ def settings(flags: argparse.Namespace, seed: int) -> tuple[ModelSettings, Train
 
 @torch.no_grad()
 def write_segments(bench: Benchmark, flags: argparse.Namespace, folder: Path) -> None:
-    """Eigen-segments of a fold's images as PNGs, in cells of 16 pixels, from what MobileNetV2
-    learned on ImageNet: no DINO and no CLIP tower is needed.
+    """Eigen-segments of a fold's images as PNGs, in cells of 16 pixels.
+
+    They come from what MobileNetV2 learned on ImageNet: no DINO and no CLIP tower is needed.
     """
     backbone: DenseBackbone = DilatedMobileNet(512)
     backbone.load(str(flags.weights))
@@ -215,8 +216,9 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def chart(folds: list[list[dict[str, Any]]]) -> str:
-    """IoU of every class while it was unseen, as an SVG: bars are means over seeds, the lines reach
-    from the lowest to the highest seed.
+    """IoU of every class while it was unseen, as an SVG.
+
+    Bars are means over seeds; the lines reach from the lowest to the highest seed.
     """
     rows = [
         (name, [scores["iou"] for scores in seeds])

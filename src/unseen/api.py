@@ -15,12 +15,12 @@ from unseen.backbones.archives import read_state_dict
 from unseen.building import build, device_named, own_inference
 from unseen.checkpoints import save_converted, tower_identities
 from unseen.clip_segmenter import TextSegmenter
-from unseen.comparison import compare
 from unseen.conversion import Report as ConversionReport
 from unseen.conversion import load_given_tower, read_sizes, released, translate
 from unseen.data.benchmarks import Benchmark
-from unseen.entries import Places, plan_entries
 from unseen.errors import CheckpointError, SettingError
+from unseen.evaluation.comparison import compare
+from unseen.evaluation.entries import Places, plan_entries
 from unseen.plans import TrainingStart, plan_conversion, plan_extraction, plan_training
 from unseen.predictor import ImageLike, Predictor, Segmentation
 from unseen.recipes import recipe
@@ -132,9 +132,9 @@ def train(
     Raises:
         UnseenError: Settings, data or folders that do not fit together.
     """
-    plan = plan_training(model, settings, benchmark, out, root=root, lists=lists, **start)
     from unseen.trainer import carry_out  # Lightning, which no other verb needs
 
+    plan = plan_training(model, settings, benchmark, out, root=root, lists=lists, **start)
     return carry_out(plan, progress)
 
 
@@ -285,11 +285,10 @@ def eigenvectors(
     settings: SpectralSettings | None = None,
     extraction: ExtractionSettings | None = None,
 ) -> tuple[int, int]:
-    """Keep the eigenvectors of a benchmark's or a folder's images; writes NAME.safetensors and a
-    sheet of some of them.
+    """Keep the eigenvectors of a benchmark's or a folder's images.
 
-    Images whose eigenvectors lie in the folder already are left as they are, so a stopped run goes
-    on where it was.
+    Writes NAME.safetensors for every image, and a sheet of some of them. Images whose eigenvectors
+    lie in the folder already are left as they are, so a stopped run goes on where it was.
 
     Args:
         source: A benchmark, by name or folder, or a folder of images.

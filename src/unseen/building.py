@@ -56,8 +56,10 @@ def encode(segmenter: TextSegmenter, class_names: Sequence[str]) -> TextFeatures
 
 
 def own_inference(segmenter: TextSegmenter) -> InferenceSettings:
-    """Size and windows for images of no benchmark: one and a half times the tower's own size, in
-    windows of that size.
+    """Size and windows for images of no benchmark.
+
+    One and a half times the size the tower was trained at, in windows of that size, so that the
+    position table is used as it is.
     """
     if not isinstance(segmenter, ClipSegmenter):
         return InferenceSettings()

@@ -68,8 +68,9 @@ class Segmentation:
         return overlay(self.image, self.labels, self.names, self.unseen)
 
     def as_dict(self) -> dict[str, Any]:
-        """Class names, pixel shares and mean scores, as JSON types; a class without pixels has no
-        mean score.
+        """Class names, pixel shares and mean scores, as JSON types.
+
+        A class without pixels has no mean score.
         """
         classes = []
         for i, (name, share) in enumerate(self.shares.items()):
@@ -87,8 +88,9 @@ class Segmentation:
         }
 
     def save(self, folder: Path, stem: str) -> None:
-        """Write STEM.png (indexed label map), STEM.overlay.png and STEM.json; each whole or not at
-        all.
+        """Write STEM.png (indexed label map), STEM.overlay.png and STEM.json.
+
+        Each is written whole or not at all.
         """
         write_labels(folder / f"{stem}.png", self.labels, palette(len(self.names)))
         with replacing(folder / f"{stem}.overlay.png") as beside:

@@ -53,8 +53,10 @@ class Report:
 
     @property
     def scores(self) -> dict[str, float]:
-        """The protocol's numbers, in percent; of runs trained on another benchmark also mIoU_shared
-        and mIoU_novel, over the classes seen in that training and the others.
+        """The protocol's numbers, in percent.
+
+        For runs trained on another benchmark also mIoU_shared and mIoU_novel, over the classes seen
+        in that training and the others.
         """
         scores = self.metric.summary(self.benchmark.seen_ids, self.benchmark.unseen_ids)
         if self.shared is not None:
@@ -128,8 +130,9 @@ class Report:
 
 
 def print_reports(reports: Sequence[Report]) -> None:
-    """Tables on the screen: one of each benchmark, and one of all folds; a single report is
-    followed by the IoU of its classes.
+    """Tables on the screen: one of each benchmark, and one of all folds.
+
+    A single report is followed by the IoU of its classes.
     """
     console = Console()
     folds = [report for report in reports if report.benchmark.episodes is not None]

@@ -1,11 +1,12 @@
-"""Run folders: what was trained, how, and the trained weights. Readable by eye, loadable without
-running anything that lies in them.
+"""Run folders: what was trained, how, and the trained weights.
+
+They are readable by eye, and loadable without running anything that lies in them.
 
 RUN/config.yaml          resolved settings, vocabulary, versions
 RUN/weights.safetensors  the trained part; the frozen tower comes from its own source
 RUN/clip.safetensors     the frozen tower, in runs converted from a published checkpoint, which
 brings its own
-RUN/text_embeddings.npy  the words' vectors, where they did not come from the text tower
+RUN/text_embeddings.npy  the text features, where they did not come from the text tower
 RUN/metrics.json         what evaluations of this run measured last, by benchmark
 RUN/logs/, RUN/state/    curves; what `--resume` needs
 """
@@ -54,14 +55,14 @@ class Run:
     Attributes:
         model: Method, tower and options.
         benchmark: What it was trained on.
-        class_names: Its words.
+        class_names: Its classes.
         seen: Those whose masks were trained on.
         inference: Size and windows to predict with.
         train: The training settings, as a dictionary.
         versions: Of the packages that made it.
         towers: Source and fingerprint of every frozen tower, by name.
-        text_embeddings: The name of the file its words came from, if not from the text tower; a
-            copy lies in the folder.
+        text_embeddings: The name of the file its text features came from, if not from the text
+            tower; a copy lies in the folder.
         init: The run folder its first weights came from.
     """
 
@@ -77,16 +78,21 @@ class Run:
     init: str | None = None
 
     def calibrated_ids(self, names: Sequence[str]) -> list[int] | None:
-        """Ids, among `names`, of the classes whose logits the method reduces (calibrated stacking):
-        those trained on, of inductive runs; None where no class has that advantage.
+        """Indices of the classes whose scores the method reduces (calibrated stacking).
+
+        They are the classes trained on, in inductive runs; None where no class has that advantage.
+
+        Args:
+            names: The classes to predict.
         """
         if self.train.get("regime") != "inductive":
             return None
         return [i for i, name in enumerate(names) if name in self.seen]
 
     def differs(self, other: Run) -> str | None:
-        """The first setting that decides the weights and is not the same in both runs, with both
-        values; None if they agree.
+        """The first setting that decides the weights and differs between two runs.
+
+        None if they agree; else a phrase with both values.
         """
         mine, theirs = (flat({**_plain(asdict(run)), "versions": {}}) for run in (self, other))
         for name in sorted(mine.keys() | theirs.keys()):

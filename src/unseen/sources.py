@@ -1,5 +1,6 @@
-"""What names on the command line stand for: methods without training, run folders, and what is
-chosen for them. Nothing is built here, so that mistakes are found before torch is imported.
+"""What names on the command line stand for: methods without training, and run folders.
+
+Nothing is built here, so that mistakes are found before torch is imported.
 """
 
 from __future__ import annotations
@@ -113,8 +114,9 @@ def benchmark_templates(model: ModelSettings, benchmark: Benchmark) -> dict[str,
 
 
 def run_folder(model: str, benchmark: str) -> Path:
-    """Where results go by default: runs/MODEL-BENCHMARK, folds as runs/MODEL-BENCHMARK-FOLD,
-    folders of own data by their name.
+    """Where results go by default: runs/MODEL-BENCHMARK.
+
+    Folds are runs/MODEL-BENCHMARK-FOLD, and folders of your own data go by their name.
     """
     part = benchmark.replace("/", "-")
     if is_own(benchmark):

@@ -59,7 +59,7 @@ def build(groups: Mapping[str, Mapping[str, Any]] = GROUPS) -> App:
     app = App(
         name="unseen",
         version=lambda: f"unseen {unseen.__version__}",
-        help="Zero-shot semantic segmentation: an image and a list of classes in, one label map out.",
+        help="Zero-shot semantic segmentation: image and class names in, one label map out.",
         default_parameter=Parameter(negative=(), allow_repeating=True),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
@@ -91,8 +91,10 @@ def _typed(verb: Verb, types: Mapping[str, Any]) -> Verb:
 
 
 def _for_help(words: Sequence[str]) -> App:
-    """The parser whose help of `train METHOD` shows the method's options and, as defaults, what
-    its recipe for the benchmark says.
+    """The parser for a command line that asks for help.
+
+    That of `train METHOD` shows the method's options and, as defaults, what its recipe for the
+    benchmark says.
     """
     app = build()
     if words[:1] != ["train"]:

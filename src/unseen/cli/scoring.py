@@ -75,7 +75,7 @@ def evaluate(
         inference: Single values to change; a run on its own benchmark keeps its own, all else the
             benchmark's.
     """
-    from unseen.entries import Places, plan_entries
+    from unseen.evaluation.entries import Places, plan_entries
 
     settings = EvaluationSettings(**evaluation)
     places = Places(data.root, data.lists, flags.out)

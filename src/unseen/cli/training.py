@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from unseen.cli.flags import (
     FLAT,
@@ -19,9 +19,6 @@ from unseen.cli.notices import about_tower, about_warmup
 from unseen.errors import SettingError
 from unseen.recipes import resolve
 from unseen.settings import TrainSettings
-
-if TYPE_CHECKING:
-    pass
 
 GROUPS: dict[str, dict[str, Any]] = {
     "train": {"train": settings_flags(TrainSettings(), "Training")},
@@ -107,6 +104,7 @@ def train(
     """
     from unseen.plans import plan_training
 
+    # Planned here, before torch is imported, and again by `api.train` for those who call it.
     chosen, settings = resolve(method, run.benchmark, model=model.given(), train=train)
     where: dict[str, Any] = {**vars(run), **vars(data)}
     plan = plan_training(chosen, settings, **where)

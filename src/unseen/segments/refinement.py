@@ -1,7 +1,7 @@
 """Refinement of label maps and masks by eigen-segments: a mask is replaced by the one it overlaps.
 
 This sees no labels of the data: which segment replaces a mask follows from the prediction alone.
-Choices that look at the labels are oracles and belong to `unseen.evaluation`.
+Choices that look at the labels are oracles and belong to `unseen.evaluation.loop`.
 """
 
 from __future__ import annotations

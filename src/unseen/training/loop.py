@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,14 +145,20 @@ class TrainingStep(nn.Module):
         settings: TrainSettings,
     ) -> None:
         super().__init__()
-        self.segmenter, self.settings = segmenter, settings
-        self.seen, self.unseen = benchmark.seen_ids, benchmark.unseen_ids
+        self.segmenter, self.text = segmenter, text
+        seen, unseen = benchmark.seen_ids, benchmark.unseen_ids
         if settings.regime == "supervised":
-            self.seen, self.unseen = list(range(len(text))), []
+            seen, unseen = list(range(len(text))), []
         # Inductive training knows nothing of the unseen classes, not even their names.
-        self.text = text
         if settings.regime == "inductive":
-            self.text = text.select(self.seen)
+            self.text = text.select(seen)
+        self.targets = partial(
+            targets_of,
+            regime=settings.regime,
+            seen=seen,
+            unseen=unseen,
+            pseudo_label_void=settings.pseudo_label_void,
+        )
 
     def forward(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Losses by name, among them "total".
@@ -171,15 +178,7 @@ class TrainingStep(nn.Module):
             return self.segmenter.loss(self.segmenter.forward_query(images / 255, query), labels)
         # The network never sees labels: those are compared with its prediction afterwards.
         prediction: Prediction = self.segmenter(images / 255, text)
-        targets = targets_of(
-            labels,
-            prediction,
-            regime=self.settings.regime,
-            seen=self.seen,
-            unseen=self.unseen,
-            pseudo_label_void=self.settings.pseudo_label_void,
-        )
-        return self.segmenter.loss(prediction, targets)
+        return self.segmenter.loss(prediction, self.targets(labels, prediction))
 
 
 # ------------------------------------------------------------------------- the loop

@@ -15,10 +15,10 @@ from typing import Any
 from unseen.building import build, device_named, encode
 from unseen.clip_segmenter import TextSegmenter
 from unseen.data.benchmarks import Benchmark
-from unseen.entries import Entry, Places
-from unseen.evaluation import choose_threshold, evaluate
+from unseen.evaluation.entries import Entry, Places
+from unseen.evaluation.loop import choose_threshold, evaluate
+from unseen.evaluation.protocols import Candidate
 from unseen.files import write_text
-from unseen.protocols import Candidate
 from unseen.reports import Report
 from unseen.settings import EvaluationSettings
 from unseen.sources import ModelSource
@@ -31,7 +31,7 @@ SCORES = "metrics.json"
 def compare(
     entries: Sequence[Entry], places: Places, settings: EvaluationSettings, *, changed: bool
 ) -> list[Report]:
-    """Score every row of a plan (`unseen.entries`); writes the reports.
+    """Score every row of a plan (`unseen.evaluation.entries`); writes the reports.
 
     Args:
         entries: Models on benchmarks.
@@ -57,8 +57,9 @@ def compare(
 
 
 def _built(entries: Sequence[Entry], device: str) -> Iterator[tuple[Entry, str, TextSegmenter]]:
-    """Every row with its title and segmenter; rows of one source share the segmenter, as the folds
-    of a method without training do.
+    """Every row with its title and segmenter.
+
+    Rows of one source share the segmenter, as the folds of a method without training do.
     """
     device = device_named(device)
     rows = Counter((entry.title(several=False), entry.benchmark.name) for entry in entries)

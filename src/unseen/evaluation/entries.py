@@ -75,8 +75,10 @@ class Entry:
         return self.source.on(self.benchmark)
 
     def title(self, several: bool) -> str:
-        """The model's name in tables: with its folder if several runs of the method are scored, and
-        with how it was trained if it has seen more than the masks of seen classes.
+        """The model's name in tables.
+
+        It has the folder behind it if several runs of the method are scored, and how the run was
+        trained if it has seen more than the masks of seen classes.
         """
         run, notes = self.source.run, []
         if run is None:

@@ -1,8 +1,8 @@
 """The two protocols: what a segmenter predicts, image by image, beside the truth.
 
 `all_classes` lets the classes of a vocabulary compete for every pixel; `query_classes` takes one
-query class of an image at a time, foreground against background (folds). Both take several refiners, so
-that thresholds are compared on one pass.
+query class of an image at a time, foreground against background (folds). Both take several
+refiners, so that thresholds are compared on one pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from unseen.visualize import Row
 
 
 class Oracle(Protocol):
-    """A choice among segments that looks at the labels (`unseen.evaluation.OracleRefiner`)."""
+    """A choice among segments that looks at the labels (`unseen.evaluation.loop.OracleRefiner`)."""
 
     @property
     def source(self) -> SegmentSource:
@@ -165,8 +165,8 @@ def query_classes(
         # An empty foreground would count as a miss of the method, and is a mistake in the data.
         if not (truth == 1).any():
             raise DataError(
-                f"the fold's list pairs {sample.name} with {candidate.text.names[class_id]!r}, which"
-                " its mask does not hold; restore the list or the masks"
+                f"the fold's list pairs {sample.name} with {candidate.text.names[class_id]!r},"
+                " which its mask does not hold; restore the list or the masks"
             )
         yield Judged(sample.name, sample.image, truth, masks.of(class_id, truth), class_id)
 
@@ -250,8 +250,9 @@ class _QueryMasks:
 
 
 def with_background(items: Iterable[Judged], index: int) -> Iterator[Judged]:
-    """Items whose background is a class of the metric: labelled so, and predicted where no class
-    was confident enough.
+    """Items whose background is a class of the metric.
+
+    It is labelled so, and predicted where no class was confident enough.
     """
     background = index_to_label(torch.tensor(index))
     for item in items:

@@ -19,10 +19,7 @@ from unseen.checkpoints import tower_identities
 from unseen.data.benchmarks import Benchmark
 from unseen.data.classes import shared_classes
 from unseen.data.datasets import Sample
-from unseen.inference import LabelMaps
-from unseen.labels import BACKGROUND, IGNORE, subset_lookup
-from unseen.metrics import ConfusionMatrix, EpisodeCounts, Metric, episode_counts
-from unseen.protocols import (
+from unseen.evaluation.protocols import (
     Candidate,
     Judged,
     Refiner,
@@ -34,6 +31,9 @@ from unseen.protocols import (
     read_samples,
     with_background,
 )
+from unseen.inference import LabelMaps
+from unseen.labels import BACKGROUND, IGNORE, subset_lookup
+from unseen.metrics import ConfusionMatrix, EpisodeCounts, Metric, episode_counts
 from unseen.reports import Report
 from unseen.runs import versions
 from unseen.segments.refinement import SegmentMatch, SegmentRefiner, refine_maps, segment_iou
@@ -158,8 +158,7 @@ def choose_threshold(
     thresholds: Sequence[float] = THRESHOLDS,
     progress: bool = True,
 ) -> dict[float, float]:
-    """What each threshold of refinement gives on training images and seen classes alone: mIoU in
-    percent.
+    """The mIoU in percent of each refinement threshold, on training images and seen classes.
 
     Unseen classes are not among the vocabulary, and their pixels are ignored. The best threshold is
     the one to use.
@@ -233,8 +232,10 @@ class OracleRefiner:
         return refine_maps(maps, [oracle_matches(*image) for image in images])
 
     def refine_mask(self, mask: Tensor, segments: Tensor, truth: Tensor) -> Tensor:
-        """The released SAZS's choice: the first segment of highest foreground IoU with the truth,
-        if that is above the mask's own.
+        """The released SAZS's choice between a mask and the eigen-segments.
+
+        It is the first segment of highest foreground IoU with the truth, if that is above the
+        mask's own.
 
         Args:
             mask: (H, W) bool, of the network.
