@@ -14,7 +14,7 @@ from unseen.backbones.clip.loading import load_clip
 from unseen.backbones.clip.text import StoredText
 from unseen.checkpoints import load_run, save_run, tower_identities
 from unseen.clip_segmenter import ClipSegmenter
-from unseen.errors import CheckpointError, DataError, VocabularyError
+from unseen.errors import CheckpointError, DataError, SettingError, VocabularyError
 from unseen.methods import create
 from unseen.methods.zegclip import ZegCLIP
 from unseen.runs import Run, read_config, versions
@@ -152,6 +152,11 @@ def test_refused(run: tuple[Path, ClipSegmenter], tmp_path: Path) -> None:
     refused("cannot be read")
     with pytest.raises(CheckpointError, match="not a run folder"):
         read_config(tmp_path)
+
+
+def test_an_option_that_changes_shapes_is_named(run: tuple[Path, ClipSegmenter]) -> None:
+    with pytest.raises(SettingError, match="other values of num_prompts the method has other"):
+        load_run(run[0], {"num_prompts": 5, "calibration": 0.3})
 
 
 def test_nothing_in_the_configuration_is_executed(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny import tiny_clip
+from tiny import learn_one_image, tiny_clip
 from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import VocabularyError
 from unseen.methods import METHODS, create
@@ -161,22 +161,11 @@ def test_losses_add_up_and_leave_labels_alone(name: str) -> None:
 def test_a_few_steps_on_one_image_learn_it(name: str) -> None:
     options = {"dropout": 0.0} if "dropout" in METHODS[name].choices else {}
     segmenter = make(name, **options).train()
-    images, labels = torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32, dtype=torch.int64)
-    images[:, :, :, 16:] *= 0.1
-    query = isinstance(segmenter, QuerySegmenter)
-    labels[:, :, 16:] = 1 if query else 2
-    forward = segmenter.forward_query if query else segmenter
-    text = TextFeatures(NAMES, torch.eye(16)[: len(NAMES)])
-    if query:
-        text = segmenter.encode_text(Vocabulary(NAMES[2:3]))
-    optimizer = torch.optim.AdamW([p for p in segmenter.parameters() if p.requires_grad], lr=3e-3)
-    for _ in range(150):
-        optimizer.zero_grad()
-        segmenter.loss(forward(images, text), labels)["total"].backward()
-        optimizer.step()
-    segmenter.eval()
-    predicted = forward(images, text).resized((32, 32)).argmax(dim=1)
-    assert (predicted == labels).float().mean() > 0.9
+    first, last, right = learn_one_image(segmenter)
+    if segmenter.trains_text:  # prompts of a frozen tower cannot learn an image by heart
+        assert last < 0.9 * first
+    else:
+        assert right > 0.9, "after 150 steps on one image; is TINY too small for it?"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import unseen
-from tiny import tiny_clip
+from tiny import learn_one_image, tiny_clip
 from toys import PROMPTS, LearnedPrompts, ThreeMaps, TrainedTower
 from unseen import methods
 from unseen.backbones.clip.loading import load_clip
 from unseen.checkpoints import load_run
-from unseen.errors import CheckpointError
+from unseen.errors import CheckpointError, SettingError
 from unseen.methods import Method
 from unseen.modules.losses import cross_entropy
 from unseen.runs import read_config
@@ -97,6 +98,9 @@ def test_learned_prompts_make_new_text_features_in_every_step(tmp_path: Path) ->
     assert segmenter.context.grad is not None
     assert (segmenter.context.grad.flatten(1).abs().sum(dim=1) > 0).all()
 
+    before, after, _ = learn_one_image(LearnedPrompts(tiny_clip()).train())
+    assert after < 0.9 * before
+
     train("LearnedPrompts", tmp_path / "one", steps=1)
     train("LearnedPrompts", tmp_path / "three", steps=3)
     first, last = (
@@ -104,6 +108,19 @@ def test_learned_prompts_make_new_text_features_in_every_step(tmp_path: Path) ->
         for run in ("one", "three")
     )
     assert not torch.allclose(first, last, atol=1e-5)
+
+
+def test_stored_text_features_are_refused_where_text_is_trained(tmp_path: Path) -> None:
+    np.save(tmp_path / "text.npy", np.ones((20, 128), dtype=np.float32))
+    settings = TrainSettings(steps=1, warmup=0, workers=0)
+    model = ModelSettings("LearnedPrompts", "doodles")
+    with pytest.raises(SettingError, match="LearnedPrompts trains the text tower's input"):
+        unseen.train(
+            model,
+            settings,
+            out=tmp_path / "run",
+            text_embeddings=tmp_path / "text.npy",
+        )
 
 
 def test_maps_of_three_layers_have_their_weights_in_the_loss(tmp_path: Path) -> None:

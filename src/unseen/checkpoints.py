@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from unseen.backbones.clip.text import CLIPText, StoredText
 from unseen.backbones.clip.tower import CLIP
 from unseen.clip_segmenter import TextSegmenter
-from unseen.errors import CheckpointError
+from unseen.errors import CheckpointError, SettingError
 from unseen.files import replacing
 from unseen.methods import create, known
 from unseen.runs import CONFIG, FORMAT, TEXT, TOWER, WEIGHTS, Run, read_config, save_config
@@ -99,6 +99,7 @@ def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[TextS
     Raises:
         CheckpointError: Not a run folder, one of another version, damaged weights, or a tower that
             is not the one trained on.
+        SettingError: Options that change the shapes of what was trained.
     """
     run = read_config(folder)
     segmenter = _untrained(folder, run, options or {})
@@ -108,6 +109,14 @@ def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[TextS
     misfits += sorted(
         name for name in state.keys() & own.keys() if own[name].shape != state[name].shape
     )
+    changed = [
+        name for name, value in (options or {}).items() if run.model.options.get(name) != value
+    ]
+    if misfits and changed:
+        raise SettingError(
+            f"with other values of {', '.join(changed)} the method has other tensors than {folder}"
+            f" holds (the first: {misfits[0]}); remove these options, or train again with them"
+        )
     if misfits:
         raise CheckpointError(
             f"{folder / WEIGHTS} does not fit {folder / CONFIG} (first tensor out of place:"

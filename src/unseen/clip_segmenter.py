@@ -68,13 +68,17 @@ class TextSegmenter(Segmenter):
         """Take text features from a file from now on.
 
         Raises:
-            SettingError: The method reads single tokens, which a file does not hold.
+            SettingError: The method reads single tokens or trains the text, which a file does not
+                hold.
             DataError: Features that do not fit the method.
         """
-        if self.needs_tokens:
+        if self.needs_tokens or self.trains_text:
+            reason = "trains the text tower's input"
+            if self.needs_tokens:
+                reason = "reads the single tokens of a prompt"
             raise SettingError(
-                f"{type(self).__name__} reads the single tokens of a prompt, which text embeddings"
-                " do not hold; leave --text-embeddings away"
+                f"{type(self).__name__} {reason}, which text embeddings do not hold; leave"
+                " --text-embeddings away"
             )
         stored.check(self.clip.embed_dim, self.background_name)
         self.stored_text = stored

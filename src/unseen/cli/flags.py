@@ -42,6 +42,8 @@ FLAT = Parameter(name="*")
 
 def read_value(text: str) -> Any:
     """A value whose type is not known: a number, a list, true, false, null, or else the text."""
+    if not text:  # YAML takes nothing for null
+        return text
     for read in (json.loads, yaml.safe_load):  # JSON first, as YAML takes 1e-3 for text
         try:
             return read(text)

@@ -393,13 +393,8 @@ def _check_blocks(name: str, blocks: tuple[int, ...], allowed: int) -> None:
 
 def _head(channels: int, dropout: float) -> nn.Sequential:
     """Three convolutions from patches and prior map to the two logits."""
-    return nn.Sequential(
-        nn.Conv2d(channels, 256, 3, padding=1, bias=False),
-        nn.ReLU(),
-        nn.Conv2d(256, 128, 3, padding=1, bias=False),
-        nn.ReLU(),
-        nn.Conv2d(128, 64, 3, padding=1, bias=False),
-        nn.ReLU(),
-        nn.Dropout2d(dropout),
-        nn.Conv2d(64, 2, 1),
-    )
+    layers: list[nn.Module] = []
+    for width in (256, 128, 64):
+        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers, nn.Dropout2d(dropout), nn.Conv2d(64, 2, 1))
