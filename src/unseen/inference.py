@@ -198,7 +198,7 @@ def _window_scores(
 
 
 @torch.no_grad()
-def label_maps(
+def label_maps(  # noqa: PLR0913 - keyword-only
     segmenter: Segmenter,
     images: Tensor,
     text: TextFeatures,

@@ -197,7 +197,7 @@ def rate_factor(step: int, settings: TrainSettings) -> float:
     return warmup * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 
-def pretrain(
+def pretrain(  # noqa: PLR0913 - keyword-only
     out: Path,
     *,
     seed: int = 0,

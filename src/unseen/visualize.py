@@ -141,7 +141,7 @@ class Row:
     note: str = ""
 
 
-def sheet(
+def sheet(  # noqa: PLR0913 - keyword-only
     rows: Sequence[Row],
     names: Sequence[str],
     unseen: Sequence[str],

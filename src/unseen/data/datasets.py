@@ -139,7 +139,7 @@ class DoodleScenes(SegmentationSet):
         keep_background: Give the background the label `BACKGROUND` instead of ignoring it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only
         self,
         seed: int,
         count: int,

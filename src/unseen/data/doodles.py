@@ -111,7 +111,7 @@ def _paint(
     return mask, list(COLOURS)[names[0]]
 
 
-def draw(
+def draw(  # noqa: PLR0913 - keyword-only
     seed: int,
     index: int,
     *,

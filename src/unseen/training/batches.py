@@ -76,7 +76,7 @@ class QueryItems(Dataset[tuple[Tensor, ...]]):
         DataError: No image is left.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only
         self,
         data: SegmentationSet,
         augment: Augment,
