@@ -100,6 +100,7 @@ LINES: list[tuple[str, dict[str, Any]]] = [
     ("train esda --train.unseen_pixels skip", {"train.unseen_pixels": "drop_image"}),
     ("train esda --train.unseen_pixels void", {"train.unseen_pixels": "ignore"}),
     ("train esda --train.unseen-pixels=background", {"train.unseen_pixels": "background"}),
+    ("train zegclip --train.pseudo_label_void true", {"train.pseudo_label_ignored": True}),
     ("train zegclip --options.void negative", {"options.ignored_as": "negative"}),
     ('train zegclip --options {"void":"negative"}', {"options.ignored_as": "negative"}),
     ("evaluate runs/a runs/b --root VOC2012", {"models": ["runs/a", "runs/b"], "root": "VOC2012"}),

@@ -109,7 +109,12 @@ def test_ignored_pixels_get_pseudo_labels_only_by_the_setting_and_padding_never(
         labels, prediction, regime="transductive", seen=[0], unseen=[1, 2]
     ).tolist() == [[[255, 255, 0]]]
     assert targets_of(
-        labels, prediction, regime="transductive", seen=[0], unseen=[1, 2], pseudo_label_void=True
+        labels,
+        prediction,
+        regime="transductive",
+        seen=[0],
+        unseen=[1, 2],
+        pseudo_label_ignored=True,
     ).tolist() == [[[2, 255, 0]]]
 
 
@@ -375,7 +380,7 @@ def test_accumulated_parts_train_like_the_whole_batch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("regime", ["transductive", "supervised"])
 def test_regimes_train(tmp_path: Path, regime: str) -> None:
-    state = trained(tmp_path, replace(SMALL, steps=2, regime=regime, pseudo_label_void=True))
+    state = trained(tmp_path, replace(SMALL, steps=2, regime=regime, pseudo_label_ignored=True))
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
 
 

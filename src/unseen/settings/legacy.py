@@ -10,6 +10,7 @@ LEGACY_NAMES = {
     "inference.plain": "inference.antialias",
     "inference.segments": "inference.refinement",
     "inference.segments_threshold": "inference.refinement_threshold",
+    "train.pseudo_label_void": "train.pseudo_label_ignored",
     "options.void": "options.ignored_as",
     "options.word_start": "options.text_start",
 }

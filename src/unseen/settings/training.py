@@ -102,8 +102,8 @@ class TrainSettings:
         regime: inductive (names and pixels of unseen classes unknown), transductive (their names
             known, their pixels given pseudo labels by the network itself) or supervised (all
             masks).
-        pseudo_label_void: Transductive: give ignored pixels pseudo labels too (the paper's variant
-            without dagger).
+        pseudo_label_ignored: Transductive: give ignored pixels pseudo labels too (the paper's
+            variant without dagger).
         unseen_pixels: Methods queried with one class per image: how pixels of unseen classes are
             labelled in training. "ignore": not at all; "background": as background (HSNet's lists,
             SAZS, EdgeCLIP: masks of unseen classes are used); "drop_image": images that show any
@@ -136,7 +136,7 @@ class TrainSettings:
     """
 
     regime: Regime = "inductive"
-    pseudo_label_void: bool = False
+    pseudo_label_ignored: bool = False
     unseen_pixels: UnseenPixels = "ignore"
     steps: int = 20_000
     batch_size: int = 16
@@ -170,7 +170,7 @@ class TrainSettings:
 
 TRAIN_RANGES = {
     "regime": one_of(Regime),
-    "pseudo_label_void": SWITCH,
+    "pseudo_label_ignored": SWITCH,
     "unseen_pixels": one_of(UnseenPixels),
     "steps": whole(1),
     "batch_size": whole(1),

@@ -193,7 +193,7 @@ def training_items(
         progress: Show a progress bar where all label maps are read.
     """
     pad_label = IGNORE
-    if settings.regime == "transductive" and settings.pseudo_label_void:
+    if settings.regime == "transductive" and settings.pseudo_label_ignored:
         pad_label = PADDING  # ignored pixels get pseudo labels, padding none
     padding = Padding(segmenter.pad_color, pad_label)
     augment = TrainTransform(settings.transforms, padding)

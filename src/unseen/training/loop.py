@@ -157,7 +157,7 @@ class TrainingStep(nn.Module):
             regime=settings.regime,
             seen=seen,
             unseen=unseen,
-            pseudo_label_void=settings.pseudo_label_void,
+            pseudo_label_ignored=settings.pseudo_label_ignored,
         )
 
     def forward(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ def targets_of(
     regime: Regime,
     seen: Sequence[int],
     unseen: Sequence[int],
-    pseudo_label_void: bool = False,
+    pseudo_label_ignored: bool = False,
 ) -> Tensor:
     """Targets (B, H, W) made from the labels of a data set, which are left unchanged.
 
@@ -35,8 +35,8 @@ def targets_of(
         regime: See above.
         seen: Ids of the seen classes.
         unseen: Ids of the unseen classes.
-        pseudo_label_void: Transductive: give ignored pixels pseudo labels as well, but not padding
-            (the variant without dagger).
+        pseudo_label_ignored: Transductive: give ignored pixels pseudo labels as well, but not
+            padding (the variant without dagger).
     """
     # Prediction and targets of an inductive step know the seen classes alone, by their index.
     if regime == "inductive":
@@ -48,7 +48,7 @@ def targets_of(
     # Transductive: which pixels are unseen is known from their label; which class they are is not.
     ids = torch.as_tensor(unseen, device=labels.device)
     guessed = torch.isin(labels, ids)
-    if pseudo_label_void:
+    if pseudo_label_ignored:
         guessed = guessed | (labels == IGNORE)
     # Without gradients: a pseudo label is a target, not a quantity to be trained. Seen classes are
     # left out of the competition.
