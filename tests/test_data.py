@@ -1,4 +1,4 @@
-"""Class lists, splits, folder layouts and the embedded world."""
+"""Class lists, splits, folder layouts and Doodles."""
 
 from __future__ import annotations
 

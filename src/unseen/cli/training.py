@@ -36,7 +36,7 @@ def pretrain(
     seed: int = 0,
     resume: bool = False,
 ) -> None:
-    """Pre-train the small CLIP of the embedded world on images and captions.
+    """Pre-train the small CLIP of Doodles on images and captions.
 
     Writes doodles.safetensors into the folder.
 
