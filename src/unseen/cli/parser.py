@@ -60,12 +60,14 @@ def build(groups: Mapping[str, Mapping[str, Any]] = GROUPS) -> App:
         name="unseen",
         version=lambda: f"unseen {unseen.__version__}",
         help="Zero-shot semantic segmentation: image and class names in, one label map out.",
+        # The list of verbs is plain text: importing a reader of markdown would double its time.
+        help_format="plaintext",
         default_parameter=Parameter(negative=(), allow_repeating=True),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
     for name, verb in VERBS.items():
-        app.command(_typed(verb, groups.get(name, {})), name=name)
+        app.command(_typed(verb, groups.get(name, {})), name=name, help_format="markdown")
 
     @app.command
     def completion(shell: SHELLS, /) -> None:
