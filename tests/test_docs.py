@@ -44,26 +44,35 @@ def test_recomputed_numbers_follow_from_the_printed_ones() -> None:
         )
 
 
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", DOCS + EXAMPLES, ids=lambda page: page.name)
 def test_files_named_in_the_docs_exist(page: Path) -> None:
+    """Every `path.py`, from the root, the package, the tests or the page's own folder."""
     named = re.findall(
-        r"`((?:tests|docs|benchmarks|src|modules|methods|data|backbones|segments|recipes)"
-        r"/[\w/]+\.(?:py|md|png|yaml))",
+        r"`([\w./-]+\.py\b|(?:tests|docs|src|recipes)/[\w/]+\.(?:md|png|yaml))",
         page.read_text(encoding="utf-8"),
     )
-    missing = [
-        name
-        for name in named
-        if not any((base / name).exists() for base in (ROOT, ROOT / "src" / "unseen"))
-    ]
+    bases = (ROOT, ROOT / "src" / "unseen", ROOT / "tests", page.parent)
+    missing = [name for name in named if not any((base / name).exists() for base in bases)]
     worked = re.compile("NAME|vvclip|adapter")  # what a reader is about to write
     assert [name for name in missing if not worked.search(name)] == []
 
 
 @pytest.mark.parametrize("page", DOCS + EXAMPLES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    """To a file, and to a heading of it."""
+    missing = []
+    text = page.read_text(encoding="utf-8")
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            missing.append(f"{path}#{anchor}")
+    assert missing == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which links reach the headings of a page, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", DOCS + EXAMPLES, ids=lambda page: page.name)
