@@ -161,6 +161,22 @@ def test_worked_examples_run(worked: dict[str, type[ClipSegmenter]]) -> None:
             segmenter.loss(prediction, labels)["total"].backward()
 
 
+def test_contributing_lists_the_modules_and_what_a_tower_gives() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    files = {path.name for path in (ROOT / "src" / "unseen" / "modules").glob("[a-z]*.py")}
+    assert set(re.findall(r"^\| `modules/(\w+\.py)`", page, re.MULTILINE)) == files
+    source = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "src/unseen/modules").glob("*.py")
+    )
+    held = re.findall(r"^\| `modules/\w+\.py` \| (.*) \|$", page, re.MULTILINE)
+    named = re.findall(r"`(\w+)`", "".join(held))
+    assert [name for name in named if not re.search(rf"(def|class) {name}\b", source)] == []
+    clip = tiny_clip()
+    given = re.findall(r"`clip\.(\w+)", page)
+    assert len(given) > 10
+    assert [name for name in given if not hasattr(clip, name)] == []
+
+
 def test_every_method_and_benchmark_is_described() -> None:
     methods = "".join(
         page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "methods").glob("*.md")
