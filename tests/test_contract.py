@@ -54,7 +54,7 @@ def test_finite_logits_at_any_size(name: str, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_permuting_words_permutes_maps(name: str) -> None:
+def test_permuting_classes_permutes_maps(name: str) -> None:
     segmenter = make(name).eval()
     images, order = torch.rand(1, 3, 32, 40), [2, 0, 3, 1]
     maps = segmenter(images, segmenter.encode_text(Vocabulary(NAMES))).logits
@@ -130,15 +130,17 @@ def test_every_trainable_parameter_gets_a_gradient(name: str, published: bool) -
     segmenter.loss(*task(segmenter))["total"].backward()
     missing = [n for n, p in segmenter.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []
-    assert not any(p.grad is not None for p in segmenter.clip.parameters())
+    for part in segmenter.frozen:
+        assert not any(p.grad is not None for p in segmenter.get_submodule(part).parameters())
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_the_frozen_part_stays_in_eval_mode(name: str) -> None:
     segmenter = make(name).train()
     assert segmenter.training
-    assert not any(module.training for module in segmenter.clip.modules())
-    assert not any(key.startswith("clip.") for key in segmenter.trainable_state())
+    for part in segmenter.frozen:
+        assert not any(module.training for module in segmenter.get_submodule(part).modules())
+        assert not any(key.startswith(f"{part}.") for key in segmenter.trainable_state())
     assert {
         n for n, p in segmenter.named_parameters() if p.requires_grad
     } <= segmenter.trainable_state().keys()

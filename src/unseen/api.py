@@ -7,13 +7,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
+
+import torch
 
 from unseen.backbones.archives import read_state_dict
-from unseen.building import build, device_named, own_inference
-from unseen.checkpoints import save_converted, tower_identities
+from unseen.building import build, device_named, encode, own_inference
+from unseen.checkpoints import load_initial_weights, save_converted, save_run, tower_identities
 from unseen.clip_segmenter import TextSegmenter
 from unseen.conversion import Report as ConversionReport
 from unseen.conversion import load_given_tower, read_sizes, released, translate
@@ -21,11 +24,18 @@ from unseen.data.benchmarks import Benchmark
 from unseen.errors import CheckpointError, SettingError
 from unseen.evaluation.comparison import compare
 from unseen.evaluation.entries import Places, plan_entries
-from unseen.plans import TrainingStart, plan_conversion, plan_extraction, plan_training
+from unseen.files import replacing
+from unseen.plans import (
+    TrainingPlan,
+    TrainingStart,
+    plan_conversion,
+    plan_extraction,
+    plan_training,
+)
 from unseen.predictor import ImageLike, Predictor, Segmentation
 from unseen.recipes import recipe
 from unseen.reports import Report
-from unseen.runs import TOWER, Run, versions
+from unseen.runs import TEXT, TOWER, Run, save_config, versions
 from unseen.segmenter import TextFeatures
 from unseen.settings import (
     EvaluationSettings,
@@ -39,6 +49,9 @@ from unseen.settings import (
     check_segments_used,
 )
 from unseen.sources import ModelChoices, find_model
+
+if TYPE_CHECKING:
+    from unseen.training.records import RunControl
 
 # ------------------------------------------------------------------- segmenting
 
@@ -132,10 +145,42 @@ def train(
     Raises:
         UnseenError: Settings, data or folders that do not fit together.
     """
-    from unseen.trainer import carry_out  # Lightning, which no other verb needs
+    from unseen.training.loop import fit  # Lightning, which no other verb needs
 
     plan = plan_training(model, settings, benchmark, out, root=root, lists=lists, **start)
-    return carry_out(plan, progress)
+    # Before anything is built, as new weights are drawn from this seed.
+    torch.manual_seed(settings.seed)
+    segmenter = build(plan.source, plan.benchmark.class_names)
+    text = encode(segmenter, plan.benchmark.class_names)
+    run = plan.run(tower_identities(segmenter))
+    if run.init is not None and not plan.has_state:  # a state holds the weights itself
+        load_initial_weights(Path(run.init), segmenter, run)
+    control = _control(plan, segmenter, run, progress)
+    if not fit(segmenter, text, plan.benchmark, plan.root, settings, control):
+        return None
+    save_run(plan.folder, segmenter, run)
+    if segmenter.trains_text:  # its features have changed with training
+        text = encode(segmenter, plan.benchmark.class_names)
+    return segmenter, text
+
+
+def _control(plan: TrainingPlan, segmenter: TextSegmenter, run: Run, progress: bool) -> RunControl:
+    """Where a run writes, before the first step and after the steps of `snapshots`."""
+    from unseen.training.records import RunControl
+
+    def begin() -> None:
+        save_config(plan.folder, run)
+        if plan.text_embeddings is not None:
+            with replacing(plan.folder / TEXT) as beside:
+                shutil.copyfile(plan.text_embeddings, beside)
+
+    def snapshot(step: int) -> None:
+        folder = plan.folder / f"step-{step}"
+        save_run(folder, segmenter, run)
+        if run.text_embeddings:
+            shutil.copyfile(plan.folder / TEXT, folder / TEXT)
+
+    return RunControl(plan.folder, plan.resume, progress, begin, snapshot)
 
 
 # ---------------------------------------------------------------------- scoring

@@ -128,6 +128,28 @@ def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[TextS
     return segmenter, run
 
 
+def load_initial_weights(init: Path, segmenter: TextSegmenter, run: Run) -> None:
+    """Give the segmenter the trained weights of another run.
+
+    Raises:
+        SettingError: A run of another method, other options or another tower.
+    """
+    start, _ = load_run(init)
+    needed = {name: tensor.shape for name, tensor in segmenter.trainable_state().items()}
+    stored = {name: tensor.shape for name, tensor in start.trainable_state().items()}
+    differs = sorted(
+        name for name in needed.keys() | stored.keys() if needed.get(name) != stored.get(name)
+    )
+    if tower_identities(start) != run.towers:
+        differs.append("the tower")
+    if differs:
+        raise SettingError(
+            f"{init} holds another model than the one to train (differs in {differs[0]}); start"
+            " from a run of the same method and options"
+        )
+    segmenter.load_state_dict(start.trainable_state(), strict=False)
+
+
 def _untrained(folder: Path, run: Run, options: dict[str, Any]) -> TextSegmenter:
     """The segmenter of a run before its weights are loaded, on the towers it was trained on."""
     stored = StoredText.read(folder / TEXT, run.class_names) if run.text_embeddings else None

@@ -48,6 +48,11 @@ class TrainingPlan:
             replace(self.model, options=options), text_embeddings=self.text_embeddings
         )
 
+    @property
+    def has_state(self) -> bool:
+        """Whether it goes on from the state of a stopped run."""
+        return self.resume and (self.folder / STATE).exists()
+
     def check(self) -> None:
         """Refuse what cannot be trained, before a tower is loaded.
 
