@@ -509,3 +509,19 @@ def test_images_are_listed_by_their_label_maps_alone(tmp_path: Path) -> None:
         pairs.append(Pair(tmp_path / f"{name}.jpg", path))
     data = LabelledImages(pairs, 2, background=0, keep_background=True)
     assert images_to_query(data, [0], [1]) == [1], "the images do not exist"
+
+
+def test_gradients_of_a_weight_used_twice_are_summed_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under bf16 its two casts are two tensors, so that what is summed is float32."""
+    cached = []
+
+    def recording(*arguments: Any, **options: Any) -> Tensor:
+        cached.append(torch.is_autocast_cache_enabled())
+        return targets_of(*arguments, **options)
+
+    monkeypatch.setattr("unseen.training.loop.targets_of", recording)
+    trained(tmp_path, replace(SMALL, steps=1, precision="bf16-mixed"))
+    assert cached == [False]
+    assert torch.is_autocast_cache_enabled()

@@ -9,7 +9,7 @@ a run that was killed and resumed ends in the weights of the uninterrupted one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -238,7 +238,7 @@ def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunCont
     parts = iter(job.batches(start, fabric.global_rank, fabric.world_size))
     shown = control.progress and fabric.is_global_zero
     try:
-        with attention_for(fabric.device), progress_bar(shown) as bar:
+        with attention_for(fabric.device), autocast_uncached(), progress_bar(shown) as bar:
             task = bar.add_task("training", total=settings.steps, completed=start, loss=0.0)
             for step in range(start, settings.steps):
                 for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
@@ -319,6 +319,21 @@ def attention_for(device: torch.device) -> AbstractContextManager[Any]:
     if device.type == "cpu":
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
+
+
+@contextmanager
+def autocast_uncached() -> Iterator[None]:
+    """Cast weights to bf16 anew wherever they are used.
+
+    A weight that several blocks use, such as the prompts' projection, would otherwise be cast once
+    a step, and its gradients summed in bf16 instead of float32.
+    """
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 def progress_bar(shown: bool) -> Progress:
