@@ -215,12 +215,23 @@ def _images_in(place: Path) -> list[Path]:
     return files
 
 
+def check_output_folder(out: Path) -> None:
+    """Refuse to write into what is not a folder.
+
+    Raises:
+        DataError: It is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file, not a folder; choose another place with --out")
+
+
 def check_not_among(files: Sequence[Path], out: Path) -> None:
     """Refuse to write results into the folder of an image, which they could replace.
 
     Raises:
-        DataError: One of the images is in the folder.
+        DataError: One of the images is in the folder, or it is none.
     """
+    check_output_folder(out)
     for file in files:
         if file.resolve().parent == out.resolve():
             raise DataError(

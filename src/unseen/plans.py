@@ -9,7 +9,7 @@ from typing import TypedDict, Unpack
 
 from unseen.data.benchmarks import Benchmark, check_flags_used, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
-from unseen.files import find_images
+from unseen.files import check_output_folder, find_images
 from unseen.methods import known
 from unseen.runs import CONFIG, STATE, WEIGHTS, Run, read_config, versions
 from unseen.settings import ModelSettings, TrainSettings, is_own
@@ -159,6 +159,7 @@ def plan_training(
 
 def _check_folder(folder: Path, resume: bool) -> None:
     """Refuse to begin where a run lies, and to go on where one has ended or none was begun."""
+    check_output_folder(folder)
     finished = (folder / WEIGHTS).exists()
     if resume and finished:
         raise SettingError(

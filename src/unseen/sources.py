@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 from unseen.data.benchmarks import Benchmark
 from unseen.errors import SettingError
 from unseen.methods import METHODS
+from unseen.methods.options import nearest
 from unseen.runs import CONFIG, Run, read_config
 from unseen.settings import ModelSettings, is_own
 
@@ -84,7 +85,8 @@ def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
     if not folder.is_dir():
         free = ", ".join(name for name, method in METHODS.items() if not method.trainable)
         raise SettingError(
-            f"{name!r} is neither a method nor a run folder; methods without training are {free}"
+            f"{name!r} is neither a method nor a run folder{nearest(name, METHODS)}; methods"
+            f" without training are {free}"
         )
     run = read_config(folder)
     if choices.get("clip") is not None:

@@ -69,8 +69,8 @@ class InferenceSettings:
         ]
         if len(given) > 1:
             raise SettingError(
-                f"--inference.{given[0]} and --inference.{given[1]} exclude each other; set one of"
-                " them to 0"
+                f"--inference.{' and --inference.'.join(given)} exclude each other, whether given"
+                " or of the run, benchmark or method; set those you do not want to 0"
             )
         if not self.antialias and (self.square is None or self.window is not None):
             raise SettingError(
