@@ -14,6 +14,7 @@ from torch import Tensor
 from unseen.labels import IGNORE, PADDING
 from unseen.modules.losses import (
     MaskLoss,
+    calibrated,
     dice_loss,
     mean_over_ranks,
     one_hot,
@@ -188,3 +189,13 @@ def test_mean_over_one_process_is_the_number_itself() -> None:
 def test_weightless_pixels_do_not_count_as_positives() -> None:
     targets, weights = torch.ones(1, 1, 2, 2, dtype=torch.bool), torch.zeros(1, 1, 2, 2)
     assert dice_loss(torch.randn(1, 1, 2, 2), targets, weights).item() == 0
+
+
+def test_calibration_leaves_the_scores_it_was_given_as_they_are() -> None:
+    scores = torch.rand(2, 3, 4, 4)
+    before = scores.clone()
+    reduced = calibrated(scores, [0, 2], 0.1)
+    assert torch.equal(scores, before)
+    assert torch.allclose(before - reduced, torch.tensor([0.1, 0, 0.1]).view(1, 3, 1, 1))
+    assert torch.equal(calibrated(scores, [0, 1, 2], 0.1), before)
+    assert torch.equal(calibrated(scores, None, 0.1), before)
