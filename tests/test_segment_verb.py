@@ -87,6 +87,10 @@ def test_python_refuses_like_the_command_line(
         model.segment(photo, ["tree"], threshold=3)
     with pytest.raises(VocabularyError, match="1 among the classes is not a text"):
         model.segment(photo, [1, 2])  # type: ignore[list-item]
+    with pytest.raises(VocabularyError, match="one string, 'tree'; give a list"):
+        model.segment(photo, "tree")
+    with pytest.raises(VocabularyError, match="254 classes are more .* give at most 253"):
+        model.segment(photo, [f"tree {i}" for i in range(254)])
     with pytest.raises(SettingError, match="'tpu9' is not available here"):
         unseen.load("naclip", device="tpu9")
     assert "has a tower of its own" in error_of(

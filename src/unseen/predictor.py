@@ -26,6 +26,7 @@ from unseen.segments.refinement import SegmentRefiner
 from unseen.settings import InferenceSettings, check_threshold
 from unseen.sources import ModelSource
 from unseen.visualize import overlay, palette
+from unseen.vocabulary import check_names
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -130,10 +131,7 @@ class Predictor:
         Raises:
             VocabularyError: No names, more than 253, a repeated one, one that is too long.
         """
-        if isinstance(names, str):
-            raise VocabularyError(
-                f"the class names are one string, {names!r}; give a list of names"
-            )
+        names = check_names(names)
         if len(names) > MAX_8BIT_CLASSES:
             raise VocabularyError(
                 f"{len(names)} classes are more than a label map with 8 bits holds; give at most"

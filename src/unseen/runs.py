@@ -4,8 +4,7 @@ They are readable by eye, and loadable without running anything that lies in the
 
 RUN/config.yaml          resolved settings, vocabulary, versions
 RUN/weights.safetensors  the trained part; the frozen tower comes from its own source
-RUN/clip.safetensors     the frozen tower, in runs converted from a published checkpoint, which
-brings its own
+RUN/clip.safetensors     the frozen tower, in runs converted from a checkpoint that brings its own
 RUN/text_embeddings.npy  the text features, where they did not come from the text tower
 RUN/metrics.json         what evaluations of this run measured last, by benchmark
 RUN/logs/, RUN/state/    curves; what `--resume` needs
@@ -134,14 +133,14 @@ def read_config(folder: Path) -> Run:
         ) from error
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read; restore it or train again") from error
-    version = stored.get("format") if isinstance(stored, dict) else None
-    if version not in (1, FORMAT):
+    layout = stored.get("format") if isinstance(stored, dict) else None
+    if layout not in (1, FORMAT):
         raise CheckpointError(
-            f"{folder} has the layout version {version}, this unseen reads versions 1 to {FORMAT};"
+            f"{folder} has the layout version {layout}, this unseen reads versions 1 to {FORMAT};"
             " use the unseen that wrote it, or train again"
         )
     try:
-        if version == 1:
+        if layout == 1:
             stored = _from_format_1(stored)
         model = ModelSettings(**stored.pop("model"))
         inference = InferenceSettings(**stored.pop("inference"))
