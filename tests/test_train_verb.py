@@ -106,13 +106,6 @@ def test_an_interrupt_ends_with_a_message_and_code_130(
     assert capsys.readouterr().err == "unseen: stopped\n"
 
 
-def test_notices_go_to_the_error_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_command(f"train zegclip --out {tmp_path / 'run'}", FEW, "--train.warmup 9")
-    shown = capsys.readouterr()
-    assert "the warm-up of 9 steps is no shorter" in shown.err
-    assert "warm-up" not in shown.out
-
-
 def test_text_embeddings_from_a_file(tmp_path: Path) -> None:
     np.save(
         tmp_path / "classes.npy",

@@ -15,7 +15,7 @@ from unseen.cli.flags import (
     ModelFlags,
     settings_flags,
 )
-from unseen.cli.notices import about_tower, about_warmup, notify
+from unseen.cli.notices import about_tower, about_warmup
 from unseen.errors import SettingError
 from unseen.recipes import resolve
 from unseen.settings import TrainSettings
@@ -111,8 +111,8 @@ def train(
     # Further processes of a distributed run would repeat what the first has printed.
     if os.environ.get("LOCAL_RANK", "0") == "0":
         tower = about_tower(chosen.clip, plan.benchmark.class_names, "give --clip")
-        for notice in (tower, about_warmup(settings)):
-            notify(notice)
+        for notice in filter(None, (tower, about_warmup(settings))):
+            print(notice)
     from unseen import api
 
     if api.train(chosen, settings, **where) is not None:
