@@ -39,9 +39,10 @@ from unseen.data.classes import (
 )
 from unseen.data.datasets import LabelledImages
 from unseen.errors import DataError, SettingError
-from unseen.inference import best_classes, label_maps
+from unseen.inference import best_rows, label_maps, labels_of_rows
 from unseen.labels import BACKGROUND, IGNORE, PADDING, index_to_label, label_to_index, subset_lookup
 from unseen.metrics import ConfusionMatrix
+from unseen.segmenter import TextFeatures
 from unseen.settings import InferenceSettings
 from unseen.visualize import colours, paint, palette
 
@@ -100,6 +101,7 @@ def test_how_backgrounds_are_treated() -> None:
     assert {name for name, kind in kinds.items() if kind == "threshold"} == {
         "voc-21",
         "context-60-threshold",
+        "coco-object",
     }
     assert {name for name, kind in kinds.items() if kind == "rest"} == {
         "pascal-5i",
@@ -380,8 +382,9 @@ def test_metric_and_best_classes_above_253() -> None:
     scores = torch.zeros(1, 300, 1, 4)
     for column, class_id in enumerate((1, 252, 253, 299)):
         scores[0, class_id, 0, column] = 1
-    best = best_classes(scores, (1, 4), InferenceSettings())
-    assert best.tolist() == [[[1, 252, 256, 302]]]
+    best = best_rows(scores, (1, 4), InferenceSettings())
+    text = TextFeatures(tuple(map(str, range(300))), torch.zeros(300, 2))
+    assert labels_of_rows(text, scores.device)[best.row].tolist() == [[[1, 252, 256, 302]]]
     matrix = ConfusionMatrix(300)
     matrix.update(
         torch.tensor([[1, 256, 256, IGNORE, 0]]), torch.tensor([[1, 252, 256, 302, IGNORE]])

@@ -17,6 +17,8 @@ from tiny import write_folds, write_own, write_voc
 from tiny.commands import error_of, run_command
 from unseen.data.benchmarks import get_benchmark
 from unseen.data.own.checking import check_data
+from unseen.data.own.ids import may_be_shifted
+from unseen.data_report import _labelled_image, save_check
 from unseen.errors import DataError
 
 
@@ -170,18 +172,41 @@ def test_images_with_a_rotation_in_exif(folder: Path) -> None:
 def test_a_background_that_is_not_listed(folder: Path) -> None:
     classes(folder, "cat\ndog\ntree # unseen\n")
     [line] = lines(folder)
-    assert "ids run from 0 to 3, but only 3 classes are listed: 0 seems to be a background" in line
-    assert (
-        "write 'background # ignore' (not scored) or 'background' (a class) as the first line"
-        in line
-    )
+    assert "ids run from 0 to 3, but only 3 lines are listed: either 0 is a background" in line
+    assert "or 3 is missing as the last" in line
+    assert "write 'background # ignore' (not scored) or 'background' (a class)" in line
+    assert "add the last class, or 'unlabelled # ignore'" in line
     for i in range(10):
         ids = mask(folder, i)
         keep(folder, i, np.where(ids == 0, 255, ids).astype(np.uint8))
     [line] = lines(folder)
-    assert "ids run from 1 to 3, but the first of 3 classes has the id 0" in line
+    assert "ids run from 1 to 3, but the first of 3 lines has the id 0: either" in line
     classes(folder, "background # ignore\ncat\ndog\ntree # unseen\n")
     assert lines(folder) == []
+
+
+def test_both_readings_of_doubtful_ids_are_on_the_sheet(folder: Path) -> None:
+    """CamVid's eleven classes stand before its unlabelled pixels, not behind a background."""
+    classes(folder, "ground\ncat\ndog\n")
+    checked = check_data(str(folder), progress=False)
+    assert may_be_shifted(checked.survey)
+    record = checked.survey.all_records[0]
+    stored = np.array(Image.open(record.pair.labels)).astype(int)
+    image, labels, others = _labelled_image(checked, record)
+    assert np.array_equal(labels, np.where(stored < 3, stored, 255))
+    [(name, shifted)] = others.items()
+    assert name == "with a background in front"
+    assert np.array_equal(shifted, np.where((stored > 0) & (stored < 4), stored - 1, 255))
+    assert image.shape[:2] == shifted.shape
+    assert save_check(checked, folder / "out")
+    classes(folder, "ground\ncat\ndog\nunlabelled # ignore\n")
+    assert lines(folder) == []
+    again = check_data(str(folder), progress=False)
+    assert not may_be_shifted(again.survey)
+    assert again.survey.class_ids == [0, 1, 2]
+    assert sum(again.survey.pixels("train").values()) < sum(
+        sum(record.areas.values()) for record in again.survey.records["train"]
+    )
 
 
 def test_classes_without_pixels(folder: Path) -> None:

@@ -28,7 +28,8 @@ DOODLES_0_1 = "8c2eec42b0fb5994"
 
 @pytest.fixture
 def run(tmp_path: Path) -> tuple[Path, ClipSegmenter]:
-    model = ModelSettings("zegclip", "doodles", options={"num_prompts": 2, "calibration": 0.3})
+    options = {"num_prompts": 2, "calibration": 0.3, "start": "released"}
+    model = ModelSettings("zegclip", "doodles", options=options)
     segmenter = create("zegclip", load_clip(), **model.options).eval()
     save_run(
         tmp_path / "run",
@@ -147,7 +148,7 @@ def test_refused(run: tuple[Path, ClipSegmenter], tmp_path: Path) -> None:
     change(folder, surprise=1)
     refused("not complete")
     change(folder, format=99)
-    refused("layout version 99, this unseen reads versions 1 to 2")
+    refused("layout version 99, this unseen reads versions 1 to 3")
     (folder / "config.yaml").write_text("- a: [")
     refused("cannot be read")
     with pytest.raises(CheckpointError, match="not a run folder"):

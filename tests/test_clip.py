@@ -21,7 +21,9 @@ from unseen.backbones.clip.loading import build_clip, known_sources, load_clip, 
 from unseen.backbones.clip.templates import TEMPLATES
 from unseen.backbones.clip.text import StoredText
 from unseen.backbones.clip.tower import CLIP
+from unseen.building import encode
 from unseen.errors import CheckpointError, SettingError, VocabularyError
+from unseen.methods import create
 from unseen.modules.cache import CACHE_SIZE
 
 CONFIG = {
@@ -391,3 +393,60 @@ def test_a_text_tower_with_random_weights() -> None:
     text = load_text("RN50/random")
     assert (text.embed_dim, text.text_width, text.context_length) == (1024, 512, 77)
     assert torch.isfinite(text.encode_names(["tree"], ["{}"])).all()
+
+
+# ------------------------------------------------------------- image towers alone
+
+
+@pytest.fixture
+def image_tower(tmp_path: Path) -> Path:
+    """A file of an image tower, with its configuration and without text."""
+    config = {
+        name: value for name, value in (tiny_clip().config or {}).items() if name != "text_cfg"
+    }
+    clip = build_clip(config)
+    path = tmp_path / "tower.safetensors"
+    save_file(clip.state_to_save(), path, {"config": json.dumps(config)})
+    return path
+
+
+def test_an_image_tower_alone(image_tower: Path, tmp_path: Path) -> None:
+    clip = load_clip(str(image_tower))
+    assert clip.text is None
+    assert (clip.text_width, clip.context_length) == (clip.embed_dim, 0)
+    assert not [name for name in clip.state_dict() if name.startswith("text")]
+    for call in (
+        lambda: clip.encode_names(["cat"], ["a {}"]),
+        lambda: clip.encode_tokens(torch.zeros(1, 3, dtype=torch.int64)),
+    ):
+        with pytest.raises(SettingError, match="image tower alone, .* --text-embeddings"):
+            call()
+    with pytest.raises(CheckpointError, match="image tower alone and no text tower"):
+        load_text(str(image_tower))
+    names, rows = ("cat", "dog"), np.random.default_rng(0).normal(size=(2, clip.embed_dim))
+    np.save(tmp_path / "rows.npy", rows)
+    for method in ("naclip", "zegclip", "esda"):
+        options = {"decoder_heads": 2} if method != "naclip" else {}
+        if method == "esda":
+            options["text_blocks"] = (1,)
+        segmenter = create(method, load_clip(str(image_tower)), **options).eval()
+        segmenter.use_stored_text(StoredText.read(tmp_path / "rows.npy", names))
+        text = encode(segmenter, names)
+        assert segmenter(torch.rand(1, 3, 32, 32), text).logits.shape == (1, 2, 4, 4)
+    assert text.tokens is not None
+    assert text.tokens.shape == (2, 1, clip.embed_dim), "each vector is the only token of its class"
+
+
+def test_plain_bicubic_positions() -> None:
+    clip = tiny_clip()
+    side = clip.visual.grid_size[0]
+    table = clip.visual.positional_embedding[1:].T.reshape(1, -1, side, side)
+    expected = torch.nn.functional.interpolate(
+        table, scale_factor=(7.1 / side, 5.1 / side), mode="bicubic"
+    )
+    got = clip.positions((7, 5), "bicubic_plain")
+    assert torch.allclose(got[1:], expected.flatten(2)[0].T)
+    assert torch.equal(got[0], clip.visual.positional_embedding[0])
+    assert torch.equal(
+        clip.positions((side, side), "bicubic_plain"), clip.visual.positional_embedding
+    )

@@ -92,7 +92,8 @@ def test_a_checkpoint_becomes_a_run(
         f" {config['vit_heads']}" in out
     )
     segmenter, run = load_run(tmp_path / "run")
-    assert run.inference == InferenceSettings(short_side=512, window=512, stride=426)
+    size = {"short_side": 512, "window": 512, "stride": 426}
+    assert run.inference == InferenceSettings(**size, antialias=False)
     segmenter.clip.mean.zero_()
     segmenter.clip.std.fill_(1)
     tensors, _ = golden(name)
@@ -101,6 +102,23 @@ def test_a_checkpoint_becomes_a_run(
         segmenter, tensors["in.image"], text, InferenceSettings(), about["config"]["base_class"]
     )
     close(scores, tensors["out.head_eval"], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["zegclip_a", "clip_rc_a"])
+def test_shallow_prompts_bring_a_norm_that_is_never_applied(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, _, flags = checkpoint(name)
+    del whole["state_dict"]["backbone.deep_prompt_embeddings"]
+    assert "backbone.prompt_norm.weight" in whole["state_dict"]
+    torch.save(whole, tmp_path / "a.pth")
+    out = tmp_path / "run"
+    run_command(f"convert {name[:-2]} {tmp_path / 'a.pth'} --out {out} --benchmark voc", *flags)
+    shown = capsys.readouterr().out
+    assert "unknown: 0" in shown
+    segmenter, run = load_run(out)
+    assert run.model.options["prompt_depth"] == 1
+    assert isinstance(segmenter.prompt_norm, torch.nn.Identity)
 
 
 def test_an_esda_checkpoint_becomes_a_run(tmp_path: Path) -> None:

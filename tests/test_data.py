@@ -69,6 +69,7 @@ def test_splits_part_the_vocabulary(name: str) -> None:
         "ade20k-150": (150, 0),
         "ade20k-847": (847, 0),
         "cityscapes": (19, 0),
+        "coco-object": (80, 0),
     }
     if benchmark.base in ("voc-zs3", "context-zs3"):
         count = int(name.partition("/")[2])

@@ -27,6 +27,7 @@ from unseen.data.datasets import DoodleScenes
 from unseen.data.episodes import HASHES, Episode, bam_list, coco_list, draw, find_list, pascal_list
 from unseen.data.folds import voc_fold_pair
 from unseen.errors import DataError, SettingError
+from unseen.evaluation.protocols import SquareImages
 from unseen.inference import query_mask, resize_input, resize_output
 from unseen.labels import BACKGROUND
 from unseen.methods import create
@@ -462,3 +463,30 @@ def test_seen_classes_and_meaningless_spreads_are_refused(
     for seed in (1, 2):
         assert (run / "eval-doodles-5i-0-hsnet-first-2" / f"seed-{seed}" / "report.json").exists()
     assert not (run / "eval-doodles-5i-0").exists()
+
+
+def test_squares_may_be_scored_at_their_own_size() -> None:
+    """HSNet's evaluation: label maps go to the square by the nearest pixel."""
+    bench = get_benchmark("doodles-5i/0")
+    assert bench.episodes is not None
+    data, _ = bench.episodes(None, "all", 0)
+    squares = SquareImages(data, InferenceSettings(square=40))
+    sample, whole = squares[3], data[3]
+    assert len(squares) == len(data)
+    assert sample.image.shape == (3, 40, 40)
+    places = (torch.arange(40) * whole.labels.shape[0] / 40).long()
+    assert torch.equal(sample.labels, whole.labels[places][:, places])
+    assert sample.name == whole.name
+
+
+def test_scoring_at_squares_needs_squares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = f"evaluate naclip --benchmark doodles-5i/0 --limit 3 --out {tmp_path}"
+    assert "--at-square is for images resized to squares" in error_of(
+        capsys, f"{common} --at-square"
+    )
+    run_command(f"{common} --at-square --inference.square 64")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["protocol"]["evaluation"]["at_square"] is True
+    assert report["pixels"] == 3 * 64 * 64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,11 +85,15 @@ def test_voc_through_the_verbs(tmp_path: Path, mode: str) -> None:
     assert sum(map(sum, report["confusion"]["pixels"])) == report["pixels"]
 
 
+def as_json(settings: InferenceSettings) -> dict[str, Any]:
+    """Settings as a report holds them."""
+    return json.loads(json.dumps(asdict(settings)))
+
+
 def test_single_inference_flags_keep_the_rest_of_the_protocol(tmp_path: Path) -> None:
     run_command(f"evaluate naclip --limit 1 --out {tmp_path} --inference.window_batch 2")
-    assert json.loads((tmp_path / "report.json").read_text())["protocol"]["inference"] == asdict(
-        InferenceSettings(window=64, stride=32, window_batch=2)
-    )
+    stored = json.loads((tmp_path / "report.json").read_text())["protocol"]["inference"]
+    assert stored == as_json(InferenceSettings(window=64, stride=32, window_batch=2))
     run_command(f"evaluate naclip --limit 1 --out {tmp_path} --inference.window 0")
     assert (
         json.loads((tmp_path / "report.json").read_text())["protocol"]["inference"]["window"]
@@ -104,7 +109,8 @@ def test_a_run_on_another_benchmark_follows_that_benchmark(run: Path, tmp_path: 
         f"--out {tmp_path / 'eval'} --inference.short_side 64",
     )
     protocol = json.loads((tmp_path / "eval" / "report.json").read_text())["protocol"]
-    assert protocol["inference"] == asdict(InferenceSettings(short_side=64, window=512, stride=426))
+    expected = InferenceSettings(short_side=64, window=512, stride=426)
+    assert protocol["inference"] == as_json(expected)
     assert protocol["calibrated"] is False
 
 

@@ -241,26 +241,24 @@ def test_bytes_and_fractions_are_the_same_image() -> None:
 # --------------------------------------------------------------------- classes
 
 
-@pytest.mark.parametrize("classes_at_once", [1, 2, 3, 7, 50])
-def test_classes_at_once_changes_nothing(classes_at_once: int) -> None:
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3, 7, 50])
+def test_rows_at_once_changes_nothing(rows_at_once: int) -> None:
     segmenter, text = known(7)
     images, settings = torch.rand(2, 3, 20, 28), InferenceSettings(short_side=30)
     expected = label_maps(segmenter, images, text, settings, threshold=0.4)
     assert len(expected.labels.unique()) > 4
-    maps = label_maps(
-        segmenter, images, text, settings, threshold=0.4, classes_at_once=classes_at_once
-    )
+    maps = label_maps(segmenter, images, text, settings, threshold=0.4, rows_at_once=rows_at_once)
     assert torch.equal(maps.labels, expected.labels)
     assert torch.equal(maps.confidence, expected.confidence)
 
 
-@pytest.mark.parametrize("classes_at_once", [1, 2, 32])
-def test_the_first_of_equal_classes_wins(classes_at_once: int) -> None:
+@pytest.mark.parametrize("rows_at_once", [1, 2, 32])
+def test_the_first_of_equal_classes_wins(rows_at_once: int) -> None:
     segmenter, text = known(5)
     flat = TextFeatures(text.names, torch.zeros(5, 3))
     images = torch.rand(1, 3, 4, 4)  # one patch: the position adds nothing
     assert label_maps(
-        segmenter, images, flat, InferenceSettings(), classes_at_once=classes_at_once
+        segmenter, images, flat, InferenceSettings(), rows_at_once=rows_at_once
     ).labels.unique().tolist() == [0]
 
 
@@ -357,13 +355,11 @@ def test_squares_may_be_resized_once_and_without_antialiasing() -> None:
     assert score_maps(segmenter, images, text, replace(plain, square=30)).shape == (1, 2, 30, 30)
 
 
-def test_no_antialiasing_needs_a_square_and_no_windows() -> None:
+def test_no_antialiasing_needs_a_size() -> None:
     changes = {"canvas": 0, "square": 64, "antialias": False}
     changed = change_inference(InferenceSettings(canvas=480), changes)
     assert (changed.square, changed.antialias) == (64, False)
     assert change_inference(changed, {"antialias": True}).antialias is True
-    for wrong in (InferenceSettings(), InferenceSettings(square=64, window=32)):
-        with pytest.raises(
-            SettingError, match="antialias false is for whole images resized to a square"
-        ):
+    for wrong in (InferenceSettings(), InferenceSettings(canvas=64)):
+        with pytest.raises(SettingError, match="antialias false is for images that are resized"):
             change_inference(wrong, {"antialias": False})

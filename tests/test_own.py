@@ -61,12 +61,30 @@ def test_backgrounds(tmp_path: Path, line: str, background: str, first_id: int) 
     assert listed.class_names == (("cat",) if first_id else ("background", "cat"))
 
 
+def test_any_id_may_be_no_class(tmp_path: Path) -> None:
+    listed = read_classes(classes(tmp_path, "cat\nmaybe # ignore\ndog # unseen\nrest # ignore\n"))
+    assert (listed.class_names, listed.unseen) == (("cat", "dog"), ("dog",))
+    assert (listed.background, listed.first_id, listed.ignored_ids) == ("ignore", 0, (1, 3))
+    behind = read_classes(classes(tmp_path, "back # ignore\ncat\nrest # ignore\n"))
+    assert (behind.first_id, behind.ignored_ids, behind.class_names) == (1, (2,), ("cat",))
+
+
+def test_synonyms_stand_behind_commas(tmp_path: Path) -> None:
+    listed = read_classes(classes(tmp_path, 'cat, kitten # unseen\n"table, laid"\nsofa\n'))
+    assert listed.class_names == ("cat", "table, laid", "sofa")
+    assert listed.synonyms == {"cat": ("cat", "kitten")}
+    assert listed.unseen == ("cat",)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("cat\n\ndog\n", "line 2 of .* holds no class; ids follow from the lines"),
         ("cat\ndog\ncat # unseen\n", r"names 'cat' twice \(line 1 and line 3\)"),
-        ("cat\ndog # ignore\n", "line 2 of .* is marked '# ignore', which only the first line"),
+        ("cat\ndog # threshold\n", "line 2 of .* is marked '# threshold', which only the first"),
+        ("cat # ignore\ndog # ignore\n", "names no class"),
+        ("cat, \ndog\n", "line 1 of .* has an empty name between commas"),
+        ('"cat\n', "the double quotes in line 1 of .* are not closed"),
         ("", "names no class"),
         ("background # ignore\n", "names no class"),
     ],

@@ -34,6 +34,7 @@ def test_every_section_is_a_benchmark_and_fits_the_method(method: str, tmp_path:
     )
     assert "doodles" in sections
     known = {bench.base for bench in BENCHMARKS.values()} | {"own"}
+    assert set(sections.pop("published")) <= known
     for section in sections:
         base, _, regime = section.partition("/")
         assert base in known

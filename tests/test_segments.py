@@ -16,7 +16,7 @@ from torch import Tensor
 from tiny import tiny_clip
 from tiny.commands import run_command
 from unseen import api
-from unseen.backbones.vit import clip_keys, load_keys
+from unseen.backbones.vit import _timm_tokens, clip_keys, load_keys
 from unseen.data.benchmarks import get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
 from unseen.methods import create
@@ -62,14 +62,15 @@ def test_keys_of_a_clip_are_those_of_its_last_block() -> None:
 
 def test_keys_of_timm_are_those_of_its_last_block(tmp_path: Path) -> None:
     keys = load_keys("timm:vit_tiny_patch16_224@random")
-    images, got = torch.rand(1, 3, 50, 70), list[Tensor]()
+    # A grid as large as the position table's: no resizing, which timm does otherwise.
+    images, got = torch.rand(1, 3, 230, 235), list[Tensor]()
     features = keys(images)
     hook = keys.network.blocks[-1].attn.qkv.register_forward_hook(
         lambda module, inputs, output: got.append(output)
     )
-    keys.network.forward_features((images[..., :48, :64] - keys.mean) / keys.std)
+    keys.network.forward_features((images[..., :224, :224] - keys.mean) / keys.std)
     hook.remove()
-    assert torch.allclose(features, got[0].view(1, 13, 3, 192)[:, 1:, 1], atol=1e-5)
+    assert torch.allclose(features, got[0].view(1, 197, 3, 192)[:, 1:, 1], atol=1e-5)
     state = {**keys.network.state_dict(), "head.weight": torch.zeros(5, 192)}
     save_file(state, tmp_path / "vit.safetensors")
     again = load_keys(f"timm:vit_tiny_patch16_224@{tmp_path / 'vit.safetensors'}")
@@ -86,6 +87,25 @@ def test_keys_of_timm_are_those_of_its_last_block(tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="not finite"):
         load_keys(f"timm:vit_tiny_patch16_224@{tmp_path / 'nan.safetensors'}")
+
+
+def test_positions_are_resized_as_dino_does() -> None:
+    """Bicubic, without anti-aliasing, by (n + 0.1) / 14; register tokens have no place in it."""
+    for name in ("vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"):
+        network = load_keys(f"timm:{name}@random").network
+        torch.nn.init.normal_(network.pos_embed)
+        side = network.patch_embed.grid_size[0]
+        patch = network.patch_embed.patch_size[0]
+        images = torch.rand(1, 3, 9 * patch, 20 * patch)
+        got = _timm_tokens(network, images)
+        ahead = network.pos_embed.shape[1] - side**2
+        table = network.pos_embed[:, ahead:].transpose(1, 2).reshape(1, -1, side, side)
+        table = torch.nn.functional.interpolate(
+            table, scale_factor=(9.1 / side, 20.1 / side), mode="bicubic"
+        )
+        patches = network.patch_embed(images).flatten(1, 2) + table.flatten(2).transpose(1, 2)
+        assert torch.allclose(got[:, network.num_prefix_tokens :], patches, atol=1e-6)
+        assert got.shape[1] == network.num_prefix_tokens + 180
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,10 @@ BAD_TRANSFORMS: dict[str, list[Any]] = {
     "centre": [2],
     "flip": [-0.5, 1.5],
     "photometric": ["no"],
+    "hsv": ["no"],
+    "antialias": ["no"],
+    "pad_first": ["no"],
+    "pad_color": ["white"],
 }
 
 

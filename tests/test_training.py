@@ -459,7 +459,8 @@ def test_a_segmenter_in_eval_mode_trains_in_training_mode(tmp_path: Path) -> Non
         lambda *_: modes.append((model.training, model.clip.visual.training))
     )  # type: ignore[union-attr, operator]
     fit_on(world(), model, tmp_path, replace(SMALL, steps=1))
-    assert modes == [(True, False)]
+    # The first time is that of the start, which looks at images as at inference.
+    assert modes == [(False, False), (True, False)]
     assert not model.training
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from tiny import tiny_clip
 from unseen.backbones.clip.tower import CLIP
+from unseen.building import encode
 from unseen.errors import SettingError
+from unseen.methods import create
 from unseen.methods.training_free import Mode, TrainingFree
 from unseen.segmenter import TextFeatures
 
-MODES: list[Mode] = ["clip", "maskclip", "sclip", "clearclip", "naclip"]
+MODES: list[Mode] = ["clip", "maskclip", "maskclip_no_residual", "sclip", "clearclip", "naclip"]
 
 
 def plain_last_block(clip: CLIP, x: Tensor, mode: str, grid: tuple[int, int]) -> Tensor:
@@ -28,7 +32,7 @@ def plain_last_block(clip: CLIP, x: Tensor, mode: str, grid: tuple[int, int]) ->
         s = d**-0.5
         if mode == "clip":
             a = (s * qh @ kh.T).softmax(dim=1)
-        elif mode == "maskclip":
+        elif mode.startswith("maskclip"):
             a = torch.eye(len(x))
         elif mode == "sclip":
             a = (s * qh @ qh.T).softmax(dim=1) + (s * kh @ kh.T).softmax(dim=1)
@@ -44,7 +48,7 @@ def plain_last_block(clip: CLIP, x: Tensor, mode: str, grid: tuple[int, int]) ->
             a = (s * kh @ kh.T + g).softmax(dim=1)
         out.append(a @ vh)
     z = torch.cat(out, dim=1) @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
-    if mode in ("clip", "sclip"):
+    if mode in ("clip", "maskclip", "sclip"):
         z = x + z
         z = z + block.mlp(block.ln_2(z))
     return z
@@ -98,3 +102,37 @@ def test_confidence_is_a_softmax_of_scaled_cosines() -> None:
 def test_unknown_mode() -> None:
     with pytest.raises(SettingError, match="'dense'"):
         TrainingFree(tiny_clip(), mode="dense")  # type: ignore[arg-type]
+
+
+def test_a_rim_is_left_away_and_stretched_over() -> None:
+    """Released SCLIP and NACLIP: the maps of the whole patches cover the whole image."""
+    segmenter = create("naclip", tiny_clip(), rim="stretch").eval()
+    images = torch.rand(1, 3, 45, 38)
+    text = encode(segmenter, ["cat", "dog"])
+    prediction = segmenter(images, text)
+    inside = segmenter(images[..., :40, :32], text)
+    assert torch.equal(prediction.logits, inside.logits)
+    assert prediction.padded_size == (45, 38)
+    assert inside.padded_size == (40, 32)
+    assert create("naclip", tiny_clip(), published=True).quirks.rim == "stretch"
+    padded = create("naclip", tiny_clip())(images, text)
+    assert (padded.logits.shape[-2:], padded.padded_size) == ((6, 5), (48, 40))
+
+
+def test_templates_may_be_a_file_or_a_list(tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("a drawing of a {}\n\n{} in the wild\n")
+    for given in (str(file), ["a drawing of a {}", "{} in the wild"]):
+        assert create("naclip", tiny_clip(), templates=given).templates == (
+            "a drawing of a {}",
+            "{} in the wild",
+        )
+    file.write_text("a drawing\n")
+    with pytest.raises(SettingError, match="'a drawing' does not hold one {}"):
+        create("naclip", tiny_clip(), templates=str(file))
+    with pytest.raises(SettingError, match="cannot be read"):
+        create("naclip", tiny_clip(), templates=str(tmp_path / "none.txt"))
+    with pytest.raises(SettingError, match="no set of templates called 'sinlge'"):
+        create("naclip", tiny_clip(), templates="sinlge")
+    with pytest.raises(SettingError, match="list of templates is empty"):
+        create("naclip", tiny_clip(), templates=[])

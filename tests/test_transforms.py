@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import colorsys
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +12,7 @@ from torch.nn import functional as F
 
 from conftest import golden
 from unseen.data.transforms import Padding, TrainTransform
-from unseen.data.transforms.colours import PhotometricDistortion
+from unseen.data.transforms.colours import PhotometricDistortion, saturate
 from unseen.data.transforms.drn import rotate_like_drn, zoom_like_drn
 from unseen.labels import BACKGROUND, IGNORE, PADDING
 from unseen.recipes import settings
@@ -431,3 +434,57 @@ def test_every_image_is_rotated_by_whole_degrees_before_it_is_zoomed() -> None:
         assert len(same) == 1
         angles.add(same[0])
     assert angles == set(range(7))
+
+
+# --------------------------------------------------------------- released augmentation
+
+
+def test_saturation_in_hsv() -> None:
+    """As colorsys converts: saturation times the factor, at most 1; hue and value stay."""
+    image = torch.randint(0, 256, (3, 6, 7), dtype=torch.uint8)
+    for factor in (0.5, 1.0, 1.5):
+        changed = saturate(image, factor).permute(1, 2, 0).reshape(-1, 3)
+        for before, after in zip(image.permute(1, 2, 0).reshape(-1, 3), changed, strict=True):
+            hue, saturation, value = colorsys.rgb_to_hsv(*(before / 255).tolist())
+            rgb = colorsys.hsv_to_rgb(hue, min(1.0, factor * saturation), value)
+            assert (255 * torch.tensor(rgb) - after).abs().max() < 0.51
+    assert torch.equal(saturate(torch.zeros_like(image), 1.5), torch.zeros_like(image))
+
+
+def test_distortion_in_hsv_turns_by_steps_of_two_degrees() -> None:
+    torch.manual_seed(0)
+    turns = {round(180 * PhotometricDistortion(hsv=True)._turn(), 6) for _ in range(500)}
+    assert turns == set(range(-18, 18))
+
+
+def test_padding_first_is_flipped_with_the_image() -> None:
+    """DRN and SAZS pad at the right and flip afterwards: half of the fill is on the left."""
+    settings = TransformSettings(
+        resize=None, crop=8, max_class_share=None, photometric=False, pad_first=True, flip=1.0
+    )
+    image = torch.full((3, 6, 5), 9, dtype=torch.uint8)
+    padded, labels = TrainTransform(settings)(image, torch.ones(6, 5, dtype=torch.int64))
+    assert padded.shape == (3, 8, 8)
+    assert (labels[:6, 3:] == 1).all()
+    assert (labels[:, :3] == 255).all()
+    assert (padded[:, :, :3] == 0).all()
+    last = replace(settings, pad_first=False)
+    _, labels = TrainTransform(last)(image, torch.ones(6, 5, dtype=torch.int64))
+    assert (labels[:6, :5] == 1).all()
+
+
+def test_images_may_shrink_without_smoothing() -> None:
+    image, labels = torch.zeros(3, 64, 64, dtype=torch.uint8), torch.zeros(64, 64).long()
+    image[:, ::2] = 255
+    for box in ({"resize": (32, 32), "scale": (1.0, 1.0)}, {"resize": None, "zoom": (0.5, 0.5)}):
+        plain, smooth = (
+            TrainTransform(
+                TransformSettings(
+                    **box, crop=None, photometric=False, flip=0.0, antialias=antialias
+                )  # type: ignore[arg-type]
+            )(image, labels)[0]
+            for antialias in (False, True)
+        )
+        expected = F.interpolate(image[None].float(), (32, 32), mode="bilinear")
+        assert (plain - expected[0]).abs().max() <= 1
+        assert not torch.equal(plain, smooth)

@@ -121,7 +121,8 @@ def dead(embed_dim: int, layers: int, hidden: int) -> int:
 def test_published_sizes(num_prompts: int, published: int) -> None:
     """13.8 M on VOC, 14.6 M on COCO-Stuff with dead parameters, which are left out here."""
     with torch.device("meta"):
-        segmenter = ZegCLIP(load_clip("ViT-B-16-quickgelu/random"), num_prompts=num_prompts)
+        tower = load_clip("ViT-B-16-quickgelu/random")
+        segmenter = ZegCLIP(tower, num_prompts=num_prompts, start="released")
     ours = trainable(segmenter)
     assert ours + dead(512, 3, 2048) == published
     assert ours == {10: 8_039_168, 100: 8_868_608}[num_prompts]
@@ -183,7 +184,9 @@ def test_deep_supervision_reaches_every_layer() -> None:
 
 
 def test_identical_layers_start_equal() -> None:
-    segmenter = create("zegclip", tiny_clip(), decoder_heads=2, identical_layers=True)
+    segmenter = create(
+        "zegclip", tiny_clip(), decoder_heads=2, identical_layers=True, start="released"
+    )
     first, second = segmenter.decoder.layers
     assert all(
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
@@ -200,7 +203,9 @@ def test_maps_are_scaled_by_heads_or_by_width() -> None:
     maps = []
     for scale in ("heads", "width"):
         torch.manual_seed(0)
-        segmenter = create("zegclip", tiny_clip(), decoder_heads=4, scale=scale).eval()
+        segmenter = create(
+            "zegclip", tiny_clip(), decoder_heads=4, scale=scale, start="released"
+        ).eval()
         maps.append(
             segmenter(
                 torch.ones(1, 3, 32, 32),

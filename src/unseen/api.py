@@ -23,7 +23,7 @@ from unseen.conversion import load_given_tower, read_sizes, released, translate
 from unseen.data.benchmarks import Benchmark
 from unseen.errors import CheckpointError, SettingError
 from unseen.evaluation.comparison import compare
-from unseen.evaluation.entries import Places, plan_entries
+from unseen.evaluation.entries import Changes, Places, plan_entries
 from unseen.files import replacing
 from unseen.plans import (
     TrainingPlan,
@@ -33,7 +33,7 @@ from unseen.plans import (
     plan_training,
 )
 from unseen.predictor import ImageLike, Predictor, Segmentation
-from unseen.recipes import recipe
+from unseen.recipes import Protocol, published, recipe
 from unseen.reports import Report
 from unseen.runs import TEXT, TOWER, Run, save_config, versions
 from unseen.segmenter import TextFeatures
@@ -49,6 +49,7 @@ from unseen.settings import (
     check_segments_used,
 )
 from unseen.sources import ModelChoices, find_model
+from unseen.vocabulary import Vocabulary, change_vocabulary
 
 if TYPE_CHECKING:
     from unseen.training.records import RunControl
@@ -90,7 +91,7 @@ def load(
 
 def segment(
     image: ImageLike,
-    names: list[str],
+    names: Sequence[str] | Vocabulary,
     *,
     model: str | Path = "naclip",
     threshold: float | None = None,
@@ -101,7 +102,7 @@ def segment(
 
     Args:
         image: Path, PIL image, or (H, W, 3) uint8 array, RGB.
-        names: At least one class name.
+        names: At least one class name, or a vocabulary with synonyms or words for the background.
         model: As for `load`.
         threshold: Pixels whose best class is less confident (0..1) get no class (255).
         device: As for `load`.
@@ -136,7 +137,7 @@ def train(
         root: Where the benchmark's data lie.
         lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
         progress: Show a progress bar.
-        **start: `text_embeddings`, `init`, `resume` (`TrainingStart`).
+        **start: `text_embeddings`, `init`, `resume`, `class_file` (`TrainingStart`).
 
     Returns:
         The trained segmenter, in eval mode, and the benchmark's vocabulary, encoded; None in the
@@ -151,7 +152,12 @@ def train(
     # Before anything is built, as new weights are drawn from this seed.
     torch.manual_seed(settings.seed)
     segmenter = build(plan.source, plan.benchmark.class_names)
-    text = encode(segmenter, plan.benchmark.class_names)
+    if segmenter.trains_text and plan.vocabulary.synonyms:
+        raise SettingError(
+            f"{model.method} trains its prompts with one name a class; remove --class-file, and the"
+            " synonyms on the list of classes"
+        )
+    text = encode(segmenter, plan.vocabulary)
     run = plan.run(tower_identities(segmenter))
     if run.init is not None and not plan.has_state:  # a state holds the weights itself
         load_initial_weights(Path(run.init), segmenter, run)
@@ -160,7 +166,7 @@ def train(
         return None
     save_run(plan.folder, segmenter, run)
     if segmenter.trains_text:  # its features have changed with training
-        text = encode(segmenter, plan.benchmark.class_names)
+        text = encode(segmenter, plan.vocabulary)
     return segmenter, text
 
 
@@ -180,7 +186,8 @@ def _control(plan: TrainingPlan, segmenter: TextSegmenter, run: Run, progress: b
         if run.text_embeddings:
             shutil.copyfile(plan.folder / TEXT, folder / TEXT)
 
-    return RunControl(plan.folder, plan.resume, progress, begin, snapshot)
+    init = run.init is not None
+    return RunControl(plan.folder, plan.resume, init, progress, begin, snapshot)
 
 
 # ---------------------------------------------------------------------- scoring
@@ -190,8 +197,9 @@ def evaluate(
     models: str | Path | Sequence[str | Path],
     benchmark: str | Benchmark | None = None,
     *,
-    settings: EvaluationSettings | None = None,
+    settings: EvaluationSettings | Mapping[str, Any] | None = None,
     inference: InferenceSettings | Mapping[str, Any] | None = None,
+    vocabulary: Vocabulary | Mapping[str, Any] | None = None,
     root: str | Path | None = None,
     lists: Path | None = None,
     out: str | Path | None = None,
@@ -204,9 +212,11 @@ def evaluate(
         models: One or several: methods without training, by name, and run folders.
         benchmark: Name of a benchmark, or a folder of your own data; a run's own by default.
             Without training, a name without fold means all folds.
-        settings: How to score.
+        settings: How to score: whole settings, or single fields.
         inference: Single fields to change, or whole settings. By default a run on its own benchmark
             keeps its own, and all else takes the benchmark's.
+        vocabulary: How the classes are put into words: a `Vocabulary` of the same classes, or
+            `class_file`, `combine` and `background_words` (`unseen.vocabulary`).
         root: Where the benchmark's data lie.
         lists: Folder of HSNet's lists, for PASCAL-5i and COCO-20i; downloaded by default.
         out: Folder of the report; RUN/eval-BENCHMARK or runs/METHOD-BENCHMARK by default.
@@ -223,10 +233,9 @@ def evaluate(
     if isinstance(several, (str, Path)):
         several = [several]
     places = Places(Path(root) if root else None, lists, Path(out) if out else None, save)
-    how = settings or EvaluationSettings()
-    entries = plan_entries(several, benchmark, places, how, inference, choices)
-    changed = inference or choices.get("options") or choices.get("text_embeddings")
-    return compare(entries, places, how, changed=bool(changed))
+    changes = Changes(inference, vocabulary, settings, choices)
+    entries = plan_entries(several, benchmark, places, changes)
+    return compare(entries, places, changed=changes.any)
 
 
 # ------------------------------------------------------------------- converting
@@ -273,7 +282,7 @@ def convert(
     state = read_state_dict(file)
     tower = load_given_tower(method, state, clip)
     try:
-        recommended = recipe(method, benchmark, regime).get("model", {}).get("options", {})
+        recommended = recipe(method, bench.name, regime).get("model", {}).get("options", {})
         options = {**recommended, **read_sizes(method, state), **options}
         segmenter, report = translate(
             method,
@@ -306,15 +315,17 @@ def _converted_run(
     model: ModelSettings, segmenter: TextSegmenter, bench: Benchmark, regime: Regime, file: Path
 ) -> Run:
     """What config.yaml says of a converted checkpoint."""
+    protocol = published(model.method, bench.name) or Protocol()
     return Run(
         model=model,
         benchmark=bench.name,
         class_names=bench.class_names,
         seen=bench.class_names if regime == "supervised" else bench.seen,
-        inference=bench.inference,
+        inference=change_inference(bench.inference, protocol.inference),
         train={"regime": regime, "converted_from": file.name},
         versions=versions(),
         towers=tower_identities(segmenter),
+        synonyms=change_vocabulary(bench.vocabulary, protocol.vocabulary).facts()["synonyms"],
     )
 
 

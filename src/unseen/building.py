@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -49,10 +50,30 @@ def build(source: ModelSource, class_names: Sequence[str] = ()) -> TextSegmenter
     return segmenter
 
 
-def encode(segmenter: TextSegmenter, class_names: Sequence[str]) -> TextFeatures:
-    """Text features of classes, on the segmenter's device, without a gradient."""
+def encode(segmenter: TextSegmenter, vocabulary: Vocabulary | Sequence[str]) -> TextFeatures:
+    """Text features of classes, on the segmenter's device, without a gradient.
+
+    Args:
+        segmenter: Any method.
+        vocabulary: Classes with their synonyms and the words for the background, or class names.
+
+    Raises:
+        VocabularyError: Names that cannot be encoded.
+    """
+    if not isinstance(vocabulary, Vocabulary):
+        vocabulary = Vocabulary(tuple(vocabulary))
     with torch.no_grad():
-        return segmenter.encode_text(Vocabulary(tuple(class_names))).to(segmenter.device)
+        asked = vocabulary.asked()
+        features = segmenter.encode_text(asked).to(segmenter.device)
+    if vocabulary.is_plain:
+        return features
+    # Rows that share a word share its vector: "bed" may be a class and a word of the background.
+    place = {word: row for row, word in enumerate(asked.names)}
+    return replace(
+        features.select([place[word] for word, _ in vocabulary.rows]),
+        classes=tuple(index for _, index in vocabulary.rows),
+        class_names=vocabulary.names,
+    )
 
 
 def own_inference(segmenter: TextSegmenter) -> InferenceSettings:

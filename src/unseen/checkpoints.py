@@ -34,8 +34,9 @@ def tower_identities(segmenter: Segmenter) -> dict[str, dict[str, str]]:
 def _fingerprint_0_1(clip: CLIPText | StoredText) -> str:
     """What version 0.1 stored as a tower's fingerprint: a hash of some of its weights."""
     assert isinstance(clip, CLIPText)
-    tensors = [clip.text.positional_embedding, clip.text.ln_final.weight]
-    last = clip.text.transformer.resblocks[-1].mlp
+    text = clip.text_tower
+    tensors = [text.positional_embedding, text.ln_final.weight]
+    last = text.transformer.resblocks[-1].mlp
     if isinstance(clip, CLIP):
         last = clip.visual.transformer.resblocks[-1].mlp
         tensors = [clip.visual.conv1.weight, last.c_proj.weight, clip.visual.proj, *tensors]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unseen.backbones.clip.loading import load_clip, load_text
-from unseen.backbones.clip.templates import TEMPLATES
+from unseen.backbones.clip.templates import TEMPLATES, Templated, templates_of
 from unseen.backbones.clip.text import NO_TOWER, CLIPText, StoredText, TextEncoder
 from unseen.backbones.clip.tower import CLIP, IMAGENET_MEAN, IMAGENET_STD, Resize
 from unseen.errors import SettingError
@@ -24,7 +24,8 @@ class TextSegmenter(Segmenter):
 
     Args:
         clip: A CLIP, its text half, or stored text features.
-        templates: Key of `TEMPLATES`: the prompts a class name is put in.
+        templates: The prompts a class name is put in: a key of `TEMPLATES`, a text file with one a
+            line, or the prompts themselves.
         background_name: Encoded with every vocabulary, for methods that compare with what is none
             of the classes.
         unit_text: Whether text features have unit length.
@@ -34,12 +35,12 @@ class TextSegmenter(Segmenter):
         self,
         clip: CLIPText | StoredText,
         *,
-        templates: str = "single",
+        templates: Templated = "single",
         background_name: str | None = None,
         unit_text: bool = True,
     ) -> None:
         super().__init__()
-        self.clip, self.templates = clip, TEMPLATES[templates]
+        self.clip, self.templates = clip, templates_of(templates)
         self.background_name, self.unit_text = background_name, unit_text
         # Set by `use_stored_text`; a CLIP-based method may have a text tower and not use it.
         self.stored_text: StoredText | None = None
@@ -72,9 +73,12 @@ class TextSegmenter(Segmenter):
                 hold.
             DataError: Features that do not fit the method.
         """
-        if self.needs_tokens or self.trains_text:
+        # Without a text tower a method reads the vector of a class as its only token.
+        has_text = isinstance(self.clip, CLIPText) and self.clip.text is not None
+        reads_tokens = self.needs_tokens and has_text
+        if reads_tokens or self.trains_text:
             reason = "trains the text tower's input"
-            if self.needs_tokens:
+            if reads_tokens:
                 reason = "reads the single tokens of a prompt"
             raise SettingError(
                 f"{type(self).__name__} {reason}, which text embeddings do not hold; leave"
@@ -91,13 +95,13 @@ class TextSegmenter(Segmenter):
         return {"clip": Tower(self.clip, self.clip.source)}
 
     def encode_text(self, vocabulary: Vocabulary) -> TextFeatures:
-        """One vector a class, (K, D): the mean over its prompts and names, of unit length.
+        """One vector a class, (K, D): the mean over its prompts and synonyms, of unit length.
 
         The background's name is encoded as it is, without a template.
         """
         templates = self.templates
         if vocabulary.templates is not None:
-            templates = TEMPLATES[vocabulary.templates]
+            templates = templates_of(vocabulary.templates)
         # Without this, every forward pass in training would keep the text tower's activations.
         with torch.set_grad_enabled(self.trains_text and torch.is_grad_enabled()):
             return TextFeatures(
@@ -172,7 +176,7 @@ class ClipSegmenter(TextSegmenter):
     clip: CLIP
 
     def __init__(
-        self, clip: CLIP, *, templates: str = "single", quirks: TowerQuirks | None = None
+        self, clip: CLIP, *, templates: Templated = "single", quirks: TowerQuirks | None = None
     ) -> None:
         super().__init__(clip, templates=templates)
         self.tower_quirks = quirks or TowerQuirks()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unseen.backbones.clip.loading import build_clip, build_text
 from unseen.backbones.clip.shapes import config_from_shapes, text_config_from_shapes
@@ -182,8 +182,10 @@ def _place_tensors(
     unused = look.unused.replace("LAST", last).replace("USED", used)
     for name, tensor in state.items():
         place = rename(name, look.names, last)
-        # A part that the options leave out, such as a decoder whose loss weighs nothing.
-        left_out = getattr(segmenter, place.split(".")[0], False) is None
+        # A part that the options leave out, such as a decoder whose loss weighs nothing, or that
+        # passes everything through, as the norm of shallow prompts does.
+        part = getattr(segmenter, place.split(".")[0], False)
+        left_out = part is None or isinstance(part, nn.Identity)
         if left_out or re.fullmatch(unused, name):
             report.dead.append(name)
         elif place not in own:

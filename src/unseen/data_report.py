@@ -15,6 +15,7 @@ from rich.table import Table
 
 from unseen.data.datasets import LabelledImages
 from unseen.data.own.checking import DataCheck
+from unseen.data.own.ids import may_be_shifted
 from unseen.data.own.survey import PairRecord
 from unseen.files import replacing, write_text
 from unseen.labels import BACKGROUND, IGNORE, label_to_index
@@ -68,29 +69,44 @@ def _sheet_rows(check: DataCheck, samples: int) -> list[Row]:
             if not record.faults and record.size == record.label_size and record.areas
         ]
         for index in spread(len(usable), (samples + 1) // 2):
-            image, labels = _labelled_image(check, usable[index])
-            rows.append(Row(image, labels, {}, f"{split}: {usable[index].pair.image.stem}"))
+            image, labels, others = _labelled_image(check, usable[index])
+            rows.append(Row(image, labels, others, f"{split}: {usable[index].pair.image.stem}"))
     return rows
 
 
 def _labelled_image(
     check: DataCheck, record: PairRecord
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """An image (H, W, 3) and its labels (H, W), where unlisted ids are ignored."""
-    first_id = check.survey.first_id
-    count = len(check.benchmark.class_names)
-    background = 0 if first_id else None
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[str, NDArray[np.int64]]]:
+    """An image (H, W, 3), its labels (H, W), and other readings of them.
+
+    Unlisted ids are ignored here.
+    """
+    survey, count = check.survey, len(check.benchmark.class_names)
     # The data set refuses unlisted ids, so it is given a list that is long enough.
+    listed = survey.first_id + len(survey.ignored_ids)
     data = LabelledImages(
         [record.pair],
-        max(count, max(record.areas) + 1 - first_id),
-        background=background,
+        max(count, max(record.areas) + 1 - listed),
+        background=0 if survey.first_id else None,
         keep_background=True,
+        ignored_ids=survey.ignored_ids,
+        others="background" if survey.others else "refuse",
     )
     sample = data[0]
-    labels = sample.labels.numpy()
+    stored = sample.labels.numpy()
+    image = sample.image.permute(1, 2, 0).numpy()
+    labels = _known(stored, count)
+    if not may_be_shifted(survey):
+        return image, labels, {}
+    # One class further, as if a background stood in front of the list.
+    shifted = np.where((stored > 0) & (stored < BACKGROUND), stored - 1, IGNORE)
+    return image, labels, {"with a background in front": _known(shifted, count)}
+
+
+def _known(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Labels without those of a background and of ids behind the list."""
     hidden = (labels == BACKGROUND) | (label_to_index(labels) >= count)
-    return sample.image.permute(1, 2, 0).numpy(), np.where(hidden, IGNORE, labels)
+    return np.where(hidden, IGNORE, labels)
 
 
 def print_check(check: DataCheck) -> None:

@@ -14,13 +14,15 @@ from torch.nn import functional as F
 
 from unseen.errors import SettingError
 from unseen.labels import IGNORE, index_to_label
+from unseen.modules.pamr import PixelRefinement
 from unseen.segmenter import Segmenter, TextFeatures
 from unseen.settings import InferenceSettings
+from unseen.vocabulary import NO_CLASS
 
 CANVAS_STEP = 8
 """Both sides of an image are resized to multiples of this before it is padded to the canvas (the
 evaluation of BAM, Lang et al. 2022, which ESDA follows)."""
-CLASSES_AT_ONCE = 32
+ROWS_AT_ONCE = 32
 """Score maps resized to image size at a time; limits the memory they take."""
 
 
@@ -31,9 +33,8 @@ class LabelMaps:
     Attributes:
         labels: (B, H, W) int64, the label of the best class (`unseen.labels`); 255 where its
             confidence is below the background threshold.
-        confidence: (B, H, W) float32 in 0..1, of the best class, computed at the size of the score
-            maps and then resized.
-        scores: (B, K, h, w), at the size `score_maps` returns.
+        confidence: (B, H, W) float32 in 0..1, of the best class.
+        scores: (B, K, h, w) of the K classes, at the size `score_maps` returns.
         settings: The settings they were computed with.
     """
 
@@ -111,7 +112,7 @@ def score_maps(
     settings: InferenceSettings,
     seen: Sequence[int] | None = None,
 ) -> Tensor:
-    """Scores (B, K, h, w) at the size of the resized images.
+    """Scores (B, K, h, w) of the rows of the text, at the size of the resized images.
 
     Without anti-aliasing they are as small as the method computes them. Where windows overlap they
     are the mean over the windows.
@@ -121,7 +122,7 @@ def score_maps(
         images: (B, 3, H, W) uint8, or float in 0..1; RGB.
         text: The encoded vocabulary.
         settings: Size and windows.
-        seen: Columns of the classes trained on, if the others were not (`Segmenter.scores`).
+        seen: The classes trained on, if the others were not (`Segmenter.scores`).
 
     Raises:
         SettingError: A stride that leaves gaps between windows.
@@ -129,6 +130,8 @@ def score_maps(
     if images.dtype == torch.uint8:
         images = images / 255
     images = resize_input(images, settings)
+    if seen is not None:
+        seen = text.rows_of(seen)
     if settings.window is None:
         return _scores(segmenter, images, text, settings, seen)
     stride = settings.stride or settings.window
@@ -154,7 +157,7 @@ def _scores(
     # steps are needed for maps of padded images, which are cropped at full size, and for maps with
     # aligned corners, which `resize_output` does not align.
     one_step = prediction.padded_size == size and not prediction.align_corners
-    if one_step and not settings.antialias:
+    if one_step and not settings.antialias and settings.window is None:
         return segmenter.scores(prediction.logits.float(), seen)
     return segmenter.scores(prediction.resized(size), seen)
 
@@ -206,7 +209,7 @@ def label_maps(  # noqa: PLR0913 - keyword-only
     *,
     seen: Sequence[int] | None = None,
     threshold: float | None = None,
-    classes_at_once: int = CLASSES_AT_ONCE,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> LabelMaps:
     """The best class of every pixel, at the images' own size.
 
@@ -215,53 +218,146 @@ def label_maps(  # noqa: PLR0913 - keyword-only
         images: (B, 3, H, W) uint8, or float in 0..1; RGB.
         text: The encoded vocabulary.
         settings: Size and windows.
-        seen: Columns of the classes trained on, if the others were not.
+        seen: The classes trained on, if the others were not.
         threshold: Pixels whose best class has a lower confidence are background and become 255;
             None gives every pixel a class.
-        classes_at_once: Score maps resized to image size at a time.
+        rows_at_once: Score maps resized to image size at a time.
     """
     size = (images.shape[-2], images.shape[-1])
     scores = score_maps(segmenter, images, text, settings, seen)
-    # A confidence map of every class at image size would take too much memory; the best one's is
-    # chosen at the size of the score maps.
-    confidence = segmenter.confidence(scores).amax(dim=1, keepdim=True)
-    confidence = resize_output(confidence, size, settings)[:, 0]
-    labels = best_classes(scores, size, settings, classes_at_once)
+    refine = _refinement(images, settings)
+    at_image = settings.confidence_at == "image" or settings.refinement == "pamr"
+    best = best_rows(scores, size, settings, rows_at_once, refine, with_total=at_image)
+    if settings.area_threshold is not None:
+        best = _without_small(best, scores, text, settings, rows_at_once, refine)
+    if best.total is not None:
+        confidence = segmenter.best_confidence(best.score, best.total)
+    else:
+        # A confidence map of every class at image size would take too much memory; the best one's
+        # is chosen at the size of the score maps.
+        confidence = segmenter.confidence(scores).amax(dim=1, keepdim=True)
+        confidence = resize_output(confidence, size, settings)[:, 0]
+    labels = labels_of_rows(text, scores.device)[best.row]
     if threshold is not None:
         labels = torch.where(confidence < threshold, IGNORE, labels)
-    return LabelMaps(labels, confidence, scores, settings)
+    return LabelMaps(labels, confidence, _class_scores(scores, text), settings)
 
 
-def best_classes(
+@dataclass(frozen=True)
+class Best:
+    """The best rows of the text at every pixel.
+
+    Attributes:
+        row: (B, H, W) int64; of rows with equal scores the first.
+        score: (B, H, W), its score.
+        total: (B, H, W), the logarithm of the sum of the exponentials of all rows' scores; None
+            where nobody asked for it.
+    """
+
+    row: Tensor
+    score: Tensor
+    total: Tensor | None = None
+
+
+def best_rows(
     scores: Tensor,
     size: tuple[int, int],
     settings: InferenceSettings,
-    classes_at_once: int = CLASSES_AT_ONCE,
-) -> Tensor:
-    """The label of the class with the highest score at every pixel.
+    rows_at_once: int = ROWS_AT_ONCE,
+    refine: PixelRefinement | None = None,
+    *,
+    with_total: bool = False,
+) -> Best:
+    """The row with the highest score at every pixel.
 
     Args:
         scores: (B, K, h, w), as `score_maps` returns them.
         size: Height and width of the images.
         settings: The settings of the scores.
-        classes_at_once: Score maps resized to image size at a time.
-
-    Returns:
-        (B, H, W) int64; of classes with equal scores the first.
+        rows_at_once: Score maps resized to image size at a time.
+        refine: Changes maps at image size before they are compared.
+        with_total: Whether to sum up all rows (`Best.total`).
     """
-    best: Tensor | None = None
-    indices = torch.zeros(len(scores), *size, dtype=torch.int64, device=scores.device)
+    best: Best | None = None
     # All maps at image size would take gigabytes with a large vocabulary.
-    for first in range(0, scores.shape[1], classes_at_once):
-        part = resize_output(scores[:, first : first + classes_at_once], size, settings)
+    for first in range(0, scores.shape[1], rows_at_once):
+        part = resize_output(scores[:, first : first + rows_at_once], size, settings)
+        if refine is not None:
+            part = refine(part)
         top, index = part.max(dim=1)
+        total = part.logsumexp(dim=1) if with_total else None
         if best is None:
-            best, indices = top, index
-        else:
-            # Only a higher score wins, so that of equal classes the first stays.
-            indices = torch.where(top > best, index + first, indices)
-            best = torch.maximum(top, best)
-    return index_to_label(indices)
+            best = Best(index, top, total)
+            continue
+        if best.total is not None and total is not None:
+            total = torch.logaddexp(best.total, total)
+        # Only a higher score wins, so that of equal rows the first stays.
+        row = torch.where(top > best.score, index + first, best.row)
+        best = Best(row, torch.maximum(top, best.score), total)
+    assert best is not None  # a vocabulary has at least one class
+    return best
+
+
+def _without_small(
+    best: Best,
+    scores: Tensor,
+    text: TextFeatures,
+    settings: InferenceSettings,
+    rows_at_once: int,
+    refine: PixelRefinement | None,
+) -> Best:
+    """The decision again, without the classes that had too few pixels in an image (SCLIP).
+
+    A class stays where it has more than the threshold's share of the pixels that have a class. The
+    total stays that of all rows.
+    """
+    assert settings.area_threshold is not None
+    classes = _classes_of_rows(text, scores.device)
+    size = (best.row.shape[-2], best.row.shape[-1])
+    rows, values = best.row.clone(), best.score.clone()
+    for i in range(len(scores)):
+        given = classes[best.row[i]]
+        counts = torch.bincount(given[given != NO_CLASS], minlength=len(text.vocabulary))
+        large = counts > settings.area_threshold * counts.sum()
+        # The words of the background always stay.
+        kept = (classes == NO_CLASS) | large[classes.clamp(min=0)]
+        if kept.all() or not kept.any():
+            continue
+        one = None if refine is None else refine.image(i)
+        again = best_rows(scores[i : i + 1, kept], size, settings, rows_at_once, one)
+        rows[i], values[i] = kept.nonzero()[:, 0][again.row[0]], again.score[0]
+    return Best(rows, values, best.total)
+
+
+def _refinement(images: Tensor, settings: InferenceSettings) -> PixelRefinement | None:
+    """What refines maps by the images' own edges, if the settings ask for it."""
+    if settings.refinement != "pamr":
+        return None
+    scaled = images / 255 if images.dtype == torch.uint8 else images
+    return PixelRefinement.of_images(scaled, settings.pamr_dilations, settings.pamr_steps)
+
+
+# ---------------------------------------------------------------- rows and classes
+
+
+def _classes_of_rows(text: TextFeatures, device: torch.device) -> Tensor:
+    """The index of the class of every row, or `NO_CLASS`."""
+    classes = range(len(text)) if text.classes is None else text.classes
+    return torch.tensor(classes, device=device)
+
+
+def labels_of_rows(text: TextFeatures, device: torch.device) -> Tensor:
+    """The label (K,) int64 of the class of every row; 255 for a word of the background."""
+    classes = _classes_of_rows(text, device)
+    return torch.where(classes == NO_CLASS, IGNORE, index_to_label(classes))
+
+
+def _class_scores(scores: Tensor, text: TextFeatures) -> Tensor:
+    """Scores (B, K, h, w) of the classes: of each the highest of its rows."""
+    if text.classes is None:
+        return scores
+    parts = [scores[:, text.rows_of([i])].amax(dim=1) for i in range(len(text.vocabulary))]
+    return torch.stack(parts, dim=1)
 
 
 @torch.no_grad()
@@ -285,8 +381,8 @@ def query_mask(
             where its logit is above the background's, the same as 0.5.
     """
     size = (images.shape[-2], images.shape[-1])
-    scores = score_maps(segmenter, images, text.select([class_index]), settings)
-    scores = resize_output(scores, size, settings)[:, :1]
+    scores = score_maps(segmenter, images, text.select(text.rows_of([class_index])), settings)
+    scores = resize_output(scores, size, settings).amax(dim=1, keepdim=True)  # of its synonyms
     # The score of a query class is its logit minus the background's.
     if threshold is None:
         return scores[:, 0] > 0

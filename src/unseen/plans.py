@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -11,9 +12,11 @@ from unseen.data.benchmarks import Benchmark, check_flags_used, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
 from unseen.files import check_output_folder, find_images
 from unseen.methods import known
+from unseen.recipes import Protocol, published
 from unseen.runs import CONFIG, STATE, WEIGHTS, Run, read_config, versions
-from unseen.settings import ModelSettings, TrainSettings, is_own
-from unseen.sources import ModelSource, benchmark_templates, run_folder
+from unseen.settings import ModelSettings, TrainSettings, change_inference, is_own
+from unseen.sources import ModelSource, benchmark_templates, run_folder, settled
+from unseen.vocabulary import Vocabulary, change_vocabulary
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class TrainingPlan:
         text_embeddings: A file with the vectors of the classes, in place of the text tower.
         init: Run whose trained weights to start from.
         resume: Whether to go on from the state in the folder.
+        class_file: What stands for each class in prompts (`unseen.vocabulary`).
     """
 
     model: ModelSettings
@@ -39,11 +43,26 @@ class TrainingPlan:
     text_embeddings: Path | None = None
     init: Path | None = None
     resume: bool = False
+    class_file: str | None = None
+
+    @property
+    def protocol(self) -> Protocol:
+        """What the released code does on the benchmark, where the model is to follow it."""
+        if not self.model.published:
+            return Protocol()
+        return published(self.model.method, self.benchmark.name) or Protocol()
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The benchmark's classes with their synonyms."""
+        words = change_vocabulary(self.benchmark.vocabulary, self.protocol.vocabulary)
+        return change_vocabulary(words, {"class_file": self.class_file})
 
     @property
     def source(self) -> ModelSource:
         """What to build: the benchmark's templates stand in for an option that is not given."""
-        options = {**benchmark_templates(self.model, self.benchmark), **self.model.options}
+        given = settled(self.model.options)
+        options = {**benchmark_templates(self.model, self.benchmark), **given}
         return ModelSource(
             replace(self.model, options=options), text_embeddings=self.text_embeddings
         )
@@ -76,6 +95,7 @@ class TrainingPlan:
                 " RUN/step-N of a run with --train.snapshots [N]"
             )
         self.benchmark.check_root(self.root)
+        _ = self.vocabulary  # a class file of other classes is refused
         if self.settings.regime != "supervised" and not self.benchmark.seen:
             raise SettingError(
                 f"every class of {self.benchmark.title} is marked unseen, so there is none to train"
@@ -97,12 +117,13 @@ class TrainingPlan:
             benchmark=bench.name,
             class_names=bench.class_names,
             seen=bench.class_names if self.settings.regime == "supervised" else bench.seen,
-            inference=bench.inference,
+            inference=change_inference(bench.inference, self.protocol.inference),
             train=asdict(self.settings),
             versions=versions(),
             towers=towers,
             text_embeddings=embeddings.name if embeddings else None,
             init=str(self.init) if self.init else None,
+            synonyms=self.vocabulary.facts()["synonyms"],
         )
         if not (self.resume and (self.folder / CONFIG).exists()):
             return run
@@ -125,11 +146,14 @@ class TrainingStart(TypedDict, total=False):
             benchmark; copied into the folder.
         init: Run folder whose trained weights to start from.
         resume: Go on from the state in the run folder.
+        class_file: A class a line, in the order of the benchmark, with its synonyms; or the name of
+            one that comes with the package. Their text features are averaged.
     """
 
     text_embeddings: Path | None
     init: Path | None
     resume: bool
+    class_file: str | None
 
 
 def plan_training(

@@ -26,7 +26,7 @@ from unseen.segments.refinement import SegmentRefiner
 from unseen.settings import InferenceSettings, check_threshold
 from unseen.sources import ModelSource
 from unseen.visualize import overlay, palette
-from unseen.vocabulary import check_names
+from unseen.vocabulary import Vocabulary, check_names
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -125,28 +125,37 @@ class Predictor:
             return None
         return self.source.run
 
-    def encode(self, names: Sequence[str]) -> TextFeatures:
-        """Encode class names once, for many images.
+    def encode(self, names: Sequence[str] | Vocabulary) -> TextFeatures:
+        """Encode classes once, for many images.
+
+        Args:
+            names: Class names, or a vocabulary with synonyms or words for the background.
 
         Raises:
             VocabularyError: No names, more than 253, a repeated one, one that is too long.
         """
-        names = check_names(names)
-        if len(names) > MAX_8BIT_CLASSES:
+        vocabulary = names
+        if not isinstance(vocabulary, Vocabulary):
+            vocabulary = Vocabulary(check_names(vocabulary))
+        if len(vocabulary) > MAX_8BIT_CLASSES:
             raise VocabularyError(
-                f"{len(names)} classes are more than a label map with 8 bits holds; give at most"
-                f" {MAX_8BIT_CLASSES}"
+                f"{len(vocabulary)} classes are more than a label map with 8 bits holds; give at"
+                f" most {MAX_8BIT_CLASSES}"
             )
-        return encode(self.segmenter, names)
+        return encode(self.segmenter, vocabulary)
 
     def segment(
-        self, image: ImageLike, names: Sequence[str], *, threshold: float | None = None
+        self,
+        image: ImageLike,
+        names: Sequence[str] | Vocabulary,
+        *,
+        threshold: float | None = None,
     ) -> Segmentation:
         """Label every pixel of an image with one of the classes.
 
         Args:
             image: Path, PIL image, or (H, W, 3) uint8 array, RGB.
-            names: At least one class name.
+            names: At least one class name, or a vocabulary.
             threshold: Pixels whose best class is less confident (0..1) get no class (255).
         """
         return self.segment_encoded(image, self.encode(names), threshold=threshold)
@@ -163,8 +172,8 @@ class Predictor:
         calibrated: list[int] | None = None
         unseen: tuple[str, ...] = ()
         if self.run is not None:
-            calibrated = self.run.calibrated_ids(text.names)
-            unseen = tuple(name for name in text.names if name not in self.run.seen)
+            calibrated = self.run.calibrated_ids(text.vocabulary)
+            unseen = tuple(name for name in text.vocabulary if name not in self.run.seen)
         maps = label_maps(
             self.segmenter,
             batch,
@@ -176,7 +185,7 @@ class Predictor:
         maps = self._refined(maps, batch, image)
         labels = maps.labels[0].to(torch.uint8).cpu().numpy()
         confidence = maps.confidence[0].cpu().numpy()
-        return Segmentation(pixels, text.names, labels, confidence, unseen)
+        return Segmentation(pixels, text.vocabulary, labels, confidence, unseen)
 
     def _refined(self, maps: LabelMaps, images: Tensor, image: ImageLike) -> LabelMaps:
         """The label maps refined by eigen-segments, if the settings ask for it."""

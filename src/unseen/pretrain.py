@@ -107,7 +107,7 @@ class Pretraining(nn.Module):
         self.clip = build_clip(CONFIG, source="doodles", seed=seed)
         self.clip.requires_grad_(True)
         # Captions use thirty of its 49 408 rows, which serve as well at their random first values.
-        self.clip.text.token_embedding.requires_grad_(False)
+        self.clip.text_tower.token_embedding.requires_grad_(False)
         # CLIP's first temperature, 0.07, learned as the logarithm of its inverse (§2.5).
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
@@ -233,7 +233,7 @@ def pretrain(  # noqa: PLR0913 - keyword-only
         ),
         trained=module.state_dict,
     )
-    run_loop(make_fabric(settings), job, settings, RunControl(out, resume, progress))
+    run_loop(make_fabric(settings), job, settings, RunControl(out, resume, progress=progress))
     # Accuracy is that of the file, which is in half precision, not that of the trained weights.
     weights = module.clip.state_to_save()
     for tensor in module.clip.parameters():

@@ -24,9 +24,10 @@ import yaml
 from unseen.errors import CheckpointError
 from unseen.files import write_text
 from unseen.settings import InferenceSettings, ModelSettings, flat, update_legacy
+from unseen.vocabulary import Vocabulary
 
-FORMAT = 2
-"""Version of the folder's layout; 1 was written by version 0.1."""
+FORMAT = 3
+"""Version of the folder's layout. 1 was written by version 0.1; 2 had other defaults of options."""
 WEIGHTS, CONFIG = "weights.safetensors", "config.yaml"
 STATE = "state/last.ckpt"
 TEXT, TOWER = "text_embeddings.npy", "clip.safetensors"
@@ -63,6 +64,7 @@ class Run:
         text_embeddings: The name of the file its text features came from, if not from the text
             tower; a copy lies in the folder.
         init: The run folder its first weights came from.
+        synonyms: What stands for a class in prompts, where it is not its name alone.
     """
 
     model: ModelSettings
@@ -75,6 +77,14 @@ class Run:
     towers: dict[str, dict[str, str]] = field(default_factory=dict)
     text_embeddings: str | None = None
     init: str | None = None
+    synonyms: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes it was trained on, with their synonyms."""
+        return Vocabulary(
+            self.class_names, {name: tuple(words) for name, words in self.synonyms.items()}
+        )
 
     def calibrated_ids(self, names: Sequence[str]) -> list[int] | None:
         """Indices of the classes whose scores the method reduces (calibrated stacking).
@@ -134,7 +144,7 @@ def read_config(folder: Path) -> Run:
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read; restore it or train again") from error
     layout = stored.get("format") if isinstance(stored, dict) else None
-    if layout not in (1, FORMAT):
+    if layout not in range(1, FORMAT + 1):
         raise CheckpointError(
             f"{folder} has the layout version {layout}, this unseen reads versions 1 to {FORMAT};"
             " use the unseen that wrote it, or train again"
@@ -142,6 +152,8 @@ def read_config(folder: Path) -> Run:
     try:
         if layout == 1:
             stored = _from_format_1(stored)
+        if layout != FORMAT:
+            stored["model"]["options"] = _former_defaults(stored["model"])
         model = ModelSettings(**stored.pop("model"))
         inference = InferenceSettings(**stored.pop("inference"))
         names, seen = tuple(stored.pop("class_names")), tuple(stored.pop("seen"))
@@ -163,6 +175,19 @@ def _from_format_1(stored: dict[str, Any]) -> dict[str, Any]:
     if fingerprint != "none":  # text embeddings in place of a tower
         stored["towers"]["clip"] = {"fingerprint_0_1": fingerprint}
     return stored
+
+
+def _former_defaults(model: dict[str, Any]) -> dict[str, Any]:
+    """The options of a run of an earlier layout, with the defaults that were others then."""
+    former = FORMER_DEFAULTS.get(model["method"], {})
+    return {**former, **model["options"]}
+
+
+FORMER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "zegclip": {"start": "released"},
+    "clip_rc": {"start": "released"},
+}
+"""By method, defaults of options that have changed since layout 2."""
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -21,20 +21,22 @@ from torch.nn import functional as F
 from unseen.backbones.fingerprint import network_fingerprint
 from unseen.released import Released
 from unseen.settings import TrainSettings
-from unseen.vocabulary import Vocabulary
+from unseen.vocabulary import NO_CLASS, Vocabulary
 
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """The classes of a vocabulary, encoded.
+    """The classes of a vocabulary, encoded. Each row has a score map; usually it is a class.
 
     Attributes:
-        names: K class names.
+        names: What the K rows stand for.
         pooled: (K, D), unit vectors unless the method says otherwise.
         tokens: (K, T, text width), where a method reads single tokens.
         background: (D,), the vector of what is none of the classes, where a method compares with
             one.
         per_template: (K, P, D), the vectors of every prompt of a class, where a method needs them.
+        classes: By row the index of its class, or `NO_CLASS`; None where row i is class i.
+        class_names: The classes; None where they are `names`.
     """
 
     names: tuple[str, ...]
@@ -42,9 +44,21 @@ class TextFeatures:
     tokens: Tensor | None = None
     background: Tensor | None = None
     per_template: Tensor | None = None
+    classes: tuple[int, ...] | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The class names."""
+        return self.names if self.class_names is None else self.class_names
+
+    @property
+    def has_background_words(self) -> bool:
+        """Whether some rows are no class."""
+        return self.classes is not None and NO_CLASS in self.classes
 
     def to(self, device: torch.device | str) -> TextFeatures:
         """The same features on a device."""
@@ -52,10 +66,16 @@ class TextFeatures:
             None if part is None else part.to(device)
             for part in (self.tokens, self.background, self.per_template)
         )
-        return TextFeatures(self.names, self.pooled.to(device), tokens, background, per_template)
+        return replace(
+            self,
+            pooled=self.pooled.to(device),
+            tokens=tokens,
+            background=background,
+            per_template=per_template,
+        )
 
     def select(self, rows: Sequence[int]) -> TextFeatures:
-        """The features of some of the classes, in the order of `rows`."""
+        """The features of some of the rows, in the order of `rows`, as classes of their own."""
         # A list indexes rows of a tensor; a tuple would index its dimensions.
         index = list(rows)
         names = tuple(self.names[i] for i in index)
@@ -63,6 +83,28 @@ class TextFeatures:
             None if part is None else part[index] for part in (self.tokens, self.per_template)
         )
         return TextFeatures(names, self.pooled[index], tokens, self.background, per_template)
+
+    def rows_of(self, classes: Sequence[int]) -> list[int]:
+        """The rows of some of the classes, class by class."""
+        if self.classes is None:
+            return list(classes)
+        return [row for index in classes for row, own in enumerate(self.classes) if own == index]
+
+    def of_classes(self, classes: Sequence[int]) -> TextFeatures:
+        """The features of some of the classes, in the order of `classes`.
+
+        Words of the background stay.
+        """
+        if self.classes is None:
+            return self.select(classes)
+        words = [row for row, own in enumerate(self.classes) if own == NO_CLASS]
+        rows = [*self.rows_of(classes), *words]
+        places = {index: place for place, index in enumerate(classes)}
+        return replace(
+            self.select(rows),
+            classes=tuple(places.get(self.classes[row], NO_CLASS) for row in rows),
+            class_names=tuple(self.vocabulary[index] for index in classes),
+        )
 
 
 @dataclass(frozen=True)
@@ -161,6 +203,7 @@ class Segmenter(nn.Module, ABC):
         trains_text: Whether training changes what `encode_text` returns; then it is called anew in
             every step, and gradients flow through it.
         needs_tokens: Whether it reads `TextFeatures.tokens`.
+        starts_from_images: Whether `start_from` looks at training images.
     """
 
     PUBLISHED: ClassVar[dict[str, Any]] = {}
@@ -170,6 +213,7 @@ class Segmenter(nn.Module, ABC):
     trainable: ClassVar[bool] = True
     trains_text: ClassVar[bool] = False
     needs_tokens: ClassVar[bool] = False
+    starts_from_images: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -207,7 +251,9 @@ class Segmenter(nn.Module, ABC):
 
     @abstractmethod
     def encode_text(self, vocabulary: Vocabulary) -> TextFeatures:
-        """Encode the K classes of a vocabulary, for any number of calls of `forward`.
+        """Encode the K classes of a plain vocabulary, for any number of calls of `forward`.
+
+        `unseen.building.encode` takes any vocabulary and has its rows encoded here.
 
         Raises:
             VocabularyError: A class name that is too long for the text tower.
@@ -221,6 +267,16 @@ class Segmenter(nn.Module, ABC):
         """Load what a new segmenter starts from, such as the weights of an image backbone.
 
         Called once after it is built, not when a trained run is loaded.
+        """
+
+    def start_from(self, images: Tensor, text: TextFeatures) -> None:
+        """Set what a new training takes from some of its images before the first step.
+
+        Not called where trained weights are loaded.
+
+        Args:
+            images: (B, 3, H, W), RGB in 0..1, of the first batch. No labels.
+            text: The classes to train on.
         """
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
@@ -245,6 +301,15 @@ class Segmenter(nn.Module, ABC):
     def confidence(self, scores: Tensor) -> Tensor:
         """Scores (B, K, …) as numbers in 0..1, for thresholds and reports."""
         return scores.clamp(0, 1)
+
+    def best_confidence(self, best: Tensor, total: Tensor) -> Tensor:
+        """The confidence of the best class alone.
+
+        Args:
+            best: Its scores.
+            total: The logarithm of the sum of the exponentials of all scores.
+        """
+        return self.confidence(best)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The tensors a run folder stores: all outside the frozen submodules."""

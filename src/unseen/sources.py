@@ -5,14 +5,17 @@ Nothing is built here, so that mistakes are found before torch is imported.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from unseen.backbones.clip.templates import is_template_file, read_templates
 from unseen.data.benchmarks import Benchmark
 from unseen.errors import SettingError
 from unseen.methods import METHODS
 from unseen.methods.options import nearest
+from unseen.recipes import Protocol
 from unseen.runs import CONFIG, Run, read_config
 from unseen.settings import ModelSettings, is_own
 
@@ -27,7 +30,8 @@ class ModelChoices(TypedDict, total=False):
     Attributes:
         clip: Tower of a method without training: "doodles" (the default), ARCHITECTURE/TAG of
             open_clip, or a weight file.
-        published: Start from the released code's choices instead of ours.
+        published: Follow the released code instead of our choices. In evaluations this is its whole
+            protocol; of a published run the test.
         options: Options of the method; for a run they replace single ones of its own.
         text_embeddings: A .npy file (K, D) to use instead of the text tower, one row a class.
     """
@@ -56,6 +60,16 @@ class ModelSource:
     run: Run | None = None
     folder: Path | None = None
 
+    def by(self, protocol: Protocol) -> ModelSource:
+        """The same source with the options of a published protocol, unless options say otherwise.
+
+        A run keeps the options it was trained with.
+        """
+        if self.run is not None:
+            return self
+        options = {**self.settings.options, **protocol.model.get("options", {}), **self.given}
+        return replace(self, settings=replace(self.settings, options=options))
+
     def on(self, benchmark: Benchmark) -> ModelSource:
         """The same source with the templates of a benchmark, unless options say otherwise."""
         templates = benchmark_templates(self.settings, benchmark)
@@ -72,7 +86,7 @@ def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
         CheckpointError: A folder that is not a run.
     """
     name, folder = str(model), Path(model)
-    options = choices.get("options") or {}
+    options = settled(choices.get("options") or {})
     embeddings = choices.get("text_embeddings")
     if name in METHODS and not (folder / CONFIG).exists():
         if METHODS[name].trainable:
@@ -91,7 +105,7 @@ def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
     run = read_config(folder)
     if choices.get("clip") is not None:
         raise SettingError(f"the run {name} has a tower of its own; remove --clip")
-    if choices.get("published"):
+    if choices.get("published") and not run.model.published:
         raise SettingError(
             f"the run {name} was trained with its own choices; remove --published, or change"
             " single ones with --options.NAME"
@@ -113,6 +127,20 @@ def benchmark_templates(model: ModelSettings, benchmark: Benchmark) -> dict[str,
     if fixed or "templates" not in method.choices:
         return {}
     return {"templates": benchmark.templates}
+
+
+def settled(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options whose templates are those of a file, if they name one.
+
+    A run folder and a report then hold the templates themselves.
+
+    Raises:
+        SettingError: A file of templates that cannot be read.
+    """
+    templates = options.get("templates")
+    if isinstance(templates, str) and is_template_file(templates):
+        return {**options, "templates": list(read_templates(Path(templates)))}
+    return dict(options)
 
 
 def run_folder(model: str, benchmark: str) -> Path:

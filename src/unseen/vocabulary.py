@@ -1,11 +1,25 @@
-"""The classes that a segmenter is asked for, in one object for every verb."""
+"""The classes that a segmenter is asked for, in one object for every verb.
+
+Nothing heavy is imported here: class files are checked before torch is.
+"""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
 
-from unseen.errors import VocabularyError
+import yaml
+
+from unseen.errors import DataError, VocabularyError
+
+Combine = Literal["mean", "max"]
+NO_CLASS = -1
+"""In place of the index of a class: the words of the background."""
 
 
 @dataclass(frozen=True)
@@ -14,9 +28,14 @@ class Vocabulary:
 
     Attributes:
         names: K class names, stripped of blanks at their ends.
-        synonyms: Further names of a class, by its name; their text features are averaged with its
-            own.
-        templates: Key of `unseen.backbones.clip.templates.TEMPLATES`; None takes the method's own.
+        synonyms: What is put into prompts for a class, by its name: one or several names, its own
+            among them or not. Its own name where there is no entry.
+        combine: What becomes of the names of a class: "mean", their text features are averaged, or
+            "max", each name has a score map and the highest one counts (SCLIP, NACLIP, ClearCLIP).
+        templates: Key of `unseen.backbones.clip.templates.TEMPLATES`, a file of templates, or the
+            templates themselves; None takes the method's own.
+        background: Words for what is none of the classes: a pixel that is most like one of them
+            gets no class.
 
     Raises:
         VocabularyError: No classes, an empty name, a name given twice, synonyms of no class.
@@ -24,7 +43,9 @@ class Vocabulary:
 
     names: tuple[str, ...]
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    templates: str | None = None
+    combine: Combine = "mean"
+    templates: str | tuple[str, ...] | None = None
+    background: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -36,6 +57,12 @@ class Vocabulary:
                 f"synonyms are given for {stray!r}, which is not among the classes; add the class,"
                 " or remove the synonyms"
             )
+        for name, words in self.synonyms.items():
+            _check_words(words, f"the synonyms of {name!r}")
+        if self.background:
+            _check_words(self.background, "the words for the background")
+        if self.combine not in ("mean", "max"):
+            raise VocabularyError(f"combine is {self.combine!r}; choose 'mean' or 'max'")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -47,8 +74,46 @@ class Vocabulary:
         return replace(self, names=names, synonyms=kept)
 
     def names_of(self, name: str) -> tuple[str, ...]:
-        """A class's own name and its synonyms."""
-        return (name, *self.synonyms.get(name, ()))
+        """What is put into prompts for a class."""
+        return self.synonyms.get(name, (name,))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every row of text features is a class: nothing is combined by maximum."""
+        return not self.background and (self.combine == "mean" or not self.synonyms)
+
+    @cached_property
+    def rows(self) -> tuple[tuple[str, int], ...]:
+        """What gets a score map of its own, each with the index of its class or `NO_CLASS`."""
+        rows = []
+        for index, name in enumerate(self.names):
+            words = self.names_of(name) if self.combine == "max" else (name,)
+            rows += [(word, index) for word in words]
+        return (*rows, *((word, NO_CLASS) for word in self.background))
+
+    def asked(self) -> Vocabulary:
+        """The rows as a plain vocabulary, each once.
+
+        Raises:
+            VocabularyError: A word of the background is a class whose synonyms are averaged.
+        """
+        synonyms = {} if self.combine == "max" else dict(self.synonyms)
+        clash = next((word for word in self.background if word in synonyms), None)
+        if clash is not None:
+            raise VocabularyError(
+                f"{clash!r} is a word for the background and a class with synonyms; remove one of"
+                " them, or combine synonyms by max"
+            )
+        unique = dict.fromkeys(word for word, _ in self.rows)
+        return Vocabulary(tuple(unique), synonyms, templates=self.templates)
+
+    def facts(self) -> dict[str, Any]:
+        """What a report and a run folder say of it beside the names, as JSON types."""
+        return {
+            "synonyms": {name: list(words) for name, words in self.synonyms.items()},
+            "combine": self.combine,
+            "background_words": list(self.background),
+        }
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -57,13 +122,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         VocabularyError: No names, an empty one, or one given twice.
     """
-    # A string is a sequence of strings too: its letters would become the classes.
-    if isinstance(names, str):
-        raise VocabularyError(f"the classes are one string, {names!r}; give a list of class names")
-    odd = next((name for name in names if not isinstance(name, str)), None)
-    if odd is not None:
-        raise VocabularyError(f"{odd!r} among the classes is not a text; give a list of strings")
-    stripped = tuple(name.strip() for name in names)
+    stripped = _stripped(names, "the classes")
     if not stripped:
         raise VocabularyError("the list of classes is empty; give at least one class name")
     if "" in stripped:
@@ -78,3 +137,198 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
             " them"
         )
     return stripped
+
+
+def _stripped(words: Sequence[str], what: str) -> tuple[str, ...]:
+    """Words without blanks at their ends."""
+    # A string is a sequence of strings too: its letters would become the classes.
+    if isinstance(words, str):
+        raise VocabularyError(f"{what} are one string, {words!r}; give a list of names")
+    odd = next((word for word in words if not isinstance(word, str)), None)
+    if odd is not None:
+        raise VocabularyError(f"{odd!r} among {what} is not a text; give a list of strings")
+    return tuple(word.strip() for word in words)
+
+
+def _check_words(words: Sequence[str], what: str) -> None:
+    """Refuse no words, empty ones, and one given twice."""
+    stripped = _stripped(words, what)
+    if not stripped or "" in stripped:
+        raise VocabularyError(f"one of {what} is empty; remove it or fill it in")
+    if len(set(stripped)) < len(stripped):
+        raise VocabularyError(f"one of {what} is given twice; remove one of the two")
+
+
+# ------------------------------------------------------------------- class files
+
+KNOWN_FILES = "vocabularies.yaml"
+
+
+def split_words(line: str, place: str) -> tuple[str, ...]:
+    """Names separated by commas; a name with a comma stands in double quotes.
+
+    Raises:
+        VocabularyError: Double quotes that are not closed.
+    """
+    try:
+        words = next(csv.reader([line.strip()], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise VocabularyError(
+            f"the double quotes in {place} are not closed ({line.strip()}); close or remove them"
+        ) from error
+    return tuple(word.strip() for word in words)
+
+
+def read_class_file(path: Path) -> tuple[tuple[str, ...], ...]:
+    """The lines of a class file: a class a line, its synonyms behind commas.
+
+    Raises:
+        DataError: No such file, or no text.
+        VocabularyError: An empty line between others, or quotes that are not closed.
+    """
+    try:
+        # utf-8-sig: editors on Windows put a byte order mark in front, which is not part of a name.
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text; save it so") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        words = split_words(line, f"line {number} of {path}")
+        if not words or "" in words:
+            raise VocabularyError(
+                f"line {number} of {path} has an empty name; a line is a class, its synonyms behind"
+                " commas"
+            )
+        rows.append(words)
+    if not rows:
+        raise VocabularyError(f"{path} is empty; write a class a line")
+    return tuple(rows)
+
+
+def is_file(text: str) -> bool:
+    """Whether a text is the path of a file; class names may be too long for one."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def vocabulary_of(rows: Sequence[Sequence[str]]) -> Vocabulary:
+    """The vocabulary of a class file: the first name of a line is the class's."""
+    synonyms = {row[0]: tuple(row) for row in rows if len(row) > 1}
+    return Vocabulary(tuple(row[0] for row in rows), synonyms)
+
+
+def class_rows(given: str) -> tuple[tuple[str, ...], ...]:
+    """The lines of a class file: a path, or the name of one that comes with the package.
+
+    Raises:
+        DataError: The file cannot be read.
+        VocabularyError: No such file, or a line that is no class.
+    """
+    if is_file(given):
+        return read_class_file(Path(given))
+    return known_class_file(given)
+
+
+def known_class_file(name: str) -> tuple[tuple[str, ...], ...]:
+    """The lines of a class file that comes with the package: those of released codes.
+
+    Raises:
+        VocabularyError: No such file; the message names those there are.
+    """
+    files = known_class_files()
+    if name not in files:
+        raise VocabularyError(
+            f"there is no class file called {name!r}; give the path of a text file with a class a"
+            f" line, or one of {', '.join(files)}"
+        )
+    return files[name]
+
+
+def known_class_files() -> dict[str, tuple[tuple[str, ...], ...]]:
+    """The class files that come with the package, by name."""
+    text = (resources.files("unseen") / "data" / KNOWN_FILES).read_text(encoding="utf-8")
+    return {
+        name: tuple(split_words(line, name) for line in lines)
+        for name, lines in yaml.safe_load(text).items()
+    }
+
+
+# ----------------------------------------------------------------------- changes
+
+GivenVocabulary = Vocabulary | Mapping[str, Any] | None
+CHANGES = ("class_file", "combine", "background_words")
+
+
+def change_vocabulary(base: Vocabulary, given: GivenVocabulary) -> Vocabulary:
+    """A vocabulary with other words for the same classes.
+
+    Args:
+        base: Of a benchmark or a run.
+        given: A mapping changes how classes are put into words: `class_file` (a path, or the name
+            of one that comes with the package), `combine` ("mean" or "max") and `background_words`
+            (names in a list, or separated by commas; a file of them). A whole vocabulary of the
+            same classes replaces `base`; None leaves it.
+
+    Raises:
+        VocabularyError: Other classes, or words that mean nothing.
+        DataError: A file that cannot be read.
+    """
+    if given is None:
+        return base
+    if isinstance(given, Vocabulary):
+        if given.names != base.names:
+            raise VocabularyError(
+                f"the vocabulary has the classes {', '.join(given.names[:3])}, ..., and those of"
+                f" the data are {', '.join(base.names[:3])}, ...; give words for the same classes,"
+                " in the same order"
+            )
+        return given
+    unknown = next((name for name in given if name not in CHANGES), None)
+    if unknown is not None:
+        raise VocabularyError(f"a vocabulary has no {unknown!r}; choose among {', '.join(CHANGES)}")
+    changes: dict[str, Any] = {}
+    if given.get("class_file"):
+        file = str(given["class_file"])
+        changes["synonyms"] = _synonyms(base.names, class_rows(file), file)
+    if given.get("combine"):
+        changes["combine"] = given["combine"]
+    if given.get("background_words"):
+        changes["background"] = background_words(given["background_words"])
+    return replace(base, **changes)
+
+
+def background_words(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Words for the background: a list, words separated by commas, or a file of words."""
+    if not isinstance(given, str):
+        return tuple(given)
+    if is_file(given) or given in known_class_files():
+        return tuple(word for row in class_rows(given) for word in row)
+    return split_words(given, "the words for the background")
+
+
+def _synonyms(
+    names: Sequence[str], rows: Sequence[Sequence[str]], source: str
+) -> dict[str, tuple[str, ...]]:
+    """What is put into prompts for the classes of a benchmark, from a class file in their order.
+
+    What stands on a line is asked in place of the class's name.
+
+    Raises:
+        VocabularyError: Another number of lines, or a line of another class.
+    """
+    if len(rows) != len(names):
+        raise VocabularyError(
+            f"{source} has {len(rows)} lines and there are {len(names)} classes; write a line a"
+            " class, in the order of the classes"
+        )
+    for number, (name, row) in enumerate(zip(names, rows, strict=True), start=1):
+        # A forgotten or exchanged line would shift every class in silence.
+        if row[0] != name and row[0] in names:
+            raise VocabularyError(
+                f"line {number} of {source} is {row[0]!r}, and class {number} is {name!r}; write"
+                " the lines in the order of the classes"
+            )
+    pairs = zip(names, rows, strict=True)
+    return {name: tuple(row) for name, row in pairs if tuple(row) != (name,)}

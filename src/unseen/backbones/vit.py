@@ -27,6 +27,7 @@ from unseen.backbones.clip.tower import CLIP
 from unseen.backbones.dense import DenseBackbone
 from unseen.backbones.fingerprint import network_fingerprint
 from unseen.errors import CheckpointError, DataError, SettingError
+from unseen.modules.positions import resize_as_dino
 
 TIMM = "timm:"
 """The prefix of timm's networks; other sources are CLIPs."""
@@ -216,19 +217,44 @@ def _create_plain_vit(name: str, *, pretrained: bool) -> VisionTransformer:
 def _keys_of_timm(network: VisionTransformer, images: Tensor) -> Tensor:
     """Keys (B, N, C) of normalised images; nothing else of the last block is computed."""
     last: Any = network.blocks[-1]
-    tokens: Any = network.forward_intermediates(
-        images,
-        indices=[len(network.blocks) - 2],
-        stop_early=True,
-        output_fmt="NLC",
-        intermediates_only=True,
-    )
+    x = network.norm_pre(_timm_tokens(network, images))
+    for block in network.blocks[:-1]:
+        x = block(x)
     # The rows of the joint projection are those of queries, keys and values, in this order.
     qkv = last.attn.qkv
     bias = None
     if qkv.bias is not None:
         bias = qkv.bias.chunk(3)[1]
-    return F.linear(last.norm1(tokens[0]), qkv.weight.chunk(3)[1], bias)
+    patches = x[:, network.num_prefix_tokens :]
+    return F.linear(last.norm1(patches), qkv.weight.chunk(3)[1], bias)
+
+
+def _timm_tokens(network: VisionTransformer, images: Tensor) -> Tensor:
+    """The tokens (B, T, C) of normalised images, with positions; class and register tokens first.
+
+    timm itself resizes positions with anti-aliasing; DINO, whose keys are the usual ones, does not.
+    """
+    x = network.patch_embed(images)  # (B, h, w, C)
+    batch, grid = len(x), (x.shape[1], x.shape[2])
+    x = x.flatten(1, 2)
+    first = [
+        token.expand(batch, -1, -1)
+        for token in (network.cls_token, getattr(network, "reg_token", None))
+        if token is not None
+    ]
+    if network.pos_embed is None:
+        return torch.cat([*first, x], dim=1)
+    # Of the tables with fewer rows than tokens none is of the class and register tokens.
+    native: tuple[int, int] = network.patch_embed.grid_size
+    ahead = network.pos_embed.shape[1] - native[0] * native[1]
+    table = network.pos_embed[:, ahead:]
+    if grid != tuple(native):
+        patches = table.transpose(1, 2).reshape(1, -1, *native)  # (1, C, h, w)
+        table = resize_as_dino(patches, grid).flatten(2).transpose(1, 2)
+    if ahead:
+        table = torch.cat([network.pos_embed[:, :ahead], table], dim=1)
+        return torch.cat([*first, x], dim=1) + table
+    return torch.cat([*first, x + table], dim=1)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from cyclopts import Group, Parameter, Token
 
 from unseen.methods.options import Option, argument_docs
 from unseen.settings import ModelSettings
+from unseen.vocabulary import Combine
 
 if TYPE_CHECKING:
     from unseen.sources import ModelChoices
@@ -93,7 +94,8 @@ class ModelFlags:
     Attributes:
         clip: Tower: "doodles" (the default), ARCHITECTURE/TAG of open_clip such as
             ViT-B-16-quickgelu/openai, or a weight file; a run has its own.
-        published: Start from the released code's choices instead of ours.
+        published: Follow the released code instead of our choices: options of the method, training,
+            test size, templates, words and metrics of a benchmark it was published on.
         options: Options of the method, --options.NAME VALUE; `unseen list METHOD` shows them.
     """
 
@@ -105,6 +107,38 @@ class ModelFlags:
         """What was given, by name."""
         given = {name: value for name, value in vars(self).items() if value not in (None, False)}
         return cast("ModelChoices", given)
+
+
+@dataclass(frozen=True)
+class WordFlags:
+    """How classes are put into words, besides their names.
+
+    Attributes:
+        combine: What becomes of the synonyms of a class: "mean", their text features are averaged
+            (the default), or "max", the best one counts for each pixel.
+        background_words: Words for what is none of the classes, separated by commas, or a file of
+            them; a pixel most like one of them gets no class.
+    """
+
+    combine: Combine | None = None
+    background_words: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What was given, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class ClassFileFlags(WordFlags):
+    """How the classes of a benchmark are put into words.
+
+    Attributes:
+        class_file: Text file with a line a class, in the order of the benchmark's classes: what is
+            asked in place of the class's name, synonyms separated by commas. Or one that comes with
+            the package (unseen list class-files).
+    """
+
+    class_file: str | None = None
 
 
 def settings_flags(settings: Any, title: str, *, defaults: bool = True, flat: bool = False) -> Any:

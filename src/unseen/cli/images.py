@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from unseen.cli.flags import FLAT, NOTHING, DataFlags, Given, ModelFlags, settings_flags
+from unseen.cli.flags import (
+    FLAT,
+    NOTHING,
+    DataFlags,
+    Given,
+    ModelFlags,
+    WordFlags,
+    settings_flags,
+)
 from unseen.cli.notices import about_tower, notify
-from unseen.errors import SettingError, UnseenError
+from unseen.errors import DataError, UnseenError
 from unseen.settings import (
     ExtractionSettings,
     InferenceSettings,
     SpectralSettings,
     check_threshold,
+)
+from unseen.vocabulary import (
+    Vocabulary,
+    change_vocabulary,
+    is_file,
+    read_class_file,
+    split_words,
+    vocabulary_of,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +46,9 @@ GROUPS: dict[str, dict[str, Any]] = {
 """By verb, its parameters that are mappings, and the flags that fill them."""
 
 
+WORDS = WordFlags()
+
+
 @dataclass(frozen=True)
 class SegmentFlags:
     """What images are segmented with, and where the results go.
@@ -39,12 +58,14 @@ class SegmentFlags:
         out: Folder for the results.
         threshold: Pixels whose best class is less confident (0..1) get no class.
         device: "auto", "cpu", "cuda", ...
+        words: How the classes are put into words, besides their names.
     """
 
     model: str = "naclip"
     out: Path = Path("segmented")
     threshold: float | None = None
     device: str = "auto"
+    words: Annotated[WordFlags, FLAT] = WORDS
 
 
 DATA, MODEL, SEGMENT = DataFlags(), ModelFlags(), SegmentFlags()
@@ -68,7 +89,7 @@ def segment(
     Args:
         images: Images, or folders of images.
         classes: Class names separated by commas: 'cat, sofa'; a name with a comma in double quotes:
-            'cat, "table, laid"'.
+            'cat, "table, laid"'. Or a text file: a class a line, its synonyms behind commas.
         flags: With what, and where to.
         model: What a method is built with.
         inference: Single values to change; by default the run's own, or one and a half times the
@@ -76,9 +97,8 @@ def segment(
     """
     from unseen.files import check_not_among, find_images
     from unseen.sources import find_model
-    from unseen.vocabulary import check_names
 
-    names = check_names(read_classes(classes))
+    vocabulary = read_vocabulary(classes, flags.words.given())
     check_threshold(flags.threshold)
     files = find_images(images)
     check_not_among(files, flags.out)
@@ -86,9 +106,9 @@ def segment(
     from unseen import api
 
     loaded = api.load(flags.model, inference=inference, device=flags.device, **model.given())
-    text = loaded.encode(names)
+    text = loaded.encode(vocabulary)
     remedy = "train a run on" if loaded.run else "give --clip"
-    notify(about_tower(loaded.segmenter.clip.source, names, remedy))
+    notify(about_tower(loaded.segmenter.clip.source, vocabulary.names, remedy))
     readable = True
     for file in files:
         try:
@@ -108,19 +128,28 @@ def _largest(result: Segmentation) -> str:
     return ", ".join(shares) or "no class"
 
 
-def read_classes(text: str) -> list[str]:
-    """Class names from a list separated by commas.
+def read_vocabulary(classes: str, words: Mapping[str, Any]) -> Vocabulary:
+    """The classes of a list separated by commas, or of a text file with a class a line.
 
     Raises:
-        SettingError: Double quotes that are not closed.
+        UnseenError: Double quotes that are not closed, or a file that cannot be read.
     """
-    line = text.strip().removesuffix(",")
-    try:
-        return next(csv.reader([line], skipinitialspace=True, strict=True), [])
-    except csv.Error as error:
-        raise SettingError(
-            f"the double quotes in --classes are not closed ({text}); close or remove them"
-        ) from error
+    if is_file(classes):
+        vocabulary = vocabulary_of(read_class_file(Path(classes)))
+    elif is_path(classes):
+        raise DataError(
+            f"the class file {classes} does not exist; check the path, or give class names"
+            " separated by commas"
+        )
+    else:
+        line = classes.strip().removesuffix(",")
+        vocabulary = Vocabulary(split_words(line, "--classes"))
+    return change_vocabulary(vocabulary, words)
+
+
+def is_path(text: str) -> bool:
+    """Whether a text looks like the path of a text file and not like class names."""
+    return text.lower().endswith((".txt", ".csv")) and "," not in text
 
 
 def eigenvectors(

@@ -19,8 +19,9 @@ def list_(what: str = "all", /) -> None:
     """Show what there is, or what is known about one method or benchmark.
 
     Args:
-        what: "methods", "benchmarks", "templates", "clips" (towers open_clip knows) or "all" (the
-            first three); or the name of a method, for its options, or of a benchmark.
+        what: "methods", "benchmarks", "templates", "class-files" (what released codes put into
+            prompts), "clips" (towers open_clip knows) or "all" (the first three); or the name of a
+            method, for its options, or of a benchmark.
     """
     from unseen.data.benchmarks import BENCHMARKS, folds_of, get_benchmark
 
@@ -79,10 +80,22 @@ def clips_table() -> list[Row]:
     return [("clip",), *((name,) for name in known_sources())]
 
 
+def class_files_table() -> list[Row]:
+    """One row a class file that comes with the package."""
+    from unseen.vocabulary import known_class_files
+
+    rows = [
+        (name, str(len(lines)), ", ".join(lines[0][:3]))
+        for name, lines in known_class_files().items()
+    ]
+    return [("class file", "classes", "first"), *rows]
+
+
 TABLES: dict[str, Callable[[], list[Row]]] = {
     "methods": methods_table,
     "benchmarks": benchmarks_table,
     "templates": templates_table,
+    "class-files": class_files_table,
     "clips": clips_table,
 }
 

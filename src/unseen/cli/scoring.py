@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from unseen.cli.flags import (
     FLAT,
     NOTHING,
+    ClassFileFlags,
     DataFlags,
     Given,
     ModelFlags,
@@ -30,23 +31,25 @@ GROUPS: dict[str, dict[str, Any]] = {
     },
 }
 """By verb, its parameters that are mappings, and the flags that fill them."""
-DATA, MODEL = DataFlags(), ModelFlags()
+DATA, MODEL, WORDS = DataFlags(), ModelFlags(), ClassFileFlags()
 
 
 @dataclass(frozen=True)
 class EvaluateFlags:
-    """What is scored.
+    """What is scored, and how its classes are put into words.
 
     Attributes:
         benchmark: A benchmark of `unseen list`, or a folder of your own data; a run's own by
             default. Without training, a name without fold means all folds.
         out: Folder for the report; RUN/eval-BENCHMARK or runs/METHOD-BENCHMARK by default.
         text_embeddings: A .npy file (K, D) to use instead of the text tower.
+        words: How the classes are put into words.
     """
 
     benchmark: str | None = None
     out: Path | None = None
     text_embeddings: Path | None = None
+    words: Annotated[ClassFileFlags, FLAT] = WORDS
 
 
 EVALUATE = EvaluateFlags()
@@ -75,17 +78,18 @@ def evaluate(
         inference: Single values to change; a run on its own benchmark keeps its own, all else the
             benchmark's.
     """
-    from unseen.evaluation.entries import Places, plan_entries
+    from unseen.evaluation.entries import Changes, Places, plan_entries
 
-    settings = EvaluationSettings(**evaluation)
     places = Places(data.root, data.lists, flags.out)
     choices = model.given()
     choices["text_embeddings"] = flags.text_embeddings
-    plan_entries(models, flags.benchmark, places, settings, inference, choices)
+    changes = Changes(inference, flags.words.given(), evaluation, choices)
+    plan_entries(models, flags.benchmark, places, changes)
     from unseen import api
 
-    where: dict[str, Any] = {**vars(data), "out": flags.out, **choices}
-    reports = api.evaluate(models, flags.benchmark, settings=settings, inference=inference, **where)
+    given: dict[str, Any] = {**vars(data), "out": flags.out, **choices}
+    given |= {"settings": evaluation, "inference": inference, "vocabulary": flags.words.given()}
+    reports = api.evaluate(models, flags.benchmark, **given)
     _print_reports(reports)
 
 

@@ -67,6 +67,9 @@ class TrainFlags:
         out: Run folder; runs/METHOD-BENCHMARK by default.
         text_embeddings: A .npy file (K, D) to use instead of the text tower, one row a class of the
             benchmark.
+        class_file: Text file with a line a class, in the order of the benchmark's classes: what is
+            asked in place of the class's name, synonyms separated by commas (they are averaged). Or
+            one that comes with the package (unseen list class-files).
         init: Run folder whose trained weights to start from (transductive second stage).
         resume: Go on from the state in the run folder.
     """
@@ -74,6 +77,7 @@ class TrainFlags:
     benchmark: str = "doodles"
     out: Path | None = None
     text_embeddings: Path | None = None
+    class_file: str | None = None
     init: Path | None = None
     resume: bool = False
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -62,6 +62,9 @@ class LabelledImages(SegmentationSet):
         background: 0 if the masks store a background as 0, so that ids start at 1; None if ids
             start at 0.
         keep_background: Give the background the label `BACKGROUND` instead of ignoring it.
+        ignored_ids: Further stored ids that are no class, but in the midst of those or behind them.
+        others: What ids behind the classes are, and ignored pixels: a mistake ("refuse"; ignored
+            pixels stay so), or the "background".
     """
 
     def __init__(
@@ -71,11 +74,19 @@ class LabelledImages(SegmentationSet):
         background: int | None = None,
         *,
         keep_background: bool = False,
+        ignored_ids: Collection[int] = (),
+        others: Literal["refuse", "background"] = "refuse",
     ) -> None:
-        self.pairs, self.num_classes = list(pairs), num_classes
-        self.background, self.keep_background = background, keep_background
+        self.pairs, self.num_classes, self.others = list(pairs), num_classes, others
+        self.background = background
         # Masks with a background as 0 count their classes from 1.
         self.first_id = 1 if background == 0 else 0
+        count = self.first_id + num_classes + len(ignored_ids)
+        classes = [i for i in range(self.first_id, count) if i not in ignored_ids]
+        self.labels_by_id = torch.full((count,), IGNORE)
+        self.labels_by_id[classes] = index_to_label(torch.arange(num_classes))
+        if self.first_id and keep_background:
+            self.labels_by_id[0] = BACKGROUND
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -102,23 +113,23 @@ class LabelledImages(SegmentationSet):
     def _labels(self, stored: NDArray[Any], path: Path) -> Tensor:
         """Labels of the vocabulary, from stored ids."""
         ids, ignored = torch.from_numpy(stored.astype(np.int64)), ignored_value(stored)
+        known = ids.clamp(max=len(self.labels_by_id) - 1)
+        unlisted = ids != known
+        if self.others == "background":
+            return torch.where(unlisted, BACKGROUND, self.labels_by_id[known])
+        unlisted &= ids != ignored
         # An id above the list would silently become another class, or a special value.
-        unlisted = ids[(ids >= self.num_classes + self.first_id) & (ids != ignored)]
-        if len(unlisted) > 0:
-            valid = f"0 to {self.num_classes - 1}"
+        if unlisted.any():
+            last = len(self.labels_by_id) - 1
+            valid = f"0 to {last}"
             if self.first_id:
-                valid = f"1 to {self.num_classes}, 0 for background"
+                valid = f"1 to {last}, 0 for background"
             raise DataError(
-                f"the label map {path} holds the id {int(unlisted[0])}; valid are {valid} and"
+                f"the label map {path} holds the id {int(ids[unlisted][0])}; valid are {valid} and"
                 f" {ignored} for ignored pixels: correct the mask or the list of classes"
             )
-        # Ignored first: its value is a large id, which would else become a label of its own.
-        labels = torch.where(ids == ignored, IGNORE, index_to_label(ids - self.first_id))
-        if self.first_id:
-            # At this point stored 0 has become -1, which is no valid label.
-            zero = BACKGROUND if self.keep_background else IGNORE
-            labels = torch.where(ids == 0, zero, labels)
-        return labels
+        # Ignored pixels first: where there are many classes, their value is that of a class too.
+        return torch.where(ids == ignored, IGNORE, self.labels_by_id[known])
 
 
 def ignored_value(stored: NDArray[Any]) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unseen.data.classes import COCO
 from unseen.data.pairs import Background, Pair
 from unseen.errors import DataError
 from unseen.files import read_labels
@@ -74,19 +75,43 @@ def require_root(root: Path | None, name: str) -> Path:
 
 
 def labelled_images(
-    pairs: list[Pair], num_classes: int, background: Background | None
+    pairs: list[Pair],
+    num_classes: int,
+    background: Background | None,
+    ignored_ids: tuple[int, ...] = (),
 ) -> LabelledImages:
-    """Labelled images whose pixels stored as 0 are treated as `background` (see `Layout`)."""
+    """Labelled images whose pixels stored as 0 are treated as `background` (see `Layout`).
+
+    Args:
+        pairs: The files.
+        num_classes: Without a background.
+        background: None where ids start at 0.
+        ignored_ids: Further stored ids that are no class.
+    """
     from unseen.data.datasets import LabelledImages  # imports torch
 
     if background is None:
-        return LabelledImages(pairs, num_classes)
+        return LabelledImages(pairs, num_classes, ignored_ids=ignored_ids)
     # As a class, the background is the first one, and stored ids are indices of the vocabulary.
     if background == "class":
         return LabelledImages(pairs, num_classes + 1)
     # "threshold" and "rest" score the background, so its pixels need a label.
     keep = background != "ignore"
-    return LabelledImages(pairs, num_classes, background=0, keep_background=keep)
+    return LabelledImages(
+        pairs, num_classes, background=0, keep_background=keep, ignored_ids=ignored_ids
+    )
+
+
+def open_coco_object(root: Path | None, split: str) -> LabelledImages:
+    """COCO-Object: the things of COCO-Stuff's label maps; everything else is background.
+
+    Raises:
+        DataError: As for COCO-Stuff.
+    """
+    from unseen.data.datasets import LabelledImages  # imports torch
+
+    pairs = coco_stuff_pairs(require_root(root, "coco-object"), split)
+    return LabelledImages(pairs, len(COCO), others="background")
 
 
 def pairs_without(pairs: list[Pair], ids: tuple[int, ...]) -> list[Pair]:

@@ -28,16 +28,13 @@ SCORES = "metrics.json"
 """In a run folder: the scores of its last whole evaluation on each benchmark."""
 
 
-def compare(
-    entries: Sequence[Entry], places: Places, settings: EvaluationSettings, *, changed: bool
-) -> list[Report]:
+def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[Report]:
     """Score every row of a plan (`unseen.evaluation.entries`); writes the reports.
 
     Args:
         entries: Models on benchmarks.
         places: Where data lie and reports go.
-        settings: How to score.
-        changed: Whether anything but `settings` differs from what a run or a benchmark says; such
+        changed: Whether anything but the scoring differs from what a run or a benchmark says; such
             scores are not kept in the run folder.
 
     Returns:
@@ -46,22 +43,22 @@ def compare(
     Raises:
         UnseenError: Weights or data that cannot be read.
     """
-    keep = settings.complete and places.save and not changed
     reports: list[Report] = []
-    for entry, title, segmenter in _built(entries, settings.device):
-        made = list(_reports(entry, title, segmenter, places, settings))
+    for entry, title, segmenter in _built(entries):
+        made = list(_reports(entry, title, segmenter, places))
+        keep = entry.settings.complete and places.save and not changed
         if keep and entry.source.folder is not None:
             _keep_scores(entry.source.folder, made[0])
         reports += made
     return reports
 
 
-def _built(entries: Sequence[Entry], device: str) -> Iterator[tuple[Entry, str, TextSegmenter]]:
+def _built(entries: Sequence[Entry]) -> Iterator[tuple[Entry, str, TextSegmenter]]:
     """Every row with its title and segmenter.
 
     Rows of one source share the segmenter, as the folds of a method without training do.
     """
-    device = device_named(device)
+    device = device_named(entries[0].settings.device)
     rows = Counter((entry.title(several=False), entry.benchmark.name) for entry in entries)
     last, segmenter = None, None
     for entry in entries:
@@ -80,24 +77,23 @@ def _reports(
     title: str,
     segmenter: TextSegmenter,
     places: Places,
-    settings: EvaluationSettings,
 ) -> Iterator[Report]:
     """One report a seed, saved where they belong."""
-    bench, run = entry.benchmark, entry.source.run
+    bench, run, settings = entry.benchmark, entry.source.run, entry.settings
     candidate = Candidate(
         title,
         segmenter,
-        encode(segmenter, bench.class_names),
+        encode(segmenter, entry.vocabulary),
         entry.inference,
         # On another benchmark every class counts as trained on, so that no score is reduced
         # (the released codes' configurations for other data sets).
         calibrated=run.calibrated_ids(bench.class_names) if run and entry.own else None,
         trained_on=None if entry.own else run,
-        about=_about(entry.built_from),
+        about={**_about(entry.built_from), **entry.vocabulary.facts()},
     )
     if settings.choose_threshold:
         candidate = _with_threshold(candidate, bench, places.root, settings)
-    folder = _folder(entry, places, settings)
+    folder = _folder(entry, places)
     # The candidate is the same for all seeds: they draw the episodes, and nothing else.
     for seed in settings.seeds:
         report = evaluate(candidate, bench, places.root, replace(settings, seeds=(seed,)))
@@ -137,8 +133,9 @@ def _with_threshold(
     )
 
 
-def _folder(entry: Entry, places: Places, settings: EvaluationSettings) -> Path:
+def _folder(entry: Entry, places: Places) -> Path:
     """Where the report belongs; that of a part of the images lies beside the whole one."""
+    settings = entry.settings
     if places.out is not None:
         return places.out
     folder = default_folder(entry.model, entry.benchmark.name)

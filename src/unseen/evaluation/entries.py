@@ -6,12 +6,13 @@ Every row is checked here before anything is built, and before torch is imported
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from unseen.data.benchmarks import Benchmark, check_flags_used, folds_of, get_benchmark
 from unseen.errors import SettingError
+from unseen.recipes import Protocol, require_published
 from unseen.settings import (
     EvaluationSettings,
     InferenceSettings,
@@ -19,6 +20,7 @@ from unseen.settings import (
     check_segments_used,
 )
 from unseen.sources import ModelChoices, ModelSource, find_model
+from unseen.vocabulary import GivenVocabulary, Vocabulary, change_vocabulary
 
 GivenInference = InferenceSettings | Mapping[str, Any] | None
 
@@ -49,6 +51,8 @@ class Entry:
         source: What was given.
         benchmark: What to score it on.
         inference: Size, windows and refinement.
+        vocabulary: The benchmark's classes and how they are put into words.
+        settings: How to score.
         own: Whether the model is a run that was trained on the same classes.
     """
 
@@ -56,6 +60,8 @@ class Entry:
     source: ModelSource
     benchmark: Benchmark
     inference: InferenceSettings
+    vocabulary: Vocabulary
+    settings: EvaluationSettings
     own: bool
 
     @property
@@ -90,20 +96,53 @@ class Entry:
         return " ".join([run.model.method, *(f"({note})" for note in notes)])
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What a user wants otherwise than a run, a benchmark or a published protocol has it.
+
+    Attributes:
+        inference: Single fields, or whole settings.
+        vocabulary: How the classes are put into words (`unseen.vocabulary.change_vocabulary`).
+        settings: How to score: single fields, or whole settings; a published protocol fills in what
+            is not given, of whole settings what has its default.
+        choices: What models are built with.
+    """
+
+    inference: GivenInference = None
+    vocabulary: GivenVocabulary = None
+    settings: EvaluationSettings | Mapping[str, Any] | None = None
+    choices: ModelChoices = field(default_factory=ModelChoices)
+
+    @property
+    def any(self) -> bool:
+        """Whether anything but `settings` differs."""
+        given = (self.choices.get("options"), self.choices.get("text_embeddings"))
+        return any((self.inference, self.vocabulary, *given))
+
+    def scoring(self, protocol: Protocol) -> EvaluationSettings:
+        """How to score, by the protocol where nothing is given."""
+        given = self.settings or {}
+        if isinstance(given, EvaluationSettings):
+            given = given.changed
+        return EvaluationSettings(**{**_with_tuples(protocol.evaluation), **given})
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+
+
 def plan_entries(
     models: Sequence[str | Path],
     benchmark: str | Benchmark | None,
     places: Places,
-    settings: EvaluationSettings,
-    inference: GivenInference,
-    choices: ModelChoices,
+    changes: Changes,
 ) -> list[Entry]:
     """The rows of the tables, in order: models on a benchmark, or each run on its own.
 
     Raises:
         UnseenError: Models, data or settings that do not fit together.
     """
-    entries = list(_entries(models, benchmark, places, inference, choices))
+    entries = list(_entries(models, benchmark, places, changes))
     if places.out is not None and len(entries) > 1:
         raise SettingError(
             "--out is one folder, but there are several reports to write; remove it, or evaluate"
@@ -111,9 +150,10 @@ def plan_entries(
         )
     check_flags_used([entry.benchmark for entry in entries], places.root, places.lists)
     for entry in entries:
-        entry.benchmark.check_settings(entry.inference, settings)
-        if not settings.oracle:
-            check_segments_used(entry.inference, inference)
+        words = bool(entry.vocabulary.background)
+        entry.benchmark.check_settings(entry.inference, entry.settings, words=words)
+        if not entry.settings.oracle:
+            check_segments_used(entry.inference, changes.inference)
         entry.benchmark.check_root(places.root)
         _check_unseen(entry)
     return entries
@@ -123,8 +163,7 @@ def _entries(
     models: Sequence[str | Path],
     benchmark: str | Benchmark | None,
     places: Places,
-    inference: GivenInference,
-    choices: ModelChoices,
+    changes: Changes,
 ) -> Iterator[Entry]:
     names = [str(model) for model in models]
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
@@ -133,15 +172,28 @@ def _entries(
             f"{twice} is given twice; one run or method is one row, so remove one of them"
         )
     for name in names:
-        source = find_model(name, choices)
+        source = find_model(name, changes.choices)
         for bench in _benchmarks(source, benchmark, places.lists):
-            run = source.run
-            # On its own benchmark a run is scored as it was trained: same size and templates.
-            own = run is not None and bench.same_classes_as(run.benchmark, run.class_names)
-            base = bench.inference
-            if run is not None and own:
-                base = run.inference
-            yield Entry(name, source, bench, change_inference(base, inference), own)
+            yield _entry(name, source, bench, changes)
+
+
+def _entry(name: str, source: ModelSource, bench: Benchmark, changes: Changes) -> Entry:
+    """One row: what the run or the benchmark says, then the published protocol, then changes."""
+    run = source.run
+    # On its own benchmark a run is scored as it was trained: same size, words and templates.
+    own = run is not None and bench.same_classes_as(run.benchmark, run.class_names)
+    base, vocabulary = bench.inference, bench.vocabulary
+    if run is not None and own:
+        base, vocabulary = run.inference, run.vocabulary
+    protocol = Protocol()
+    if changes.choices.get("published"):
+        protocol = require_published(source.settings.method, bench.name)
+        source = source.by(protocol)
+    for mapping in (protocol.inference, changes.inference):
+        base = change_inference(base, mapping)
+    for words in (protocol.vocabulary, changes.vocabulary):
+        vocabulary = change_vocabulary(vocabulary, words)
+    return Entry(name, source, bench, base, vocabulary, changes.scoring(protocol), own)
 
 
 def _benchmarks(

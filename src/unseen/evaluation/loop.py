@@ -18,11 +18,12 @@ from torch import Tensor
 from unseen.checkpoints import tower_identities
 from unseen.data.benchmarks import Benchmark
 from unseen.data.classes import shared_classes
-from unseen.data.datasets import Sample
+from unseen.data.datasets import Sample, SegmentationSet
 from unseen.evaluation.protocols import (
     Candidate,
     Judged,
     Refiner,
+    SquareImages,
     all_classes,
     batches_of_one_size,
     present_classes,
@@ -69,7 +70,8 @@ def evaluate(
         DataError: Data that are missing or broken, or an episode whose class is not in its image.
     """
     settings = settings or EvaluationSettings()
-    benchmark.check_settings(candidate.inference, settings)
+    words = candidate.text.has_background_words
+    benchmark.check_settings(candidate.inference, settings, words=words)
     refiner = _refiner(candidate, settings)
     count, items, metric = _protocol(candidate, benchmark, root, settings, refiner)
     # Rows of the sheet are kept while scoring, so that no image is segmented twice.
@@ -119,11 +121,12 @@ def _protocol(
     if benchmark.episodes is not None:
         counts = EpisodeCounts(len(benchmark.class_names), released=settings.released_counts)
         data, episodes = benchmark.episodes(root, settings.episodes, settings.seeds[0])
+        data = _at_square(data, candidate, settings)
         episodes = episodes[: settings.limit]
         pairs = read_episodes(data, episodes, settings.workers)
         items = query_classes(candidate, pairs, [refiner], settings.threshold)
         return len(episodes), items, counts
-    data = benchmark.data("val", root)
+    data = _at_square(benchmark.data("val", root), candidate, settings)
     count = len(data)
     if settings.limit is not None:
         count = min(settings.limit, count)
@@ -136,6 +139,13 @@ def _protocol(
     if benchmark.background == "threshold":
         items = with_background(items, len(benchmark.class_names))
     return count, items, ConfusionMatrix(len(benchmark.scored_names))
+
+
+def _at_square(
+    data: SegmentationSet, candidate: Candidate, settings: EvaluationSettings
+) -> SegmentationSet:
+    """The images at the size they are scored at."""
+    return SquareImages(data, candidate.inference) if settings.at_square else data
 
 
 # ------------------------------------------------------------------- refinement
@@ -174,7 +184,7 @@ def choose_threshold(
     source = segment_source(candidate.segmenter, candidate.inference)
     refiners = [SegmentRefiner(source, threshold) for threshold in thresholds]
     seen = range(len(benchmark.seen_ids))
-    part = replace(candidate, text=candidate.text.select(benchmark.seen_ids), calibrated=None)
+    part = replace(candidate, text=candidate.text.of_classes(benchmark.seen_ids), calibrated=None)
     samples = _training_samples(benchmark, root, images)
     metrics: list[Metric]
     if benchmark.episodes is not None:
@@ -282,8 +292,10 @@ def _marked(candidate: Candidate, settings: EvaluationSettings) -> str:
     title = candidate.title
     if settings.oracle:
         title += " + oracle"
-    elif candidate.inference.refinement != "none":
+    elif candidate.inference.refinement == "segment_iou":
         title += " + segment IoU"  # without its threshold, which may be chosen fold by fold
+    elif candidate.inference.refinement == "pamr":
+        title += " + PAMR"
     if settings.threshold is not None:
         title += f", threshold {settings.threshold:g}"
     return title
@@ -313,7 +325,7 @@ def _facts(
         }
     return {
         **benchmark.protocol,
-        "vocabulary": list(candidate.text.names),
+        "vocabulary": list(candidate.text.vocabulary),
         "unseen": list(benchmark.unseen),
         "background": benchmark.background,
         "trained_on": trained,

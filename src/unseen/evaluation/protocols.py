@@ -14,12 +14,13 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from unseen.data.datasets import Sample, SegmentationSet
 from unseen.data.episodes import Episode
 from unseen.errors import DataError
-from unseen.inference import LabelMaps, label_maps, query_mask
+from unseen.inference import LabelMaps, label_maps, query_mask, resize_input
 from unseen.labels import BACKGROUND, IGNORE, index_to_label
 from unseen.runs import Run
 from unseen.segmenter import QuerySegmenter, Segmenter, TextFeatures
@@ -165,7 +166,7 @@ def query_classes(
         # An empty foreground would count as a miss of the method, and is a mistake in the data.
         if not (truth == 1).any():
             raise DataError(
-                f"the fold's list pairs {sample.name} with {candidate.text.names[class_id]!r},"
+                f"the fold's list pairs {sample.name} with {candidate.text.vocabulary[class_id]!r},"
                 " which its mask does not hold; restore the list or the masks"
             )
         yield Judged(sample.name, sample.image, truth, masks.of(class_id, truth), class_id)
@@ -285,6 +286,28 @@ def _refined(
 
 
 # ---------------------------------------------------------------------- reading
+
+
+class SquareImages(SegmentationSet):
+    """Images and label maps resized to squares before anything else, as HSNet scores them.
+
+    Args:
+        data: Of any sizes.
+        inference: `square`, and how images are resized; label maps by the nearest pixel.
+    """
+
+    def __init__(self, data: SegmentationSet, inference: InferenceSettings) -> None:
+        self.data, self.inference = data, inference
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.data[index]
+        resized = resize_input(sample.image[None] / 255, self.inference)[0]
+        labels = sample.labels[None, None].float()
+        labels = F.interpolate(labels, resized.shape[-2:], mode="nearest")[0, 0].long()
+        return Sample((255 * resized).round().to(torch.uint8), labels, sample.name)
 
 
 def batches_of_one_size(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:

@@ -70,7 +70,10 @@ def _training_free(mode: str, summary: str) -> Method:
 
 OWN: dict[str, Method] = {
     "clip": _training_free("clip", "CLIP's own patch features"),
-    "maskclip": _training_free("maskclip", "values of the last block"),
+    "maskclip": _training_free("maskclip", "values of the last block in place of its attention"),
+    "maskclip_no_residual": _training_free(
+        "maskclip_no_residual", "values of the last block, without residual and feed-forward part"
+    ),
     "sclip": _training_free("sclip", "query-query plus key-key attention"),
     "clearclip": _training_free("clearclip", "query-query attention, no residual"),
     "naclip": _training_free("naclip", "key-key attention with a neighbourhood prior"),

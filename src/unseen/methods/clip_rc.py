@@ -15,21 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP
 from unseen.clip_segmenter import RELEASED_TOWER, ClipSegmenter, TowerQuirks
 from unseen.errors import SettingError
 from unseen.modules.cache import TableCache
-from unseen.modules.decoders import DecoderSizes, check_heads
+from unseen.modules.decoders import DecoderLayer, DecoderSizes, check_heads, start_as_identity
 from unseen.modules.losses import FocalOver, MaskLoss, calibrated
 from unseen.modules.prompts import make_prompts
 from unseen.modules.queries import relationship
 from unseen.modules.regions import region_mask, regions_of
+from unseen.modules.starts import Start, logit_range
 from unseen.released import MMSEG_NAMES, UNUSED_IN_LAYER, Released, count_layers, prompt_options
 from unseen.segmenter import Prediction, TextFeatures
 
@@ -78,6 +80,17 @@ class TwoWayDecoder(nn.Module):
             for stack in (self.q, self.v):
                 for layer in stack[1:]:
                     layer.load_state_dict(stack[0].state_dict())
+
+    def start_as_identity(self) -> None:
+        """Start where both sides pass through, normalised."""
+        for layer in (*self.q, *self.v):
+            cast(DecoderLayer, layer).start_as_identity()
+
+    @torch.no_grad()
+    def scale_queries(self, factor: float) -> None:
+        """Make the queries, which the last norm gives their length, longer by a factor."""
+        last = cast(DecoderLayer, self.q[-1])
+        last.norm3.weight.mul_(factor)
 
     def forward(self, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (B, R·K, D) and patches (B, N, D) after all layers."""
@@ -198,10 +211,13 @@ class CLIPRC(ClipSegmenter):
             pixels, or "all".
         calibration: γ, subtracted from the probabilities of seen classes when not all classes were
             trained on (released: 0.1).
+        start: Where training starts: "aligned", at the comparison of patches with classes that
+            needs no training; or "released", at random.
         templates: Prompts a class name is put in ("single" on VOC, "multi" on COCO-Stuff).
         quirks: What the released code does otherwise.
     """
 
+    PUBLISHED: ClassVar[dict[str, Any]] = {"start": "released"}
     Quirks = CLIPRCQuirks
     RELEASED = RELEASED
     TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3, "decoder_heads": 2, "lattice": (2, 2)}
@@ -227,7 +243,8 @@ class CLIPRC(ClipSegmenter):
         focal_alpha: float = 0.25,
         focal_over: FocalOver = "labelled",
         calibration: float = 0.1,
-        templates: str = "single",
+        start: Start = "aligned",
+        templates: Templated = "single",
         quirks: CLIPRCQuirks | None = None,
     ) -> None:
         quirks = quirks or CLIPRCQuirks()
@@ -260,6 +277,27 @@ class CLIPRC(ClipSegmenter):
         self.recovery: RecoveryDecoder | None = None
         if recovery_weight:
             self.recovery = RecoveryDecoder(width, replace(sizes, num_layers=recovery_layers))
+
+        self.logit_bias: nn.Parameter | None = None
+        if start == "aligned":
+            self.logit_bias = nn.Parameter(torch.zeros(()))
+            self._start_aligned()
+        self.starts_from_images = start == "aligned"
+
+    def _start_aligned(self) -> None:
+        """Start where classes are compared with patches as without training."""
+        start_as_identity(self.q_proj)  # of [v ⊙ t ; t] the text feature
+        start_as_identity(self.lateral_proj)  # of [regions ; class token ; patch] the patch
+        self.decoder.start_as_identity()
+        self.prompts.start_at_zero()
+
+    @torch.no_grad()
+    def start_from(self, images: Tensor, text: TextFeatures) -> None:
+        """Set scale and bias of an aligned start by the logits of some training images."""
+        assert self.logit_bias is not None
+        factor, bias = logit_range(self(images, text).logits)
+        self.decoder.scale_queries(factor)
+        self.logit_bias.fill_(bias)
 
     def encode_images(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unit vectors of class tokens (B, D), patches (B, N, D) and regions (B, R, D).
@@ -300,6 +338,8 @@ class CLIPRC(ClipSegmenter):
         # Unscaled products are too large for bf16.
         with torch.autocast(v.device.type, enabled=False):
             logits = (self.scale * mean.float() @ v.float().transpose(1, 2)).unflatten(2, grid)
+        if self.logit_bias is not None:
+            logits = logits + self.logit_bias
         extras: dict[str, Tensor] = {}
         if self.training and self.recovery is not None:
             recovered_q, recovered_v = self.recovery(q, v)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.text import CLIPText, StoredText
 from unseen.backbones.clip.tower import IMAGENET_MEAN, IMAGENET_STD
 from unseen.backbones.resnet import DilatedResNet, Norm, Trained
@@ -180,7 +181,7 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         triplet_weight: float = 1.0,
         margin: float = 0.5,
         edge_radius: int | None = None,
-        templates: str = "single",
+        templates: Templated = "single",
         quirks: EdgeCLIPQuirks | None = None,
     ) -> None:
         super().__init__(clip, templates=templates, background_name="background", unit_text=False)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unseen.backbones.clip.blocks import make_block, run_block
+from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP
 from unseen.clip_segmenter import RELEASED_TOWER, ClipSegmenter, TowerQuirks
 from unseen.errors import SettingError
@@ -218,7 +219,7 @@ class ESDA(QuerySegmenter, ClipSegmenter):
         decoder_heads: int | None = None,
         dropout: float = 0.1,
         prior_weights: tuple[float, float] = (0.2, 0.1),
-        templates: str = "single",
+        templates: Templated = "single",
         quirks: ESDAQuirks | None = None,
     ) -> None:
         self.quirks = quirks or ESDAQuirks()
@@ -265,8 +266,11 @@ class ESDA(QuerySegmenter, ClipSegmenter):
     def encode_text(self, vocabulary: Vocabulary) -> TextFeatures:
         """Text features (K, D) and tokens (K, T, text width) of one prompt a class.
 
-        Neither is normalised.
+        Neither is normalised. Of text features from a file each is the only token of its class.
         """
+        if self.stored_text is not None:
+            stored = self.stored_text.encode_names(vocabulary.names, self.templates)
+            return TextFeatures(vocabulary.names, stored, tokens=stored.unsqueeze(1))
         template = self.templates[0]
         ids = self.clip.tokenize([template.format(name) for name in vocabulary.names])
         pooled, tokens = self.clip.encode_tokens(ids.to(self.device))

@@ -47,7 +47,7 @@ def options_of(cls: type, fixed: Iterable[str] = ()) -> dict[str, Option]:
         fixed: Arguments that are not offered, besides the tower.
     """
     options = _parameters(cls)
-    quirks = getattr(cls, "Quirks", None)
+    quirks = quirks_of(cls)
     if quirks is not None:
         options |= _parameters(quirks)
     hidden = ("clip", "quirks", *fixed)
@@ -56,23 +56,32 @@ def options_of(cls: type, fixed: Iterable[str] = ()) -> dict[str, Option]:
 
 def released_options(cls: type[Segmenter]) -> dict[str, Any]:
     """The options with which the released code behaves otherwise than ours, with its values."""
-    if cls.Quirks is None:
+    released = quirks_of(cls)
+    if released is None:
         return dict(cls.PUBLISHED)
     # Only what differs is listed, so that a report shows what the released code changes.
-    ours, theirs = asdict(cls.Quirks()), asdict(cls.Quirks.released())
+    ours, theirs = asdict(released()), asdict(released.released())
     quirks = {name: value for name, value in theirs.items() if value != ours[name]}
     return {**cls.PUBLISHED, **quirks}
 
 
 def arguments(cls: type[Segmenter], options: dict[str, Any]) -> dict[str, Any]:
     """Options as arguments of the class: those that are quirks go into its `Quirks`."""
-    if cls.Quirks is None:
+    released = quirks_of(cls)
+    if released is None:
         return options
-    fields = _parameters(cls.Quirks)
+    fields = _parameters(released)
     # Users give one flat list of options; which of them are quirks is the method's business.
     quirks = {name: _as_tuple(value) for name, value in options.items() if name in fields}
     others = {name: value for name, value in options.items() if name not in fields}
-    return {**others, "quirks": cls.Quirks(**quirks)}
+    return {**others, "quirks": released(**quirks)}
+
+
+def quirks_of(cls: type) -> Any:
+    """The `Quirks` that a class takes; None for one that takes none, whatever its base has."""
+    if "quirks" not in inspect.signature(cls).parameters:
+        return None
+    return getattr(cls, "Quirks", None)
 
 
 def _parameters(cls: type) -> dict[str, Option]:
@@ -129,10 +138,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def _problem(name: str, value: Any, kind: Any) -> str:
     """What to give instead of a value that is not of the kind; empty if it is."""
     if get_origin(kind) in (Union, UnionType):
-        parts = get_args(kind)
-        if value is None and type(None) in parts:
+        parts = [part for part in get_args(kind) if part is not type(None)]
+        if value is None and len(parts) < len(get_args(kind)):
             return ""
-        kind = next(part for part in parts if part is not type(None))
+        problems = [_problem(name, value, part) for part in parts]
+        # Of several types the first that fits; the message is about the first of all.
+        return "" if "" in problems else problems[0]
     if get_origin(kind) is tuple:
         return _problem_of_list(value, get_args(kind))
     if get_origin(kind) is Literal:

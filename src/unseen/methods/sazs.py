@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.text import CLIPText, StoredText
 from unseen.backbones.dense import (
     CITYSCAPES_MEAN,
@@ -183,7 +184,7 @@ class SAZS(QuerySegmenter, TextSegmenter):
         backbone: Literal["vit_large", "drn_d_105", "mobilenet_v2", "small"] = "vit_large",
         weights: str | None = None,
         background: Literal["word", "learned"] = "word",
-        templates: str = "single",
+        templates: Templated = "single",
         unit_text: bool = False,
         scale: float = 1.0,
         dropout: float = 0.0,

@@ -13,24 +13,48 @@ clearclip  σ(s Q Qᵀ)                       no                Lan et al. 2024,
 naclip     σ(s K Kᵀ + G), G a Gaussian     no                Hajimiri et al. 2024, arXiv 2404.08181
 =========  ==============================  ================  =====================================
 
+`maskclip_no_residual` is maskclip without residual and FFN, as ClearCLIP's ablation has it.
+
 A patch's logit for a class is the cosine of its projected output with the class's text feature.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from unseen.backbones.clip.tower import CLIP
-from unseen.clip_segmenter import ClipSegmenter
+from unseen.backbones.clip.templates import Templated
+from unseen.backbones.clip.tower import CLIP, Resize
+from unseen.clip_segmenter import ClipSegmenter, TowerQuirks
 from unseen.errors import SettingError
 from unseen.modules.attention import NeighbourAttention, merge_heads, split_heads
 from unseen.segmenter import Prediction, TextFeatures
 
-Mode = Literal["clip", "maskclip", "sclip", "clearclip", "naclip"]
+Mode = Literal["clip", "maskclip", "maskclip_no_residual", "sclip", "clearclip", "naclip"]
+
+
+@dataclass(frozen=True)
+class TrainingFreeQuirks:
+    """What the released SCLIP, NACLIP and ClearCLIP do otherwise.
+
+    Attributes:
+        resize: How the position table is resized (`CLIP.positions`): "bicubic" with anti-aliasing,
+            or "bicubic_plain" (released).
+        rim: What happens where a side is no multiple of the patch: "pad" fills the last patches up;
+            "stretch" leaves the rest away and stretches the maps over it (SCLIP and NACLIP).
+    """
+
+    resize: Resize = "bicubic"
+    rim: Literal["pad", "stretch"] = "pad"
+
+    @classmethod
+    def released(cls) -> TrainingFreeQuirks:
+        """The released values."""
+        return cls(resize="bicubic_plain", rim="stretch")
 
 
 class TrainingFree(ClipSegmenter):
@@ -39,12 +63,15 @@ class TrainingFree(ClipSegmenter):
     Args:
         clip: The tower.
         mode: Which override.
-        templates: Key of `unseen.backbones.clip.templates.TEMPLATES`.
+        templates: Prompts a class name is put in (80 "imagenet" ones in the released codes).
         temperature: Factor on the cosines before the softmax over classes (40 in the released codes
             of SCLIP and NACLIP).
         gaussian_std: τ of naclip's neighbourhood prior, in patches (5 in the paper).
+        quirks: What the released codes do otherwise.
     """
 
+    PUBLISHED: ClassVar[dict[str, Any]] = {"templates": "imagenet"}
+    Quirks = TrainingFreeQuirks
     trainable: ClassVar[bool] = False
 
     def __init__(
@@ -52,11 +79,13 @@ class TrainingFree(ClipSegmenter):
         clip: CLIP,
         *,
         mode: Mode = "naclip",
-        templates: str = "single",
+        templates: Templated = "single",
         temperature: float = 40.0,
         gaussian_std: float = 5.0,
+        quirks: TrainingFreeQuirks | None = None,
     ) -> None:
-        super().__init__(clip, templates=templates)
+        self.quirks = quirks or TrainingFreeQuirks()
+        super().__init__(clip, templates=templates, quirks=TowerQuirks(resize=self.quirks.resize))
         if mode not in get_args(Mode):
             raise SettingError(
                 f"there is no training-free mode {mode!r}; choose one of"
@@ -67,13 +96,17 @@ class TrainingFree(ClipSegmenter):
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
         """Cosines (B, K, h, w) of images (B, 3, H, W), RGB in 0..1."""
+        covered = self.clip.padded_size(images)
+        if self.quirks.rim == "stretch":
+            covered = (images.shape[-2], images.shape[-1])
+            images = _whole_patches(images, self.clip.patch_size)
         h, w = self.clip.grid(images)
         # All methods here share every block but the last.
         x = self.clip.blocks(self.embed(images), stop=-1)
         patches = self._last_block(x, (h, w))[:, 1:]
         features = F.normalize(self.clip.finish(patches), dim=-1)  # (B, N, D)
         logits = (features @ text.pooled.T).transpose(1, 2).reshape(len(images), -1, h, w)
-        return Prediction(logits, self.clip.padded_size(images))
+        return Prediction(logits, covered)
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
         """Cosines times the temperature.
@@ -86,6 +119,10 @@ class TrainingFree(ClipSegmenter):
         """Softmax over the classes."""
         return scores.softmax(dim=1)
 
+    def best_confidence(self, best: Tensor, total: Tensor) -> Tensor:
+        """The best one's share of the softmax over the classes."""
+        return (best - total).exp()
+
     def _last_block(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """The overridden last block on tokens (B, 1 + N, C)."""
         if self.mode == "clip":
@@ -94,14 +131,22 @@ class TrainingFree(ClipSegmenter):
         if self.mode == "naclip":
             return self.neighbour_attention(block, x, grid)
         q, k, v = split_heads(block.attn, block.ln_1(x))
-        if self.mode == "maskclip":
-            return merge_heads(block.attn, v)
+        y = v
         # SCLIP and ClearCLIP both let queries attend to queries.
-        y = F.scaled_dot_product_attention(q, q, v)
-        if self.mode == "clearclip":
-            return merge_heads(block.attn, y)
-        y = merge_heads(block.attn, y + F.scaled_dot_product_attention(k, k, v))
-        # SCLIP alone keeps the residual path and the feed-forward part.
+        if self.mode in ("sclip", "clearclip"):
+            y = F.scaled_dot_product_attention(q, q, v)
+        if self.mode == "sclip":
+            y = y + F.scaled_dot_product_attention(k, k, v)
+        y = merge_heads(block.attn, y)
+        if self.mode in ("clearclip", "maskclip_no_residual"):
+            return y
+        # MaskCLIP and SCLIP keep the residual path and the feed-forward part.
         x = x + block.ls_1(y)
         out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
         return out
+
+
+def _whole_patches(images: Tensor, patch: int) -> Tensor:
+    """Images (…, H, W) without what is left of their sides after whole patches."""
+    height, width = (max(patch, side // patch * patch) for side in images.shape[-2:])
+    return images[..., :height, :width]

@@ -18,15 +18,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP
 from unseen.clip_segmenter import RELEASED_TOWER, ClipSegmenter, TowerQuirks
-from unseen.modules.decoders import DecoderSizes, MaskDecoder, check_heads
+from unseen.modules.decoders import DecoderSizes, MaskDecoder, check_heads, start_as_identity
 from unseen.modules.losses import FocalOver, MaskLoss, calibrated
 from unseen.modules.prompts import make_prompts
 from unseen.modules.queries import RelationshipDescriptor
+from unseen.modules.starts import Start, logit_range
 from unseen.released import MMSEG_NAMES, UNUSED_IN_LAYER, Released, count_layers, prompt_options
 from unseen.segmenter import AuxiliaryMap, Prediction, TextFeatures
 
@@ -104,11 +106,14 @@ class ZegCLIP(ClipSegmenter):
             prepares but never does.
         calibration: γ, subtracted from the probabilities of seen classes when not all classes were
             trained on (released: 0.1).
+        start: Where training starts: "aligned", at the comparison of patches with classes that
+            needs no training; or "released", at random.
         templates: Prompts a class name is put in ("single" on VOC, "multi" on COCO-Stuff and
             Context).
         quirks: What the released code does otherwise.
     """
 
+    PUBLISHED: ClassVar[dict[str, Any]] = {"start": "released"}
     Quirks = ZegCLIPQuirks
     RELEASED = RELEASED
     TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3, "decoder_heads": 2}
@@ -130,7 +135,8 @@ class ZegCLIP(ClipSegmenter):
         focal_over: FocalOver = "labelled",
         deep_supervision: bool = False,
         calibration: float = 0.1,
-        templates: str = "single",
+        start: Start = "aligned",
+        templates: Templated = "single",
         quirks: ZegCLIPQuirks | None = None,
     ) -> None:
         quirks = quirks or ZegCLIPQuirks()
@@ -153,6 +159,25 @@ class ZegCLIP(ClipSegmenter):
             deep_supervision=deep_supervision,
             scale=quirks.scale,
         )
+        self.logit_bias: nn.Parameter | None = None
+        if start == "aligned":
+            self.logit_bias = nn.Parameter(torch.zeros(()))
+            self._start_aligned()
+        self.starts_from_images = start == "aligned"
+
+    def _start_aligned(self) -> None:
+        """Start where classes are compared with patches as without training."""
+        start_as_identity(self.descriptor.q_proj)  # of [g ⊙ t ; t] the text feature
+        self.decoder.start_as_product()
+        self.prompts.start_at_zero()
+
+    @torch.no_grad()
+    def start_from(self, images: Tensor, text: TextFeatures) -> None:
+        """Set scale and bias of an aligned start by the logits of some training images."""
+        assert self.logit_bias is not None
+        factor, bias = logit_range(self(images, text).logits)
+        self.decoder.k.weight.mul_(factor)
+        self.logit_bias.fill_(bias)
 
     def encode_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors of class tokens (B, D) and patches (B, N, D).
@@ -177,6 +202,8 @@ class ZegCLIP(ClipSegmenter):
         queries = self.descriptor(class_token, text.pooled)  # (B, K, D)
         # Patches run row by row, so scores (B, K, N) are maps (B, K, h, w).
         maps = [scores.unflatten(2, grid) for scores in self.decoder(queries, patches)]
+        if self.logit_bias is not None:
+            maps = [scores + self.logit_bias for scores in maps]
         auxiliary = tuple(AuxiliaryMap(logits) for logits in maps[:-1])
         return Prediction(maps[-1], self.clip.padded_size(images), auxiliary=auxiliary)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,6 +23,15 @@ def check_heads(num_heads: int, width: int) -> None:
             f"decoder_heads is {num_heads}, which does not divide the width {width}; choose a"
             " divisor"
         )
+
+
+@torch.no_grad()
+def start_as_identity(layer: nn.Linear, factor: float = 1.0) -> None:
+    """Start a layer so that it passes on the last of its inputs, times a factor."""
+    outputs, inputs = layer.weight.shape
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    layer.weight[:, inputs - outputs :] = factor * torch.eye(outputs)
 
 
 class CrossAttention(nn.Module):
@@ -77,6 +87,13 @@ class DecoderLayer(nn.Module):
         self.linear2 = nn.Linear(hidden_dim, embed_dim)
         self.norm2, self.norm3 = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
         self.drop = nn.Dropout(dropout)
+
+    @torch.no_grad()
+    def start_as_identity(self) -> None:
+        """Start with residual paths alone: the layer returns its normalised queries."""
+        for branch in (self.multihead_attn.proj, self.linear2):
+            nn.init.zeros_(branch.weight)
+            nn.init.zeros_(branch.bias)
 
     def scores(self, queries: Tensor, memory: Tensor, heads: int) -> Tensor:
         """The layer's attention scores before the softmax, (B, K, N) (`mean_scores`)."""
@@ -149,6 +166,21 @@ class MaskDecoder(nn.Module):
             self.q.load_state_dict(layers[0].multihead_attn.q.state_dict())
             self.k.load_state_dict(layers[0].multihead_attn.k.state_dict())
         self.layers = nn.ModuleList(layers)
+
+    @torch.no_grad()
+    def start_as_product(self) -> None:
+        """Start where the scores are products of the queries with the patches.
+
+        For unit vectors they are about their cosines: layers pass queries on, whose norms give them
+        the length √D.
+        """
+        for layer in cast(list[DecoderLayer], self.layers):
+            layer.start_as_identity()
+        width = self.q.weight.shape[0]
+        # `mean_scores` divides by heads·√(D/heads).
+        factor = self.score_heads * (width / self.score_heads) ** 0.5 / width**0.5
+        start_as_identity(self.q)
+        start_as_identity(self.k, factor)
 
     def forward(self, queries: Tensor, memory: Tensor) -> list[Tensor]:
         """Scores (B, K, N) after each layer, the last one last; the earlier ones only in training.

@@ -84,6 +84,12 @@ class VisualPrompts(nn.Module):
         nn.init.kaiming_normal_(self.prompt_proj.weight, a=0, mode="fan_out")
         self.dropout = nn.Dropout(dropout)
 
+    @torch.no_grad()
+    def start_at_zero(self) -> None:
+        """Start with prompts that are 0 in every block."""
+        nn.init.zeros_(self.prompt_proj.weight)
+        nn.init.zeros_(self.prompt_proj.bias)
+
     def _prompts(self, layer: int, batch: int) -> Tensor:
         """The projected prompts (B, P, C) of a block."""
         if layer == 0:

@@ -1,17 +1,22 @@
-"""Recipes: the published or chosen settings of a method for a benchmark.
+"""Recipes: the settings of a method for a benchmark, and what its released code does there.
 
-Every method has a YAML file with one section for each benchmark.
+Every method has a YAML file with one section for each benchmark. Its section `published` says, for
+each benchmark that the method was published on, what --published sets beside the method's own
+quirks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
 import yaml
 
+from unseen.errors import SettingError
 from unseen.settings import ModelSettings, Regime, TrainSettings, TransformSettings, is_own
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -23,19 +28,86 @@ def recipe(method: str, benchmark: str, regime: Regime = "inductive") -> dict[st
     Returns:
         Nested dictionaries `model` and `train`; empty if the recipe has no such section.
     """
-    file = resources.files("unseen") / "recipes" / f"{method}.yaml"
-    if not file.is_file():
-        return {}
-    sections = yaml.safe_load(file.read_text(encoding="utf-8"))
+    sections = _sections(method)
     values: dict[str, Any] = {}
-    base = benchmark.partition("/")[0]  # the folds of a benchmark share their recipe
-    # The path of a folder has slashes too, but no section.
-    if benchmark not in sections and is_own(benchmark):
-        base = "own"
+    base = _base(benchmark, sections)
     # The section of a regime holds only the differences from that of the benchmark.
     for name in (base, f"{base}/{regime}"):
         values = _merged(values, sections.get(name, {}))
     return values
+
+
+@lru_cache(maxsize=32)
+def _sections(method: str) -> dict[str, Any]:
+    """The recipe's file; empty if the method has none."""
+    file = resources.files("unseen") / "recipes" / f"{method}.yaml"
+    if not file.is_file():
+        return {}
+    sections: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return sections
+
+
+def _base(benchmark: str, sections: Mapping[str, Any]) -> str:
+    """The name of a benchmark's section."""
+    # The path of a folder has slashes too, but no section.
+    if benchmark not in sections and is_own(benchmark):
+        return "own"
+    return benchmark.partition("/")[0]  # the folds of a benchmark share their recipe
+
+
+# --------------------------------------------------------------------- published
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What the released code of a method does on a benchmark, beside the method's quirks.
+
+    Attributes:
+        model: Values of `ModelSettings`.
+        train: Values of `TrainSettings`.
+        inference: Changes to the benchmark's `InferenceSettings`.
+        vocabulary: Changes to its vocabulary (`unseen.vocabulary.change_vocabulary`).
+        evaluation: Values of `EvaluationSettings`.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    inference: dict[str, Any] = field(default_factory=dict)
+    vocabulary: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+
+def published_on(method: str) -> tuple[str, ...]:
+    """The benchmarks, folds under one name, that a method has a published protocol for."""
+    return tuple(_sections(method).get("published", {}))
+
+
+def published(method: str, benchmark: str) -> Protocol | None:
+    """The published protocol of a method on a benchmark; None where there is none."""
+    section = _sections(method).get("published", {}).get(benchmark.partition("/")[0])
+    return None if section is None else Protocol(**section)
+
+
+def require_published(method: str, benchmark: str) -> Protocol:
+    """The published protocol of a method on a benchmark.
+
+    Raises:
+        SettingError: There is none; the message names the benchmarks that have one.
+    """
+    protocol = published(method, benchmark)
+    if protocol is not None:
+        return protocol
+    others = published_on(method)
+    remedy = "remove --published"
+    if others:
+        remedy = f"choose one of {', '.join(others)}, or remove --published"
+    raise SettingError(
+        f"{method} has no published protocol for {benchmark}, so --published cannot follow one;"
+        f" {remedy} and change single choices with --options.NAME (unseen list {method})"
+    )
+
+
+# -------------------------------------------------------------------- resolution
 
 
 def resolve(
@@ -47,6 +119,8 @@ def resolve(
 ) -> tuple[ModelSettings, TrainSettings]:
     """The settings of a training: the defaults, then the recipe, then what is given.
 
+    With `published` in `model`, what the released code does comes between recipe and given values.
+
     Args:
         method: Name of a method.
         benchmark: Name of a benchmark, or a folder of your own data.
@@ -54,11 +128,14 @@ def resolve(
         train: Values of `TrainSettings`, those of `transforms` as a mapping.
 
     Raises:
-        SettingError: Values that cannot be trained with.
+        SettingError: Values that cannot be trained with, or no published protocol to follow.
     """
-    published = recipe(method, benchmark, train.get("regime", "inductive"))
-    model_values = _merged(published.get("model", {}), model)
-    train_values = _merged(published.get("train", {}), train)
+    chosen = recipe(method, benchmark, train.get("regime", "inductive"))
+    if model.get("published"):
+        protocol = require_published(method, benchmark)
+        chosen = _merged(chosen, {"model": protocol.model, "train": protocol.train})
+    model_values = _merged(chosen.get("model", {}), model)
+    train_values = _merged(chosen.get("train", {}), train)
     # Transforms are a dataclass of their own inside `TrainSettings`.
     transforms = TransformSettings(**_with_tuples(train_values.pop("transforms", {})))
     settings = TrainSettings(**_with_tuples(train_values), transforms=transforms)

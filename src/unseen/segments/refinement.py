@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unseen.inference import CLASSES_AT_ONCE, LabelMaps, best_classes
-from unseen.labels import IGNORE, index_to_label, label_to_index
+from unseen.inference import ROWS_AT_ONCE, LabelMaps, best_rows
+from unseen.labels import IGNORE, index_to_label
 from unseen.segmenter import Segmenter
 from unseen.segments.source import SegmentSource, segment_source
 from unseen.settings import InferenceSettings
@@ -56,7 +56,7 @@ class SegmentRefiner:
             UnseenError: As `segment_source`.
         """
         # A source may load a second network, which is only needed if there is a refinement.
-        if settings.refinement == "none":
+        if settings.refinement != "segment_iou":
             return None
         return cls(segment_source(segmenter, settings), settings.refinement_threshold)
 
@@ -142,7 +142,7 @@ def refine_labels(
     matches: Sequence[SegmentMatch],
     scores: Tensor,
     settings: InferenceSettings,
-    classes_at_once: int = CLASSES_AT_ONCE,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> Tensor:
     """A label map with segments in place of the masks of the matched classes.
 
@@ -155,7 +155,7 @@ def refine_labels(
         matches: At most one of a class.
         scores: (K, h, w), as `unseen.inference.score_maps` returns them, for the next best class.
         settings: The settings of the scores.
-        classes_at_once: Score maps resized to image size at a time.
+        rows_at_once: Score maps resized to image size at a time.
     """
     if not matches:
         return labels
@@ -166,8 +166,8 @@ def refine_labels(
     unmatched = torch.isin(class_ids, matched, invert=True)
     # First the matched classes lose all their pixels ...
     if unmatched.any():
-        others = best_classes(scores[None, unmatched], size, settings, classes_at_once)[0]
-        others = class_ids[unmatched][label_to_index(others)]
+        best = best_rows(scores[None, unmatched], size, settings, rows_at_once)
+        others = class_ids[unmatched][best.row[0]]
         labels = torch.where(torch.isin(labels, matched), others, labels)
     # ... then they get those of their segments, the highest IoU last, so that it wins.
     for match in sorted(matches, key=lambda match: match.iou):

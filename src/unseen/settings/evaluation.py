@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from unseen.errors import SettingError
 
@@ -35,6 +35,8 @@ class EvaluationSettings:
         oracle: Let the labels choose between a mask and the eigen-segments, as SAZS was scored: not
             a result, and marked in the report.
         released_counts: Count ignored pixels of folds into unions, as the released SAZS does.
+        at_square: Score images resized to --inference.square at that size, with label maps resized
+            by the nearest pixel, as HSNet does, and not at their own size.
         choose_threshold: Choose inference.refinement_threshold on the seen classes of so many
             training images first; 0 leaves it.
         batch_size: Most images of one size computed together, with large vocabularies fewer.
@@ -50,6 +52,7 @@ class EvaluationSettings:
     seeds: tuple[int, ...] = (0,)
     oracle: bool = False
     released_counts: bool = False
+    at_square: bool = False
     choose_threshold: int = 0
     batch_size: int = 16
     workers: int = 0
@@ -92,12 +95,14 @@ class EvaluationSettings:
             )
 
     @property
+    def changed(self) -> dict[str, Any]:
+        """The fields that do not have their defaults."""
+        own = EvaluationSettings()
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: value for name, value in values.items() if value != getattr(own, name)}
+
+    @property
     def complete(self) -> bool:
         """Whether the score is that of the benchmark's own protocol, on all of its images."""
-        own = EvaluationSettings()
-        free = ("batch_size", "workers", "shown", "device", "progress")
-        return all(
-            getattr(self, entry.name) == getattr(own, entry.name)
-            for entry in fields(self)
-            if entry.name not in free
-        )
+        free = {"batch_size", "workers", "shown", "device", "progress"}
+        return self.changed.keys() <= free

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from unseen.errors import SettingError
 
-Refinement = Literal["none", "segment_iou"]
+Refinement = Literal["none", "segment_iou", "pamr"]
+ConfidenceAt = Literal["maps", "image"]
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,22 @@ class InferenceSettings:
             evaluation).
         canvas: Instead, resize the image into a black square of this side and keep its ratio (BAM's
             and ESDA's evaluation).
-        antialias: Smooth before an image is made smaller. False is SAZS's evaluation, for whole
-            images resized to a square: the method's score maps are also resized to the image's own
-            size in one step, not in two.
+        antialias: Smooth before an image is made smaller. False as in released evaluations; score
+            maps of whole images then also go from the method's size to the image's own in one step,
+            not in two.
         window: Side of the square sliding window in pixels; None takes the whole image at once.
         stride: Step of the window in pixels; the last one is moved back to the border.
         window_batch: Windows computed at a time.
+        confidence_at: Where the confidence of the best class is computed: at the size of the score
+            "maps", then resized; or at the "image"'s, as released training-free codes do, which
+            takes longer.
+        area_threshold: Classes that have no more than this share (0..1) of an image's pixels with a
+            class lose them to others (SCLIP); None keeps all.
         refinement: "segment_iou" replaces the mask of a class by the eigen-segment with the highest
-            IoU with it (`unseen.segments.refinement`).
+            IoU with it (`unseen.segments.refinement`); "pamr" lets score maps follow the edges of
+            the image (`unseen.modules.pamr`; NACLIP).
+        pamr_steps: How often.
+        pamr_dilations: Distances of the neighbours that a pixel listens to.
         refinement_threshold: Masks and segments of a lower IoU are left as they are; `unseen
             evaluate --choose-threshold` chooses one on seen classes.
         segments_features: Network the segments are computed with: "timm:NAME" or a CLIP; None takes
@@ -46,7 +55,11 @@ class InferenceSettings:
     window: int | None = None
     stride: int | None = None
     window_batch: int = 8
+    confidence_at: ConfidenceAt = "maps"
+    area_threshold: float | None = None
     refinement: Refinement = "none"
+    pamr_steps: int = 10
+    pamr_dilations: tuple[int, ...] = (8, 16)
     refinement_threshold: float = 0.7
     segments_features: str | None = None
     segments_dir: str | None = None
@@ -63,6 +76,7 @@ class InferenceSettings:
             if value is not None and value < 1:
                 least = "at least 1" if name in ("stride", "window_batch") else "0 or more"
                 raise SettingError(f"--inference.{name} is {value}; give {least}")
+        self._check_decision()
         self._check_segments()
         given = [
             name for name in ("short_side", "square", "canvas") if getattr(self, name) is not None
@@ -72,10 +86,32 @@ class InferenceSettings:
                 f"--inference.{' and --inference.'.join(given)} exclude each other, whether given"
                 " or of the run, benchmark or method; set those you do not want to 0"
             )
-        if not self.antialias and (self.square is None or self.window is not None):
+        if not self.antialias and self.square is None and self.short_side is None:
             raise SettingError(
-                "--inference.antialias false is for whole images resized to a square; give"
-                " --inference.square, and set --inference.window to 0"
+                "--inference.antialias false is for images that are resized; give"
+                " --inference.short_side or --inference.square"
+            )
+
+    def _check_decision(self) -> None:
+        # Run folders and recipes store a list; equal settings must compare equal.
+        object.__setattr__(self, "pamr_dilations", tuple(self.pamr_dilations))
+        for name, choices in (("refinement", Refinement), ("confidence_at", ConfidenceAt)):
+            value = getattr(self, name)
+            if value not in get_args(choices):
+                raise SettingError(
+                    f"--inference.{name} is {value!r}; choose one of"
+                    f" {', '.join(map(repr, get_args(choices)))}"
+                )
+        if self.area_threshold is not None and not 0 <= self.area_threshold < 1:
+            raise SettingError(
+                f"--inference.area_threshold is {self.area_threshold}; give a share of at least 0"
+                " and below 1"
+            )
+        distances = self.pamr_dilations
+        if self.pamr_steps < 1 or not distances or min(distances) < 1:
+            raise SettingError(
+                f"--inference.pamr_steps is {self.pamr_steps} and pamr_dilations {list(distances)};"
+                " give at least 1 step, and distances of at least 1"
             )
 
     def _check_segments(self) -> None:
@@ -136,7 +172,7 @@ def change_inference(
 def check_segments_used(
     settings: InferenceSettings, given: InferenceSettings | Mapping[str, Any] | None
 ) -> None:
-    """Refuse values about eigen-segments where none refine the masks.
+    """Refuse values about a refinement that is not used.
 
     Args:
         settings: What is used.
@@ -145,12 +181,24 @@ def check_segments_used(
     Raises:
         SettingError: Names the first such value.
     """
-    if settings.refinement != "none" or not isinstance(given, Mapping):
+    if not isinstance(given, Mapping):
         return
-    names = ("segments_dir", "segments_features", "segments_count", "refinement_threshold")
-    unused = next((name for name in names if given.get(name)), None)
-    if unused is not None:
-        raise SettingError(
-            f"--inference.{unused} is given and no segments are used; add --inference.refinement"
-            " segment_iou, or remove it"
-        )
+    for name, value in given.items():
+        owner = REFINEMENT_OF.get(name)
+        if owner is not None and value and owner != settings.refinement:
+            raise SettingError(
+                f"--inference.{name} is given and {UNUSED[owner]}; add --inference.refinement"
+                f" {owner}, or remove it"
+            )
+
+
+REFINEMENT_OF: dict[str, Refinement] = {
+    "segments_dir": "segment_iou",
+    "segments_features": "segment_iou",
+    "segments_count": "segment_iou",
+    "refinement_threshold": "segment_iou",
+    "pamr_steps": "pamr",
+    "pamr_dilations": "pamr",
+}
+"""The settings of each refinement."""
+UNUSED = {"segment_iou": "no segments are used", "pamr": "maps are not refined so"}

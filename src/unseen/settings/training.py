@@ -28,6 +28,9 @@ Strategy = Literal["auto", "ddp"]
 Logger = Literal["csv", "tensorboard"]
 
 
+PadColor = Literal["mean", "black"]
+
+
 @dataclass(frozen=True)
 class TransformSettings:
     """Augmentation of training images and their labels.
@@ -49,8 +52,13 @@ class TransformSettings:
         min_positives: Methods with one query class an image: crops that keep less than this share
             of the query class's pixels are drawn again, up to thirty times.
         centre: Pad smaller images on all sides instead of at the bottom and right.
+        pad_first: Pad before cropping and flipping, as DRN's and SAZS's code does, and not last.
+        pad_color: "mean" is 0 once images are normalised; "black" is SAZS's.
         flip: Probability of a horizontal flip.
         photometric: Random brightness, contrast, saturation and hue.
+        hsv: Saturation and hue as OpenCV changes them: saturation with the brightest channel kept,
+            hue in steps of 2 degrees (released ZegCLIP and CLIP-RC).
+        antialias: Smooth before an image is made smaller; released codes do not.
     """
 
     resize: tuple[int, int] | None = (2048, 512)
@@ -63,8 +71,12 @@ class TransformSettings:
     blur: bool = False
     min_positives: float = 0.0
     centre: bool = False
+    pad_first: bool = False
+    pad_color: PadColor = "mean"
     flip: float = 0.5
     photometric: bool = True
+    hsv: bool = False
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be drawn from."""
@@ -88,8 +100,12 @@ TRANSFORM_RANGES = {
     "blur": SWITCH,
     "min_positives": number(0, 1),
     "centre": SWITCH,
+    "pad_first": SWITCH,
+    "pad_color": one_of(PadColor),
     "flip": number(0, 1),
     "photometric": SWITCH,
+    "hsv": SWITCH,
+    "antialias": SWITCH,
 }
 """What the fields of `TransformSettings` may be."""
 

@@ -138,6 +138,9 @@ class QueryItems(Dataset[tuple[Tensor, ...]]):
         return torch.where(labels == query_id, 1, others)
 
 
+Items = LabelMapItems | QueryItems
+
+
 def images_to_query(
     data: SegmentationSet,
     query_ids: Sequence[int],
@@ -182,7 +185,7 @@ def training_items(
     settings: TrainSettings,
     *,
     progress: bool = False,
-) -> LabelMapItems | QueryItems:
+) -> Items:
     """The items that suit a method.
 
     Args:
@@ -195,7 +198,8 @@ def training_items(
     pad_label = IGNORE
     if settings.regime == "transductive" and settings.pseudo_label_ignored:
         pad_label = PADDING  # ignored pixels get pseudo labels, padding none
-    padding = Padding(segmenter.pad_color, pad_label)
+    colour = segmenter.pad_color if settings.transforms.pad_color == "mean" else (0.0, 0.0, 0.0)
+    padding = Padding(colour, pad_label)
     augment = TrainTransform(settings.transforms, padding)
     if not isinstance(segmenter, QuerySegmenter):
         return LabelMapItems(data, augment)
@@ -282,7 +286,7 @@ class StepSampler(Sampler[list[Key]]):
 
 
 def make_loader(
-    items: LabelMapItems | QueryItems, settings: TrainSettings, start: int, rank: int, ranks: int
+    items: Items, settings: TrainSettings, start: int, rank: int, ranks: int
 ) -> DataLoader[Any]:
     """The parts of all batches of one process, from the step `start` on."""
     return DataLoader(

@@ -27,12 +27,21 @@ from unseen.errors import SettingError
 from unseen.labels import MAX_8BIT_CLASSES
 from unseen.segmenter import Prediction, QuerySegmenter, Segmenter, TextFeatures
 from unseen.settings import TrainSettings
-from unseen.training.batches import make_loader, training_items
+from unseen.training.batches import (
+    Items,
+    StepSampler,
+    make_loader,
+    stack_items,
+    training_items,
+)
 from unseen.training.records import Records, RunControl
 from unseen.training.schedules import learning_rate, make_optimizer
 from unseen.training.state import read_state, restore_tensors
 from unseen.training.targets import targets_of
 from unseen.vocabulary import Vocabulary
+
+START_IMAGES = 8
+"""Most images that an aligned start looks at."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +97,11 @@ def fit(
     data = benchmark.data("train", root)
     shown = control.progress and fabric.is_global_zero
     items = training_items(segmenter, benchmark, data, settings, progress=shown)
+    step = TrainingStep(segmenter, text, benchmark, settings)
+    if segmenter.starts_from_images and control.anew:
+        step.start_from(items, settings)
     job = Job(
-        module=TrainingStep(segmenter, text, benchmark, settings),
+        module=step,
         optimizer=make_optimizer(segmenter, settings),
         factor=lambda step: learning_rate(step, settings) / settings.lr,
         batches=lambda start, rank, ranks: make_loader(items, settings, start, rank, ranks),
@@ -159,6 +171,12 @@ class TrainingStep(nn.Module):
             unseen=unseen,
             pseudo_label_ignored=settings.pseudo_label_ignored,
         )
+
+    def start_from(self, items: Items, settings: TrainSettings) -> None:
+        """Show the segmenter some images of the first batch, in every process the same."""
+        keys = StepSampler(len(items), settings).batch(0)[:START_IMAGES]
+        images = stack_items([items[key] for key in keys])[0].to(self.segmenter.device)
+        self.segmenter.start_from(images / 255, self.text.to(images.device))
 
     def forward(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Losses by name, among them "total".

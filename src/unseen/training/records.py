@@ -23,6 +23,7 @@ class RunControl:
     Attributes:
         out: Run folder; curves and states go there.
         resume: Go on from the state in `out`, if there is one.
+        init: The weights are those of another run.
         progress: Show progress bars.
         begin: Called before the first step, when all settings have proved to be valid.
         snapshot: Called with the number of steps taken, after each of `settings.snapshots`.
@@ -32,6 +33,7 @@ class RunControl:
 
     out: Path
     resume: bool = False
+    init: bool = False
     progress: bool = True
     begin: Callable[[], None] = lambda: None
     snapshot: Callable[[int], None] = lambda step: None
@@ -40,6 +42,11 @@ class RunControl:
     def state(self) -> Path:
         """The file to resume from."""
         return self.out / STATE
+
+    @property
+    def anew(self) -> bool:
+        """Whether training begins with new weights."""
+        return not self.init and not (self.resume and self.state.exists())
 
 
 class Records:

@@ -26,6 +26,8 @@ DOODLES = "doodles"
 """The source name of the small CLIP that comes with the package; it was trained on drawings of the
 twenty classes of `unseen.data.doodles` alone."""
 
+SMALLEST_TEXT = {"context_length": 1, "vocab_size": 1, "width": 64, "heads": 1, "layers": 1}
+
 Part = TypeVar("Part", CLIP, CLIPText)
 
 
@@ -192,20 +194,25 @@ def build_clip(config: dict[str, Any], *, source: str = "", seed: int = 0) -> CL
     """A CLIP with random weights: for tests, for pre-training, and to load weights into.
 
     Args:
-        config: open_clip's configuration: `embed_dim`, `vision_cfg`, `text_cfg`, `quick_gelu`.
+        config: open_clip's configuration: `embed_dim`, `vision_cfg`, `text_cfg`, `quick_gelu`;
+            without `text_cfg` an image tower alone.
         source: Where its weights will come from.
         seed: Of the random weights.
     """
+    image_only = "text_cfg" not in config
+    # open_clip builds no CLIP without a text tower; the smallest one is left away again.
+    whole = {"text_cfg": SMALLEST_TEXT, **config}
     # A generator of its own: loading a tower must not shift the random numbers of a run.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = open_clip.CLIP(**config)
+        model = open_clip.CLIP(**whole)
     return CLIP(
         model,
         mean=open_clip.OPENAI_DATASET_MEAN,
         std=open_clip.OPENAI_DATASET_STD,
         source=source,
         config=config,
+        image_only=image_only,
     )
 
 
@@ -254,6 +261,11 @@ def _text_from_file(path: Path, source: str, config: dict[str, Any] | None) -> C
     # Any image tower will do here, also a ResNet: its weights are not even looked at.
     state = {name: tensor for name, tensor in _read(path).items() if not name.startswith("visual.")}
     config = config or _stored_config(path) or text_config_from_shapes(state, path=path)
+    if "text_cfg" not in config:
+        raise CheckpointError(
+            f"{path} holds an image tower alone and no text tower; give a whole CLIP, or --clip"
+            " none with --text-embeddings FILE.npy"
+        )
     clip = _new_text(config, source)
     _load_all(clip, state, path)
     return clip

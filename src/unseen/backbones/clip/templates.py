@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from unseen.errors import SettingError
+
+Templated = str | tuple[str, ...]
+"""A named set of templates, a file of them, or the templates themselves."""
 
 # Templates are copied letter by letter: a full stop or an article changes the vectors.
 OWN: dict[str, tuple[str, ...]] = {
@@ -56,3 +60,45 @@ class Templates(Mapping[str, tuple[str, ...]]):
 
 
 TEMPLATES = Templates()
+
+
+def templates_of(given: Templated) -> tuple[str, ...]:
+    """The templates of a named set, of a text file with one a line, or the given ones.
+
+    Raises:
+        SettingError: No such set or file, or a template that has not one `{}`.
+    """
+    if isinstance(given, str):
+        if not is_template_file(given):
+            return TEMPLATES[given]
+        given = read_templates(Path(given))
+    for template in given:
+        if template.count("{}") != 1 or template.count("{") != 1 or template.count("}") != 1:
+            raise SettingError(
+                f"the template {template!r} does not hold one {{}}, which the class name takes the"
+                " place of; write for instance 'a photo of a {}'"
+            )
+    if not given:
+        raise SettingError("the list of templates is empty; give at least one, such as '{}'")
+    return tuple(given)
+
+
+def is_template_file(given: str) -> bool:
+    """Whether templates are given as a file: by a path, which no name of a set looks like."""
+    return given.endswith(".txt") or "/" in given
+
+
+def read_templates(path: Path) -> tuple[str, ...]:
+    """The templates of a text file, one a line.
+
+    Raises:
+        SettingError: The file cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(
+            f"the templates {path} cannot be read as UTF-8 text; write one a line, each with a {{}}"
+            " in place of the class name"
+        ) from error
+    return tuple(line.strip() for line in lines if line.strip())

@@ -50,7 +50,8 @@ class CLIPText(nn.Module):
     """The text half of a CLIP, frozen.
 
     Args:
-        text: The text tower.
+        text: The text tower; None where the weights are of an image tower alone, whose class names
+            come from a file of text features.
         embed_dim: D.
         source: Where the weights came from, as given to `load_text`.
         config: open_clip's configuration, where it is known.
@@ -59,13 +60,13 @@ class CLIPText(nn.Module):
         source: As given.
         config: As given.
         embed_dim: D, channels of the space shared by images and text.
-        text_width: Channels of the text tower.
+        text_width: Channels of the text tower; D where there is none.
         context_length: Tokens a prompt may have at most, start and end included.
     """
 
     def __init__(
         self,
-        text: open_clip.CLIP | TextTransformer,
+        text: open_clip.CLIP | TextTransformer | None,
         embed_dim: int,
         *,
         source: str = "",
@@ -74,12 +75,29 @@ class CLIPText(nn.Module):
         super().__init__()
         # OpenAI's files have no prefix before the text tower's names: whoever reads or writes them
         # removes this one.
-        self.text = TextTower(text)
+        self.text: TextTower | None = None
         self.embed_dim, self.source, self.config = embed_dim, source, config
-        self.text_width = len(self.text.ln_final.weight)
-        self.context_length = len(self.text.positional_embedding)
+        self.text_width, self.context_length = embed_dim, 0
+        if text is not None:
+            self.text = TextTower(text)
+            self.text_width = len(self.text.ln_final.weight)
+            self.context_length = len(self.text.positional_embedding)
         self.requires_grad_(False)
         self.eval()
+
+    @property
+    def text_tower(self) -> TextTower:
+        """The text tower.
+
+        Raises:
+            SettingError: There is none.
+        """
+        if self.text is None:
+            raise SettingError(
+                f"{self.source} holds an image tower alone, which cannot read class names; give"
+                " their vectors with --text-embeddings FILE.npy"
+            )
+        return self.text
 
     def state_to_save(self, *, lossless: bool = False) -> dict[str, Tensor]:
         """All weights in OpenAI's names, in half precision.
@@ -123,7 +141,7 @@ class CLIPText(nn.Module):
 
         A method with learnable prompts replaces some of them and calls `encode_tokens`.
         """
-        embeddings: Tensor = self.text.token_embedding(ids)
+        embeddings: Tensor = self.text_tower.token_embedding(ids)
         return embeddings
 
     def encode_tokens(self, ids: Tensor, embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -138,7 +156,7 @@ class CLIPText(nn.Module):
             The prompts' vectors (S, D), not normalised, and the tokens after the final norm
             (S, T, text width).
         """
-        pooled, tokens = self.text(ids, embeddings)
+        pooled, tokens = self.text_tower(ids, embeddings)
         return pooled, tokens
 
     def encode_prompts(
@@ -155,8 +173,9 @@ class CLIPText(nn.Module):
             VocabularyError: A prompt is too long for the tower.
         """
         # Prompts of one class are consecutive, so that the view below has the classes first.
+        device = self.text_tower.positional_embedding.device
         prompts = [template.format(name) for name in names for template in templates]
-        ids = self.tokenize(prompts).to(self.text.positional_embedding.device)
+        ids = self.tokenize(prompts).to(device)
         vectors = torch.cat([self.encode_tokens(part)[0] for part in torch.split(ids, batch_size)])
         return vectors.view(len(names), len(templates), -1)
 

@@ -21,8 +21,9 @@ from unseen.backbones.clip.blocks import run_block
 from unseen.backbones.clip.text import CLIPText, text_tower_of
 from unseen.errors import SettingError
 from unseen.modules.cache import TableCache
+from unseen.modules.positions import resize_as_dino
 
-Resize = Literal["bicubic", "bilinear"]
+Resize = Literal["bicubic", "bilinear", "bicubic_plain"]
 
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
@@ -34,6 +35,14 @@ class CLIP(CLIPText):
     """A CLIP whose image tower is a plain ViT with a class token, frozen.
 
     Images are RGB in 0..1; `normalize` brings them to the statistics the tower was trained with.
+
+    Args:
+        model: Of open_clip.
+        mean: Of the images the tower was trained on, RGB in 0..1.
+        std: Their standard deviation.
+        source: Where the weights came from.
+        config: open_clip's configuration, where it is known.
+        image_only: Leave the model's text tower away.
 
     Attributes:
         width: C, channels of the image tower.
@@ -52,11 +61,12 @@ class CLIP(CLIPText):
         std: Sequence[float],
         source: str = "",
         config: dict[str, Any] | None = None,
+        image_only: bool = False,
     ) -> None:
         visual = model.visual
         # Checked before any part is taken over: another tower may lack the parts.
         _check_plain(visual, source)
-        text = text_tower_of(model, source)
+        text = None if image_only else text_tower_of(model, source)
         super().__init__(text, visual.output_dim, source=source, config=config)
         self.visual = visual
         self.width, self.patch_size = visual.conv1.out_channels, visual.patch_size[0]
@@ -91,7 +101,7 @@ class CLIP(CLIPText):
         Args:
             grid: Patches down and across.
             resize: "bicubic" with anti-aliasing, as open_clip does it; "bilinear" without, as
-                ZegCLIP, CLIP-RC and ESDA do it.
+                ZegCLIP, CLIP-RC and ESDA do it; "bicubic_plain", `resize_as_dino`.
             via: A grid the table goes through on the way (released code resizes once at loading and
                 again at run time).
         """
@@ -102,11 +112,10 @@ class CLIP(CLIPText):
 
         def resized() -> Tensor:
             patches = table[1:].T.reshape(1, -1, *self.visual.grid_size)  # (1, C, h, w)
-            antialias = resize == "bicubic"
             # Through `via` first; the class token's row, 0, has no place in the grid and stays.
             for size in sizes:
                 if patches.shape[-2:] != size:
-                    patches = F.interpolate(patches, size, mode=resize, antialias=antialias)
+                    patches = _resized(patches, size, resize)
             return torch.cat([table[:1], patches.flatten(2)[0].T])
 
         if table.requires_grad:  # a stored table would cut the gradient
@@ -210,6 +219,13 @@ class CLIP(CLIPText):
     def encode_image(self, images: Tensor) -> Tensor:
         """The images' vectors (B, D), not normalised, as open_clip's `encode_image`."""
         return self.finish(self.blocks(self.embed(images))[:, 0])
+
+
+def _resized(table: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:
+    """A position table (1, C, h, w) on another grid."""
+    if resize == "bicubic_plain":
+        return resize_as_dino(table, size)
+    return F.interpolate(table, size, mode=resize, antialias=resize == "bicubic")
 
 
 def _check_plain(visual: Any, source: str) -> None:

@@ -126,6 +126,8 @@ def own_benchmark(folder: Path) -> Benchmark:
         labels += f"; {THRESHOLD}"
     elif classes.first_id:
         labels += "; id 0 (background) is ignored"
+    if classes.ignored_ids:
+        labels += f"; ids {', '.join(map(str, classes.ignored_ids))} are ignored"
     return Benchmark(
         name=str(folder),
         summary="your own data",
@@ -138,6 +140,7 @@ def own_benchmark(folder: Path) -> Benchmark:
         background=classes.background,
         protocol={"labels": labels},
         folder=folder,
+        synonyms=classes.synonyms,
     )
 
 
@@ -149,4 +152,5 @@ def _open_own(folder: Path, classes: ClassList, root: Path | None, split: str) -
         )
     # Without a background in front, label maps store the classes from 0 on.
     stored_background = classes.background if classes.first_id else None
-    return labelled_images(own_pairs(folder, split), len(classes.class_names), stored_background)
+    count = len(classes.class_names)
+    return labelled_images(own_pairs(folder, split), count, stored_background, classes.ignored_ids)

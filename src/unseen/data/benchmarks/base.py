@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from unseen.data.layouts import require_root
 from unseen.data.pairs import Background
 from unseen.errors import SettingError
 from unseen.settings import Draw, EvaluationSettings, InferenceSettings
+from unseen.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from unseen.data.datasets import SegmentationSet
@@ -43,6 +44,7 @@ class Benchmark:
         protocol: What else a report should state.
         episodes: For folds: opens the validation images and the pairs to score.
         folder: Of your own data.
+        synonyms: What stands for a class in prompts, where it is not its name alone.
     """
 
     name: str
@@ -57,6 +59,12 @@ class Benchmark:
     protocol: dict[str, str] = field(default_factory=dict)
     episodes: EpisodeOpener | None = None
     folder: Path | None = None
+    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes with their synonyms."""
+        return Vocabulary(self.class_names, self.synonyms)
 
     @property
     def base(self) -> str:
@@ -142,21 +150,32 @@ class Benchmark:
         if self.needs_root:
             require_root(root, self.name)
 
-    def check_settings(self, inference: InferenceSettings, settings: EvaluationSettings) -> None:
+    def check_settings(
+        self,
+        inference: InferenceSettings,
+        settings: EvaluationSettings,
+        *,
+        words: bool = False,
+    ) -> None:
         """Refuse settings that do not fit the benchmark or each other.
+
+        Args:
+            inference: Size, windows and refinement.
+            settings: How to score.
+            words: Whether there are words for the background.
 
         Raises:
             SettingError: Names the first of them and the remedy.
         """
         self._check_fold_settings(settings)
-        # No default would fit every method: their confidences have different ranges.
-        if self.background == "threshold" and settings.threshold is None:
+        if settings.at_square and inference.square is None:
             raise SettingError(
-                f"{self.title} scores the background, which is where no class is confident; give"
-                " the least confidence with --threshold (0 to 1)"
+                "--at-square is for images resized to squares; give --inference.square, or remove"
+                " it"
             )
+        self._check_background(settings, words)
         # The oracle chooses segments by the labels, refinement without them.
-        refines = inference.refinement != "none"
+        refines = inference.refinement == "segment_iou"
         if settings.oracle and refines:
             raise SettingError(
                 "the oracle and --inference.refinement segment_iou exclude each other: either"
@@ -166,6 +185,21 @@ class Benchmark:
             raise SettingError(
                 "--choose-threshold is for --inference.refinement segment_iou; give both, or none"
                 " of them"
+            )
+
+    def _check_background(self, settings: EvaluationSettings, words: bool) -> None:
+        """Refuse a scored background that nothing predicts, and words for one that is not scored."""
+        # No default would fit every method: their confidences have different ranges.
+        if self.background == "threshold" and settings.threshold is None and not words:
+            raise SettingError(
+                f"{self.title} scores the background, which is where no class is confident; give"
+                " the least confidence with --threshold (0 to 1), or words for the background with"
+                " --background-words"
+            )
+        if words and self.background not in ("threshold", "rest"):
+            raise SettingError(
+                f"--background-words take pixels from all classes, and {self.title} does not score"
+                " a background; remove them"
             )
 
     def _check_fold_settings(self, settings: EvaluationSettings) -> None:
@@ -187,7 +221,8 @@ BENCHMARKS: dict[str, Benchmark] = {}
 """The benchmarks by name; `unseen.data.benchmarks.catalogue` fills it."""
 WINDOWS = InferenceSettings(short_side=512, window=512, stride=426)
 """Size and windows of the released ZegCLIP and CLIP-RC."""
-THRESHOLD = (
-    "0 is the background, a class of its own in pAcc and mIoU: where the confidence of the best"
-    " class is below --threshold; 255 is ignored"
+SCORED = (
+    "a class of its own in pAcc and mIoU: where the confidence of the best class is below"
+    " --threshold, or one of the --background-words wins"
 )
+THRESHOLD = f"0 is the background, {SCORED}; 255 is ignored"

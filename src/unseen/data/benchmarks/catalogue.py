@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unseen.data.ade import ADE150, ADE847
-from unseen.data.benchmarks.base import BENCHMARKS, THRESHOLD, WINDOWS, Benchmark
+from unseen.data.benchmarks.base import BENCHMARKS, SCORED, THRESHOLD, WINDOWS, Benchmark
 from unseen.data.classes import (
     CITYSCAPES,
+    COCO,
     COCO_STUFF,
     COCO_STUFF_UNSEEN,
     CONTEXT,
@@ -30,6 +31,7 @@ from unseen.data.layouts import (
     cityscapes_pairs,
     coco_stuff_pairs,
     context_pairs,
+    open_coco_object,
     voc_pairs,
 )
 from unseen.data.pairs import Background, Pair
@@ -189,6 +191,23 @@ def _coco_stuff() -> Benchmark:
     )
 
 
+def _coco_object() -> Benchmark:
+    return Benchmark(
+        name="coco-object",
+        summary=f"COCO-Object, the 80 things of COCO{BELOW_THRESHOLD}",
+        class_names=COCO,
+        unseen=(),
+        templates="multi",
+        inference=WINDOWS,
+        open=open_coco_object,
+        background="threshold",
+        protocol={
+            "labels": f"COCO-Stuff's ids 0..79; all others, 255 too, are the background: {SCORED}",
+            "val": "5 000 images",
+        },
+    )
+
+
 def _doodles() -> Benchmark:
     return Benchmark(
         name="doodles",
@@ -249,6 +268,7 @@ CATALOGUE = (
     *fold_benchmarks().values(),
     PASCAL_VOC.benchmark("voc-21", f" 2012{BELOW_THRESHOLD}", "threshold"),
     PASCAL_CONTEXT.benchmark("context-60-threshold", BELOW_THRESHOLD, "threshold"),
+    _coco_object(),
     *PASCAL_VOC.nested("voc-zs3", VOC_ZS3),
     *PASCAL_CONTEXT.nested("context-zs3", CONTEXT_ZS3),
     _all_classes(

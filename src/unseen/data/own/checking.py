@@ -47,6 +47,8 @@ class _Files:
 
     pairs: dict[str, list[Pair]] = field(default_factory=dict)
     first_id: int = 0
+    ignored_ids: tuple[int, ...] = ()
+    others: bool = False
     findings: list[Finding] = field(default_factory=list)
     split_source: str | None = None
 
@@ -87,6 +89,8 @@ def check_data(
         files.first_id,
         {"train": benchmark.seen, "val": scored},
         own=benchmark.folder is not None,
+        ignored_ids=files.ignored_ids,
+        others=files.others,
     )
     findings = worst_first([*files.findings, *find_faults(survey)])
     return DataCheck(benchmark, survey, findings, files.split_source)
@@ -94,8 +98,14 @@ def check_data(
 
 def _own_files(folder: Path) -> _Files:
     contents = read_folder(folder)
-    first_id = read_classes(folder / CLASSES).first_id
-    return _Files(contents.pairs, first_id, layout_findings(contents), contents.splits.source)
+    classes = read_classes(folder / CLASSES)
+    return _Files(
+        contents.pairs,
+        classes.first_id,
+        classes.ignored_ids,
+        findings=layout_findings(contents),
+        split_source=contents.splits.source,
+    )
 
 
 def _benchmark_files(benchmark: Benchmark, root: Path | None) -> _Files:
@@ -117,7 +127,7 @@ def _benchmark_files(benchmark: Benchmark, root: Path | None) -> _Files:
                 " folder, or a benchmark with --root"
             )
         files.pairs[split] = data.pairs
-        files.first_id = int(data.background == 0)
+        files.first_id, files.others = data.first_id, data.others == "background"
     if not files.pairs:
         finding = files.findings[0]
         raise DataError(f"{finding.problem}; {finding.remedy}")

@@ -26,6 +26,7 @@ class StoredIds:
         stored: Ids that occur in label maps.
         share: Largest share of a label map that the id just above the list covers.
         own: Whether the list of classes is the user's own.
+        others: Whether ids above the list are a background.
     """
 
     first: int
@@ -33,10 +34,13 @@ class StoredIds:
     stored: frozenset[int]
     share: float
     own: bool
+    others: bool = False
 
     @property
     def unlisted(self) -> list[int]:
         """Ids above the list, in order."""
+        if self.others:
+            return []
         return sorted(value for value in self.stored if value > self.last)
 
     @property
@@ -111,17 +115,22 @@ ID_FAULTS = (
     ),
     IdFault(
         "error",
-        "ids run from 0 to {above}, but only {count} classes are listed: 0 seems to be a"
-        " background, and every id would be taken for the next class",
-        "write 'background # ignore' (not scored) or 'background' (a class) as the first line of"
-        " classes.txt",
+        "ids run from 0 to {above}, but only {count} lines are listed: either 0 is a background"
+        " that is missing as the first line, and every id would be taken for the next class; or"
+        " {above} is missing as the last",
+        "look at the sheet, which shows both: in the first case write 'background # ignore' (not"
+        " scored) or 'background' (a class) as the first line of classes.txt; in the second add the"
+        " last class, or 'unlabelled # ignore'",
         lambda ids: ids.first == 0 and ids.one_above and 0 in ids.stored,
     ),
     IdFault(
         "error",
-        "ids run from 1 to {above}, but the first of {count} classes has the id 0: every id would"
-        " be taken for the next class",
-        "write 'background # ignore' as the first line of classes.txt, or subtract 1 from every id",
+        "ids run from 1 to {above}, but the first of {count} lines has the id 0: either every id"
+        " would be taken for the next class; or no image shows the first class, and {above} is"
+        " missing as the last",
+        "look at the sheet, which shows both: in the first case write 'background # ignore' as the"
+        " first line of classes.txt, or subtract 1 from every id; in the second add the last class,"
+        " or 'unlabelled # ignore'",
         lambda ids: ids.first == 0 and ids.one_above,
     ),
     # No pattern fits: some classes are not on the list, or some pixels are mistakes.
@@ -158,6 +167,12 @@ def id_findings(survey: Survey) -> list[Finding]:
     return [Finding(fault.level, problem, fault.remedy, tuple(names))]
 
 
+def may_be_shifted(survey: Survey) -> bool:
+    """Whether the list of classes may lack a background in front, or else its last line."""
+    ids = _stored_ids(survey)
+    return ids.own and ids.first == 0 and ids.one_above
+
+
 def _stored_ids(survey: Survey) -> StoredIds:
     stored: set[int] = set()
     share = 0.0
@@ -167,4 +182,6 @@ def _stored_ids(survey: Survey) -> StoredIds:
         area = record.areas.get(survey.last_id + 1, 0)
         if area:
             share = max(share, area / (record.label_size[0] * record.label_size[1]))
-    return StoredIds(survey.first_id, survey.last_id, frozenset(stored), share, survey.own)
+    return StoredIds(
+        survey.first_id, survey.last_id, frozenset(stored), share, survey.own, survey.others
+    )

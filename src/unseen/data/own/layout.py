@@ -13,11 +13,12 @@ Such a folder can be given wherever a benchmark's name is taken:
 Without lists and split folders, every fifth image is for validation, by the hash of its name: the
 same on every machine.
 
-A line of `classes.txt` is a class name, or a name and a mark after a blank: `zebra # unseen`. Only
-the last `#` of a line begins a mark, so names may hold `#`; a name that itself ends like a mark
-needs `# seen` after it. Marks are "unseen" (no masks in training) and "seen" (the default). Two
-more are for the first line alone and make it a background instead of a class: "ignore" (its pixels
-are ignored) and "threshold" (its pixels are scored; see `Background`).
+A line of `classes.txt` is a class, its synonyms behind commas (a name with a comma in double
+quotes), and perhaps a mark after a blank: `zebra # unseen`, `cow, cattle`. Only the last `#` of a
+line begins a mark, so names may hold `#`; a name that itself ends like a mark needs `# seen` after
+it. Marks are "unseen" (no masks in training), "seen" (the default), "ignore" (the id is no class
+and its pixels are ignored) and, for the first line alone, "threshold" (a background whose pixels
+are scored; see `Background`).
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from unseen.data.pairs import Background, Pair
-from unseen.errors import DataError
+from unseen.errors import DataError, VocabularyError
 from unseen.files import SUFFIXES
+from unseen.vocabulary import split_words
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 CLASSES = "classes.txt"
-BACKGROUND_MARKS = ("ignore", "threshold")
-MARKS = ("unseen", "seen", *BACKGROUND_MARKS)
+NO_CLASS_MARKS = ("ignore", "threshold")
+MARKS = ("unseen", "seen", *NO_CLASS_MARKS)
 SPLITS = ("train", "val")
 UNREAD = (
     "images that are not read, because images/ holds train/ or val/ without the other, or images"
@@ -55,16 +57,20 @@ class ClassList:
     """The content of `classes.txt`.
 
     Attributes:
-        class_names: The classes, without a background marked "ignore" or "threshold".
+        class_names: The classes, without lines marked "ignore" or "threshold".
         unseen: Those without masks in training.
         background: How labelled pixels of no class are treated.
         first_id: The stored id of the first class: 1 where id 0 is a background, else 0.
+        ignored_ids: Stored ids of further lines marked "ignore".
+        synonyms: The names of classes that have several, by class.
     """
 
     class_names: tuple[str, ...]
     unseen: tuple[str, ...]
     background: Background
     first_id: int
+    ignored_ids: tuple[int, ...] = ()
+    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_classes(path: Path) -> ClassList:
@@ -74,12 +80,14 @@ def read_classes(path: Path) -> ClassList:
         DataError: The file is missing or is no text, has an empty line between others, names a
             class twice or none at all, or has a mark where it has no meaning.
     """
-    # Both dictionaries are in the order of the lines, which is the order of the ids.
+    # All dictionaries are in the order of the lines, which is the order of the ids.
     marks: dict[str, str] = {}
     numbers: dict[str, int] = {}
+    synonyms: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(_class_lines(path), start=1):
-        name, mark = _name_and_mark(line, f"line {number} of {path}")
-        if mark in BACKGROUND_MARKS and number > 1:
+        words, mark = _words_and_mark(line, f"line {number} of {path}")
+        name = words[0]
+        if mark == "threshold" and number > 1:
             raise DataError(
                 f"line {number} of {path} is marked '# {mark}', which only the first line, id 0,"
                 " can be; move that class to the first line, or have its pixels ignored"
@@ -90,19 +98,35 @@ def read_classes(path: Path) -> ClassList:
                 " id another name"
             )
         marks[name], numbers[name] = mark, number
-    names = tuple(marks)
-    # A mark of the background takes the first line out of the classes, so ids start at 1.
-    first_mark = next(iter(marks.values()), "seen")
-    first_id = int(first_mark in BACKGROUND_MARKS)
-    if len(names) == first_id:
+        if len(words) > 1:
+            synonyms[name] = words
+    return _class_list(path, marks, synonyms)
+
+
+def _class_list(
+    path: Path, marks: Mapping[str, str], synonyms: Mapping[str, tuple[str, ...]]
+) -> ClassList:
+    """The list of classes from the marks and synonyms of every line, in the order of the ids."""
+    names = tuple(name for name, mark in marks.items() if mark not in NO_CLASS_MARKS)
+    if not names:
         raise DataError(f"{path} names no class; write one a line, in the order of the ids")
+    # A mark of the background takes the first line out of the classes, so ids start at 1.
+    first_mark = next(iter(marks.values()))
+    first_id = int(first_mark in NO_CLASS_MARKS)
     background: Background = "ignore"
     if first_mark == "threshold":
         background = "threshold"
     elif first_id == 0 and "background" in names:
         background = "class"
-    unseen = tuple(name for name, mark in marks.items() if mark == "unseen")
-    return ClassList(names[first_id:], unseen, background, first_id)
+    ignored = (index for index, mark in enumerate(marks.values()) if mark == "ignore")
+    return ClassList(
+        names,
+        tuple(name for name, mark in marks.items() if mark == "unseen"),
+        background,
+        first_id,
+        tuple(index for index in ignored if index >= first_id),
+        {name: words for name, words in synonyms.items() if name in names},
+    )
 
 
 def _class_lines(path: Path) -> list[str]:
@@ -113,8 +137,8 @@ def _class_lines(path: Path) -> list[str]:
     return _lines(path, remedy)
 
 
-def _name_and_mark(line: str, place: str) -> tuple[str, str]:
-    """The class name and the mark of a line, "seen" without one.
+def _words_and_mark(line: str, place: str) -> tuple[tuple[str, ...], str]:
+    """The class name, its synonyms, and the mark of a line, "seen" without one.
 
     Args:
         line: Without blanks at its ends.
@@ -122,7 +146,7 @@ def _name_and_mark(line: str, place: str) -> tuple[str, str]:
     """
     marked = _MARKED.match(line)
     if marked:
-        return marked["name"], marked["mark"]
+        return _words(marked["name"], place), marked["mark"]
     if line in ("", "#"):
         raise DataError(
             f"{place} holds no class; ids follow from the lines, so fill it in or remove it"
@@ -134,7 +158,21 @@ def _name_and_mark(line: str, place: str) -> tuple[str, str]:
             f"{place} ends in '# {alike[1]}', which is no mark but like one; marks are"
             f" # {', # '.join(MARKS)}: correct it, or write '# seen' after a name that ends so"
         )
-    return line, "seen"
+    return _words(line, place), "seen"
+
+
+def _words(text: str, place: str) -> tuple[str, ...]:
+    """A class name and its synonyms."""
+    try:
+        words = split_words(text, place)
+    except VocabularyError as error:
+        raise DataError(str(error)) from error
+    if not words or "" in words:
+        raise DataError(
+            f"{place} has an empty name between commas; a line is a class, its synonyms behind"
+            " commas, and a name with a comma stands in double quotes"
+        )
+    return words
 
 
 # ------------------------------------------------------------- files and splits

@@ -78,6 +78,8 @@ class Survey:
         first_id: The stored id of the first class; 1 where 0 is a background.
         wanted: By split, the classes that need labelled pixels: those trained on, those scored.
         own: Whether the data are the user's own, so that their list of classes may be corrected.
+        ignored_ids: Stored ids on the list that are no class.
+        others: Whether ids behind the list are a background.
     """
 
     records: dict[str, list[PairRecord]]
@@ -85,6 +87,8 @@ class Survey:
     first_id: int
     wanted: Mapping[str, Sequence[str]]
     own: bool = True
+    ignored_ids: tuple[int, ...] = ()
+    others: bool = False
 
     @property
     def all_records(self) -> list[PairRecord]:
@@ -94,13 +98,19 @@ class Survey:
 
     @property
     def last_id(self) -> int:
-        """The stored id of the last class."""
-        return self.first_id + len(self.class_names) - 1
+        """The last stored id on the list."""
+        return self.first_id + len(self.class_names) + len(self.ignored_ids) - 1
+
+    @property
+    def class_ids(self) -> list[int]:
+        """The stored ids of the classes."""
+        listed = range(self.first_id, self.last_id + 1)
+        return [value for value in listed if value not in self.ignored_ids]
 
     def pixels(self, split: str) -> dict[str, int]:
         """Numbers of labelled pixels, by class name."""
         # Ids that are not on the list are findings of their own and count for no class.
-        areas = dict.fromkeys(range(self.first_id, self.last_id + 1), 0)
+        areas = dict.fromkeys(self.class_ids, 0)
         for record in self.records[split]:
             for value in record.areas.keys() & areas.keys():
                 areas[value] += record.areas[value]

@@ -4,7 +4,7 @@
 
     ZegCLIP, CLIP-RC   ScaleToBox, RandomCrop (NotOneClass), RandomFlip, distortion, pad
     ESDA (BAM's)       Zoom, Rotate, Blur, PadAround, RandomCrop (KeepsQuery), RandomFlip, pad
-    SAZS (DRN's)       DrnRotate, DrnZoom, RandomCrop, RandomFlip, pad
+    SAZS (DRN's)       DrnRotate, DrnZoom, pad, RandomCrop, RandomFlip
 
 Random numbers come from torch's generator, which the training data seed for every sample. A
 sample's augmentation therefore depends only on the seed, the step, its index in the batch, and the
@@ -52,13 +52,15 @@ class TrainTransform:
 def _steps(settings: TransformSettings, padding: Padding) -> list[Step]:
     steps = _geometry(settings, padding)
     if settings.crop is not None:
-        # BAM crops out of the padded image, the others pad what the crop lacks.
+        # BAM and DRN crop out of the padded image, the others pad what the crop lacks.
         if settings.centre:
             steps.append(PadAround(settings.crop, padding))
+        elif settings.pad_first:
+            steps.append(Pad(settings.crop, padding))
         steps.append(RandomCrop(settings.crop, _guard(settings)))
     steps.append(RandomFlip(settings.flip))
     if settings.photometric:
-        steps.append(PhotometricDistortion())
+        steps.append(PhotometricDistortion(hsv=settings.hsv))
     # Padding comes last, so that the photometric distortion leaves its colour alone.
     if settings.crop is not None:
         steps.append(Pad(settings.crop, padding))
@@ -73,9 +75,9 @@ def _geometry(settings: TransformSettings, padding: Padding) -> list[Step]:
     if settings.pillow:
         steps += [DrnRotate(int(settings.rotate)), DrnZoom(zoom or (1.0, 1.0))]
     if settings.resize is not None:
-        steps.append(ScaleToBox(settings.resize, settings.scale))
+        steps.append(ScaleToBox(settings.resize, settings.scale, settings.antialias))
     elif zoom is not None and not settings.pillow:
-        steps.append(Zoom(zoom))
+        steps.append(Zoom(zoom, settings.antialias))
     if settings.rotate and not settings.pillow:
         steps.append(Rotate(settings.rotate, padding))
     if settings.blur:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
@@ -20,12 +22,18 @@ class Blur:
         return image, labels
 
 
+@dataclass(frozen=True)
 class PhotometricDistortion:
     """Random brightness, contrast, saturation and hue, with probability ½ for every one of them.
 
     Contrast comes before or after the colour steps with equal probability. Ranges of the released
     pipelines: brightness ± 32 of 255, contrast and saturation × 0.5 to 1.5, hue ± 36 degrees.
+
+    Attributes:
+        hsv: Saturation and hue as OpenCV changes them, and not as torchvision does.
     """
+
+    hsv: bool = False
 
     def __call__(self, image: Tensor, labels: Tensor) -> LabelledImage:
         """A pair to the same, whose labels stay."""
@@ -40,9 +48,34 @@ class PhotometricDistortion:
         if contrast is not None and contrast_first:
             image = TF.adjust_brightness(image, contrast)
         if torch.rand(()) < 0.5:
-            image = TF.adjust_saturation(image, uniform(0.5, 1.5))
+            image = self._saturated(image, uniform(0.5, 1.5))
         if torch.rand(()) < 0.5:
-            image = TF.adjust_hue(image, uniform(-0.1, 0.1))
+            image = TF.adjust_hue(image, self._turn())
         if contrast is not None and not contrast_first:
             image = TF.adjust_brightness(image, contrast)
         return image, labels
+
+    def _saturated(self, image: Tensor, factor: float) -> Tensor:
+        if self.hsv:
+            return saturate(image, factor)
+        out: Tensor = TF.adjust_saturation(image, factor)
+        return out
+
+    def _turn(self) -> float:
+        """A change of hue, as a share of the whole circle."""
+        if self.hsv:  # OpenCV counts hue in steps of 2 degrees
+            return int(torch.randint(-18, 18, ())) / 180
+        return uniform(-0.1, 0.1)
+
+
+def saturate(image: Tensor, factor: float) -> Tensor:
+    """An image (3, H, W) uint8 with its saturation in the HSV space times a factor, at most 1.
+
+    Hue and value stay, so the brightest channel does, and the others move away from it by the same
+    factor.
+    """
+    value = image.amax(dim=0, keepdim=True).float()
+    away = value - image  # of every channel from the brightest
+    # A saturation of 1 puts the darkest channel to 0.
+    most = value / away.amax(dim=0, keepdim=True).clamp(min=1)
+    return (value - most.clamp(max=factor) * away).round().to(torch.uint8)

@@ -26,10 +26,12 @@ class ScaleToBox:
     Attributes:
         box: Longest long and short side at a factor of 1, in pixels.
         factors: Range of the random factor on the box.
+        antialias: Smooth before the image is made smaller.
     """
 
     box: tuple[int, int]
     factors: tuple[float, float]
+    antialias: bool = True
 
     def __call__(self, image: Tensor, labels: Tensor) -> LabelledImage:
         """A pair to one of another size."""
@@ -37,7 +39,7 @@ class ScaleToBox:
         # Rounded down before the ratio is taken, as in the released code.
         long_side, short_side = (int(side * factor) for side in self.box)
         scale = min(long_side / max(labels.shape), short_side / min(labels.shape))
-        return _resized(image, labels, scale)
+        return _resized(image, labels, scale, self.antialias)
 
 
 @dataclass(frozen=True)
@@ -46,21 +48,23 @@ class Zoom:
 
     Attributes:
         factors: Range of the factor.
+        antialias: Smooth before the image is made smaller.
     """
 
     factors: tuple[float, float]
+    antialias: bool = True
 
     def __call__(self, image: Tensor, labels: Tensor) -> LabelledImage:
         """A pair to one of another size."""
-        return _resized(image, labels, uniform(*self.factors))
+        return _resized(image, labels, uniform(*self.factors), self.antialias)
 
 
-def _resized(image: Tensor, labels: Tensor, factor: float) -> LabelledImage:
+def _resized(image: Tensor, labels: Tensor, factor: float, antialias: bool) -> LabelledImage:
     """The image resized bilinearly, the labels by the nearest pixel."""
     size = [max(1, int(side * factor + 0.5)) for side in labels.shape]
     # As a mask, torchvision takes the nearest pixel, so that no id between two classes arises.
     resized = TF.resize(tv_tensors.Mask(labels), size).as_subclass(Tensor)
-    return TF.resize(image, size), resized
+    return TF.resize(image, size, antialias=antialias), resized
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,12 @@ class Pad:
     padding: Padding
 
     def __call__(self, image: Tensor, labels: Tensor) -> LabelledImage:
-        """A pair to one of the square's size."""
+        """A pair to one at least as large as the square."""
+        height, width = (max(side, self.side) for side in labels.shape)
         # Most crops fill the square already, and copying them would cost time.
-        if labels.shape == (self.side, self.side):
+        if labels.shape == (height, width):
             return image, labels
-        return _placed(image, labels, (0, 0), self.padding.canvas(self.side, self.side))
+        return _placed(image, labels, (0, 0), self.padding.canvas(height, width))
 
 
 @dataclass(frozen=True)

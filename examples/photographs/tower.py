@@ -1,0 +1,278 @@
+"""A tower in CLIP's space from an image classifier: ViT-Tiny/16 of ImageNet, and CLIP's text.
+
+The classifier's head says what 1000 classes look like to it. For those whose names have a vector of
+CLIP's text tower, a ridge regression learns the map from vectors to rows of the head; this map is
+the projection into CLIP's space that makes a CLIP of the classifier (the idea of DeViSE, Frome et
+al. 2013, and ESZSL, Romera-Paredes and Torr 2015). Its strength and whether both sides are centred
+are chosen by how well rows of held-back ImageNet classes are recognised; no photograph is looked
+at, and none of VOC.
+
+Run: python examples/photographs/tower.py --classes examples/photographs/voc_names.txt
+     --vectors lvis.npy oid.npy o365.npy --names names.json --out runs/photographs/tower
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import timm
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from timm.data import ImageNetInfo
+from torch import Tensor
+
+from unseen.backbones.clip.loading import load_text
+from unseen.files import write_text
+
+VIT = "vit_tiny_patch16_224.augreg_in21k_in1k"
+"""timm's name of the classifier; it takes images as 2·RGB - 1."""
+LAMBDAS = (0.001, 0.01, 0.1, 1.0, 10.0)
+"""Strengths of the ridge regression, of unit vectors, that are tried."""
+PARTS = 5
+"""Of the ImageNet classes; each is held back once."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """How the projection is computed.
+
+    Attributes:
+        strength: λ.
+        centred: Whether the mean is taken from vectors and rows first.
+    """
+
+    strength: float
+    centred: bool
+
+
+# ------------------------------------------------------------- names and vectors
+
+
+def plain(name: str) -> str:
+    """A name without capitals, underscores and what stands in brackets."""
+    return " ".join(name.partition("(")[0].lower().replace("_", " ").split())
+
+
+def stored_vectors(files: list[Path], names: Path) -> dict[str, Array]:
+    """Unit vectors by plain name.
+
+    Args:
+        files: `.npy` files (K, D).
+        names: JSON: for each file a list of K names, in the order of the files.
+    """
+    lists = list(json.loads(names.read_text(encoding="utf-8")).values())
+    found: dict[str, Array] = {}
+    for file, listed in zip(files, lists, strict=True):
+        rows = np.load(file, allow_pickle=False).astype(np.float64)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        for name, row in zip(listed, rows, strict=True):
+            found.setdefault(plain(name), row)
+    return found
+
+
+def encoded_vectors(tower: str, names: list[str]) -> dict[str, Array]:
+    """Unit vectors of "a NAME" by name, from the text tower of a CLIP."""
+    with torch.no_grad():
+        rows = load_text(tower).encode_names(names, ["a {}"]).double().numpy()
+    return dict(zip(names, rows, strict=True))
+
+
+def imagenet_names() -> list[list[str]]:
+    """The plain names of ImageNet's 1000 classes, in the order of the classifier's outputs."""
+    info = ImageNetInfo()
+    return [[plain(name) for name in text.split(",")] for text in info.label_descriptions()]
+
+
+def voc_names(path: Path) -> dict[str, list[str]]:
+    """A class a line, then other names of it: the first with a vector stands for the class."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    rows = [[plain(name) for name in line.split(",")] for line in lines if line.strip()]
+    return {row[0]: row for row in rows}
+
+
+def known_name(names: list[str], vectors: dict[str, Array]) -> str | None:
+    """The first name that has a vector, else the first whose last word has: "green lizard"."""
+    last_words = [name.split()[-1] for name in names]
+    return next((name for name in (*names, *last_words) if name in vectors), None)
+
+
+def named_rows(vectors: dict[str, Array], head: Tensor) -> tuple[Array, Array]:
+    """Vectors (M, D) and rows (M, C): the mean row of the classes that go by one name."""
+    groups: dict[str, list[Array]] = {}
+    for names, row in zip(imagenet_names(), head.double().numpy(), strict=True):
+        name = known_name(names, vectors)
+        if name is not None:
+            groups.setdefault(name, []).append(row)
+    print(
+        f"{sum(map(len, groups.values()))} of {len(head)} classes go by {len(groups)} known names"
+    )
+    rows = [np.mean(group, axis=0) for group in groups.values()]
+    return np.stack([vectors[name] for name in groups]), np.stack(rows)
+
+
+# ------------------------------------------------------------------- projection
+
+
+def project(text: Array, rows: Array, ridge: Ridge) -> tuple[Array, Array]:
+    """The map (D, C) from vectors to rows, and the mean vector (D,)."""
+    mean, mean_row = np.zeros(text.shape[1]), np.zeros(rows.shape[1])
+    if ridge.centred:
+        mean, mean_row = text.mean(axis=0), rows.mean(axis=0)
+    x, y = text - mean, rows - mean_row
+    penalty = ridge.strength * np.eye(x.shape[1])
+    return np.linalg.solve(x.T @ x + penalty, x.T @ y), mean
+
+
+def unit(rows: Array) -> Array:
+    """Rows of length 1."""
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def held_back_accuracy(text: Array, rows: Array, ridge: Ridge) -> float:
+    """How often the row of a held-back class is most like its own projected vector, in percent.
+
+    Among the held-back classes of its part alone; each class is held back once.
+    """
+    part = np.random.default_rng(0).permutation(len(text)) % PARTS
+    hits = 0
+    for number in range(PARTS):
+        known, hidden = part != number, part == number
+        matrix, mean = project(text[known], rows[known], ridge)
+        mean_row = rows[known].mean(axis=0)
+        guess, truth = unit((text[hidden] - mean) @ matrix), unit(rows[hidden] - mean_row)
+        hits += int((np.argmax(truth @ guess.T, axis=1) == np.arange(hidden.sum())).sum())
+    return 100 * hits / len(text)
+
+
+# ------------------------------------------------------------------------ tower
+
+
+def tower_state(vit: dict[str, Tensor], projection: Array) -> dict[str, Tensor]:
+    """The classifier's weights in OpenAI's names, for images normalised as CLIP's are.
+
+    CLIP's towers see (RGB - m) / s and have no bias of the patches: factor and bias of 2·RGB - 1 go
+    into the patch weights and the position table.
+    """
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1)
+        for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    patches = vit["patch_embed.proj.weight"]
+    bias = vit["patch_embed.proj.bias"] + (patches * (2 * mean - 1)).sum(dim=(1, 2, 3))
+    positions = vit["pos_embed"][0].clone()
+    positions[1:] += bias
+    state = {
+        "class_embedding": vit["cls_token"][0, 0],
+        "positional_embedding": positions,
+        "proj": torch.from_numpy(projection.T).float(),
+        "conv1.weight": patches * 2 * std,
+        "ln_post.weight": vit["norm.weight"],
+        "ln_post.bias": vit["norm.bias"],
+    }
+    names = (
+        ("norm1.", "ln_1."), ("norm2.", "ln_2."), ("attn.qkv.", "attn.in_proj_"),
+        ("attn.proj.", "attn.out_proj."), ("mlp.fc1.", "mlp.c_fc."), ("mlp.fc2.", "mlp.c_proj."),
+    )  # fmt: skip
+    for name, tensor in vit.items():
+        if name.startswith("blocks."):
+            ours = name.replace("blocks.", "transformer.resblocks.")
+            for theirs, mine in names:
+                ours = ours.replace(theirs, mine)
+            state[ours] = tensor
+    return {f"visual.{name}": tensor.contiguous() for name, tensor in state.items()}
+
+
+def tower_config(vit: dict[str, Tensor], embed_dim: int) -> dict[str, Any]:
+    """open_clip's configuration; without a text tower."""
+    width, _, patch, _ = vit["patch_embed.proj.weight"].shape
+    layers = 1 + max(int(name.split(".")[1]) for name in vit if name.startswith("blocks."))
+    side = round((vit["pos_embed"].shape[1] - 1) ** 0.5)
+    vision = {"image_size": side * patch, "patch_size": patch, "width": width, "layers": layers}
+    return {
+        "embed_dim": embed_dim,
+        "quick_gelu": False,
+        "vision_cfg": {**vision, "head_width": 64, "no_ln_pre": True},
+    }
+
+
+def classifier(weights: Path | None) -> dict[str, Tensor]:
+    """The classifier's tensors, from a file in timm's names or fetched by timm."""
+    if weights is not None:
+        return {name: tensor.float() for name, tensor in load_file(weights).items()}
+    return dict(timm.create_model(VIT, pretrained=True).state_dict())
+
+
+def main() -> None:
+    """Choose, project, and write the tower and the vectors of the classes."""
+    flags = parse()
+    vit, classes = classifier(flags.weights), voc_names(flags.classes)
+    if flags.vectors:
+        vectors = stored_vectors(flags.vectors, flags.names)
+    else:
+        wanted = {name for group in (*imagenet_names(), *classes.values()) for name in group}
+        vectors = encoded_vectors(flags.clip, sorted(wanted))
+    text, rows = named_rows(vectors, vit["head.weight"])
+    accuracy = {
+        ridge: held_back_accuracy(text, rows, ridge)
+        for ridge in (Ridge(*choice) for choice in product(LAMBDAS, (True, False)))
+    }
+    for ridge, percent in accuracy.items():
+        print(
+            f"λ {ridge.strength:g}, centred {ridge.centred}: {percent:.1f} % of held-back classes"
+        )
+    best = max(accuracy, key=lambda ridge: accuracy[ridge])
+    print(f"chosen: λ {best.strength:g}, centred {best.centred}")
+    matrix, mean = project(text, rows, best)
+    known = {name: known_name(names, vectors) for name, names in classes.items()}
+    missing = [name for name, found in known.items() if found is None]
+    if missing:
+        raise SystemExit(f"no vector for {', '.join(missing)}; add another name behind a comma")
+    asked = np.stack([vectors[found] for found in known.values() if found is not None])
+    flags.out.mkdir(parents=True, exist_ok=True)
+    state, config = tower_state(vit, matrix), tower_config(vit, text.shape[1])
+    save_file(state, flags.out / "tower.safetensors", {"config": json.dumps(config)})
+    np.save(flags.out / "classes.npy", unit(asked - mean).astype(np.float32))
+    facts = {
+        "names with a vector": len(text),
+        "strength": best.strength,
+        "centred": best.centred,
+        "held-back accuracy": {
+            f"{r.strength:g} {r.centred}": round(a, 2) for r, a in accuracy.items()
+        },
+    }
+    write_text(flags.out / "tower.json", json.dumps(facts, indent=1) + "\n")
+    print(f"wrote {flags.out}/tower.safetensors and classes.npy")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--classes", type=Path, required=True, help="a class a line, other names behind commas"
+    )
+    parser.add_argument(
+        "--weights", type=Path, help="the classifier in timm's names; timm fetches it by default"
+    )
+    parser.add_argument(
+        "--clip", default="ViT-B-16-quickgelu/openai", help="whose text tower gives the vectors"
+    )
+    parser.add_argument("--vectors", type=Path, nargs="+", help="instead: .npy files of vectors")
+    parser.add_argument("--names", type=Path, help="JSON: a list of names for each of these files")
+    parser.add_argument("--out", type=Path, default=Path("runs/photographs/tower"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""--published: every resolved field is the released one; what has no protocol is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from tiny import write_voc
+from tiny.commands import error_of, run_command
+from unseen.errors import SettingError
+from unseen.methods import METHODS
+from unseen.recipes import published_on, require_published, resolve
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def table() -> ModuleType:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return import_module("published")
+    finally:
+        sys.path.pop(0)
+
+
+def test_every_field_is_the_released_one(table: ModuleType) -> None:
+    rows = list(table.rows())
+    assert len(rows) > 1000
+    assert [row for row in rows if row[2] != row[3]] == []
+
+
+def test_every_protocol_is_compared(table: ModuleType) -> None:
+    compared = {(method, name.partition("/")[0]) for method, name, _, _ in table.released()}
+    offered = {(method, name) for method in METHODS for name in published_on(method)}
+    # Of ZegCLIP on Context numbers were published, and no configuration.
+    assert offered - compared == {("zegclip", "context-60")}
+    assert compared <= offered
+
+
+def test_the_page_is_up_to_date(table: ModuleType) -> None:
+    page = (ROOT / "docs" / "published.md").read_text(encoding="utf-8")
+    assert page == table.page(), "python benchmarks/published.py > docs/published.md"
+
+
+@pytest.mark.parametrize(
+    ("method", "benchmark"),
+    [("zegclip", "doodles"), ("zegclip", "ade20k-150"), ("clip_rc", "context"), ("clip", "voc")],
+)
+def test_what_was_never_published_is_refused(method: str, benchmark: str) -> None:
+    with pytest.raises(SettingError, match=f"{method} has no published protocol for {benchmark}"):
+        require_published(method, benchmark)
+
+
+def test_given_values_win_over_published_ones() -> None:
+    model, train = resolve(
+        "zegclip",
+        "voc",
+        model={"published": True, "options": {"start": "aligned"}},
+        train={"precision": "bf16-mixed"},
+    )
+    assert (model.options["start"], train.precision) == ("aligned", "bf16-mixed")
+    assert train.decay_norms
+    assert not train.transforms.antialias
+    ours, settings = resolve("zegclip", "voc")
+    assert (ours.published, settings.precision, settings.decay_norms) == (False, "auto", False)
+
+
+def test_refusals_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = f"--out {tmp_path / 'run'}"
+    assert "zegclip has no published protocol for doodles" in error_of(
+        capsys, f"train zegclip --published {out}"
+    )
+    assert "clip has no published protocol for doodles" in error_of(
+        capsys, f"evaluate clip --published {out}"
+    )
+    assert "choose one of voc, voc-21" in error_of(capsys, f"evaluate sclip --published {out}")
+
+
+def test_a_training_free_protocol_through_the_verb(tmp_path: Path) -> None:
+    """SCLIP on VOC with the background: words, synonyms, temperature, windows, thresholds."""
+    root = write_voc(tmp_path / "VOC2012")
+    common = f"--benchmark voc-21 --root {root} --limit 1 --out {tmp_path / 'out'}"
+    run_command(f"evaluate sclip --published {common} --inference.short_side 64")
+    protocol = json.loads((tmp_path / "out" / "report.json").read_text())["protocol"]
+    assert protocol["inference"]["short_side"] == 64, "a given value wins"
+    assert (protocol["inference"]["window"], protocol["inference"]["stride"]) == (224, 112)
+    assert protocol["inference"]["area_threshold"] == 0.1
+    assert protocol["evaluation"]["threshold"] == 0.1
+    assert protocol["model"]["options"]["temperature"] == 65.0
+    assert protocol["combine"] == "max"
+    assert len(protocol["background_words"]) == 26
+    assert protocol["synonyms"]["boat"] == ["ship"]
+    run_command(f"evaluate sclip --published {common} --inference.short_side 64 --threshold 0.3")
+    again = json.loads((tmp_path / "out" / "report.json").read_text())["protocol"]
+    assert again["evaluation"]["threshold"] == 0.3
+
+
+def test_a_published_training_keeps_its_protocol(tmp_path: Path) -> None:
+    """Class file, size and settings go into the run folder, and its test follows the protocol."""
+    root = write_voc(tmp_path / "VOC2012")
+    run = tmp_path / "run"
+    run_command(
+        f"train zegclip --published --benchmark voc --root {root} --out {run} --clip doodles",
+        "--train.steps 1 --train.batch_size 2 --train.workers 0 --train.transforms.crop 64",
+        "--options.train_grid [4,4] --train.transforms.resize [128,64]",
+    )
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    assert stored["inference"]["antialias"] is False
+    assert stored["train"]["precision"] == "32-true"
+    assert stored["train"]["decay_norms"] is True
+    assert stored["train"]["transforms"]["hsv"] is True
+    run_command(
+        f"evaluate {run} --published --root {root} --limit 1 --inference.short_side 64",
+        f"--out {tmp_path / 'out'}",
+    )
+    assert (tmp_path / "out" / "report.json").exists()
