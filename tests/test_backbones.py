@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from conftest import SHARED, close
 from tiny import tiny_clip
+from unseen.backbones import hub
 from unseen.backbones.dense import SmallBackbone
 from unseen.backbones.drn import DRN
 from unseen.backbones.mobilenet import DilatedMobileNet, MobileNetV2
@@ -64,15 +65,16 @@ def test_a_vit_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         return vit
 
     monkeypatch.setattr(timm, "create_model", create_model)
+    monkeypatch.setattr(hub, "cached_file", lambda *_: Path("in the cache"))
     ours.load("timm:vit_large_patch16_384.augreg_in21k_ft_in1k")
     assert requested == ["vit_large_patch16_384.augreg_in21k_ft_in1k"]
     assert torch.equal(ours.cls_token, vit.cls_token)
 
-    def offline(*_: Any, **__: Any) -> None:
-        raise OSError("no network")
+    def unreachable(*_: Any) -> Path:
+        raise CheckpointError("the weights could not be fetched")
 
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(CheckpointError, match="could not be downloaded; check name and network"):
+    monkeypatch.setattr(hub, "cached_file", unreachable)
+    with pytest.raises(CheckpointError, match="could not be fetched"):
         ours.load("timm:vit_large_patch16_384")
     with pytest.raises(SettingError, match="no model called 'vit_huge'"):
         ours.load("timm:vit_huge")

@@ -16,6 +16,7 @@ from conftest import close
 from tiny import tiny_clip, write_folds
 from tiny.commands import error_of, run_command
 from unseen import api
+from unseen.backbones import hub
 from unseen.backbones.clip.templates import TEMPLATES
 from unseen.backbones.resnet import SAME_IN_TIMM, DilatedResNet
 from unseen.errors import CheckpointError, SettingError, VocabularyError
@@ -332,13 +333,18 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
 def test_weights_from_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     def created(name: str, *, pretrained: bool) -> torch.nn.Module:
         assert pretrained
-        if name == "resnet101s.gluon_in1k":
-            raise OSError("no network")
         torch.manual_seed(3)
         return real(name)
 
     real = timm.create_model
+
+    def cached(repo: str, *_: object) -> Path:
+        if "resnet101s" in repo:
+            raise CheckpointError("the weights could not be fetched")
+        return Path("in the cache")
+
     monkeypatch.setattr(timm, "create_model", created)
+    monkeypatch.setattr(hub, "cached_file", cached)
     segmenter = EdgeCLIP(tiny_clip(), weights="timm:resnet50s.gluon_in1k")
     segmenter.initialise()
     torch.manual_seed(3)
@@ -346,7 +352,7 @@ def test_weights_from_timm(monkeypatch: pytest.MonkeyPatch) -> None:
         segmenter.backbone.layer3[5].conv2.weight, real("resnet50s").layer3[5].conv2.weight
     )
     assert all(f"{name}.gluon_in1k" in timm.list_pretrained(f"{name}.*") for name in SAME_IN_TIMM)
-    with pytest.raises(CheckpointError, match="could not be downloaded"):
+    with pytest.raises(CheckpointError, match="could not be fetched"):
         EdgeCLIP(tiny_clip(), weights="timm:resnet101s.gluon_in1k").initialise()
     for other in ("resnet50d.gluon_in1k", "resnet50.a1_in1k", "resnet50s.nobody"):
         with pytest.raises(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, conv1x1, conv3x3
 
 from unseen.backbones.archives import load_matching, read_state_dict
+from unseen.backbones.hub import create_from_timm
 from unseen.errors import CheckpointError, SettingError
 
 Norm = Literal["frozen", "affine", "batch"]
@@ -232,11 +233,5 @@ def _fetch_from_timm(name: str) -> dict[str, Tensor]:
             f"timm's {name!r} is not a ResNet with the deep stem and plain shortcuts; choose one of"
             f" {', '.join(known)}, or give a file"
         )
-    try:
-        model: nn.Module = timm.create_model(name, pretrained=True)
-    except (RuntimeError, OSError) as error:
-        raise CheckpointError(
-            f"the weights of {TIMM}{name} could not be downloaded; check the network, or give a"
-            " local file of weights instead"
-        ) from error
-    return model.state_dict()
+    network: nn.Module = create_from_timm(name)
+    return network.state_dict()

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unseen.backbones.archives import load_matching, read_state_dict
-from unseen.backbones.clip.loading import load_clip, log_first_warning_only
+from unseen.backbones.clip.loading import load_clip
 from unseen.backbones.clip.tower import CLIP
 from unseen.backbones.dense import DenseBackbone
 from unseen.backbones.fingerprint import network_fingerprint
-from unseen.errors import CheckpointError, DataError, SettingError
+from unseen.backbones.hub import create_from_timm, log_first_warning_only
+from unseen.errors import DataError, SettingError
 from unseen.modules.positions import resize_as_dino
 
 TIMM = "timm:"
@@ -187,23 +188,16 @@ def _create_plain_vit(name: str, *, pretrained: bool) -> VisionTransformer:
     not_plain = (
         f"{name} is not a plain ViT, whose last block has keys; choose one such as {EXAMPLE}"
     )
+    create = create_from_timm if pretrained else timm.create_model
     try:
         with log_first_warning_only():
-            network = timm.create_model(
-                name, pretrained=pretrained, num_classes=0, dynamic_img_size=True
-            )
+            network = create(name, num_classes=0, dynamic_img_size=True)
     except TypeError as error:  # other networks take no `dynamic_img_size`
         raise SettingError(not_plain) from error
-    except (RuntimeError, OSError) as error:
-        # timm raises one type for an unknown tag and for a failed download: its text tells.
-        if "tag" in str(error) or "pretrained" in str(error):
-            raise SettingError(
-                f"timm has no weights called {name!r} ({str(error).splitlines()[0]}); give a file"
-                " of weights: timm:NAME@FILE"
-            ) from error
-        raise CheckpointError(
-            f"the weights of {name} could not be downloaded; check the network, or give a file of"
-            f" weights: timm:{name}@FILE"
+    except RuntimeError as error:
+        raise SettingError(
+            f"timm has no weights called {name!r} ({str(error).splitlines()[0]}); give a file"
+            " of weights: timm:NAME@FILE"
         ) from error
     if not isinstance(network, VisionTransformer):
         raise SettingError(not_plain)
@@ -362,11 +356,11 @@ class ReassembledViT(DenseBackbone):
                 " timm:vit_large_patch16_384.augreg_in21k_ft_in1k"
             )
         try:
-            state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
-        except (RuntimeError, OSError, ValueError) as error:
-            raise CheckpointError(
-                f"timm's weights {name} could not be downloaded; check name and network, or give a"
-                " local file of them instead"
+            state: dict[str, Tensor] = create_from_timm(name).state_dict()
+        except (RuntimeError, ValueError) as error:
+            raise SettingError(
+                f"timm has no weights called {name!r} ({str(error).splitlines()[0]}); give another"
+                " tag, or a local file of weights"
             ) from error
         return state
 

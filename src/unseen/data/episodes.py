@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, get_args
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import numpy as np
@@ -182,9 +182,10 @@ def _download_list(name: str) -> bytes:
         with urlopen(url, timeout=30) as answer:
             data: bytes = answer.read()
     except (URLError, OSError, HTTPException) as error:
+        cause = f"answer {error.code}" if isinstance(error, HTTPError) else error
         raise DataError(
-            f"HSNet's list {name} could not be fetched from {SOURCE}; check the network, or"
-            " give a folder that has it with --lists"
+            f"HSNet's list {name} could not be fetched from {SOURCE} ({cause}); check the network,"
+            " or give a folder that has it with --lists"
         ) from error
     if not is_published(data, name):
         # Other lists give other scores without an error: HSNet's repository may change.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ from unseen.backbones.archives import read_state_dict
 from unseen.backbones.clip.shapes import config_from_shapes, text_config_from_shapes
 from unseen.backbones.clip.text import NO_TOWER, CLIPText, text_tower_of
 from unseen.backbones.clip.tower import CLIP
+from unseen.backbones.hub import load_from_hub, log_first_warning_only
 from unseen.errors import CheckpointError, SettingError
 
 DOODLES = "doodles"
@@ -136,45 +136,21 @@ def _fetch(source: str) -> Any:
             f"no file and no open_clip tag is called {source!r}; give a path, {DOODLES!r}, or a tag"
             f" such as {', '.join(examples)}"
         )
-    quick_gelu = bool(
-        open_clip.pretrained.get_pretrained_cfg(architecture, tag).get("quick_gelu", False)
-    )
-    try:
+    about = open_clip.get_pretrained_cfg(architecture, tag)
+
+    def load() -> Any:
         # The activation belongs to the weights, not to the architecture's name: OpenAI's ViT-B-16
         # needs QuickGELU under either name.
         with log_first_warning_only():
-            return open_clip.create_model(architecture, pretrained=tag, force_quick_gelu=quick_gelu)
-    except (RuntimeError, OSError) as error:
-        raise CheckpointError(
-            f"the weights of {source} could not be fetched; check the network, or give a local file"
-            " of weights instead"
-        ) from error
+            return open_clip.create_model(
+                architecture, pretrained=tag, force_quick_gelu=bool(about.get("quick_gelu", False))
+            )
 
-
-@contextmanager
-def log_first_warning_only() -> Iterator[None]:
-    """Show only the first of the libraries' warnings while weights are downloaded.
-
-    With a bad connection, huggingface_hub warns at every retry.
-    """
-    shown: list[str] = []
-
-    def is_first(record: logging.LogRecord) -> bool:
-        shown.append(record.getMessage())
-        return len(shown) == 1
-
-    # Cut off from its handlers, the hub's warning is shown bare by Python's handler of last
-    # resort; open_clip, which logs to the root logger itself, is silent.
-    hub, root = logging.getLogger("huggingface_hub.utils._http"), logging.getLogger()
-    propagate, disabled = hub.propagate, root.disabled
-    hub.addFilter(is_first)
-    hub.propagate, root.disabled = False, True
-    try:
-        yield
-    finally:
-        hub.removeFilter(is_first)
-        # The application's logging is its own business: everything is put back.
-        hub.propagate, root.disabled = propagate, disabled
+    repo, _, name = about["hf_hub"].rpartition("/")
+    names = [name or "open_clip_pytorch_model.bin"]
+    if not name:
+        names = ["open_clip_model.safetensors", *names]
+    return load_from_hub(repo, names, source, load)
 
 
 def known_sources() -> list[str]:

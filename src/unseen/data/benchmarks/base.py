@@ -188,7 +188,7 @@ class Benchmark:
             )
 
     def _check_background(self, settings: EvaluationSettings, words: bool) -> None:
-        """Refuse a scored background that nothing predicts, and words for one that is not scored."""
+        """Refuse a background that is scored and never predicted, and words where none is."""
         # No default would fit every method: their confidences have different ranges.
         if self.background == "threshold" and settings.threshold is None and not words:
             raise SettingError(
