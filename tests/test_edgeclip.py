@@ -19,6 +19,7 @@ from unseen import api
 from unseen.backbones import hub
 from unseen.backbones.clip.templates import TEMPLATES
 from unseen.backbones.resnet import SAME_IN_TIMM, DilatedResNet
+from unseen.building import encode
 from unseen.errors import CheckpointError, SettingError, VocabularyError
 from unseen.labels import IGNORE
 from unseen.methods import create
@@ -437,3 +438,30 @@ def test_from_weights_to_label_maps(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "mIoU" in capsys.readouterr().out
     result = api.load(run).segment(np.zeros((30, 40, 3), dtype=np.uint8), ["cat", "dog"])
     assert result.labels.shape == (30, 40)
+
+
+def test_a_mobilenet_as_the_backbone(tmp_path: Path) -> None:
+    """Padded to whole strides, normalised with its own statistics, trained behind a stride of 8."""
+    segmenter = EdgeCLIP(
+        tiny_clip(), backbone="mobilenet_v2", train_backbone="all", match_dim=32,
+        background="learned",
+    ).eval()  # fmt: skip
+    segmenter.initialise()
+    assert segmenter.pad_color == pytest.approx((127.5,) * 3)
+    text = encode(segmenter, ["cat", "dog", "sofa"])
+    assert text.background is None
+    prediction = segmenter(torch.rand(1, 3, 50, 70), text)
+    assert prediction.logits.shape == (1, 3, 8, 12)
+    assert prediction.padded_size == (64, 96)
+    assert prediction.resized((50, 70)).shape == (1, 3, 50, 70)
+    query = segmenter.train().forward_query(torch.rand(2, 3, 64, 64), text.select([0, 1]))
+    segmenter.loss(query, torch.randint(2, (2, 64, 64)))["total"].backward()
+    assert segmenter.unknown is not None
+    assert segmenter.unknown.grad is not None
+    part = EdgeCLIP(tiny_clip(), backbone="mobilenet_v2", match_dim=32)
+    features = part.backbone.body.features
+    trained = [any(p.requires_grad for p in block.parameters()) for block in features]
+    first = part.backbone.body.dilated[0]
+    assert trained == [index > first for index in range(len(features))]
+    with pytest.raises(SettingError, match="starts from a backbone that was trained before"):
+        part.initialise()

@@ -19,6 +19,7 @@ from unseen.settings import (
 BAD_TRAIN: dict[str, list[Any]] = {
     "regime": ["zero-shot"],
     "pseudo_label_ignored": ["yes"],
+    "sampling": ["pixels"],
     "unseen_pixels": ["void", "skip"],
     "steps": [0, 2.5, True],
     "batch_size": [0],

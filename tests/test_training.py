@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from tiny import tiny_clip
-from unseen.data.benchmarks import BENCHMARKS, Benchmark
+from unseen.data.benchmarks import BENCHMARKS, Benchmark, get_benchmark
 from unseen.data.datasets import DoodleScenes, LabelledImages, Sample, SegmentationSet
 from unseen.data.pairs import Pair
 from unseen.errors import CheckpointError, DataError, SettingError
@@ -28,6 +28,7 @@ from unseen.training.batches import (
     LabelMapItems,
     QueryItems,
     StepSampler,
+    images_by_class,
     images_to_query,
     training_items,
 )
@@ -220,6 +221,33 @@ def test_a_set_smaller_than_a_batch_is_repeated() -> None:
         2,
         2,
     ]
+
+
+def test_sampling_by_class_shows_rare_classes_as_often() -> None:
+    groups = [np.arange(30), np.array([31]), np.array([32, 33])]
+    settings = TrainSettings(steps=100, batch_size=9, seed=0)
+    sampler = StepSampler(40, settings, groups)
+    drawn = [index for step in range(100) for index, _ in sampler.batch(step)]
+    counts = np.bincount(drawn, minlength=40)
+    assert counts[34:].sum() == 0, "images that show no class are left out"
+    assert counts[31] == pytest.approx(300, abs=50)
+    assert counts[:30].sum() == pytest.approx(300, abs=50)
+    assert sampler.batch(7) == StepSampler(40, settings, groups).batch(7)
+    assert list(StepSampler(40, settings, groups, start=99)) == [sampler.batch(99)]
+
+
+def test_images_by_class() -> None:
+    bench = get_benchmark("doodles")
+    data = DoodleScenes(5, 12, size=32, min_things=1, max_things=2)
+    items = LabelMapItems(data, lambda image, labels: (image, labels))
+    groups = images_by_class(items, bench.seen_ids)
+    shown = [set(data.labels(i).unique().tolist()) for i in range(12)]
+    present = [c for c in bench.seen_ids if any(c in labels for labels in shown)]
+    assert len(groups) == len(present)
+    for class_id, group in zip(present, groups, strict=True):
+        assert group.tolist() == [i for i, labels in enumerate(shown) if class_id in labels]
+    with pytest.raises(DataError, match="no training image shows any"):
+        images_by_class(items, [])
 
 
 def test_batches_that_cannot_be_divided() -> None:

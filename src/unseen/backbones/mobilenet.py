@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unseen.backbones.archives import load_matching, read_state_dict
 from unseen.backbones.dense import DenseBackbone
 from unseen.errors import CheckpointError
 
@@ -210,3 +214,45 @@ class DilatedMobileNet(DenseBackbone):
     def is_pretrained(self, name: str) -> bool:
         """Everything but the head."""
         return name.startswith("body.")
+
+
+class MobileNetFeatures(nn.Module):
+    """The features of MobileNetV2 at an eighth of the image's size, (B, 1280, H/8, W/8).
+
+    A light backbone in place of `DilatedResNet`.
+
+    Args:
+        trained: Which part is trained: what follows a stride of 8 ("layer3"), or all.
+
+    Attributes:
+        norm: "batch", as of a network that can start without weights: its batch norms are folded
+            into its convolutions.
+        stride: Pixels between cells.
+        channels: Channels of the features.
+    """
+
+    mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
+    std: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
+    multiple: ClassVar[int] = 32
+
+    def __init__(self, trained: Literal["layer3", "all"] = "layer3") -> None:
+        super().__init__()
+        self.norm, self.stride, self.channels = "batch", 8, LAST
+        self.body = MobileNetV2(stride=8)
+        if trained == "layer3":
+            for block in self.body.features[: self.body.dilated[0] + 1]:
+                block.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The features of images in -1..1 whose sides are multiples of 32."""
+        out: Tensor = self.body(images)
+        return out
+
+    def load_weights(self, source: str) -> None:
+        """Load the weights of a classifier, in torchvision's names.
+
+        Raises:
+            CheckpointError: A file that cannot be read, or does not hold this network.
+        """
+        state = fold_batch_norms(read_state_dict(Path(source)), source)
+        load_matching(self.body, state, source, name="this MobileNetV2")

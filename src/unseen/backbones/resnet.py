@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import timm
 from torch import Tensor, nn
@@ -68,12 +68,19 @@ class DilatedResNet(nn.Module):
             statistics are the batch's, which is necessary where no weights are loaded.
 
     Attributes:
+        mean: Of the images the usual weights were made with, RGB in 0..1.
+        std: Their standard deviation.
+        multiple: What the sides of images have to be multiples of.
         stride: Pixels between cells.
         channels: Channels of the features.
 
     Raises:
         SettingError: A stride that is neither 1 nor 2, or a size below 1.
     """
+
+    mean: ClassVar[tuple[float, float, float]] = (0.485, 0.456, 0.406)
+    std: ClassVar[tuple[float, float, float]] = (0.229, 0.224, 0.225)
+    multiple: ClassVar[int] = 1
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.text import CLIPText, StoredText
-from unseen.backbones.clip.tower import IMAGENET_MEAN, IMAGENET_STD
+from unseen.backbones.mobilenet import MobileNetFeatures
 from unseen.backbones.resnet import DilatedResNet, Norm, Trained
 from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import SettingError, VocabularyError
@@ -63,7 +63,8 @@ class Encoded:
 
     Attributes:
         feature: (B, D, h, w), not negative.
-        size: Height and width of the images in pixels.
+        size: Height and width in pixels of what the features cover: the images, padded where the
+            backbone needs it.
     """
 
     feature: Tensor
@@ -123,14 +124,16 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
 
     Args:
         clip: The text half of a CLIP, or stored text features.
-        weights: What the ResNet starts from: a file, or "timm:resnet50s.gluon_in1k"
+        backbone: "resnet" (released), or the light "mobilenet_v2" (`MobileNetFeatures`), which the
+            sizes of the ResNet are not for.
+        weights: What the backbone starts from: a file, or "timm:resnet50s.gluon_in1k"
             (`DilatedResNet.load_weights`).
         stem: `DilatedResNet`.
         planes: `DilatedResNet`.
         blocks: `DilatedResNet`; (3, 4, 6) is ResNet-50.
         strides: `DilatedResNet`.
-        train_backbone: What of the ResNet is trained: its third stage (released), or all, for which
-            it needs no weights.
+        train_backbone: What of the backbone is trained: the ResNet's third stage (released; of
+            MobileNetV2 what follows a stride of 8), or all, for which it needs no weights.
         norm: What the batch norms of the trained part do: `DilatedResNet`.
         match_dim: D, channels in which text features and pixels are compared.
         dropout: On whole channels of features and text features.
@@ -143,6 +146,8 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         edge_radius: Width in pixels of the bands on both sides of a contour; by default one step of
             the feature grid (8 pixels for strides of 2), so that sampling the bands at that grid
             keeps them; masks with an ignored contour need more by its width.
+        background: What pixels of no class are compared with: the text feature of "background"
+            ("word"), or a vector that is learned, for text features from a file.
         templates: The prompt a class name is put in; the figure's is "no_article".
         quirks: What the released code does otherwise.
     """
@@ -166,6 +171,7 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         self,
         clip: CLIPText | StoredText,
         *,
+        backbone: Literal["resnet", "mobilenet_v2"] = "resnet",
         weights: str | None = None,
         stem: tuple[int, int, int] = (64, 64, 128),
         planes: tuple[int, int, int] = (64, 128, 256),
@@ -181,10 +187,16 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         triplet_weight: float = 1.0,
         margin: float = 0.5,
         edge_radius: int | None = None,
+        background: Literal["word", "learned"] = "word",
         templates: Templated = "single",
         quirks: EdgeCLIPQuirks | None = None,
     ) -> None:
-        super().__init__(clip, templates=templates, background_name="background", unit_text=False)
+        super().__init__(
+            clip,
+            templates=templates,
+            background_name="background" if background == "word" else None,
+            unit_text=False,
+        )
         self.quirks = quirks or EdgeCLIPQuirks()
         # A softmax never reaches 0 or 1, so such thresholds would select all pixels or none.
         if not all(0 < threshold < 1 for threshold in thresholds) or not margin >= 0:
@@ -195,9 +207,13 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         self.weights, self.train_backbone = weights, train_backbone
         self.thresholds, self.top = tuple(thresholds), top
         self.triplet_weight, self.margin = triplet_weight, margin
-        self.backbone = DilatedResNet(
-            stem, planes, blocks, strides, trained=train_backbone, norm=norm
-        )
+        self.backbone: DilatedResNet | MobileNetFeatures
+        if backbone == "resnet":
+            self.backbone = DilatedResNet(
+                stem, planes, blocks, strides, trained=train_backbone, norm=norm
+            )
+        else:
+            self.backbone = MobileNetFeatures(trained=train_backbone)
         self.edge_radius = self.backbone.stride if edge_radius is None else edge_radius
         self.project = _projection(self.backbone.channels, match_dim, dropout)
         self.project_word = _projection(clip.embed_dim, match_dim, dropout)
@@ -205,7 +221,10 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         # Frozen, it is stored all the same: its random values are part of the result.
         self.project_background.requires_grad_(self.quirks.background_text == "supervised")
         self.gate = _gate(match_dim, gate_dropout)
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        self.unknown: nn.Parameter | None = None
+        if background == "learned":
+            self.unknown = nn.Parameter(torch.randn(clip.embed_dim) / clip.embed_dim**0.5)
+        mean, std = self.backbone.mean, self.backbone.std
         if self.quirks.normalization == "none":
             mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -217,25 +236,28 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         return as_color(self.mean)
 
     def initialise(self) -> None:
-        """Load the ResNet's weights.
+        """Load the backbone's weights.
 
         Raises:
-            SettingError: There are none, although not all of the ResNet is trained.
-            CheckpointError: A file that does not hold this ResNet.
+            SettingError: There are none, although not all of the backbone is trained.
+            CheckpointError: A file that does not hold this backbone.
         """
         if self.weights is not None:
             self.backbone.load_weights(self.weights)
         elif self.train_backbone == "layer3" or self.backbone.norm != "batch":
             raise SettingError(
-                "edgeclip starts from a ResNet that was trained before; give its weights"
+                "edgeclip starts from a backbone that was trained before; give its weights"
                 " (--options.weights timm:resnet50s.gluon_in1k, or a file), or train all of it,"
                 " batch norms too (--options.train_backbone all --options.norm batch)"
             )
 
     def encode_images(self, images: Tensor) -> Encoded:
         """Projected features of images (B, 3, H, W), RGB in 0..1."""
-        feature = self.project(self.backbone((images - self.mean) / self.std))
-        return Encoded(feature, (images.shape[-2], images.shape[-1]))
+        x = (images - self.mean) / self.std
+        # 0 is the mean; the maps of the padding are cut off with it.
+        multiple = self.backbone.multiple
+        x = F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple))
+        return Encoded(self.project(self.backbone(x)), (x.shape[-2], x.shape[-1]))
 
     def answer(self, encoded: Encoded, query: TextFeatures) -> Prediction:
         """Logits (B, 2, h, w), background and query class.
@@ -243,14 +265,15 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         Extras: `initial` and `seeds`, the logits (B, 2, h, w) of the rounds before; `feature`
             (B, D, h, w); `word` (B, D, 1, 1).
         """
-        if query.background is None:
+        unknown = query.background if self.unknown is None else self.unknown
+        if unknown is None:
             raise VocabularyError(
                 "EdgeCLIP compares classes with 'background', whose vector is not among the text"
-                " features; encode the classes by its own tower"
+                " features; train with background=learned"
             )
         count, feature = len(query), encoded.feature
         word = self.project_word(query.pooled.view(count, -1, 1, 1))
-        background = self.project_background(query.background.expand(count, -1)[..., None, None])
+        background = self.project_background(unknown.expand(count, -1)[..., None, None])
         # Thresholds decide here, and bf16 has three digits.
         with torch.autocast(feature.device.type, enabled=False):
             of_class = feature.float().expand(count, -1, -1, -1)

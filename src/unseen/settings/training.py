@@ -13,6 +13,9 @@ Regime = Literal["inductive", "transductive", "supervised"]
 UnseenPixels = Literal["ignore", "background", "drop_image"]
 
 
+Sampling = Literal["images", "classes"]
+
+
 Optimizer = Literal["adamw", "sgd"]
 
 
@@ -124,6 +127,9 @@ class TrainSettings:
             labelled in training. "ignore": not at all; "background": as background (HSNet's lists,
             SAZS, EdgeCLIP: masks of unseen classes are used); "drop_image": images that show any
             are left out (BAM, ESDA).
+        sampling: How the images of a batch are drawn: "images", each as often as any other; or
+            "classes", a class first and then an image that shows it, so that rare classes are seen
+            as often as common ones (every label map is read once, before the first step).
         steps: Optimiser steps.
         batch_size: Images per step, over all devices and accumulated parts.
         accumulate: Parts a batch is computed in, one after the other.
@@ -154,6 +160,7 @@ class TrainSettings:
     regime: Regime = "inductive"
     pseudo_label_ignored: bool = False
     unseen_pixels: UnseenPixels = "ignore"
+    sampling: Sampling = "images"
     steps: int = 20_000
     batch_size: int = 16
     accumulate: int = 1
@@ -188,6 +195,7 @@ TRAIN_RANGES = {
     "regime": one_of(Regime),
     "pseudo_label_ignored": SWITCH,
     "unseen_pixels": one_of(UnseenPixels),
+    "sampling": one_of(Sampling),
     "steps": whole(1),
     "batch_size": whole(1),
     "accumulate": whole(1),

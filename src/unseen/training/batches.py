@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -20,7 +21,7 @@ from unseen.data.benchmarks import Benchmark
 from unseen.data.datasets import Sample, SegmentationSet
 from unseen.data.transforms import Padding, TrainTransform
 from unseen.errors import DataError, SettingError
-from unseen.labels import BACKGROUND, IGNORE, PADDING
+from unseen.labels import BACKGROUND, IGNORE, PADDING, index_to_label
 from unseen.segmenter import QuerySegmenter, Segmenter
 from unseen.settings import TrainSettings
 
@@ -43,6 +44,7 @@ class LabelMapItems(Dataset[tuple[Tensor, ...]]):
 
     def __init__(self, data: SegmentationSet, augment: Augment) -> None:
         self.data, self.augment = data, augment
+        self.indices: Sequence[int] = range(len(data))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -153,22 +155,12 @@ def images_to_query(
     Raises:
         DataError: There are none.
     """
-
-    def fits(index: int) -> bool:
-        present = np.unique(data.labels(index).numpy())
-        return bool(np.isin(present, query_ids).any() and not np.isin(present, excluded_ids).any())
-
-    # Reading and decoding files releases the interpreter's lock: threads are enough, and `map`
-    # keeps the order.
-    with ThreadPoolExecutor() as pool:
-        marks = track(
-            pool.map(fits, range(len(data))),
-            description="listing images without unseen classes",
-            total=len(data),
-            transient=True,
-            disable=not progress,
-        )
-        indices = [index for index, mark in enumerate(marks) if mark]
+    shown = shown_labels(data, range(len(data)), progress=progress)
+    indices = [
+        index
+        for index, labels in enumerate(shown)
+        if np.isin(labels, query_ids).any() and not np.isin(labels, excluded_ids).any()
+    ]
     if not indices:
         raise DataError(
             f"each of the {len(data)} training images shows an unseen class, or none to train on;"
@@ -176,6 +168,58 @@ def images_to_query(
             " --train.unseen_pixels ignore"
         )
     return indices
+
+
+def shown_labels(
+    data: SegmentationSet, indices: Sequence[int], *, progress: bool = False
+) -> list[NDArray[np.int64]]:
+    """The different labels of each image; reads every label map."""
+
+    def of_image(index: int) -> NDArray[np.int64]:
+        return np.unique(data.labels(index).numpy())
+
+    # Reading and decoding files releases the interpreter's lock: threads are enough, and `map`
+    # keeps the order.
+    with ThreadPoolExecutor() as pool:
+        return list(
+            track(
+                pool.map(of_image, indices),
+                description="reading label maps",
+                total=len(indices),
+                transient=True,
+                disable=not progress,
+            )
+        )
+
+
+def images_by_class(
+    items: Items, class_ids: Sequence[int], *, progress: bool = False
+) -> list[NDArray[np.int64]]:
+    """For each class that some image shows the numbers of those items; reads every label map.
+
+    Raises:
+        DataError: No image shows any of the classes.
+    """
+    shown = shown_labels(items.data, items.indices, progress=progress)
+    labels = index_to_label(torch.as_tensor(class_ids)).tolist()
+    groups = [
+        np.array([number for number, present in enumerate(shown) if label in present])
+        for label in labels
+    ]
+    groups = [group for group in groups if len(group)]
+    if not groups:
+        raise DataError(
+            "no training image shows any of the classes to train on; check the masks and the list"
+            " of classes"
+        )
+    return groups
+
+
+def trained_ids(benchmark: Benchmark, settings: TrainSettings) -> list[int]:
+    """The classes whose masks are trained on: the seen ones, or all in supervised training."""
+    if settings.regime == "supervised":
+        return list(range(len(benchmark.class_names)))
+    return benchmark.seen_ids
 
 
 def training_items(
@@ -204,9 +248,8 @@ def training_items(
     if not isinstance(segmenter, QuerySegmenter):
         return LabelMapItems(data, augment)
     # Supervised training treats every class as seen, so nothing is ignored or left out.
-    unseen, query_ids = benchmark.unseen_ids, benchmark.seen_ids
-    if settings.regime == "supervised":
-        unseen, query_ids = [], list(range(len(benchmark.class_names)))
+    query_ids = trained_ids(benchmark, settings)
+    unseen = [i for i in benchmark.unseen_ids if i not in query_ids]
     # With "background", the third choice, unseen classes are neither ignored nor left out.
     ignored_ids: Sequence[int] = ()
     excluded_ids: Sequence[int] = ()
@@ -238,6 +281,7 @@ class StepSampler(Sampler[list[Key]]):
     Args:
         length: Number of images.
         settings: Size of a whole batch, accumulated parts, steps, seed.
+        groups: Images by class, where a class is drawn first; then there are no epochs.
         start: The first step.
         rank: Of this process.
         ranks: Number of processes.
@@ -247,7 +291,14 @@ class StepSampler(Sampler[list[Key]]):
     """
 
     def __init__(
-        self, length: int, settings: TrainSettings, *, start: int = 0, rank: int = 0, ranks: int = 1
+        self,
+        length: int,
+        settings: TrainSettings,
+        groups: Sequence[NDArray[np.int64]] = (),
+        *,
+        start: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         shares = settings.accumulate * ranks
         if settings.batch_size % shares:
@@ -255,7 +306,7 @@ class StepSampler(Sampler[list[Key]]):
                 f"batch_size {settings.batch_size} cannot be divided among {ranks} devices in"
                 f" {settings.accumulate} parts; make it a multiple of {shares}"
             )
-        self.length, self.settings = length, settings
+        self.length, self.settings, self.groups = length, settings, groups
         self.start, self.rank, self.ranks = start, rank, ranks
 
     def __len__(self) -> int:
@@ -264,15 +315,24 @@ class StepSampler(Sampler[list[Key]]):
     def batch(self, step: int) -> list[Key]:
         """The whole batch of a step."""
         seed, size = self.settings.seed, self.settings.batch_size
+        seeds = np.random.SeedSequence([seed, step]).generate_state(size).tolist()
+        return list(zip(self._images(step), seeds, strict=True))
+
+    def _images(self, step: int) -> list[int]:
+        """The images of a step."""
+        seed, size = self.settings.seed, self.settings.batch_size
+        if self.groups:
+            rng = np.random.default_rng([seed, step])
+            classes = rng.integers(len(self.groups), size=size)
+            return [int(rng.choice(self.groups[number])) for number in classes]
         # A set smaller than a batch is repeated as often as it takes to fill one.
         repeats = -(-size // self.length)
         per_epoch = self.length * repeats // size
         # Any step is computed from its number alone: a resumed run need not replay earlier ones.
         epoch, place = divmod(step, per_epoch)
         order = np.random.default_rng([seed, epoch]).permutation(self.length * repeats)
-        indices = (order % self.length)[place * size : (place + 1) * size].tolist()
-        seeds = np.random.SeedSequence([seed, step]).generate_state(size).tolist()
-        return list(zip(indices, seeds, strict=True))
+        images: list[int] = (order % self.length)[place * size : (place + 1) * size].tolist()
+        return images
 
     def __iter__(self) -> Iterator[list[Key]]:
         parts = self.settings.accumulate
@@ -285,13 +345,11 @@ class StepSampler(Sampler[list[Key]]):
                 yield batch[first : first + share]
 
 
-def make_loader(
-    items: Items, settings: TrainSettings, start: int, rank: int, ranks: int
-) -> DataLoader[Any]:
-    """The parts of all batches of one process, from the step `start` on."""
+def make_loader(items: Items, sampler: StepSampler, settings: TrainSettings) -> DataLoader[Any]:
+    """The parts of batches that a sampler chooses."""
     return DataLoader(
         items,
-        batch_sampler=StepSampler(len(items), settings, start=start, rank=rank, ranks=ranks),
+        batch_sampler=sampler,
         num_workers=settings.workers,
         pin_memory=torch.cuda.is_available(),
         collate_fn=stack_items,

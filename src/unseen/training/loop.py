@@ -8,7 +8,7 @@ a run that was killed and resumed ends in the weights of the uninterrupted one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -30,8 +31,10 @@ from unseen.settings import TrainSettings
 from unseen.training.batches import (
     Items,
     StepSampler,
+    images_by_class,
     make_loader,
     stack_items,
+    trained_ids,
     training_items,
 )
 from unseen.training.records import Records, RunControl
@@ -97,14 +100,22 @@ def fit(
     data = benchmark.data("train", root)
     shown = control.progress and fabric.is_global_zero
     items = training_items(segmenter, benchmark, data, settings, progress=shown)
+    groups: Sequence[NDArray[np.int64]] = ()
+    if settings.sampling == "classes":
+        groups = images_by_class(items, trained_ids(benchmark, settings), progress=shown)
     step = TrainingStep(segmenter, text, benchmark, settings)
     if segmenter.starts_from_images and control.anew:
-        step.start_from(items, settings)
+        step.start_from(items, StepSampler(len(items), settings, groups))
+
+    def batches(start: int, rank: int, ranks: int) -> Iterable[Any]:
+        sampler = StepSampler(len(items), settings, groups, start=start, rank=rank, ranks=ranks)
+        return make_loader(items, sampler, settings)
+
     job = Job(
         module=step,
         optimizer=make_optimizer(segmenter, settings),
         factor=lambda step: learning_rate(step, settings) / settings.lr,
-        batches=lambda start, rank, ranks: make_loader(items, settings, start, rank, ranks),
+        batches=batches,
         trained=segmenter.trainable_state,
     )
     # Fabric moves the segmenter to its own device; the caller gets it back where it was.
@@ -158,9 +169,8 @@ class TrainingStep(nn.Module):
     ) -> None:
         super().__init__()
         self.segmenter, self.text = segmenter, text
-        seen, unseen = benchmark.seen_ids, benchmark.unseen_ids
-        if settings.regime == "supervised":
-            seen, unseen = list(range(len(text))), []
+        seen = trained_ids(benchmark, settings)
+        unseen = [] if settings.regime == "supervised" else benchmark.unseen_ids
         # Inductive training knows nothing of the unseen classes, not even their names.
         if settings.regime == "inductive":
             self.text = text.select(seen)
@@ -172,9 +182,9 @@ class TrainingStep(nn.Module):
             pseudo_label_ignored=settings.pseudo_label_ignored,
         )
 
-    def start_from(self, items: Items, settings: TrainSettings) -> None:
+    def start_from(self, items: Items, sampler: StepSampler) -> None:
         """Show the segmenter some images of the first batch, in every process the same."""
-        keys = StepSampler(len(items), settings).batch(0)[:START_IMAGES]
+        keys = sampler.batch(0)[:START_IMAGES]
         images = stack_items([items[key] for key in keys])[0].to(self.segmenter.device)
         self.segmenter.start_from(images / 255, self.text.to(images.device))
 
