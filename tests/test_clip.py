@@ -452,3 +452,18 @@ def test_plain_bicubic_positions() -> None:
     assert torch.equal(
         clip.positions((side, side), "bicubic_plain"), clip.visual.positional_embedding
     )
+
+
+def test_a_file_that_does_not_tell_its_activation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """LAION's towers were trained with GELU, which no shape shows."""
+    path = tmp_path / "weights.safetensors"
+    save_file(tiny_clip(patch_size=16, width=64).state_to_save(), path)
+    load_clip(str(path))
+    assert "QuickGELU is assumed" in caplog.text
+    assert f"ViT-B-16@{path}" in caplog.text
+    caplog.clear()
+    save_file(tiny_clip().state_to_save(), path, {"config": json.dumps(tiny_clip().config)})
+    load_clip(str(path))
+    assert caplog.text == ""

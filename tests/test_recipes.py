@@ -11,8 +11,9 @@ import yaml
 
 from tiny import tiny_clip
 from unseen.data.benchmarks import BENCHMARKS
+from unseen.errors import SettingError
 from unseen.methods import METHODS, create
-from unseen.recipes import recipe, settings
+from unseen.recipes import recipe, resolve, settings
 
 SMALL = {
     "zegclip": {"decoder_heads": 2},
@@ -179,3 +180,10 @@ def test_folds_share_a_recipe() -> None:
     assert model.clip == "ViT-B-16-quickgelu/openai"
     assert recipe("zegclip", "nothing") == {}
     assert recipe("naclip", "voc") == {}
+
+
+def test_photographs_without_a_recipe_need_a_tower() -> None:
+    with pytest.raises(SettingError, match="zegclip has no recipe for cityscapes, so its tower is"):
+        settings("zegclip", "cityscapes")
+    model, _ = resolve("zegclip", "cityscapes", model={"clip": "ViT-B-16-quickgelu/openai"})
+    assert model.clip == "ViT-B-16-quickgelu/openai"

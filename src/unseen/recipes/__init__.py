@@ -16,9 +16,13 @@ from typing import Any
 
 import yaml
 
+from unseen.data.benchmarks import BENCHMARKS
 from unseen.errors import SettingError
 from unseen.settings import ModelSettings, Regime, TrainSettings, TransformSettings, is_own
 
+DRAWN = "doodles"
+"""How the names of benchmarks begin that the tower of the package knows."""
+PHOTOGRAPHS = "ViT-B-16-quickgelu/openai"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -128,9 +132,17 @@ def resolve(
         train: Values of `TrainSettings`, those of `transforms` as a mapping.
 
     Raises:
-        SettingError: Values that cannot be trained with, or no published protocol to follow.
+        SettingError: Values that cannot be trained with, no published protocol to follow, or
+            photographs without a tower that knows some.
     """
     chosen = recipe(method, benchmark, train.get("regime", "inductive"))
+    shows_photographs = benchmark in BENCHMARKS and not benchmark.startswith(DRAWN)
+    if not chosen and not model.get("clip") and shows_photographs:
+        raise SettingError(
+            f"{method} has no recipe for {benchmark}, so its tower is not known; give one that"
+            f" knows photographs (--clip {PHOTOGRAPHS}), and the training with --train.steps and"
+            " others"
+        )
     if model.get("published"):
         protocol = require_published(method, benchmark)
         chosen = _merged(chosen, {"model": protocol.model, "train": protocol.train})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib import resources
@@ -21,6 +22,8 @@ from unseen.backbones.clip.text import NO_TOWER, CLIPText, text_tower_of
 from unseen.backbones.clip.tower import CLIP
 from unseen.backbones.hub import load_from_hub, log_first_warning_only
 from unseen.errors import CheckpointError, SettingError
+
+_log = logging.getLogger(__name__)
 
 DOODLES = "doodles"
 """The source name of the small CLIP that comes with the package; it was trained on drawings of the
@@ -213,30 +216,41 @@ def _new_text(config: dict[str, Any], source: str) -> CLIPText:
     return CLIPText(text, config["embed_dim"], source=source, config=config)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """A CLIP's weights in float32, without the sizes that OpenAI's archives carry along."""
-    return {
-        name: tensor.float()
-        for name, tensor in read_state_dict(path).items()
-        if name not in ("input_resolution", "context_length", "vocab_size")
-    }
+SIZES_OF_OPENAI = ("input_resolution", "context_length", "vocab_size")
+"""What OpenAI's archives carry along with the weights."""
+
+
+def _read(
+    path: Path, config: dict[str, Any] | None
+) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """A CLIP's weights in float32, and its configuration if it is given or stored with them."""
+    stored = read_state_dict(path)
+    config = config or _stored_config(path)
+    if config is None and SIZES_OF_OPENAI[0] not in stored:
+        _log.warning(
+            "unseen: %s does not say which activation it was trained with, and QuickGELU is"
+            " assumed, which OpenAI's have; for others give ARCHITECTURE@FILE, such as ViT-B-16@%s",
+            path,
+            path,
+        )
+    state = {n: tensor.float() for n, tensor in stored.items() if n not in SIZES_OF_OPENAI}
+    return state, config
 
 
 def _clip_from_file(path: Path, source: str, config: dict[str, Any] | None) -> CLIP:
-    state = _read(path)
     # The user's architecture comes first, then what the file says of itself; shapes are the last
     # resort, as they show neither activation nor heads.
-    clip = build_clip(
-        config or _stored_config(path) or config_from_shapes(state, path=path), source=source
-    )
+    state, config = _read(path, config)
+    clip = build_clip(config or config_from_shapes(state, path=path), source=source)
     _load_all(clip, state, path)
     return clip
 
 
 def _text_from_file(path: Path, source: str, config: dict[str, Any] | None) -> CLIPText:
     # Any image tower will do here, also a ResNet: its weights are not even looked at.
-    state = {name: tensor for name, tensor in _read(path).items() if not name.startswith("visual.")}
-    config = config or _stored_config(path) or text_config_from_shapes(state, path=path)
+    whole, config = _read(path, config)
+    state = {name: tensor for name, tensor in whole.items() if not name.startswith("visual.")}
+    config = config or text_config_from_shapes(state, path=path)
     if "text_cfg" not in config:
         raise CheckpointError(
             f"{path} holds an image tower alone and no text tower; give a whole CLIP, or --clip"

@@ -1,0 +1,196 @@
+"""Every method on the same photographs: one table of all classes competing, one of the folds.
+
+Trains each row of `ROWS` on VOC's 15 seen classes and on the folds of PASCAL-5i, with the same
+data, tower, words, steps and seeds, and scores it beside the methods without training, two floors
+and two ceilings. Results are kept, so a stopped run goes on; `page.py` makes tables and charts.
+
+Run: python examples/photographs/run.py --voc VOCdevkit/VOC2012 --lists LISTS --mobilenet FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import FREE, SIZE, Row, kept, places_of, score, train, voc_without_background
+from probe import LinearProbe
+
+import unseen
+from unseen.data.benchmarks import get_benchmark
+from unseen.data.classes import VOC
+from unseen.data.episodes import pascal_list
+from unseen.evaluation.protocols import query_labels, read_episodes
+from unseen.inference import query_mask
+from unseen.labels import IGNORE
+from unseen.metrics import ConfusionMatrix, EpisodeCounts
+from unseen.reports import Report
+from unseen.segmenter import QuerySegmenter
+
+FOLDS = range(4)
+MOBILENET = {"backbone": "mobilenet_v2", "weights": "MOBILENET", "background": "learned"}
+ADAMW = {"lr": 1e-4}
+ROWS = {
+    "zegclip": Row("ZegCLIP", "zegclip", train=ADAMW),
+    "zegclip-released": Row(
+        "ZegCLIP, released start", "zegclip", {"start": "released"}, {"lr": 1e-3}
+    ),
+    "zegclip-transductive": Row("ZegCLIP, transductive", "zegclip", {}, ADAMW, "transductive"),
+    "zegclip-supervised": Row("ZegCLIP, supervised", "zegclip", {}, ADAMW, "supervised"),
+    "clip_rc": Row("CLIP-RC", "clip_rc", train=ADAMW),
+    "probe": Row("linear probe, supervised", "probe", {}, {"lr": 1e-3}, "supervised"),
+    "esda": Row("ESDA", "esda", train={"lr": 1e-3}, query=True),
+    "sazs": Row("SAZS", "sazs", {**MOBILENET, "scale": 10.0}, {"lr": 2e-4}, query=True),
+    "edgeclip": Row("EdgeCLIP", "edgeclip", MOBILENET, {"lr": 2e-4}, query=True),
+}
+"""The trained rows by name. Learning rates and options are those that `choices.py` chose."""
+ONE_SPLIT = ("zegclip-transductive", "zegclip-supervised", "zegclip-released", "probe")
+"""Rows that are trained on VOC's usual split alone."""
+
+
+def present_lists(places: argparse.Namespace) -> Path:
+    """HSNet's lists without the images that are not in the folder."""
+    present = {path.stem for path in (places.voc / "JPEGImages").glob("*.jpg")}
+    out: Path = places.out / "lists"
+    for part in ("trn", "val"):
+        (out / part).mkdir(parents=True, exist_ok=True)
+        for fold in FOLDS:
+            lines = [
+                f"{name}__{class_id + 1:02d}"
+                for name, class_id in pascal_list(places.lists / part / f"fold{fold}.txt")
+                if name in present
+            ]
+            (out / part / f"fold{fold}.txt").write_text("\n".join(lines) + "\n")
+    return out
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """What the page shows of a report."""
+    iou = report.as_dict()["iou"]
+    return {"scores": report.scores, "iou": iou, "images": report.images, "pixels": report.pixels}
+
+
+# ------------------------------------------------------------------------- trained
+
+
+def of_split(name: str, seed: int, split: str, places: argparse.Namespace) -> dict[str, Any]:
+    """Train a row on "voc" or a fold, unless the run is there, and score it."""
+    row = ROWS[name]
+    run = train(
+        row, places, split, places.out / "runs" / f"{name}-{split.replace('/', '-')}-{seed}", seed
+    )
+    if split == "voc":
+        return {"generalised": summary(score(run, voc_without_background(), places))}
+    bench = get_benchmark(split, places.lists)
+    result = {
+        "fold": summary(score(run, bench, places)),
+        "wrong class": wrong_class(run, split, places, seed),
+    }
+    if row.query and split == "pascal-5i/3":
+        # The classes of the last fold are VOC's unseen ones: the same run, all classes at once.
+        result["generalised"] = summary(score(run, voc_without_background(), places))
+    return result
+
+
+@torch.no_grad()
+def wrong_class(run: Path, split: str, places: argparse.Namespace, seed: int) -> dict[str, float]:
+    """The floor of a query method: the same run asked another class than it is judged on."""
+    model, bench = unseen.load(run), get_benchmark(split, places.lists)
+    if not isinstance(model.segmenter, QuerySegmenter):
+        return {}
+    assert bench.episodes is not None
+    rng, count = torch.Generator().manual_seed(seed), len(bench.class_names)
+    text, counts = model.encode(bench.class_names), EpisodeCounts(count)
+    for sample, class_id in read_episodes(*bench.episodes(places.voc, "all", 0)):
+        others = [i for i in range(count) if i != class_id]
+        other = others[int(torch.randint(len(others), (), generator=rng))]
+        mask = query_mask(model.segmenter, sample.image.unsqueeze(0), text, other, SIZE)[0]
+        counts.update(mask, query_labels(sample.labels, class_id), class_id)
+    return counts.summary(bench.seen_ids, bench.unseen_ids)
+
+
+# ---------------------------------------------------- without training, and floors
+
+
+def of_free(name: str, places: argparse.Namespace) -> dict[str, Any]:
+    """A method without training on both protocols."""
+    folds = {
+        f"pascal-5i/{fold}": summary(
+            score(name, get_benchmark(f"pascal-5i/{fold}", places.lists), places)
+        )
+        for fold in FOLDS
+    }
+    return {"generalised": summary(score(name, voc_without_background(), places)), **folds}
+
+
+def floors(places: argparse.Namespace) -> dict[str, Any]:
+    """Every pixel the class most frequent in training; every pixel the query class."""
+    bench = voc_without_background()
+    counts = np.zeros(256, dtype=np.int64)
+    data = bench.data("train", places.voc)
+    for index in range(len(data)):
+        counts += np.bincount(data.labels(index).numpy().ravel(), minlength=256)
+    seen = counts[bench.seen_ids]
+    commonest, matrix = bench.seen_ids[int(seen.argmax())], ConfusionMatrix(len(VOC))
+    val = bench.data("val", places.voc)
+    for index in range(len(val)):
+        truth = val.labels(index)
+        matrix.update(torch.where(truth == IGNORE, IGNORE, commonest), truth)
+    result: dict[str, Any] = {
+        "class": VOC[commonest],
+        "generalised": matrix.summary(bench.seen_ids, bench.unseen_ids),
+    }
+    for number in FOLDS:
+        fold, everything = (
+            get_benchmark(f"pascal-5i/{number}", places.lists),
+            EpisodeCounts(len(VOC)),
+        )
+        assert fold.episodes is not None
+        for sample, class_id in read_episodes(*fold.episodes(places.voc, "all", 0)):
+            truth = query_labels(sample.labels, class_id)
+            everything.update(torch.ones_like(truth, dtype=torch.bool), truth, class_id)
+        result[fold.name] = everything.summary(fold.seen_ids, fold.unseen_ids)
+    return result
+
+
+def splits_of(name: str) -> Sequence[str]:
+    """What a row is trained on."""
+    folds = [f"pascal-5i/{fold}" for fold in FOLDS]
+    if name in ONE_SPLIT:
+        return ["voc"]
+    return folds if ROWS[name].query else ["voc", *folds]
+
+
+def main() -> None:
+    """Measure everything that is missing."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--splits", nargs="+", help="these splits instead of all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    places = places_of(parser)
+    LinearProbe.register()
+    places.lists = present_lists(places)
+    results = places.out / "results"
+    kept(results / "floors.json", partial(floors, places))
+    for name in FREE:
+        kept(results / f"{name}.json", partial(of_free, name, places))
+    for seed in places.seeds:
+        for name in places.rows:
+            for split in splits_of(name):
+                if places.splits and split not in places.splits:
+                    continue
+                file = results / f"{name}-{split.replace('/', '-')}-{seed}.json"
+                made = kept(file, partial(of_split, name, seed, split, places))
+                part = made.get("generalised") or made["fold"]
+                scores = {k: round(v, 1) for k, v in part["scores"].items() if v == v}
+                print(f"{name} on {split}, seed {seed}: {scores}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
