@@ -12,6 +12,7 @@ from PIL import Image
 import unseen
 from tiny.commands import error_of, run_command
 from unseen.errors import SettingError, VocabularyError
+from unseen.vocabulary import Vocabulary
 
 
 def test_segment(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,6 +78,31 @@ def test_class_names_with_commas_and_names_the_tower_does_not_know(
     assert "are not closed" in error_of(
         capsys, f"segment {photo}", """--classes 'tree, "house, red'""", out
     )
+
+
+def test_a_class_file_with_synonyms_and_words_for_the_background(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--words` of version 0.1 is `--classes`, and a file is its classes, not its name."""
+    words, out = tmp_path / "words.txt", tmp_path / "out"
+    words.write_text("tree, wood\nfish\n")
+    for flag in ("--classes", "--words"):
+        run_command(f"segment {photo} {flag} {words} --out {out} --combine max")
+        stored = json.loads((out / "photo.json").read_text())["classes"]
+        assert [entry["name"] for entry in stored] == ["tree", "fish"]
+    both = Vocabulary(("tree", "fish"), {"tree": ("tree", "wood")}, "max")
+    labels = np.array(Image.open(out / "photo.png"))
+    assert np.array_equal(unseen.load("naclip").segment(photo, both).labels, labels)
+    run_command(f"segment {photo} --classes fish --out {out} --background-words 'tree, key'")
+    behind = np.array(Image.open(out / "photo.png"))
+    words_too = Vocabulary(("fish",), background=("tree", "key"))
+    assert np.array_equal(behind, unseen.load("naclip").segment(photo, words_too).labels)
+    assert (behind == 255).any()
+    capsys.readouterr()
+    missing = error_of(capsys, f"segment {photo} --classes {tmp_path / 'nothing.txt'}")
+    assert "nothing.txt does not exist; check the path, or give class names" in missing
+    words.write_text("tree\ntree\n")
+    assert "'tree' is in the list twice" in error_of(capsys, f"segment {photo} --classes {words}")
 
 
 def test_python_refuses_like_the_command_line(
