@@ -3,9 +3,9 @@
 The text features are CLIP's, of real class names.
 Trains on 15 of VOC's 20 classes and queries the other five, of which no mask was ever shown, for
 every fold and seed, beside two floors: every pixel is the query class; the same network is queried
-with a wrong class. `README.md` beside this file says what it needs and what came out.
+with a wrong class. `sazs.md` beside this file says what it needs and what came out.
 
-Run: python examples/voc_real/run.py --voc VOCdevkit/VOC2012 --lists LISTS --words voc12_single.npy
+Run: python examples/photographs/sazs.py --voc VOCdevkit/VOC2012 --lists LISTS --words voc12_single.npy
 --weights mobilenet_v2_imagenet_tv.safetensors
 """
 
@@ -293,7 +293,7 @@ def parse() -> argparse.Namespace:
         ("--weights", "MobileNetV2 trained on ImageNet, converted from TensorFlow"),
     ):
         parser.add_argument(flag, type=Path, required=True, help=text)
-    parser.add_argument("--out", type=Path, default=Path("runs/voc_real"))
+    parser.add_argument("--out", type=Path, default=Path("runs/photographs-sazs"))
     parser.add_argument("--folds", type=int, nargs="+", default=list(FOLDS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300)
@@ -318,7 +318,7 @@ def main() -> None:
     }
     folds = [[runs[fold, seed] for seed in flags.seeds] for fold in flags.folds]
     print_tables(folds, flags.folds)
-    write_text(flags.out / "words.svg", chart(folds))
+    write_text(flags.out / "sazs.svg", chart(folds))
 
 
 if __name__ == "__main__":
