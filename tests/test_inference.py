@@ -356,6 +356,10 @@ def test_squares_may_be_resized_once_and_without_antialiasing() -> None:
 
 
 def test_no_antialiasing_needs_a_size() -> None:
+    without = change_inference(InferenceSettings(square=64, antialias=False), {"square": 0})
+    assert without == InferenceSettings(), "nothing is left that could be smoothed"
+    with pytest.raises(SettingError, match="area_threshold and .* segment_iou exclude each other"):
+        InferenceSettings(area_threshold=0.1, refinement="segment_iou")
     changes = {"canvas": 0, "square": 64, "antialias": False}
     changed = change_inference(InferenceSettings(canvas=480), changes)
     assert (changed.square, changed.antialias) == (64, False)

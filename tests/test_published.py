@@ -11,9 +11,10 @@ from types import ModuleType
 import pytest
 import yaml
 
-from tiny import write_voc
+from tiny import write_own, write_voc
 from tiny.commands import error_of, run_command
 from unseen.errors import SettingError
+from unseen.evaluation.entries import Changes
 from unseen.methods import METHODS
 from unseen.recipes import published_on, require_published, resolve
 
@@ -120,3 +121,29 @@ def test_a_published_training_keeps_its_protocol(tmp_path: Path) -> None:
         f"--out {tmp_path / 'out'}",
     )
     assert (tmp_path / "out" / "report.json").exists()
+
+
+def test_every_way_to_draw_exists_on_its_folds() -> None:
+    """BAM's draw needs BAM's list, which COCO-20i has not."""
+    for method in METHODS:
+        for name in published_on(method):
+            episodes = require_published(method, name).evaluation.get("episodes", "all")
+            assert not (name == "coco-20i" and episodes == "bam"), method
+
+
+def test_given_episodes_bring_their_own_seeds() -> None:
+    protocol = require_published("esda", "pascal-5i/0")
+    assert Changes().scoring(protocol).seeds == (923,)
+    assert Changes(settings={"episodes": "all"}).scoring(protocol).seeds == (0,)
+    assert Changes(settings={"episodes": "hsnet"}).scoring(protocol).seeds == (0,)
+    given = {"episodes": "hsnet", "seeds": (1, 2)}
+    assert Changes(settings=given).scoring(protocol).seeds == (1, 2)
+
+
+def test_folders_of_your_own_have_no_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_own(tmp_path / "voc" / "mine")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingError, match="no published protocol for voc/mine"):
+        require_published("zegclip", "voc/mine")

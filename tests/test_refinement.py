@@ -161,7 +161,9 @@ def test_label_maps_are_refined() -> None:
     assert torch.equal(changed.confidence, maps.confidence)
     matches = match_segments(maps.labels[0], segments[0], 0.05)
     for count in (1, 2, 32):
-        labels = refine_labels(maps.labels[0], matches, maps.scores[0], settings, count)
+        labels = refine_labels(
+            maps.labels[0], matches, maps.scores[0], settings, rows_at_once=count
+        )
         assert torch.equal(labels, changed.labels[0])
 
 

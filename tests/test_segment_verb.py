@@ -102,7 +102,11 @@ def test_a_class_file_with_synonyms_and_words_for_the_background(
     missing = error_of(capsys, f"segment {photo} --classes {tmp_path / 'nothing.txt'}")
     assert "nothing.txt does not exist; check the path, or give class names" in missing
     words.write_text("tree\ntree\n")
-    assert "'tree' is in the list twice" in error_of(capsys, f"segment {photo} --classes {words}")
+    assert "names 'tree' twice" in error_of(capsys, f"segment {photo} --classes {words}")
+    words.write_text("tree # unseen\nnothing # ignore\nfish\n")
+    run_command(f"segment {photo} --classes {words} --out {out}")
+    stored = json.loads((out / "photo.json").read_text())["classes"]
+    assert [entry["name"] for entry in stored] == ["tree", "fish"], "marks are no names"
 
 
 def test_python_refuses_like_the_command_line(

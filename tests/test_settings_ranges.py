@@ -62,7 +62,6 @@ BAD_TRANSFORMS: dict[str, list[Any]] = {
     "hsv": ["no"],
     "antialias": ["no"],
     "pad_first": ["no"],
-    "pad_color": ["white"],
 }
 
 

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import unseen
 from tiny import tiny_clip
+from tiny.commands import FEW, error_of, run_command
+from unseen.backbones.clip.text import StoredText
 from unseen.building import encode
 from unseen.data.ade import ADE150
 from unseen.data.benchmarks import get_benchmark
-from unseen.data.classes import CITYSCAPES, COCO, COCO_STUFF, CONTEXT, VOC
+from unseen.data.classes import CITYSCAPES, COCO, COCO_STUFF, CONTEXT, DOODLES, VOC
 from unseen.errors import DataError, VocabularyError
 from unseen.inference import label_maps, query_mask, score_maps
 from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.segmenter import TextFeatures
+from unseen.segments.refinement import SegmentMatch, refine_maps
 from unseen.settings import InferenceSettings
 from unseen.vocabulary import (
     NO_CLASS,
     Vocabulary,
     change_vocabulary,
+    check_combine_used,
     known_class_files,
     read_class_file,
-    vocabulary_of,
 )
 
 CATS = Vocabulary(
@@ -72,9 +78,7 @@ def test_averaged_synonyms_and_background_words_of_one_name_clash() -> None:
 def test_class_files(tmp_path: Path) -> None:
     file = tmp_path / "classes.txt"
     file.write_text('cat, kitten\n"table, laid"\nsofa\n', encoding="utf-8")
-    vocabulary = vocabulary_of(read_class_file(file))
-    assert vocabulary.names == ("cat", "table, laid", "sofa")
-    assert vocabulary.synonyms == {"cat": ("cat", "kitten")}
+    assert read_class_file(file) == (("cat", "kitten"), ("table, laid",), ("sofa",))
     changed = change_vocabulary(Vocabulary(("cat", "desk", "couch")), {"class_file": str(file)})
     assert changed.synonyms == {
         "cat": ("cat", "kitten"), "desk": ("table, laid",), "couch": ("sofa",),
@@ -150,7 +154,7 @@ def test_max_takes_the_best_synonym_and_background_words_give_no_class() -> None
     assert torch.equal(maps.labels, expected)
     assert {int(label) for label in maps.labels.unique()} - {IGNORE}
     assert torch.allclose(maps.confidence, probability.amax(1), atol=1e-6)
-    assert maps.scores.shape[1] == 3, "of classes, for refinement by segments"
+    assert maps.row_labels.tolist() == [0, 0, 1, 2, IGNORE, IGNORE]
     least = float(maps.confidence.median())
     cut = label_maps(segmenter, images, text, settings, threshold=least)  # type: ignore[arg-type]
     assert torch.equal(cut.labels, torch.where(maps.confidence < least, IGNORE, expected))
@@ -204,3 +208,84 @@ def test_own_synonyms_reach_the_benchmark(tmp_path: Path) -> None:
     bench = get_benchmark(str(folder))
     name = bench.class_names[0]
     assert bench.vocabulary.synonyms == {name: (name, "soil")}
+
+
+def test_blanks_are_stripped_everywhere() -> None:
+    vocabulary = Vocabulary((" cat ",), {"cat": (" cat", "kitten ")}, "max", background=(" sky",))
+    assert vocabulary.rows == (("cat", 0), ("kitten", 0), ("sky", NO_CLASS))
+
+
+def test_words_can_be_taken_away_again() -> None:
+    changes = {"class_file": "voc-sclip", "background_words": "background-sclip", "combine": "max"}
+    whole = change_vocabulary(Vocabulary(VOC), changes)
+    plain = change_vocabulary(whole, {"class_file": "none", "background_words": "none"})
+    assert (plain.synonyms, plain.background) == ({}, ())
+    with pytest.raises(DataError, match="the file of words skies.txt does not exist"):
+        change_vocabulary(whole, {"background_words": "skies.txt"})
+    with pytest.raises(VocabularyError, match="--combine max is for synonyms, and no class has"):
+        check_combine_used(plain, {"combine": "max"})
+    check_combine_used(whole, {"combine": "max"})
+
+
+def test_esda_asks_one_name_a_class() -> None:
+    segmenter = create("esda", tiny_clip(), text_blocks=(1,)).eval()
+    ship = encode(segmenter, Vocabulary(("boat",), {"boat": ("ship",)}))
+    assert torch.equal(ship.pooled, encode(segmenter, ["ship"]).pooled)
+    both = Vocabulary(("boat",), {"boat": ("boat", "ship")})
+    with pytest.raises(VocabularyError, match="ESDA reads the tokens of one name a class"):
+        encode(segmenter, both)
+    assert len(encode(segmenter, replace(both, combine="max"))) == 2
+
+
+def test_stored_vectors_are_those_of_the_classes(tmp_path: Path) -> None:
+    """A file holds one vector a class, so its synonyms are not asked for."""
+    segmenter = create("naclip", tiny_clip()).eval()
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(3, 16)))
+    segmenter.use_stored_text(StoredText.read(tmp_path / "rows.npy", CATS.names))
+    assert torch.equal(encode(segmenter, CATS).pooled, encode(segmenter, CATS.names).pooled)
+
+
+def test_a_run_asks_its_classes_as_it_was_trained(tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("".join(f"{name}, drawn {name}\n" for name in DOODLES))
+    out = tmp_path / "run"
+    run_command(f"train zegclip --class-file {words} --out {out}", FEW)
+    model = unseen.load(out)
+    assert model.run is not None
+    assert model.run.vocabulary.synonyms["boat"] == ("boat", "drawn boat")
+    trained = model.encode(["boat", "cloud"]).pooled
+    mean = encode(model.segmenter, Vocabulary(("boat",), {"boat": ("boat", "drawn boat")})).pooled
+    assert torch.allclose(trained[0], mean[0])
+    assert not torch.allclose(trained[0], encode(model.segmenter, ["boat"]).pooled[0])
+
+
+def test_query_methods_refuse_what_needs_competing_classes(
+    fold_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = f"evaluate {fold_run} --limit 2 --out {tmp_path / 'out'}"
+    for flag in (
+        "--background-words sky", "--inference.area_threshold 0.1",
+        "--inference.confidence_at image",
+    ):  # fmt: skip
+        message = error_of(capsys, f"{common} {flag}")
+        assert "is for classes that compete, and esda is asked one class at a time" in message
+    run_command(f"{common} --inference.refinement pamr --inference.pamr_steps 2")
+
+
+def test_refinement_by_segments_knows_the_background() -> None:
+    """A pixel that a class loses may go to a word of the background."""
+    segmenter = create("naclip", tiny_clip()).eval()
+    text = encode(segmenter, Vocabulary(("cat", "dog"), background=("sky", "grass", "sea", "sand")))
+    images = torch.rand(1, 3, 40, 40)
+    maps = label_maps(segmenter, images, text, InferenceSettings())
+    label = int(maps.labels[maps.labels < 2][0])
+    mask = torch.zeros(40, 40, dtype=torch.bool)
+    mask[:4] = True
+    refined = refine_maps(maps, [[SegmentMatch(label, 0.9, mask)]]).labels[0]
+    without = maps.scores[0].clone()
+    without[label] = -1e9
+    size = torch.nn.functional.interpolate(without[None], (40, 40), mode="bilinear")[0]
+    lost = (maps.labels[0] == label) & ~mask
+    others = maps.row_labels[size.argmax(dim=0)]
+    assert lost.any()
+    assert torch.equal(refined[lost], others[lost])

@@ -80,6 +80,11 @@ def load(
     """
     device = device_named(device)
     source = find_model(model, choices)
+    if source.run is not None and choices.get("published"):
+        raise SettingError(
+            f"the run {model} follows the released code as it was trained; remove --published,"
+            " which is for unseen evaluate"
+        )
     segmenter = build(source)
     base = own_inference(segmenter)
     if source.run is not None:

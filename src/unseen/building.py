@@ -62,6 +62,8 @@ def encode(segmenter: TextSegmenter, vocabulary: Vocabulary | Sequence[str]) -> 
     """
     if not isinstance(vocabulary, Vocabulary):
         vocabulary = Vocabulary(tuple(vocabulary))
+    if segmenter.stored_text is not None:  # holds a vector of each class, whatever its synonyms
+        vocabulary = replace(vocabulary, synonyms={})
     with torch.no_grad():
         asked = vocabulary.asked()
         features = segmenter.encode_text(asked).to(segmenter.device)

@@ -135,7 +135,7 @@ def load_initial_weights(init: Path, segmenter: TextSegmenter, run: Run) -> None
     Raises:
         SettingError: A run of another method, other options or another tower.
     """
-    start, _ = load_run(init)
+    start, before = load_run(init)
     needed = {name: tensor.shape for name, tensor in segmenter.trainable_state().items()}
     stored = {name: tensor.shape for name, tensor in start.trainable_state().items()}
     differs = sorted(
@@ -144,9 +144,16 @@ def load_initial_weights(init: Path, segmenter: TextSegmenter, run: Run) -> None
     if tower_identities(start) != run.towers:
         differs.append("the tower")
     if differs:
+        mine, theirs = run.model.options, before.model.options
+        other = [
+            f"--options.{name} {theirs[name]}"
+            for name in sorted(theirs)
+            if mine.get(name) != theirs[name]
+        ]
+        hint = f": give {' '.join(other)}" if other else ""
         raise SettingError(
             f"{init} holds another model than the one to train (differs in {differs[0]}); start"
-            " from a run of the same method and options"
+            f" from a run of the same method and options{hint}"
         )
     segmenter.load_state_dict(start.trainable_state(), strict=False)
 

@@ -34,13 +34,15 @@ class LabelMaps:
         labels: (B, H, W) int64, the label of the best class (`unseen.labels`); 255 where its
             confidence is below the background threshold.
         confidence: (B, H, W) float32 in 0..1, of the best class.
-        scores: (B, K, h, w) of the K classes, at the size `score_maps` returns.
+        scores: (B, K, h, w) of the rows of the text, at the size `score_maps` returns.
+        row_labels: (K,) int64, the labels of these rows; 255 for a word of the background.
         settings: The settings they were computed with.
     """
 
     labels: Tensor
     confidence: Tensor
     scores: Tensor
+    row_labels: Tensor
     settings: InferenceSettings
 
 
@@ -226,7 +228,9 @@ def label_maps(  # noqa: PLR0913 - keyword-only
     size = (images.shape[-2], images.shape[-1])
     scores = score_maps(segmenter, images, text, settings, seen)
     refine = _refinement(images, settings)
-    at_image = settings.confidence_at == "image" or settings.refinement == "pamr"
+    # The best class of a pixel may be another than that of the score maps in these cases.
+    changed = settings.refinement == "pamr" or settings.area_threshold is not None
+    at_image = changed or settings.confidence_at == "image"
     best = best_rows(scores, size, settings, rows_at_once, refine, with_total=at_image)
     if settings.area_threshold is not None:
         best = _without_small(best, scores, text, settings, rows_at_once, refine)
@@ -237,10 +241,11 @@ def label_maps(  # noqa: PLR0913 - keyword-only
         # is chosen at the size of the score maps.
         confidence = segmenter.confidence(scores).amax(dim=1, keepdim=True)
         confidence = resize_output(confidence, size, settings)[:, 0]
-    labels = labels_of_rows(text, scores.device)[best.row]
+    row_labels = labels_of_rows(text, scores.device)
+    labels = row_labels[best.row]
     if threshold is not None:
         labels = torch.where(confidence < threshold, IGNORE, labels)
-    return LabelMaps(labels, confidence, _class_scores(scores, text), settings)
+    return LabelMaps(labels, confidence, scores, row_labels, settings)
 
 
 @dataclass(frozen=True)
@@ -352,14 +357,6 @@ def labels_of_rows(text: TextFeatures, device: torch.device) -> Tensor:
     return torch.where(classes == NO_CLASS, IGNORE, index_to_label(classes))
 
 
-def _class_scores(scores: Tensor, text: TextFeatures) -> Tensor:
-    """Scores (B, K, h, w) of the classes: of each the highest of its rows."""
-    if text.classes is None:
-        return scores
-    parts = [scores[:, text.rows_of([i])].amax(dim=1) for i in range(len(text.vocabulary))]
-    return torch.stack(parts, dim=1)
-
-
 @torch.no_grad()
 def query_mask(
     segmenter: Segmenter,
@@ -382,7 +379,11 @@ def query_mask(
     """
     size = (images.shape[-2], images.shape[-1])
     scores = score_maps(segmenter, images, text.select(text.rows_of([class_index])), settings)
-    scores = resize_output(scores, size, settings).amax(dim=1, keepdim=True)  # of its synonyms
+    scores = resize_output(scores, size, settings)
+    refine = _refinement(images, settings)
+    if refine is not None:
+        scores = refine(scores)
+    scores = scores.amax(dim=1, keepdim=True)  # of its synonyms
     # The score of a query class is its logit minus the background's.
     if threshold is None:
         return scores[:, 0] > 0

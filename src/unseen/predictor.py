@@ -136,7 +136,11 @@ class Predictor:
         """
         vocabulary = names
         if not isinstance(vocabulary, Vocabulary):
-            vocabulary = Vocabulary(check_names(vocabulary))
+            names = check_names(vocabulary)
+            # A run asks its own classes as it was trained to.
+            own = self.run.vocabulary.synonyms if self.run is not None else {}
+            synonyms = {name: words for name, words in own.items() if name in names}
+            vocabulary = Vocabulary(names, synonyms)
         if len(vocabulary) > MAX_8BIT_CLASSES:
             raise VocabularyError(
                 f"{len(vocabulary)} classes are more than a label map with 8 bits holds; give at"

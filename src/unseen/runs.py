@@ -23,7 +23,7 @@ import yaml
 
 from unseen.errors import CheckpointError
 from unseen.files import write_text
-from unseen.settings import InferenceSettings, ModelSettings, flat, update_legacy
+from unseen.settings import InferenceSettings, ModelSettings, TrainSettings, flat, update_legacy
 from unseen.vocabulary import Vocabulary
 
 FORMAT = 3
@@ -154,6 +154,7 @@ def read_config(folder: Path) -> Run:
             stored = _from_format_1(stored)
         if layout != FORMAT:
             stored["model"]["options"] = _former_defaults(stored["model"])
+            stored["train"] = _with_new_settings(stored["train"])
         model = ModelSettings(**stored.pop("model"))
         inference = InferenceSettings(**stored.pop("inference"))
         names, seen = tuple(stored.pop("class_names")), tuple(stored.pop("seen"))
@@ -181,6 +182,15 @@ def _former_defaults(model: dict[str, Any]) -> dict[str, Any]:
     """The options of a run of an earlier layout, with the defaults that were others then."""
     former = FORMER_DEFAULTS.get(model["method"], {})
     return {**former, **model["options"]}
+
+
+def _with_new_settings(train: dict[str, Any]) -> dict[str, Any]:
+    """The training settings of an earlier layout, with those it had not at what they were then."""
+    if "steps" not in train:  # a converted checkpoint
+        return train
+    new = asdict(TrainSettings())
+    transforms = {**new["transforms"], **train.get("transforms", {})}
+    return {**new, **train, "transforms": transforms}
 
 
 FORMER_DEFAULTS: dict[str, dict[str, Any]] = {

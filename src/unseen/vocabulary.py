@@ -57,10 +57,14 @@ class Vocabulary:
                 f"synonyms are given for {stray!r}, which is not among the classes; add the class,"
                 " or remove the synonyms"
             )
-        for name, words in self.synonyms.items():
-            _check_words(words, f"the synonyms of {name!r}")
+        synonyms = {
+            name: _words(words, f"the synonyms of {name!r}")
+            for name, words in self.synonyms.items()
+        }
+        object.__setattr__(self, "synonyms", synonyms)
         if self.background:
-            _check_words(self.background, "the words for the background")
+            words = _words(self.background, "the words for the background")
+            object.__setattr__(self, "background", words)
         if self.combine not in ("mean", "max"):
             raise VocabularyError(f"combine is {self.combine!r}; choose 'mean' or 'max'")
 
@@ -150,13 +154,14 @@ def _stripped(words: Sequence[str], what: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in words)
 
 
-def _check_words(words: Sequence[str], what: str) -> None:
-    """Refuse no words, empty ones, and one given twice."""
+def _words(words: Sequence[str], what: str) -> tuple[str, ...]:
+    """Words without blanks at their ends; refuses none, empty ones, and one given twice."""
     stripped = _stripped(words, what)
     if not stripped or "" in stripped:
         raise VocabularyError(f"one of {what} is empty; remove it or fill it in")
     if len(set(stripped)) < len(stripped):
         raise VocabularyError(f"one of {what} is given twice; remove one of the two")
+    return stripped
 
 
 # ------------------------------------------------------------------- class files
@@ -205,18 +210,17 @@ def read_class_file(path: Path) -> tuple[tuple[str, ...], ...]:
     return tuple(rows)
 
 
+def is_path(text: str) -> bool:
+    """Whether a text looks like the path of a text file and not like words."""
+    return text.lower().endswith((".txt", ".csv")) and "," not in text
+
+
 def is_file(text: str) -> bool:
     """Whether a text is the path of a file; class names may be too long for one."""
     try:
         return Path(text).is_file()
     except (OSError, ValueError):
         return False
-
-
-def vocabulary_of(rows: Sequence[Sequence[str]]) -> Vocabulary:
-    """The vocabulary of a class file: the first name of a line is the class's."""
-    synonyms = {row[0]: tuple(row) for row in rows if len(row) > 1}
-    return Vocabulary(tuple(row[0] for row in rows), synonyms)
 
 
 def class_rows(given: str) -> tuple[tuple[str, ...], ...]:
@@ -259,6 +263,8 @@ def known_class_files() -> dict[str, tuple[tuple[str, ...], ...]]:
 
 GivenVocabulary = Vocabulary | Mapping[str, Any] | None
 CHANGES = ("class_file", "combine", "background_words")
+NOTHING = "none"
+"""In place of a class file or of words: without those of a benchmark, a run or a protocol."""
 
 
 def change_vocabulary(base: Vocabulary, given: GivenVocabulary) -> Vocabulary:
@@ -268,8 +274,9 @@ def change_vocabulary(base: Vocabulary, given: GivenVocabulary) -> Vocabulary:
         base: Of a benchmark or a run.
         given: A mapping changes how classes are put into words: `class_file` (a path, or the name
             of one that comes with the package), `combine` ("mean" or "max") and `background_words`
-            (names in a list, or separated by commas; a file of them). A whole vocabulary of the
-            same classes replaces `base`; None leaves it.
+            (names in a list, or separated by commas; a file of them). "none" takes the base's
+            synonyms or words away. A whole vocabulary of the same classes replaces `base`; None
+            leaves it.
 
     Raises:
         VocabularyError: Other classes, or words that mean nothing.
@@ -289,20 +296,46 @@ def change_vocabulary(base: Vocabulary, given: GivenVocabulary) -> Vocabulary:
     if unknown is not None:
         raise VocabularyError(f"a vocabulary has no {unknown!r}; choose among {', '.join(CHANGES)}")
     changes: dict[str, Any] = {}
-    if given.get("class_file"):
-        file = str(given["class_file"])
-        changes["synonyms"] = _synonyms(base.names, class_rows(file), file)
-    if given.get("combine"):
-        changes["combine"] = given["combine"]
-    if given.get("background_words"):
+    file, combine = given.get("class_file"), given.get("combine")
+    if file == NOTHING:
+        changes["synonyms"] = {}
+    elif file is not None:
+        changes["synonyms"] = _synonyms(base.names, class_rows(str(file)), str(file))
+    if combine is not None:
+        changes["combine"] = combine
+    if given.get("background_words") is not None:
         changes["background"] = background_words(given["background_words"])
     return replace(base, **changes)
 
 
+def check_combine_used(vocabulary: Vocabulary, given: GivenVocabulary) -> None:
+    """Refuse a way to combine synonyms where no class has any.
+
+    Raises:
+        VocabularyError: It was given, and changes nothing.
+    """
+    if isinstance(given, Mapping) and given.get("combine") and not vocabulary.synonyms:
+        raise VocabularyError(
+            f"--combine {given['combine']} is for synonyms, and no class has any; give a class file"
+            " with synonyms, or remove it"
+        )
+
+
 def background_words(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Words for the background: a list, words separated by commas, or a file of words."""
+    """Words for the background: a list, words separated by commas, or a file of words.
+
+    Raises:
+        DataError: A file that does not exist.
+    """
     if not isinstance(given, str):
         return tuple(given)
+    if given == NOTHING:
+        return ()
+    if is_path(given) and not is_file(given):
+        raise DataError(
+            f"the file of words {given} does not exist; check the path, or give words separated by"
+            " commas"
+        )
     if is_file(given) or given in known_class_files():
         return tuple(word for row in class_rows(given) for word in row)
     return split_words(given, "the words for the background")

@@ -17,6 +17,7 @@ from unseen.cli.flags import (
     settings_flags,
 )
 from unseen.cli.notices import about_tower, notify
+from unseen.data.own.layout import read_classes
 from unseen.errors import DataError, UnseenError
 from unseen.settings import (
     ExtractionSettings,
@@ -27,10 +28,10 @@ from unseen.settings import (
 from unseen.vocabulary import (
     Vocabulary,
     change_vocabulary,
+    check_combine_used,
     is_file,
-    read_class_file,
+    is_path,
     split_words,
-    vocabulary_of,
 )
 
 if TYPE_CHECKING:
@@ -129,13 +130,14 @@ def _largest(result: Segmentation) -> str:
 
 
 def read_vocabulary(classes: str, words: Mapping[str, Any]) -> Vocabulary:
-    """The classes of a list separated by commas, or of a text file with a class a line.
+    """The classes of a list separated by commas, or of a file as `classes.txt` of your own data.
 
     Raises:
         UnseenError: Double quotes that are not closed, or a file that cannot be read.
     """
     if is_file(classes):
-        vocabulary = vocabulary_of(read_class_file(Path(classes)))
+        listed = read_classes(Path(classes))
+        vocabulary = Vocabulary(listed.class_names, listed.synonyms)
     elif is_path(classes):
         raise DataError(
             f"the class file {classes} does not exist; check the path, or give class names"
@@ -144,12 +146,9 @@ def read_vocabulary(classes: str, words: Mapping[str, Any]) -> Vocabulary:
     else:
         line = classes.strip().removesuffix(",")
         vocabulary = Vocabulary(split_words(line, "--classes"))
-    return change_vocabulary(vocabulary, words)
-
-
-def is_path(text: str) -> bool:
-    """Whether a text looks like the path of a text file and not like class names."""
-    return text.lower().endswith((".txt", ".csv")) and "," not in text
+    vocabulary = change_vocabulary(vocabulary, words)
+    check_combine_used(vocabulary, words)
+    return vocabulary
 
 
 def eigenvectors(

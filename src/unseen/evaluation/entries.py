@@ -20,7 +20,7 @@ from unseen.settings import (
     check_segments_used,
 )
 from unseen.sources import ModelChoices, ModelSource, find_model
-from unseen.vocabulary import GivenVocabulary, Vocabulary, change_vocabulary
+from unseen.vocabulary import GivenVocabulary, Vocabulary, change_vocabulary, check_combine_used
 
 GivenInference = InferenceSettings | Mapping[str, Any] | None
 
@@ -124,7 +124,10 @@ class Changes:
         given = self.settings or {}
         if isinstance(given, EvaluationSettings):
             given = given.changed
-        return EvaluationSettings(**{**_with_tuples(protocol.evaluation), **given})
+        published = _with_tuples(protocol.evaluation)
+        if "episodes" in given:  # the protocol's seeds belong to its own way of drawing
+            published.pop("seeds", None)
+        return EvaluationSettings(**{**published, **given})
 
 
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,6 +145,7 @@ def plan_entries(
     Raises:
         UnseenError: Models, data or settings that do not fit together.
     """
+    _check_words(changes)
     entries = list(_entries(models, benchmark, places, changes))
     if places.out is not None and len(entries) > 1:
         raise SettingError(
@@ -152,11 +156,24 @@ def plan_entries(
     for entry in entries:
         words = bool(entry.vocabulary.background)
         entry.benchmark.check_settings(entry.inference, entry.settings, words=words)
+        check_combine_used(entry.vocabulary, changes.vocabulary)
         if not entry.settings.oracle:
             check_segments_used(entry.inference, changes.inference)
         entry.benchmark.check_root(places.root)
         _check_unseen(entry)
     return entries
+
+
+def _check_words(changes: Changes) -> None:
+    """Refuse words for classes whose vectors come from a file."""
+    given = changes.vocabulary
+    if not changes.choices.get("text_embeddings") or not isinstance(given, Mapping):
+        return
+    if given.get("class_file") or given.get("background_words"):
+        raise SettingError(
+            "--text-embeddings holds the vectors of the classes, so other words for them would not"
+            " be read; remove --class-file and --background-words, or the embeddings"
+        )
 
 
 def _entries(

@@ -19,6 +19,7 @@ from unseen.checkpoints import tower_identities
 from unseen.data.benchmarks import Benchmark
 from unseen.data.classes import shared_classes
 from unseen.data.datasets import Sample, SegmentationSet
+from unseen.errors import SettingError
 from unseen.evaluation.protocols import (
     Candidate,
     Judged,
@@ -37,6 +38,7 @@ from unseen.labels import BACKGROUND, IGNORE, subset_lookup
 from unseen.metrics import ConfusionMatrix, EpisodeCounts, Metric, episode_counts
 from unseen.reports import Report
 from unseen.runs import versions
+from unseen.segmenter import QuerySegmenter
 from unseen.segments.refinement import SegmentMatch, SegmentRefiner, refine_maps, segment_iou
 from unseen.segments.source import SegmentSource, segment_source
 from unseen.settings import EvaluationSettings
@@ -72,6 +74,8 @@ def evaluate(
     settings = settings or EvaluationSettings()
     words = candidate.text.has_background_words
     benchmark.check_settings(candidate.inference, settings, words=words)
+    if benchmark.episodes is not None:
+        _check_query(candidate)
     refiner = _refiner(candidate, settings)
     count, items, metric = _protocol(candidate, benchmark, root, settings, refiner)
     # Rows of the sheet are kept while scoring, so that no image is segmented twice.
@@ -95,6 +99,26 @@ def evaluate(
         rows=rows,
         shared=shared,
     )
+
+
+def _check_query(candidate: Candidate) -> None:
+    """Refuse what a method that is asked one class an image cannot take into account in folds.
+
+    Raises:
+        SettingError: Names it.
+    """
+    inference = candidate.inference
+    unused = {
+        "--background-words": candidate.text.has_background_words,
+        "--inference.area_threshold": inference.area_threshold is not None,
+        "--inference.confidence_at image": inference.confidence_at == "image",
+    }
+    flag = next((flag for flag, given in unused.items() if given), None)
+    if flag is not None and isinstance(candidate.segmenter, QuerySegmenter):
+        raise SettingError(
+            f"{flag} is for classes that compete, and {candidate.title} is asked one class at a"
+            " time in folds; remove it"
+        )
 
 
 def count_pixels(items: Iterable[Judged], metrics: Sequence[Metric]) -> Iterator[Judged]:

@@ -25,7 +25,7 @@ from unseen.backbones.clip.blocks import make_block, run_block
 from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP
 from unseen.clip_segmenter import RELEASED_TOWER, ClipSegmenter, TowerQuirks
-from unseen.errors import SettingError
+from unseen.errors import SettingError, VocabularyError
 from unseen.labels import IGNORE
 from unseen.modules.attention import NeighbourAttention
 from unseen.modules.decoders import check_heads
@@ -272,7 +272,8 @@ class ESDA(QuerySegmenter, ClipSegmenter):
             stored = self.stored_text.encode_names(vocabulary.names, self.templates)
             return TextFeatures(vocabulary.names, stored, tokens=stored.unsqueeze(1))
         template = self.templates[0]
-        ids = self.clip.tokenize([template.format(name) for name in vocabulary.names])
+        names = [_only_name(vocabulary, name) for name in vocabulary.names]
+        ids = self.clip.tokenize([template.format(name) for name in names])
         pooled, tokens = self.clip.encode_tokens(ids.to(self.device))
         return TextFeatures(vocabulary.names, pooled, tokens=tokens)
 
@@ -393,6 +394,21 @@ def _check_blocks(name: str, blocks: tuple[int, ...], allowed: int) -> None:
             f"{name} is {list(blocks)}, but blocks are counted from 0 to {allowed - 1} in this"
             " tower; give such numbers"
         )
+
+
+def _only_name(vocabulary: Vocabulary, name: str) -> str:
+    """What a class is asked by.
+
+    Raises:
+        VocabularyError: Several names, whose tokens have no mean.
+    """
+    names = vocabulary.names_of(name)
+    if len(names) > 1:
+        raise VocabularyError(
+            f"ESDA reads the tokens of one name a class, and {name!r} has {len(names)}; give one"
+            " each, or --combine max in an evaluation"
+        )
+    return names[0]
 
 
 def _head(channels: int, dropout: float) -> nn.Sequential:

@@ -88,7 +88,8 @@ def published_on(method: str) -> tuple[str, ...]:
 
 def published(method: str, benchmark: str) -> Protocol | None:
     """The published protocol of a method on a benchmark; None where there is none."""
-    section = _sections(method).get("published", {}).get(benchmark.partition("/")[0])
+    sections = _sections(method).get("published", {})
+    section = sections.get(_base(benchmark, sections))
     return None if section is None else Protocol(**section)
 
 

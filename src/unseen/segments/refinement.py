@@ -131,7 +131,7 @@ def segment_iou(labels: Tensor, segments: Tensor) -> tuple[list[int], Tensor]:
 def refine_maps(maps: LabelMaps, matches: Sequence[list[SegmentMatch]]) -> LabelMaps:
     """Label maps with segments in place of masks (`refine_labels`), given the matches by image."""
     refined = [
-        refine_labels(labels, image_matches, scores, maps.settings)
+        refine_labels(labels, image_matches, scores, maps.settings, maps.row_labels)
         for labels, image_matches, scores in zip(maps.labels, matches, maps.scores, strict=True)
     ]
     return replace(maps, labels=torch.stack(refined))
@@ -142,6 +142,7 @@ def refine_labels(
     matches: Sequence[SegmentMatch],
     scores: Tensor,
     settings: InferenceSettings,
+    row_labels: Tensor | None = None,
     rows_at_once: int = ROWS_AT_ONCE,
 ) -> Tensor:
     """A label map with segments in place of the masks of the matched classes.
@@ -155,6 +156,7 @@ def refine_labels(
         matches: At most one of a class.
         scores: (K, h, w), as `unseen.inference.score_maps` returns them, for the next best class.
         settings: The settings of the scores.
+        row_labels: (K,), the labels of the rows of the scores; by default row i is class i.
         rows_at_once: Score maps resized to image size at a time.
     """
     if not matches:
@@ -162,7 +164,9 @@ def refine_labels(
     size = (labels.shape[0], labels.shape[1])
     # The best class may be a matched one: scores are compared again without those.
     matched = labels.new_tensor([match.class_id for match in matches])
-    class_ids = index_to_label(torch.arange(len(scores), device=labels.device))
+    class_ids = row_labels
+    if class_ids is None:
+        class_ids = index_to_label(torch.arange(len(scores), device=labels.device))
     unmatched = torch.isin(class_ids, matched, invert=True)
     # First the matched classes lose all their pixels ...
     if unmatched.any():

@@ -86,6 +86,11 @@ class InferenceSettings:
                 f"--inference.{' and --inference.'.join(given)} exclude each other, whether given"
                 " or of the run, benchmark or method; set those you do not want to 0"
             )
+        if self.area_threshold is not None and self.refinement == "segment_iou":
+            raise SettingError(
+                "--inference.area_threshold and --inference.refinement segment_iou exclude each"
+                " other: segments would bring small classes back; give one of them"
+            )
         if not self.antialias and self.square is None and self.short_side is None:
             raise SettingError(
                 "--inference.antialias false is for images that are resized; give"
@@ -166,6 +171,9 @@ def change_inference(
         if nothing and defaults[name] is None:
             value = None
         changes[name] = value
+    resized = any({**vars(base), **changes}[name] for name in ("short_side", "square"))
+    if not resized:  # nothing is left that could be smoothed
+        changes.setdefault("antialias", True)
     return replace(base, **changes)
 
 

@@ -31,9 +31,6 @@ Strategy = Literal["auto", "ddp"]
 Logger = Literal["csv", "tensorboard"]
 
 
-PadColor = Literal["mean", "black"]
-
-
 @dataclass(frozen=True)
 class TransformSettings:
     """Augmentation of training images and their labels.
@@ -56,7 +53,6 @@ class TransformSettings:
             of the query class's pixels are drawn again, up to thirty times.
         centre: Pad smaller images on all sides instead of at the bottom and right.
         pad_first: Pad before cropping and flipping, as DRN's and SAZS's code does, and not last.
-        pad_color: "mean" is 0 once images are normalised; "black" is SAZS's.
         flip: Probability of a horizontal flip.
         photometric: Random brightness, contrast, saturation and hue.
         hsv: Saturation and hue as OpenCV changes them: saturation with the brightest channel kept,
@@ -75,7 +71,6 @@ class TransformSettings:
     min_positives: float = 0.0
     centre: bool = False
     pad_first: bool = False
-    pad_color: PadColor = "mean"
     flip: float = 0.5
     photometric: bool = True
     hsv: bool = False
@@ -104,7 +99,6 @@ TRANSFORM_RANGES = {
     "min_positives": number(0, 1),
     "centre": SWITCH,
     "pad_first": SWITCH,
-    "pad_color": one_of(PadColor),
     "flip": number(0, 1),
     "photometric": SWITCH,
     "hsv": SWITCH,

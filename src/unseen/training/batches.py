@@ -242,8 +242,7 @@ def training_items(
     pad_label = IGNORE
     if settings.regime == "transductive" and settings.pseudo_label_ignored:
         pad_label = PADDING  # ignored pixels get pseudo labels, padding none
-    colour = segmenter.pad_color if settings.transforms.pad_color == "mean" else (0.0, 0.0, 0.0)
-    padding = Padding(colour, pad_label)
+    padding = Padding(segmenter.pad_color, pad_label)
     augment = TrainTransform(settings.transforms, padding)
     if not isinstance(segmenter, QuerySegmenter):
         return LabelMapItems(data, augment)
