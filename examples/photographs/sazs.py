@@ -5,8 +5,8 @@ Trains on 15 of VOC's 20 classes and queries the other five, of which no mask wa
 every fold and seed, beside two floors: every pixel is the query class; the same network is queried
 with a wrong class. `sazs.md` beside this file says what it needs and what came out.
 
-Run: python examples/photographs/sazs.py --voc VOCdevkit/VOC2012 --lists LISTS --words voc12_single.npy
---weights mobilenet_v2_imagenet_tv.safetensors
+Run: python examples/photographs/sazs.py --voc VOCdevkit/VOC2012 --lists LISTS
+--words voc12_single.npy --weights mobilenet_v2_imagenet_tv.safetensors
 """
 
 from __future__ import annotations

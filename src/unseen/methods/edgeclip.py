@@ -208,12 +208,11 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         self.thresholds, self.top = tuple(thresholds), top
         self.triplet_weight, self.margin = triplet_weight, margin
         self.backbone: DilatedResNet | MobileNetFeatures
-        if backbone == "resnet":
-            self.backbone = DilatedResNet(
-                stem, planes, blocks, strides, trained=train_backbone, norm=norm
-            )
-        else:
+        if backbone == "mobilenet_v2":
             self.backbone = MobileNetFeatures(trained=train_backbone)
+        else:
+            sizes = (stem, planes, blocks, strides)
+            self.backbone = DilatedResNet(*sizes, trained=train_backbone, norm=norm)
         self.edge_radius = self.backbone.stride if edge_radius is None else edge_radius
         self.project = _projection(self.backbone.channels, match_dim, dropout)
         self.project_word = _projection(clip.embed_dim, match_dim, dropout)

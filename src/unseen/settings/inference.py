@@ -71,13 +71,16 @@ class InferenceSettings:
         Raises:
             SettingError: Two sizes or two sources of segments at once, or a number out of range.
         """
+        self._check_sizes()
+        self._check_decision()
+        self._check_segments()
+
+    def _check_sizes(self) -> None:
         for name in ("short_side", "square", "canvas", "window", "stride", "window_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 least = "at least 1" if name in ("stride", "window_batch") else "0 or more"
                 raise SettingError(f"--inference.{name} is {value}; give {least}")
-        self._check_decision()
-        self._check_segments()
         given = [
             name for name in ("short_side", "square", "canvas") if getattr(self, name) is not None
         ]
@@ -85,11 +88,6 @@ class InferenceSettings:
             raise SettingError(
                 f"--inference.{' and --inference.'.join(given)} exclude each other, whether given"
                 " or of the run, benchmark or method; set those you do not want to 0"
-            )
-        if self.area_threshold is not None and self.refinement == "segment_iou":
-            raise SettingError(
-                "--inference.area_threshold and --inference.refinement segment_iou exclude each"
-                " other: segments would bring small classes back; give one of them"
             )
         if not self.antialias and self.square is None and self.short_side is None:
             raise SettingError(
@@ -111,6 +109,11 @@ class InferenceSettings:
             raise SettingError(
                 f"--inference.area_threshold is {self.area_threshold}; give a share of at least 0"
                 " and below 1"
+            )
+        if self.area_threshold is not None and self.refinement == "segment_iou":
+            raise SettingError(
+                "--inference.area_threshold and --inference.refinement segment_iou exclude each"
+                " other: segments would bring small classes back; give one of them"
             )
         distances = self.pamr_dilations
         if self.pamr_steps < 1 or not distances or min(distances) < 1:
