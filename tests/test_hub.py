@@ -193,6 +193,19 @@ def test_no_route(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         cached_file(REPO, [NAME], TITLE)
 
 
+def test_a_network_that_swallows_everything(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server takes the connection and never answers."""
+    monkeypatch.setattr("unseen.backbones.hub.TIMEOUT", 0.5)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        use_endpoint(monkeypatch, silent.getsockname()[1])
+        begin = time.monotonic()
+        with pytest.raises(CheckpointError, match="cannot be reached .*timed out"):
+            cached_file(REPO, [NAME], TITLE)
+        assert time.monotonic() - begin < 5
+
+
 def test_offline_by_choice(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set, and they are not in the"):

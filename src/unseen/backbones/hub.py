@@ -23,6 +23,8 @@ from safetensors import SafetensorError
 from unseen.errors import CheckpointError
 
 T = TypeVar("T")
+TIMEOUT = 10.0
+"""Seconds that the hub has to answer whether it has a file."""
 LOCAL = "or give a local file of weights instead"
 CAUSES: dict[int, tuple[str, str]] = {
     401: (
@@ -95,7 +97,7 @@ def _problem(repo: str, name: str, title: str, revision: str | None) -> Checkpoi
     """Why a file cannot be downloaded, by one question without repetition; None if it can."""
     url = hf_hub_url(repo, name, revision=revision)
     try:
-        about = huggingface_hub.get_hf_file_metadata(url)
+        about = huggingface_hub.get_hf_file_metadata(url, timeout=TIMEOUT)
     except Exception as error:
         return _explained(error, title)
     # Networks with a login answer every question with a page of their own.
