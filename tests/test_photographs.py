@@ -1,0 +1,178 @@
+"""The scripts of examples/photographs: the tower, held-back data, the probe, tables and charts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from tiny import tiny_clip, write_voc
+from unseen.backbones.clip.loading import load_clip
+from unseen.building import encode
+from unseen.data.benchmarks import get_benchmark
+from unseen.data.classes import VOC, VOC_UNSEEN
+
+FOLDER = Path(__file__).parents[1] / "examples" / "photographs"
+MODULES = ("common", "tower", "probe", "run", "curve", "page", "choices")
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[dict[str, ModuleType]]:
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield {name: import_module(name) for name in MODULES}
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in MODULES:
+            sys.modules.pop(name, None)
+
+
+def test_the_tower_computes_what_the_classifier_computes(
+    scripts: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    """Statistics and biases are folded in; the projection follows the final norm."""
+    tower = scripts["tower"]
+    torch.manual_seed(0)
+    network = timm.create_model("vit_tiny_patch16_224").eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    vit = dict(network.state_dict())
+    matrix = np.random.default_rng(0).normal(size=(16, 192))  # from vectors to rows
+    path = tmp_path / "tower.safetensors"
+    config = {"config": json.dumps(tower.tower_config(vit, 16))}
+    save_file(tower.tower_state(vit, matrix), path, config)
+    clip = load_clip(str(path))
+    assert clip.text is None
+    images = torch.rand(2, 3, 224, 224)
+    with torch.no_grad():
+        ours = clip.finish(clip.blocks(clip.embed(images)))
+        theirs = network.forward_features(2 * images - 1) @ torch.from_numpy(matrix.T).float()
+    assert torch.allclose(ours, theirs, atol=1e-2 * float(theirs.std()))
+
+
+def test_the_projection_recognises_held_back_classes(scripts: dict[str, ModuleType]) -> None:
+    tower = scripts["tower"]
+    rng = np.random.default_rng(1)
+    text = tower.unit(rng.normal(size=(60, 12)))
+    rows = text @ rng.normal(size=(12, 20)) + 3.0
+    good = tower.held_back_accuracy(text, rows, tower.Ridge(0.001, True))
+    weak = tower.held_back_accuracy(text, rows, tower.Ridge(1000.0, False))
+    assert good == pytest.approx(100)
+    assert weak < good
+    matrix, mean = tower.project(text, rows, tower.Ridge(1e-9, True))
+    assert np.allclose((text - mean) @ matrix, rows - rows.mean(axis=0), atol=1e-5)
+
+
+def test_names(scripts: dict[str, ModuleType]) -> None:
+    tower = scripts["tower"]
+    assert tower.plain("Car (automobile)") == "car"
+    vectors = {"lizard": np.zeros(1), "tabby": np.zeros(1)}
+    assert tower.known_name(["green lizard", "lacerta"], vectors) == "lizard"
+    assert tower.known_name(["tabby cat", "tabby"], vectors) == "tabby"
+    assert tower.known_name(["nothing"], vectors) is None
+    assert list(tower.voc_names(FOLDER / "voc_names.txt")) == list(VOC)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Namespace:
+    text = tmp_path / "classes.npy"
+    np.save(text, np.arange(20.0)[:, None] * np.ones((20, 4)))
+    return Namespace(voc=write_voc(tmp_path / "VOC2012"), out=tmp_path / "out", text=text)
+
+
+def test_held_back_data(scripts: dict[str, ModuleType], places: Namespace) -> None:
+    """No validation image and no unseen class of VOC is left in it."""
+    common = scripts["common"]
+    folder = common.held_back(places, 1)
+    bench = get_benchmark(str(folder))
+    assert bench.class_names == common.SEEN
+    assert bench.unseen == tuple(common.SEEN[1::3])
+    assert not set(VOC_UNSEEN) & set(bench.class_names)
+    val = (places.voc / "ImageSets/Segmentation/val.txt").read_text().split()
+    assert not {path.stem for path in (folder / "images").iterdir()} & set(val)
+    rows = np.load(folder / "text.npy")[:, 0]
+    assert rows.tolist() == [VOC.index(name) for name in common.SEEN]
+    labels = bench.data("train", None).labels(0)
+    stored = labels.unique().tolist()
+    assert all(label < 15 or label == 255 for label in stored)
+
+
+def test_the_probe_has_a_row_a_class(scripts: dict[str, ModuleType]) -> None:
+    probe = scripts["probe"].LinearProbe(tiny_clip(), classes=("cat", "dog", "sofa"))
+    text = encode(probe, ["sofa", "cat"])
+    images = torch.rand(1, 3, 32, 40)
+    both = probe(images, text).logits
+    assert both.shape == (1, 2, 4, 5)
+    assert torch.allclose(probe(images, text.select([1])).logits, both[:, 1:], atol=1e-5)
+    labels = torch.randint(2, (1, 32, 40))
+    probe.loss(probe(images, text), labels)["total"].backward()
+    assert probe.head.weight.grad is not None
+    assert probe.frozen == ("clip",)
+
+
+def test_tables_and_charts(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    page, run = scripts["page"], scripts["run"]
+    results = tmp_path / "results"
+    results.mkdir()
+    scores = {
+        "pAcc": 50.0,
+        "mIoU_S": 40.0,
+        "mIoU_U": 20.0,
+        "hIoU": 26.7,
+        "mIoU": 33.0,
+        "FB_IoU": 44.0,
+    }
+    part = {"scores": scores, "iou": dict.fromkeys(VOC, 30.0), "images": 2, "pixels": 9}
+    folds = {f"pascal-5i/{fold}": part for fold in range(4)}
+    floor = {"class": "person", "generalised": scores, **dict.fromkeys(folds, scores)}
+    (results / "floors.json").write_text(json.dumps(floor))
+    for name in run.FREE:
+        (results / f"{name}.json").write_text(json.dumps({"generalised": part, **folds}))
+    for name in ("zegclip", "clip_rc"):
+        for seed, unseen in enumerate((50.0, 52.0)):
+            made = {"generalised": {**part, "scores": {**scores, "mIoU_U": unseen}}}
+            (results / f"{name}-voc-{seed}.json").write_text(json.dumps(made))
+    made = {"fold": part, "wrong class": scores}
+    for fold in range(4):
+        (results / f"sazs-pascal-5i-{fold}-0.json").write_text(json.dumps(made))
+    places = Namespace(out=tmp_path)
+    table = page.generalised(places)
+    assert "| ZegCLIP | 50.0 ± 0.0 | 40.0 ± 0.0 | 51.0 ± 1.4 | 26.7 ± 0.0 |" in table
+    assert "| every pixel is person | 50.0 | 40.0 | 20.0 | 26.7 |" in table
+    folds_table = page.in_folds(places, "mIoU")
+    assert "| SAZS | 33.0 | 33.0 | 33.0 | 33.0 | 33.0 |" in folds_table
+    assert "… asked a wrong class" in folds_table
+    ElementTree.fromstring(page.class_chart(places, [("clip", "clip"), ("zegclip", "ZegCLIP")]))
+    (tmp_path / "curve").mkdir()
+    ElementTree.fromstring(page.curve_chart(places))
+
+
+def test_every_row_and_choice_fits_its_method(scripts: dict[str, ModuleType]) -> None:
+    """Settings resolve, and the options exist."""
+    from unseen.methods import METHODS
+    from unseen.methods.options import check
+
+    common, run, choices = scripts["common"], scripts["run"], scripts["choices"]
+    places = Namespace(mobilenet=Path("m"), tower=Path("t"))
+    for row in (*run.ROWS.values(), *choices.ROWS.values()):
+        model, settings = common.settings(row, places, 3)
+        assert (settings.seed, settings.steps, settings.batch_size) == (3, common.STEPS, 8)
+        if row.method in METHODS:
+            check(row.method, model.options, METHODS[row.method].choices)
+    for name, listed in choices.CHOICES.items():
+        known = METHODS[name].choices
+        for choice in listed:
+            key, _, value = choice.partition("=")
+            if value and not key.startswith(("train.", "scored.")):
+                assert key in known, choice
