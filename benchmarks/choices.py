@@ -29,6 +29,7 @@ import yaml
 
 import unseen
 from unseen.methods import METHODS
+from unseen.methods.options import released_options
 from unseen.recipes import settings
 from unseen.settings import EvaluationSettings, ModelSettings, TrainSettings
 
@@ -46,6 +47,7 @@ CHOICES = {
         "class_embedding_twice=true",
         "normalization=imagenet",
         "identical_layers=true",
+        "start=aligned",
         "prompt_norm=false",
         "prompt_depth=1",
         "deep_supervision=true",
@@ -61,6 +63,7 @@ CHOICES = {
         "scale=none",
         "dropout=0.1",
         "published",
+        "start=aligned",
         "train_regions=true",
         "norm_regions=true",
         "lattice=[4,4]",
@@ -121,7 +124,7 @@ def chosen(
         train = replace(train, steps=steps)
     if choice == "published":
         options = dict(model.options)
-        if "train_grid" in METHODS[method].cls.PUBLISHED:
+        if "train_grid" in released_options(METHODS[method].cls):
             options["train_grid"] = None  # that of 512-pixel crops has no meaning here
         model = replace(model, published=True, options=options)
     elif choice != "ours" and not changes:

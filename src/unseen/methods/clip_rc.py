@@ -31,7 +31,7 @@ from unseen.modules.losses import FocalOver, MaskLoss, calibrated
 from unseen.modules.prompts import make_prompts
 from unseen.modules.queries import relationship
 from unseen.modules.regions import region_mask, regions_of
-from unseen.modules.starts import Start, logit_range
+from unseen.modules.starts import AlignedStart, Start
 from unseen.released import MMSEG_NAMES, UNUSED_IN_LAYER, Released, count_layers, prompt_options
 from unseen.segmenter import Prediction, TextFeatures
 
@@ -184,7 +184,7 @@ RELEASED = Released(
 )
 
 
-class CLIPRC(ClipSegmenter):
+class CLIPRC(AlignedStart, ClipSegmenter):
     """CLIP-RC.
 
     Args:
@@ -278,26 +278,18 @@ class CLIPRC(ClipSegmenter):
         if recovery_weight:
             self.recovery = RecoveryDecoder(width, replace(sizes, num_layers=recovery_layers))
 
-        self.logit_bias: nn.Parameter | None = None
-        if start == "aligned":
-            self.logit_bias = nn.Parameter(torch.zeros(()))
-            self._start_aligned()
-        self.starts_from_images = start == "aligned"
+        self.set_start(start)
 
-    def _start_aligned(self) -> None:
-        """Start where classes are compared with patches as without training."""
+    def start_as_cosines(self) -> None:
+        """Queries are the text features, and the tower is undisturbed by prompts."""
         start_as_identity(self.q_proj)  # of [v ⊙ t ; t] the text feature
         start_as_identity(self.lateral_proj)  # of [regions ; class token ; patch] the patch
         self.decoder.start_as_identity()
         self.prompts.start_at_zero()
 
-    @torch.no_grad()
-    def start_from(self, images: Tensor, text: TextFeatures) -> None:
-        """Set scale and bias of an aligned start by the logits of some training images."""
-        assert self.logit_bias is not None
-        factor, bias = logit_range(self(images, text).logits)
+    def scale_logits(self, factor: float) -> None:
+        """By the queries."""
         self.decoder.scale_queries(factor)
-        self.logit_bias.fill_(bias)
 
     def encode_images(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unit vectors of class tokens (B, D), patches (B, N, D) and regions (B, R, D).
@@ -338,8 +330,7 @@ class CLIPRC(ClipSegmenter):
         # Unscaled products are too large for bf16.
         with torch.autocast(v.device.type, enabled=False):
             logits = (self.scale * mean.float() @ v.float().transpose(1, 2)).unflatten(2, grid)
-        if self.logit_bias is not None:
-            logits = logits + self.logit_bias
+        logits = self.biased(logits)
         extras: dict[str, Tensor] = {}
         if self.training and self.recovery is not None:
             recovered_q, recovered_v = self.recovery(q, v)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from unseen.backbones.clip.templates import Templated
@@ -28,7 +28,7 @@ from unseen.modules.decoders import DecoderSizes, MaskDecoder, check_heads, star
 from unseen.modules.losses import FocalOver, MaskLoss, calibrated
 from unseen.modules.prompts import make_prompts
 from unseen.modules.queries import RelationshipDescriptor
-from unseen.modules.starts import Start, logit_range
+from unseen.modules.starts import AlignedStart, Start
 from unseen.released import MMSEG_NAMES, UNUSED_IN_LAYER, Released, count_layers, prompt_options
 from unseen.segmenter import AuxiliaryMap, Prediction, TextFeatures
 
@@ -83,7 +83,7 @@ RELEASED = Released(
 )
 
 
-class ZegCLIP(ClipSegmenter):
+class ZegCLIP(AlignedStart, ClipSegmenter):
     """ZegCLIP.
 
     Args:
@@ -159,25 +159,18 @@ class ZegCLIP(ClipSegmenter):
             deep_supervision=deep_supervision,
             scale=quirks.scale,
         )
-        self.logit_bias: nn.Parameter | None = None
-        if start == "aligned":
-            self.logit_bias = nn.Parameter(torch.zeros(()))
-            self._start_aligned()
-        self.starts_from_images = start == "aligned"
+        self.set_start(start)
 
-    def _start_aligned(self) -> None:
-        """Start where classes are compared with patches as without training."""
+    def start_as_cosines(self) -> None:
+        """Queries are the text features, and the tower is undisturbed by prompts."""
         start_as_identity(self.descriptor.q_proj)  # of [g ⊙ t ; t] the text feature
         self.decoder.start_as_product()
         self.prompts.start_at_zero()
 
-    @torch.no_grad()
-    def start_from(self, images: Tensor, text: TextFeatures) -> None:
-        """Set scale and bias of an aligned start by the logits of some training images."""
-        assert self.logit_bias is not None
-        factor, bias = logit_range(self(images, text).logits)
-        self.decoder.k.weight.mul_(factor)
-        self.logit_bias.fill_(bias)
+    def scale_logits(self, factor: float) -> None:
+        """By the projection of the patches."""
+        with torch.no_grad():
+            self.decoder.k.weight.mul_(factor)
 
     def encode_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors of class tokens (B, D) and patches (B, N, D).
@@ -201,9 +194,8 @@ class ZegCLIP(ClipSegmenter):
         class_token, patches = self.encode_images(images)
         queries = self.descriptor(class_token, text.pooled)  # (B, K, D)
         # Patches run row by row, so scores (B, K, N) are maps (B, K, h, w).
-        maps = [scores.unflatten(2, grid) for scores in self.decoder(queries, patches)]
-        if self.logit_bias is not None:
-            maps = [scores + self.logit_bias for scores in maps]
+        scores = self.decoder(queries, patches)
+        maps = [self.biased(each.unflatten(2, grid)) for each in scores]
         auxiliary = tuple(AuxiliaryMap(logits) for logits in maps[:-1])
         return Prediction(maps[-1], self.clip.padded_size(images), auxiliary=auxiliary)
 
