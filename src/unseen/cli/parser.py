@@ -25,7 +25,7 @@ import unseen
 from unseen.cli import data, images, lists, scoring, training
 from unseen.cli.flags import model_flags, settings_flags
 from unseen.cli.legacy import modernised
-from unseen.errors import UnseenError
+from unseen.errors import SettingError, UnseenError
 from unseen.methods import known
 from unseen.methods.options import nearest, released_options
 from unseen.recipes import resolve
@@ -109,7 +109,10 @@ def _for_help(words: Sequence[str]) -> App:
     method, flags = bound.arguments["method"], bound.arguments
     benchmark = flags.get("run", training.TRAIN).benchmark
     given = flags.get("model", training.MODEL).given()
-    model, settings = resolve(method, benchmark, model=given, train=flags.get("train", {}))
+    try:
+        model, settings = resolve(method, benchmark, model=given, train=flags.get("train", {}))
+    except SettingError:  # no protocol or recipe for this benchmark: the plain help says more
+        return app
     row = known(method)
     if model.published:
         model = replace(model, options={**released_options(row.cls), **model.options})
