@@ -11,6 +11,7 @@ from PIL import Image
 
 import unseen
 from tiny.commands import error_of, run_command
+from unseen.backbones.clip.loading import load_clip
 from unseen.errors import SettingError, VocabularyError
 from unseen.vocabulary import Vocabulary
 
@@ -107,6 +108,24 @@ def test_a_class_file_with_synonyms_and_words_for_the_background(
     run_command(f"segment {photo} --classes {words} --out {out}")
     stored = json.loads((out / "photo.json").read_text())["classes"]
     assert [entry["name"] for entry in stored] == ["tree", "fish"], "marks are no names"
+
+
+def test_vectors_of_the_classes_from_a_file(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = load_clip("doodles")
+    np.save(tmp_path / "rows.npy", clip.encode_names(["tree", "fish"], ["a photo of a {}"]).numpy())
+    run_command(f"segment {photo} --classes tree,fish --out {tmp_path / 'tower'}")
+    flags = f"--text-embeddings {tmp_path / 'rows.npy'}"
+    run_command(f"segment {photo} --classes tree,fish --out {tmp_path / 'file'} {flags}")
+    maps = [np.array(Image.open(tmp_path / name / "photo.png")) for name in ("tower", "file")]
+    assert np.array_equal(*maps)
+    assert "but 3 classes of width 128 are needed" in error_of(
+        capsys, f"segment {photo} --classes a,b,c {flags}"
+    )
+    assert "does not exist" in error_of(
+        capsys, f"segment {photo} --classes a --text-embeddings {tmp_path / 'no.npy'}"
+    )
 
 
 def test_python_refuses_like_the_command_line(

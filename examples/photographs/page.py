@@ -229,8 +229,8 @@ def photographs(places: argparse.Namespace, names: Sequence[str]) -> None:
     models: dict[str, Predictor] = {}
     for name in names:
         if name in FREE:
-            source = {"clip": str(places.tower), "text_embeddings": places.text}
-            models[name] = unseen.load(name, inference=SIZE, **source)
+            source: dict[str, Any] = {"clip": str(places.tower), "text_embeddings": places.text}
+            models[name] = unseen.load(name, inference=SIZE, class_names=VOC, **source)
         else:
             models[ROWS[name].title] = unseen.load(
                 places.out / "runs" / f"{name}-voc-0", inference=SIZE

@@ -61,6 +61,7 @@ def load(
     model: str | Path = "naclip",
     *,
     inference: InferenceSettings | Mapping[str, Any] | None = None,
+    class_names: Sequence[str] = (),
     device: str = "auto",
     **choices: Unpack[ModelChoices],
 ) -> Predictor:
@@ -70,6 +71,7 @@ def load(
         model: Name of a method, or the folder `unseen train` wrote.
         inference: Single fields to change, or whole settings; by default the run's own, or one and
             a half times the tower's size, in windows of that size.
+        class_names: The classes that the rows of `text_embeddings` belong to, in their order.
         device: "auto" (a GPU if there is one), "cpu", "cuda", ...
         **choices: `clip`, `published`, `options`, `text_embeddings` (`ModelChoices`).
 
@@ -85,7 +87,7 @@ def load(
             f"the run {model} follows the released code as it was trained; remove --published,"
             " which is for unseen evaluate"
         )
-    segmenter = build(source)
+    segmenter = build(source, class_names)
     base = own_inference(segmenter)
     if source.run is not None:
         base = source.run.inference
@@ -113,7 +115,9 @@ def segment(
         device: As for `load`.
         **choices: As for `load`.
     """
-    return load(model, device=device, **choices).segment(image, names, threshold=threshold)
+    rows = names.names if isinstance(names, Vocabulary) else names
+    loaded = load(model, class_names=rows, device=device, **choices)
+    return loaded.segment(image, names, threshold=threshold)
 
 
 # --------------------------------------------------------------------- training

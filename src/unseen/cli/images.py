@@ -59,6 +59,7 @@ class SegmentFlags:
         out: Folder for the results.
         threshold: Pixels whose best class is less confident (0..1) get no class.
         device: "auto", "cpu", "cuda", ...
+        text_embeddings: A .npy file (K, D) to use instead of the text tower, one row a class.
         words: How the classes are put into words, besides their names.
     """
 
@@ -66,6 +67,7 @@ class SegmentFlags:
     out: Path = Path("segmented")
     threshold: float | None = None
     device: str = "auto"
+    text_embeddings: Path | None = None
     words: Annotated[WordFlags, FLAT] = WORDS
 
 
@@ -103,10 +105,18 @@ def segment(
     check_threshold(flags.threshold)
     files = find_images(images)
     check_not_among(files, flags.out)
-    find_model(flags.model, model.given())
+    choices = model.given()
+    choices["text_embeddings"] = flags.text_embeddings
+    find_model(flags.model, choices)
     from unseen import api
 
-    loaded = api.load(flags.model, inference=inference, device=flags.device, **model.given())
+    loaded = api.load(
+        flags.model,
+        inference=inference,
+        class_names=vocabulary.names,
+        device=flags.device,
+        **choices,
+    )
     text = loaded.encode(vocabulary)
     remedy = "train a run on" if loaded.run else "give --clip"
     notify(about_tower(loaded.segmenter.clip.source, vocabulary.names, remedy))
