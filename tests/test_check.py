@@ -20,6 +20,7 @@ from unseen.data.own.checking import check_data
 from unseen.data.own.ids import may_be_shifted
 from unseen.data_report import _labelled_image, save_check
 from unseen.errors import DataError
+from unseen.visualize import sheet
 
 
 def classes(folder: Path, text: str) -> None:
@@ -185,7 +186,9 @@ def test_a_background_that_is_not_listed(folder: Path) -> None:
     assert lines(folder) == []
 
 
-def test_both_readings_of_doubtful_ids_are_on_the_sheet(folder: Path) -> None:
+def test_both_readings_of_doubtful_ids_are_on_the_sheet(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """CamVid's eleven classes stand before its unlabelled pixels, not behind a background."""
     classes(folder, "ground\ncat\ndog\n")
     checked = check_data(str(folder), progress=False)
@@ -198,7 +201,15 @@ def test_both_readings_of_doubtful_ids_are_on_the_sheet(folder: Path) -> None:
     assert name == "with a background in front"
     assert np.array_equal(shifted, np.where((stored > 0) & (stored < 4), stored - 1, 255))
     assert image.shape[:2] == shifted.shape
+    drawn: list[bool] = []
+
+    def draw(*rows: Any, everywhere: bool, **given: Any) -> Image.Image:
+        drawn.append(everywhere)
+        return sheet(*rows, everywhere=everywhere, **given)
+
+    monkeypatch.setattr("unseen.data_report.sheet", draw)
     assert save_check(checked, folder / "out")
+    assert drawn == [True], "pixels without a label in the listed reading have one in the other"
     classes(folder, "ground\ncat\ndog\nunlabelled # ignore\n")
     assert lines(folder) == []
     again = check_data(str(folder), progress=False)

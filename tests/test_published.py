@@ -77,7 +77,7 @@ def test_refusals_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "zegclip has no published protocol for doodles" in error_of(
         capsys, f"train zegclip --published {out}"
     )
-    assert "clip has no published protocol for doodles" in error_of(
+    assert "clip has no published protocol, so --published" in error_of(
         capsys, f"evaluate clip --published {out}"
     )
     assert "choose one of voc, voc-21" in error_of(capsys, f"evaluate sclip --published {out}")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import unseen
 from tiny.commands import FEW, error_of
+from unseen.errors import SettingError
 
 
 def test_bad_names(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,3 +108,36 @@ def test_bad_runs(
     assert "may run code" in error_of(
         capsys, f"segment {photo} --classes tree --clip {tmp_path / 'code.pt'}"
     )
+
+
+def test_names_too_long_for_a_file(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = "x" * 5000
+    for line in (
+        f"segment {photo} --classes a --clip {long}.pt",
+        f"segment {long} --classes a",
+        f"train zegclip --out {long}",
+        f"evaluate {long}",
+        f"check {long}",
+    ):
+        assert "is too long for the name of a file; check the flag" in error_of(capsys, line)
+
+
+def test_settings_that_would_be_ignored(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = f"--out {tmp_path / 'out'}"
+    assert "clip has no published protocol" in error_of(
+        capsys, f"segment {photo} --classes a --model clip --published {out}"
+    )
+    assert "there are no windows; give --inference.window" in error_of(
+        capsys, f"evaluate naclip --inference.window 0 --inference.stride 16 {out}"
+    )
+    np.save(tmp_path / "rows.npy", np.array([[1.0, 0.0], [np.nan, 1.0]]))
+    flags = f"--text-embeddings {tmp_path / 'rows.npy'} {out}"
+    assert "row 2 of" in error_of(capsys, f"segment {photo} --classes a,b {flags}")
+    (tmp_path / "words.txt").write_text("a, c\nb\n")
+    both = f"segment {photo} --classes {tmp_path / 'words.txt'} --combine max {flags}"
+    assert "so synonyms and words for the background would not be read" in error_of(capsys, both)
+    assert "is no class file" in error_of(capsys, f"segment {photo} --classes {tmp_path} {out}")
+    with pytest.raises(SettingError, match="no evaluation setting 'limt' .did you mean 'limit'"):
+        unseen.evaluate("naclip", settings={"limt": 5})

@@ -101,7 +101,7 @@ def test_a_class_file_with_synonyms_and_words_for_the_background(
     assert (behind == 255).any()
     capsys.readouterr()
     missing = error_of(capsys, f"segment {photo} --classes {tmp_path / 'nothing.txt'}")
-    assert "nothing.txt does not exist; check the path, or give class names" in missing
+    assert "nothing.txt is no class file; give a text file with a class a line" in missing
     words.write_text("tree\ntree\n")
     assert "names 'tree' twice" in error_of(capsys, f"segment {photo} --classes {words}")
     words.write_text("tree # unseen\nnothing # ignore\nfish\n")

@@ -136,3 +136,10 @@ def test_templates_may_be_a_file_or_a_list(tmp_path: Path) -> None:
         create("naclip", tiny_clip(), templates="sinlge")
     with pytest.raises(SettingError, match="list of templates is empty"):
         create("naclip", tiny_clip(), templates=[])
+
+
+def test_options_that_mean_nothing() -> None:
+    with pytest.raises(SettingError, match="temperature is 0; give a number above 0"):
+        create("naclip", tiny_clip(), temperature=0)
+    with pytest.raises(SettingError, match="for naclip's neighbourhood, which sclip has not"):
+        create("sclip", tiny_clip(), gaussian_std=3.0)

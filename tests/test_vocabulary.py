@@ -59,6 +59,10 @@ def test_rows_of_a_vocabulary() -> None:
         ({"names": ("cat",), "combine": "min"}, "choose 'mean' or 'max'"),
         ({"names": ("cat",), "background": ("",)}, "words for the background is empty"),
         ({"names": ("cat",), "background": "sky"}, "are one string"),
+        (
+            {"names": ("boat", "clock"), "synonyms": {"boat": ("boat", "clock")}},
+            "'clock' stands for 'boat' and for 'clock'",
+        ),
     ],
 )
 def test_vocabularies_that_mean_nothing(arguments: dict[str, object], message: str) -> None:
@@ -93,6 +97,9 @@ def test_class_files(tmp_path: Path) -> None:
         change_vocabulary(Vocabulary(("cat",)), {"classes": "nothing"})
     with pytest.raises(VocabularyError, match="give words for the same classes"):
         change_vocabulary(Vocabulary(("cat",)), Vocabulary(("dog",)))
+    file.write_text("cat\nzebra # unseen\n")
+    with pytest.raises(VocabularyError, match="line 2 of .* has a mark .*; remove it"):
+        read_class_file(file)
     file.write_text("cat\n\nsofa\n")
     with pytest.raises(VocabularyError, match="line 2 of .* has an empty name"):
         read_class_file(file)

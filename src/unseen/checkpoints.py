@@ -150,7 +150,8 @@ def load_initial_weights(init: Path, segmenter: TextSegmenter, run: Run) -> None
             for name in sorted(theirs)
             if mine.get(name) != theirs[name]
         ]
-        hint = f": give {' '.join(other)}" if other else ""
+        same_method = run.model.method == before.model.method
+        hint = f": give {' '.join(other)}" if other and same_method else ""
         raise SettingError(
             f"{init} holds another model than the one to train (differs in {differs[0]}); start"
             f" from a run of the same method and options{hint}"

@@ -52,6 +52,8 @@ def save_check(check: DataCheck, folder: Path, samples: int = 8) -> bool:
         title=f"Labels of {benchmark.title}",
         subtitle=f"check that colours and class names fit   (grey: {grey} labelled)",
         across=2,
+        # Another reading may show pixels that the listed one does not.
+        everywhere=any(row.predictions for row in rows),
     )
     with replacing(folder / "sheet.png") as beside:
         image.save(beside)

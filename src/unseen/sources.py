@@ -15,7 +15,7 @@ from unseen.data.benchmarks import Benchmark
 from unseen.errors import SettingError
 from unseen.methods import METHODS
 from unseen.methods.options import nearest
-from unseen.recipes import Protocol
+from unseen.recipes import Protocol, published_on
 from unseen.runs import CONFIG, Run, read_config
 from unseen.settings import ModelSettings, is_own
 
@@ -92,6 +92,10 @@ def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
         if METHODS[name].trainable:
             raise SettingError(
                 f"{name} has to be trained first: unseen train {name}; then give its run folder"
+            )
+        if choices.get("published") and not published_on(name):
+            raise SettingError(
+                f"{name} has no published protocol, so --published cannot follow one; remove it"
             )
         clip = choices.get("clip") or DEFAULT_CLIP
         settings = ModelSettings(name, clip, choices.get("published", False), options)

@@ -6,6 +6,7 @@ Nothing heavy is imported here: class files are checked before torch is.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -62,11 +63,24 @@ class Vocabulary:
             for name, words in self.synonyms.items()
         }
         object.__setattr__(self, "synonyms", synonyms)
+        self._check_shared()
         if self.background:
             words = _words(self.background, "the words for the background")
             object.__setattr__(self, "background", words)
         if self.combine not in ("mean", "max"):
             raise VocabularyError(f"combine is {self.combine!r}; choose 'mean' or 'max'")
+
+    def _check_shared(self) -> None:
+        """Refuse a word of two classes, which could not be told apart by it."""
+        owner: dict[str, str] = {}
+        for name in self.names:
+            for word in self.names_of(name):
+                if word in owner:
+                    raise VocabularyError(
+                        f"{word!r} stands for {owner[word]!r} and for {name!r}, which could not be"
+                        " told apart; remove it from one of them"
+                    )
+                owner[word] = name
 
     def __len__(self) -> int:
         return len(self.names)
@@ -167,6 +181,8 @@ def _words(words: Sequence[str], what: str) -> tuple[str, ...]:
 # ------------------------------------------------------------------- class files
 
 KNOWN_FILES = "vocabularies.yaml"
+MARK = re.compile(r"\s#\s*(seen|unseen|ignore|threshold)\b")
+"""What stands behind a class in `classes.txt` of your own data (`unseen.data.own.layout`)."""
 
 
 def split_words(line: str, place: str) -> tuple[str, ...]:
@@ -198,6 +214,11 @@ def read_class_file(path: Path) -> tuple[tuple[str, ...], ...]:
         raise DataError(f"{path} cannot be read as UTF-8 text; save it so") from error
     rows = []
     for number, line in enumerate(lines, start=1):
+        if MARK.search(line):
+            raise VocabularyError(
+                f"line {number} of {path} has a mark ({line.strip()}), which is for classes.txt of"
+                " your own data; remove it"
+            )
         words = split_words(line, f"line {number} of {path}")
         if not words or "" in words:
             raise VocabularyError(
@@ -219,6 +240,14 @@ def is_file(text: str) -> bool:
     """Whether a text is the path of a file; class names may be too long for one."""
     try:
         return Path(text).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(text: str) -> bool:
+    """Whether a text is the path of a folder; no text is none."""
+    try:
+        return bool(text.strip()) and Path(text).is_dir()
     except (OSError, ValueError):
         return False
 

@@ -18,7 +18,7 @@ from unseen.cli.flags import (
 )
 from unseen.cli.notices import about_tower, notify
 from unseen.data.own.layout import read_classes
-from unseen.errors import DataError, UnseenError
+from unseen.errors import DataError, SettingError, UnseenError
 from unseen.settings import (
     ExtractionSettings,
     InferenceSettings,
@@ -29,8 +29,11 @@ from unseen.vocabulary import (
     Vocabulary,
     change_vocabulary,
     check_combine_used,
+    class_rows,
     is_file,
+    is_folder,
     is_path,
+    known_class_files,
     split_words,
 )
 
@@ -102,6 +105,11 @@ def segment(
     from unseen.sources import find_model
 
     vocabulary = read_vocabulary(classes, flags.words.given())
+    if flags.text_embeddings is not None and not vocabulary.is_plain:
+        raise SettingError(
+            "--text-embeddings holds a vector a class, so synonyms and words for the background"
+            " would not be read; remove them, or the embeddings"
+        )
     check_threshold(flags.threshold)
     files = find_images(images)
     check_not_among(files, flags.out)
@@ -148,9 +156,13 @@ def read_vocabulary(classes: str, words: Mapping[str, Any]) -> Vocabulary:
     if is_file(classes):
         listed = read_classes(Path(classes))
         vocabulary = Vocabulary(listed.class_names, listed.synonyms)
-    elif is_path(classes):
+    elif classes in known_class_files():
+        rows = class_rows(classes)
+        synonyms = {row[0]: row for row in rows if len(row) > 1}
+        vocabulary = Vocabulary(tuple(row[0] for row in rows), synonyms)
+    elif is_path(classes) or is_folder(classes):
         raise DataError(
-            f"the class file {classes} does not exist; check the path, or give class names"
+            f"{classes} is no class file; give a text file with a class a line, or class names"
             " separated by commas"
         )
     else:

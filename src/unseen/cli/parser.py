@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -174,6 +175,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         stop(sentence(error))
     except UnseenError as error:
         stop(str(error))
+    except OSError as error:
+        # Every argument that is looked up as a path can be too long for one.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        stop(f"{str(error.filename)[:60]}... is too long for the name of a file; check the flag")
     except KeyboardInterrupt as error:
         stop(str(error) or "stopped", code=130)
     except BrokenPipeError:

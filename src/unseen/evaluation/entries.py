@@ -6,12 +6,13 @@ Every row is checked here before anything is built, and before torch is imported
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from unseen.data.benchmarks import Benchmark, check_flags_used, folds_of, get_benchmark
 from unseen.errors import SettingError
+from unseen.methods.options import nearest
 from unseen.recipes import Protocol, require_published
 from unseen.settings import (
     EvaluationSettings,
@@ -124,6 +125,13 @@ class Changes:
         given = self.settings or {}
         if isinstance(given, EvaluationSettings):
             given = given.changed
+        known = {entry.name for entry in fields(EvaluationSettings)}
+        unknown = next((name for name in given if name not in known), None)
+        if unknown is not None:
+            raise SettingError(
+                f"there is no evaluation setting {unknown!r}{nearest(unknown, known)}; choose among"
+                f" {', '.join(sorted(known))}"
+            )
         published = _with_tuples(protocol.evaluation)
         if "episodes" in given:  # the protocol's seeds belong to its own way of drawing
             published.pop("seeds", None)

@@ -37,6 +37,10 @@ from unseen.segmenter import Prediction, TextFeatures
 Mode = Literal["clip", "maskclip", "maskclip_no_residual", "sclip", "clearclip", "naclip"]
 
 
+NEIGHBOURHOOD = 5.0
+"""τ of NACLIP's paper, in patches."""
+
+
 @dataclass(frozen=True)
 class TrainingFreeQuirks:
     """What the released SCLIP, NACLIP and ClearCLIP do otherwise.
@@ -81,7 +85,7 @@ class TrainingFree(ClipSegmenter):
         mode: Mode = "naclip",
         templates: Templated = "single",
         temperature: float = 40.0,
-        gaussian_std: float = 5.0,
+        gaussian_std: float = NEIGHBOURHOOD,
         quirks: TrainingFreeQuirks | None = None,
     ) -> None:
         self.quirks = quirks or TrainingFreeQuirks()
@@ -90,6 +94,12 @@ class TrainingFree(ClipSegmenter):
             raise SettingError(
                 f"there is no training-free mode {mode!r}; choose one of"
                 f" {', '.join(get_args(Mode))}"
+            )
+        if not temperature > 0:
+            raise SettingError(f"temperature is {temperature}; give a number above 0")
+        if mode != "naclip" and gaussian_std != NEIGHBOURHOOD:
+            raise SettingError(
+                f"gaussian_std is for naclip's neighbourhood, which {mode} has not; remove it"
             )
         self.mode, self.temperature = mode, temperature
         self.neighbour_attention = NeighbourAttention(gaussian_std)

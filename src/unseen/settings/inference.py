@@ -174,6 +174,11 @@ def change_inference(
         if nothing and defaults[name] is None:
             value = None
         changes[name] = value
+    if changes.get("stride") and {**vars(base), **changes}["window"] is None:
+        raise SettingError(
+            f"--inference.stride is {changes['stride']}, and there are no windows; give"
+            " --inference.window, or remove it"
+        )
     resized = any({**vars(base), **changes}[name] for name in ("short_side", "square"))
     if not resized:  # nothing is left that could be smoothed
         changes.setdefault("antialias", True)

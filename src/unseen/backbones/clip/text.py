@@ -269,6 +269,12 @@ class StoredText:
                 f"{path} does not hold one plain array of numbers; save a (classes, width) float"
                 " array with numpy.save"
             )
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1) | ~rows.any(axis=1))
+        if len(bad):
+            raise DataError(
+                f"row {bad[0] + 1} of {path} is no vector (not finite, or all 0); make the file"
+                " again"
+            )
         return cls(names, rows.astype(np.float32), path)
 
     def check(self, embed_dim: int, background_name: str | None) -> None:

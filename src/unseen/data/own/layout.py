@@ -46,6 +46,7 @@ UNREAD = (
 )
 # The name takes as much as it can, so that only the last `#` begins a mark.
 _MARKED = re.compile(rf"^(?P<name>.*\S)\s+#\s*(?P<mark>{'|'.join(MARKS)})$")
+_MISPLACED = re.compile(rf"\s#\s*({'|'.join(MARKS)})\b")
 _LIKE_A_MARK = re.compile(r"\s#\s*(\w+)$")
 
 
@@ -150,6 +151,13 @@ def _words_and_mark(line: str, place: str) -> tuple[tuple[str, ...], str]:
     if line in ("", "#"):
         raise DataError(
             f"{place} holds no class; ids follow from the lines, so fill it in or remove it"
+        )
+    misplaced = _MISPLACED.search(line)
+    if misplaced or line.startswith("# "):
+        raise DataError(
+            f"{place}, {line!r}, has a '#' that ends no line with a mark; a mark stands at the end,"
+            " behind all synonyms, there are no comments, and a name that holds ' # unseen' or the"
+            " like needs '# seen' after it"
         )
     # A misspelt mark would silently become a part of the name.
     alike = _LIKE_A_MARK.search(line)
