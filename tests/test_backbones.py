@@ -21,7 +21,7 @@ from unseen.backbones.drn import DRN
 from unseen.backbones.mobilenet import DilatedMobileNet, MobileNetV2
 from unseen.backbones.vit import ReassembledViT, ViTSizes
 from unseen.errors import CheckpointError, SettingError
-from unseen.files import read_image
+from unseen.images import read_image
 from unseen.methods import create
 
 TINY = {"width": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "grid": 3}

@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 
 from unseen.data.classes import voc_palette
 from unseen.errors import DataError
-from unseen.files import find_images, read_image, read_labels, replacing, write_labels, write_text
+from unseen.files import replacing, write_labels, write_text
+from unseen.images import find_images, read_image, read_labels
 
 
 def noise(h: int = 12, w: int = 20) -> NDArray[np.uint8]:

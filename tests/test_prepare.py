@@ -16,7 +16,7 @@ from tiny import archives as made
 from tiny.commands import FEW, run_command
 from tiny.prepared import file_states, refusal, run_prepare
 from unseen.data.prepare import prepare
-from unseen.files import read_labels
+from unseen.images import read_labels
 
 FEW_STEPS = f"{FEW} --train.workers 0 --clip doodles"
 SMALL = "--train.transforms.resize [128,64] --train.transforms.crop 64"

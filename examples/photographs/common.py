@@ -17,7 +17,8 @@ from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.data.classes import VOC, VOC_UNSEEN
 from unseen.data.episodes import Episode
 from unseen.data.layouts import voc_pairs
-from unseen.files import read_labels, write_text
+from unseen.files import write_text
+from unseen.images import read_labels
 from unseen.methods import METHODS
 from unseen.settings import (
     EvaluationSettings,

@@ -20,7 +20,8 @@ from run import ROWS, summary
 
 from unseen.data.classes import VOC
 from unseen.data.layouts import voc_pairs
-from unseen.files import read_labels, write_text
+from unseen.files import write_text
+from unseen.images import read_labels
 
 COUNTS = (25, 50, 100, 200, 400, 0)
 """Training images; 0 are all."""

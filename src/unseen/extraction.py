@@ -12,7 +12,8 @@ from torch import Tensor
 from unseen.backbones.vit import load_keys
 from unseen.building import device_named
 from unseen.data.benchmarks import Benchmark
-from unseen.files import read_image, replacing
+from unseen.files import replacing
+from unseen.images import read_image
 from unseen.segments.source import extract
 from unseen.settings import ExtractionSettings, SpectralSettings
 from unseen.visualize import segments_sheet, spread

@@ -10,7 +10,8 @@ from typing import TypedDict, Unpack
 
 from unseen.data.benchmarks import Benchmark, check_flags_used, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
-from unseen.files import check_output_folder, find_images
+from unseen.files import check_output_folder
+from unseen.images import find_images
 from unseen.methods import known
 from unseen.recipes import Protocol, published
 from unseen.runs import CONFIG, STATE, WEIGHTS, Run, read_config, versions

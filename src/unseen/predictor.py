@@ -17,7 +17,8 @@ from torch import Tensor
 from unseen.building import encode
 from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import DataError, SettingError, VocabularyError
-from unseen.files import read_image, replacing, write_labels, write_text
+from unseen.files import replacing, write_labels, write_text
+from unseen.images import read_image
 from unseen.inference import LabelMaps, label_maps
 from unseen.labels import IGNORE, MAX_8BIT_CLASSES
 from unseen.runs import Run

@@ -101,7 +101,8 @@ def segment(
         inference: Single values to change; by default the run's own, or one and a half times the
             tower's size in windows of that size.
     """
-    from unseen.files import check_not_among, find_images
+    from unseen.files import check_not_among
+    from unseen.images import find_images
     from unseen.sources import find_model
 
     vocabulary = read_vocabulary(classes, flags.words.given())

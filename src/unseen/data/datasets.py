@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from unseen.data.doodles import draw
 from unseen.data.pairs import Pair
 from unseen.errors import DataError
-from unseen.files import read_image, read_labels
+from unseen.images import read_image, read_labels
 from unseen.labels import BACKGROUND, IGNORE, index_to_label
 
 

@@ -31,7 +31,8 @@ import numpy as np
 
 from unseen.data.pairs import Pair
 from unseen.errors import DataError, SettingError
-from unseen.files import read_labels, replacing
+from unseen.files import replacing
+from unseen.images import read_labels
 from unseen.settings import Draw
 
 DRAWS = 1000

@@ -17,7 +17,7 @@ import numpy as np
 from unseen.data.classes import COCO
 from unseen.data.pairs import Background, Pair
 from unseen.errors import DataError
-from unseen.files import read_labels
+from unseen.images import read_labels
 
 if TYPE_CHECKING:
     from unseen.data.datasets import LabelledImages

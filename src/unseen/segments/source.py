@@ -25,7 +25,8 @@ from torch import Tensor
 from unseen.backbones.vit import KeyFeatures, clip_keys, load_keys
 from unseen.clip_segmenter import ClipSegmenter
 from unseen.errors import DataError, SettingError
-from unseen.files import read_labels, replacing
+from unseen.files import replacing
+from unseen.images import read_labels
 from unseen.segmenter import Segmenter
 from unseen.segments.spectral import Spectrum, spectra
 from unseen.settings import InferenceSettings, SpectralSettings

@@ -32,7 +32,7 @@ from pathlib import Path
 
 from unseen.data.pairs import Background, Pair
 from unseen.errors import DataError, VocabularyError
-from unseen.files import SUFFIXES
+from unseen.images import SUFFIXES
 from unseen.vocabulary import split_words
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")

@@ -20,7 +20,7 @@ from PIL import Image
 from unseen.data.datasets import ignored_value
 from unseen.data.pairs import Pair
 from unseen.errors import DataError
-from unseen.files import LOSSY, read_image, read_labels
+from unseen.images import LOSSY, read_image, read_labels
 
 ORIENTATION = 0x0112
 """EXIF's tag for the rotation of an image on display; 1 stands for none."""

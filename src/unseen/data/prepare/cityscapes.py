@@ -9,7 +9,7 @@ from unseen.data.prepare.masks import CITYSCAPES_TABLE
 from unseen.data.prepare.parts import Part, ensure, require_local
 from unseen.data.prepare.preparation import Count, Preparation
 from unseen.data.prepare.published import ARCHIVES, PUBLISHED_COUNTS
-from unseen.files import read_labels
+from unseen.images import read_labels
 
 SPLITS = {"train": True, "val": True, "test": False}
 """The splits, and whether a benchmark reads them."""

@@ -30,7 +30,7 @@ from unseen.data.prepare.published import (
     PUBLISHED_COUNTS,
 )
 from unseen.errors import DataError
-from unseen.files import read_labels
+from unseen.images import read_labels
 
 TRAINING_IDS = "_labelTrainIds.png"
 STUFF_SPLITS, FOLD_SPLITS = ("train2017", "val2017"), ("train2014", "val2014")

@@ -22,7 +22,7 @@ from unseen.data.prepare.parts import Part, ensure, link_unpacked
 from unseen.data.prepare.preparation import Count, Preparation
 from unseen.data.prepare.published import ARCHIVES, PUBLISHED_COUNTS
 from unseen.errors import DataError
-from unseen.files import read_labels
+from unseen.images import read_labels
 
 LISTS = "ImageSets/Segmentation"
 _ARCHIVE_FOLDER = "VOCdevkit/VOC2012"
