@@ -168,7 +168,7 @@ def test_a_file_that_is_no_image(tmp_path: Path) -> None:
         match=r"a\.jpg cannot be read \(not an image\); replace the file or leave it out",
     ):
         read_image(tmp_path / "a.jpg")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is not a file"):
         read_image(tmp_path)
 
 

@@ -25,6 +25,7 @@ from unseen.errors import CheckpointError, SettingError
 from unseen.evaluation.comparison import compare
 from unseen.evaluation.entries import Changes, Places, plan_entries
 from unseen.files import replacing
+from unseen.images import ImageLike
 from unseen.plans import (
     TrainingPlan,
     TrainingStart,
@@ -32,7 +33,7 @@ from unseen.plans import (
     plan_extraction,
     plan_training,
 )
-from unseen.predictor import ImageLike, Predictor, Segmentation
+from unseen.predictor import Predictor, Segmentation
 from unseen.recipes import Protocol, published, recipe
 from unseen.reports import Report
 from unseen.runs import TEXT, TOWER, Run, save_config, versions
@@ -108,7 +109,7 @@ def segment(
     """Label one image; for many, keep what `load` returns.
 
     Args:
-        image: Path, PIL image, or (H, W, 3) uint8 array, RGB.
+        image: Path, PIL image or array (`unseen.images.read_pixels`).
         names: At least one class name, or a vocabulary with synonyms or words for the background.
         model: As for `load`.
         threshold: Pixels whose best class is less confident (0..1) get no class (255).

@@ -1,9 +1,17 @@
-"""The one door for images and label maps: which files, formats and sizes are read, and how."""
+"""The one door for images and label maps: which files, formats and sizes are read, and how.
+
+Whatever an image comes as, its pixels are the same: a path, what Pillow opened, or an array.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,38 +19,206 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from unseen.errors import DataError
 
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM", "GIF", "JPEG2000")
+"""Pillow's formats that are read. The others are never tried: an EPS is a program, which Pillow
+would hand to an interpreter, whatever the file is called."""
+MOST_PIXELS = 40_000_000
+"""Of an image or a label map. Results take some twenty bytes a pixel."""
+MOST_ELONGATED = 50
+"""How many times as long as wide an image may be: the short side decides how far it is enlarged."""
+_DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's decoders raise on damaged files."""
+
+Decoded = TypeVar("Decoded")
+ImageLike = str | Path | Image.Image | NDArray[Any]
+"""What an image may be given as."""
+
+
+# ------------------------------------------------------------------------- files
+
 
 def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
     """An image as (H, W, 3) uint8, RGB.
 
     Args:
-        path: Any format that Pillow reads; transparency is dropped, greys become RGB.
+        path: A file in one of `FORMATS`; transparency is dropped, greys become RGB.
         upright: Apply the rotation of the EXIF data. Off for data sets, whose masks belong to the
             stored pixels.
 
     Raises:
-        DataError: Missing, not an image, or truncated.
+        DataError: Missing, not a file, not an image, truncated, or too large.
+    """
+
+    def decode(image: Image.Image) -> NDArray[np.uint8]:
+        return _rgb(_turned(image) if upright else image)
+
+    return read_file(path, "image", decode)
+
+
+def read_file(
+    path: Path,
+    kind: str,
+    decode: Callable[[Image.Image], Decoded],
+    missing: str = "check the path",
+    remedy: str = "replace the file or leave it out",
+) -> Decoded:
+    """What `decode` makes of an image file, whose header was judged before any pixel is read.
+
+    Args:
+        path: The file.
+        kind: What it should hold, for messages: "image", "label map".
+        decode: From the opened image to its content; its errors are those of a damaged file.
+        missing: What to do about a file that is not there.
+        remedy: What to do about a file that cannot be read.
+
+    Raises:
+        DataError: Missing, not a regular file, in another format, damaged, or too large.
     """
     try:
-        with Image.open(path) as image:
-            if upright:
-                return _rgb(ImageOps.exif_transpose(image))
-            return _rgb(image)
+        # A pipe or a device would be read for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"the {kind} {path} is not a file; {missing}")
+        with Image.open(path, formats=FORMATS) as image:
+            check_size(image.size, f"the {kind} {path}")
+            return decode(image)
     except FileNotFoundError as error:
-        raise DataError(f"the image {path} does not exist; check the path") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"the {kind} {path} does not exist; {missing}") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(_too_large(f"the {kind} {path}", str(error))) from error
+    except MemoryError as error:
+        raise DataError(f"the {kind} {path} does not fit into memory; {remedy}") from error
+    except _DAMAGE as error:
+        raise DataError(f"the {kind} {path} cannot be read ({_short(error)}); {remedy}") from error
+
+
+def check_size(size: tuple[int, int], name: str) -> None:
+    """Refuse an image by its size (width, height).
+
+    Raises:
+        DataError: No pixels, more than `MOST_PIXELS`, or more elongated than `MOST_ELONGATED`.
+    """
+    short, long = sorted(size)
+    told = f"{size[0]} x {size[1]} pixels"
+    if short < 1:
+        raise DataError(f"{name} has {told}; give one with pixels")
+    if short * long > MOST_PIXELS:
+        raise DataError(_too_large(name, told))
+    if long > MOST_ELONGATED * short:
         raise DataError(
-            f"the image {path} cannot be read ({_short(error)}); replace the file or leave it out"
-        ) from error
+            f"{name} has {told}, more than {MOST_ELONGATED} times as long as wide; cut it into"
+            " pieces"
+        )
+
+
+def _too_large(name: str, told: str) -> str:
+    most = f"{MOST_PIXELS / 1e6:.0f} million"
+    return f"{name} is too large ({told}; at most {most}); make it smaller, or cut it into pieces"
+
+
+def _short(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).split("\n")[0][:100] or type(error).__name__
+
+
+# ------------------------------------------------------------------------ pixels
+
+
+def read_pixels(image: ImageLike) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) uint8, RGB, of whatever an image is given as.
+
+    Args:
+        image: A path, a PIL image (turned as its EXIF data ask), or an array (H, W), (H, W, 1) or
+            (H, W, 3), or with transparency as a further channel: uint8, uint16, or floats in 0..1
+            or 0..255.
+
+    Raises:
+        DataError: Anything else, or a file that cannot be read.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(Path(image), upright=True)
+    if isinstance(image, Image.Image):
+        check_size(image.size, "the PIL image")
+        try:
+            return _rgb(_turned(image))
+        except _DAMAGE as error:
+            raise DataError(
+                f"the PIL image cannot be read ({_short(error)}); open the file again"
+            ) from error
+    if isinstance(image, np.ndarray):
+        return _pixels_of_array(image)
+    # Python users may give anything.
+    raise DataError(
+        f"the image is of type {type(image).__name__}; give a path, a PIL image, or an (H, W, 3)"
+        " uint8 array"
+    )
+
+
+def _pixels_of_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or not 1 <= array.shape[2] <= 4:
+        raise DataError(f"the array has the shape {array.shape}; give (H, W, 3), RGB")
+    check_size((array.shape[1], array.shape[0]), "the array")
+    try:
+        colours = _eight_bits(array[..., : 3 if array.shape[2] > 2 else 1])
+    except ValueError as error:
+        raise DataError(f"the array's {error}; give 8 or 16 bits, or floats in 0..1") from error
+    return np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """The image as a camera's EXIF data ask for it to be shown; damaged data turn nothing."""
+    with suppress(*_DAMAGE):
+        turned: Image.Image = ImageOps.exif_transpose(image)
+        return turned
+    return image
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if not image.mode.startswith("I"):
-        return np.array(image.convert("RGB"))
-    # Pillow would clip greys of 16 bits to white, so their upper 8 bits are taken here.
-    grey = (np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    # Pillow would clip greys of 16 bits to white, and floats of 0..1 to black.
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.repeat(_eight_bits(np.asarray(image))[..., None], 3, axis=2)
+    return np.array(image.convert("RGB"))
 
+
+def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Values of any depth as 8 bits: the upper half of 16 bits, floats by their range."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * np.uint8(255)
+    kind, width = values.dtype.kind, values.dtype.itemsize
+    if kind not in "iuf":
+        raise ValueError(f"values are {values.dtype}")
+    low, high = values.min(), values.max()
+    # Compared so that NaN fails.
+    if kind == "f" and low >= 0 and high <= 255:
+        scaled: NDArray[np.uint8] = np.rint(values * (255 if high <= 1 else 1)).astype(np.uint8)
+        return scaled
+    # int32 is how Pillow gives some greys of 16 bits; wider types may mean anything.
+    if kind != "f" and width in (2, 4) and 0 <= low <= high <= 65535:
+        upper: NDArray[np.uint8] = np.right_shift(values, 8).astype(np.uint8)
+        return upper
+    raise ValueError(f"values are {values.dtype} from {low} to {high}")
+
+
+# -------------------------------------------------------------------- label maps
 
 LOSSY = ("JPEG", "MPO", "WEBP")
 """Formats that do not keep ids."""
@@ -57,22 +233,17 @@ def read_labels(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     Palette indices are read as they are, never as colours.
 
     Raises:
-        DataError: Missing, not readable, or stored as colours or in a lossy format.
+        DataError: Missing, not readable, too large, or stored as colours or in a lossy format.
     """
-    try:
-        with Image.open(path) as image:
-            _check_ids(path, image)
-            if image.mode in DEEP_MODES:
-                return np.array(image).astype(np.uint16)
-            return np.array(image, dtype=np.uint8)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"the label map {path} does not exist; check the data set's folder"
-        ) from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"the label map {path} cannot be read ({_short(error)}); restore the file"
-        ) from error
+
+    def decode(image: Image.Image) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        _check_ids(path, image)
+        if image.mode in DEEP_MODES:
+            return np.array(image).astype(np.uint16)
+        return np.array(image, dtype=np.uint8)
+
+    missing, remedy = "check the data set's folder", "restore the file"
+    return read_file(path, "label map", decode, missing, remedy)
 
 
 def _check_ids(path: Path, image: Image.Image) -> None:
@@ -103,22 +274,24 @@ def _bit_depth(path: Path) -> int:
         return file.read(25)[24]
 
 
-def _short(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    return str(error).split("\n")[0]
-
+# ----------------------------------------------------------------------- folders
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 """Suffixes of the images that are looked for in folders."""
 
 
-def find_images(places: Sequence[Path]) -> list[Path]:
+def find_images(places: Sequence[Path], results: Sequence[str] = ("", ".overlay")) -> list[Path]:
     """The files given, and the images in the folders given, in order and without repetition.
 
+    Hidden files in folders are passed over: they may be what a killed process left.
+
+    Args:
+        places: Files and folders.
+        results: What follows an image's name, without suffix, in the names of its results.
+
     Raises:
-        DataError: A file that does not exist, a folder without images, or two images whose results
-            would take the same name.
+        DataError: A file that does not exist, a folder without images or that cannot be read, or
+            two images whose results would take the same name.
     """
     # By resolved path, as an image that is given by two paths is one image.
     images: dict[Path, Path] = {}
@@ -126,26 +299,37 @@ def find_images(places: Sequence[Path]) -> list[Path]:
         for path in _images_in(place):
             images.setdefault(path.resolve(), path)
     # Results are named after the image alone, without folder and suffix.
-    by_stem: dict[str, Path] = {}
+    takers: dict[str, Path] = {}
     for path in images.values():
-        first = by_stem.setdefault(path.stem, path)
-        if first != path:
-            raise DataError(
-                f"{first} and {path} would write the same results; rename one, or segment them into"
-                " different --out folders"
-            )
+        for result in results:
+            first = takers.setdefault(path.stem + result, path)
+            if first != path:
+                raise DataError(
+                    f"{first} and {path} would write the same results; rename one, or segment them"
+                    " into different --out folders"
+                )
     return list(images.values())
 
 
 def _images_in(place: Path) -> list[Path]:
     """A file itself, or the images in a folder, sorted."""
-    if not place.exists():
-        raise DataError(f"the image {place} does not exist; check the path")
-    if not place.is_dir():
-        return [place]
-    files = sorted(p for p in place.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
+    try:
+        if not place.exists():
+            raise DataError(f"the image {place} does not exist; check the path")
+        if not place.is_dir():
+            return [place]
+        files = sorted(path for path in place.iterdir() if _looks_like_an_image(path))
+    except OSError as error:
+        raise DataError(
+            f"{place} cannot be looked at ({error.strerror}); check its path and permissions"
+        ) from error
     if not files:
         raise DataError(
             f"the folder {place} holds no images ({', '.join(SUFFIXES)}); check the path"
         )
     return files
+
+
+def _looks_like_an_image(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()

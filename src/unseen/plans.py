@@ -242,7 +242,7 @@ def plan_extraction(
             raise SettingError(
                 f"--{flag} is for benchmarks, and {source} is a folder of images; remove it"
             )
-    files = find_images([path])
+    files = find_images([path], results=[""])
     if out.resolve() == path.resolve():
         raise DataError(
             f"the eigenvectors would be written among the images of {source}; choose another"

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from unseen.building import encode
 from unseen.clip_segmenter import TextSegmenter
-from unseen.errors import DataError, SettingError, VocabularyError
+from unseen.errors import SettingError, VocabularyError
 from unseen.files import replacing, write_labels, write_text
-from unseen.images import read_image
+from unseen.images import ImageLike, read_pixels
 from unseen.inference import LabelMaps, label_maps
 from unseen.labels import IGNORE, MAX_8BIT_CLASSES
 from unseen.runs import Run
@@ -28,8 +28,6 @@ from unseen.settings import InferenceSettings, check_threshold
 from unseen.sources import ModelSource
 from unseen.visualize import overlay, palette
 from unseen.vocabulary import Vocabulary, check_names
-
-ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ class Predictor:
         """Label every pixel of an image with one of the classes.
 
         Args:
-            image: Path, PIL image, or (H, W, 3) uint8 array, RGB.
+            image: Path, PIL image or array (`unseen.images.read_pixels`).
             names: At least one class name, or a vocabulary.
             threshold: Pixels whose best class is less confident (0..1) get no class (255).
         """
@@ -205,25 +203,3 @@ class Predictor:
                 " --inference.segments_dir"
             )
         return self._refiner.refine(maps, source(images, [name]))
-
-
-def read_pixels(image: ImageLike) -> NDArray[np.uint8]:
-    """The pixels (H, W, 3) uint8, RGB, of a path, a PIL image or such an array.
-
-    Raises:
-        DataError: Anything else, or a file that cannot be read.
-    """
-    if isinstance(image, (str, Path)):
-        return read_image(Path(image), upright=True)
-    if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
-    if not isinstance(image, np.ndarray):
-        raise DataError(
-            f"a {type(image).__name__} is not an image; give a path, a PIL image, or an (H, W, 3)"
-            " uint8 array"
-        )
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise DataError(
-            f"the array is {image.dtype} of shape {image.shape}; give (H, W, 3) uint8, RGB"
-        )
-    return image

@@ -20,7 +20,7 @@ from PIL import Image
 from unseen.data.datasets import ignored_value
 from unseen.data.pairs import Pair
 from unseen.errors import DataError
-from unseen.images import LOSSY, read_image, read_labels
+from unseen.images import LOSSY, read_file, read_image, read_labels
 
 ORIENTATION = 0x0112
 """EXIF's tag for the rotation of an image on display; 1 stands for none."""
@@ -175,18 +175,21 @@ def _digest(pixels: NDArray[np.uint8]) -> str:
 
 def _asks_for_rotation(path: Path) -> bool:
     # Damaged EXIF data rotate nothing.
-    with suppress(OSError, SyntaxError, ValueError), Image.open(path) as image:
-        return bool(image.getexif().get(ORIENTATION, 1) != 1)
+    with suppress(DataError):
+        return bool(
+            read_file(path, "image", lambda image: image.getexif().get(ORIENTATION, 1)) != 1
+        )
     return False
 
 
 def _palette_of(path: Path, ids: Iterable[int]) -> dict[int, Colour]:
     """The colours that a label map's palette gives to ids; empty without a palette."""
-    # Pillow gives greys a palette too, which means nothing.
-    with Image.open(path) as image:
-        if image.mode != "P":
-            return {}
-        values = image.getpalette() or []
+
+    def palette(image: Image.Image) -> list[int]:
+        # Pillow gives greys a palette too, which means nothing.
+        return (image.mode == "P" and image.getpalette()) or []
+
+    values = read_file(path, "label map", palette)
     # Flat list [r, g, b, r, g, b, ...], which may end before the highest id.
     return {
         value: (values[3 * value], values[3 * value + 1], values[3 * value + 2])
@@ -197,12 +200,10 @@ def _palette_of(path: Path, ids: Iterable[int]) -> dict[int, Colour]:
 
 def _fault_of(path: Path) -> str:
     """Why a label map was refused."""
-    try:
-        with Image.open(path) as image:
-            if image.format in LOSSY:
-                return "lossy"
-            if image.mode in COLOUR_MODES:
-                return "colours"
-    except (OSError, ValueError, SyntaxError):
-        pass
+    with suppress(DataError):
+        kind, mode = read_file(path, "label map", lambda image: (image.format, image.mode))
+        if kind in LOSSY:
+            return "lossy"
+        if mode in COLOUR_MODES:
+            return "colours"
     return "labels"

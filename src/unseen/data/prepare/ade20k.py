@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from unseen.data.prepare.folders import (
     file_names,
@@ -19,7 +18,7 @@ from unseen.data.prepare.masks import ade_full_labels
 from unseen.data.prepare.parts import Part, ensure
 from unseen.data.prepare.preparation import Count, Preparation
 from unseen.data.prepare.published import ARCHIVES, PUBLISHED_COUNTS
-from unseen.errors import DataError
+from unseen.images import read_file
 
 SPLITS = ("training", "validation")
 
@@ -122,15 +121,13 @@ def convert_ade_full(paths: tuple[Path, Path, Path]) -> None:
     """
     unpacked, image, mask = paths
     colours = unpacked.with_name(f"{unpacked.stem}_seg.png")
-    try:
-        with Image.open(colours) as opened:
-            # The third channel numbers single objects, which semantic segmentation does not need.
-            labels = ade_full_labels(np.array(opened.convert("RGB")))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"the mask {colours} cannot be read ({str(error).splitlines()[0]}); delete it and run"
-            " again to unpack it anew"
-        ) from error
+    # The third channel numbers single objects, which semantic segmentation does not need.
+    labels = read_file(
+        colours,
+        "mask",
+        lambda opened: ade_full_labels(np.array(opened.convert("RGB"))),
+        remedy="delete it and run again to unpack it anew",
+    )
     # The mask first: an image in place means that both are done.
     save_mask(mask, labels)
     if not image.exists():

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from unseen.data.prepare.fetch import obtain, verify
 from unseen.data.prepare.folders import (
     file_names,
@@ -28,6 +26,7 @@ from unseen.data.prepare.parts import Part, ensure, find_unpacked, link_unpacked
 from unseen.data.prepare.preparation import Count, Preparation
 from unseen.data.prepare.published import ARCHIVES, CONTEXT_COUNTS
 from unseen.errors import DataError
+from unseen.images import read_file
 
 LISTS = "ImageSets/SegmentationContext"
 _PHASES = ("train", "val")
@@ -182,13 +181,12 @@ def draw_context_mask(item: tuple[Path, int, int, Segments]) -> None:
         ) from error
     # An image of another size would be paired with a mask that does not lie over it.
     image_path = path.parents[1] / "JPEGImages" / f"{path.stem}.jpg"
-    try:
-        with Image.open(image_path) as image:
-            size = image.size
-    except (OSError, SyntaxError) as error:
-        raise DataError(
-            f"the image {image_path} cannot be read; restore it from its archive"
-        ) from error
+    size = read_file(
+        image_path,
+        "image",
+        lambda image: image.size,
+        remedy="restore it from its archive",
+    )
     if size != (width, height):
         raise DataError(
             f"the image {image_path} is {size[0]}x{size[1]} pixels, its annotation"
