@@ -67,6 +67,7 @@ def test_evaluate_gives_reports_and_writes_them(tmp_path: Path) -> None:
     assert [report.title for report in reports] == ["naclip"]
     assert reports[0].folder == tmp_path / "eval"
     stored = json.loads((tmp_path / "eval" / "report.json").read_text())
+    assert stored.pop("about").startswith("written by unseen")
     assert stored == json.loads(json.dumps(reports[0].as_dict()))
     assert (stored["format"], stored["images"]) == (2, 2)
     assert stored["protocol"]["evaluation"]["limit"] == 2
@@ -93,7 +94,9 @@ def test_only_whole_evaluations_are_the_scores_of_a_run(run: Path, tmp_path: Pat
         unseen.evaluate(run, few, settings=settings, **changes)
         assert not (run / "metrics.json").exists()
     report = unseen.evaluate(run, few, settings=whole)[0]
-    assert json.loads((run / "metrics.json").read_text()) == {"doodles": report.as_dict()["scores"]}
+    stored = json.loads((run / "metrics.json").read_text())
+    assert stored["doodles"] == report.as_dict()["scores"]
+    assert stored.keys() == {"about", "doodles"}
 
 
 def test_reports_of_a_supervised_run_name_the_regime(fold_run: Path, tmp_path: Path) -> None:
@@ -146,10 +149,11 @@ def test_inference_is_changed_or_replaced(run: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"limit": 0}, "--limit is 0; give at least 1"),
-        ({"workers": -1}, "--workers is -1; give a number of 0 or more"),
+        ({"limit": 0}, "--limit is 0; give a whole number of at least 1"),
+        ({"workers": -1}, "--workers is -1; give a whole number of at least 0"),
         ({"threshold": 1.5}, "--threshold is 1.5"),
-        ({"seeds": ()}, "give different numbers of 0 or more"),
+        ({"seeds": ()}, "--seeds is .*; give a list that is not empty"),
+        ({"seeds": (1, 1)}, "give different numbers of 0 or more"),
         ({"seeds": (1, 2)}, "nothing is drawn"),
         ({"choose_threshold": 5, "threshold": 0.5}, "choose first"),
     ],

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import save_file
 
+from unseen.backbones.archives import write_tensors
 from unseen.data.classes import voc_palette
 from unseen.errors import DataError
-from unseen.files import replacing, write_labels, write_text
+from unseen.files import (
+    MARK,
+    UNFINISHED,
+    about,
+    check_replaceable,
+    replacing,
+    sweep,
+    write_json,
+    write_labels,
+    write_png,
+    write_text,
+)
 from unseen.images import find_images, read_image, read_labels
+from unseen.runs import Run, save_config
+from unseen.settings import InferenceSettings, ModelSettings
 
 
 def noise(h: int = 12, w: int = 20) -> NDArray[np.uint8]:
@@ -53,10 +71,10 @@ def test_a_failing_block_leaves_nothing(tmp_path: Path) -> None:
 )
 def test_a_failing_block_leaves_the_old_file(tmp_path: Path, error: Exception) -> None:
     path = tmp_path / "a.json"
-    write_text(path, "old")
+    write_text(path, f"old, {MARK}")
     with pytest.raises((RuntimeError, DataError)):
         fail_inside(path, error)
-    assert path.read_text() == "old"
+    assert path.read_text() == f"old, {MARK}"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -114,6 +132,101 @@ def test_the_umask_of_the_process_is_left_alone(
         os.umask(mask)
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes == {"a.txt": 0o640, "b.safetensors": 0o640, "c.png": 0o640}
+
+
+# ------------------------------------------------------- whose file, what kills leave
+
+
+def test_files_of_somebody_else_are_never_replaced(tmp_path: Path) -> None:
+    """Whatever their name; a file of the program's own is replaced."""
+    own = tmp_path / "own"
+    write_json(own / "a.json", {"x": 1})
+    write_labels(own / "a.png", np.zeros((4, 4), np.uint8), voc_palette())
+    write_png(own / "a.overlay.png", Image.fromarray(noise()))
+    write_tensors(own / "a.safetensors", {"x": torch.zeros(3)}, {"about": about()})
+    save_config(own, Run(ModelSettings(), "doodles", ("a",), ("a",), InferenceSettings()))
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for path in own.iterdir():
+        before = path.read_bytes()
+        with replacing(path) as beside:
+            beside.write_bytes(before)
+        (theirs / path.name).write_text("a thesis")
+        with pytest.raises(DataError, match="exists and was not written by unseen; move it away"):
+            fail_inside(theirs / path.name, RuntimeError("not reached"))
+        assert (theirs / path.name).read_text() == "a thesis"
+    (tmp_path / "link.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="was not written by unseen"):
+        write_json(tmp_path / "link.json", {})
+    with pytest.raises(DataError, match="was not written by unseen"):
+        check_replaceable([own / "a.json", tmp_path / "nothing.json", theirs / "a.png"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("report.json", b'{\n "format": 1,\n "model": "naclip"'),
+        ("config.yaml", b"format: 1\nmodel:\n"),
+        ("w.safetensors", b"12345678" + b'{"__metadata__":{"format":"1"},"x"'),
+        ("e.safetensors", b"12345678" + b'{"__metadata__":{"unseen":"{}"},"x"'),
+    ],
+)
+def test_files_of_version_0_1_are_own(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    check_replaceable([tmp_path / name])
+
+
+def test_what_kills_leave_is_swept_up(tmp_path: Path) -> None:
+    """The next file written into a folder removes what dead processes left there."""
+    lines = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from unseen.files import replacing\n"
+        "with replacing(Path(sys.argv[1]) / 'a.png') as beside:\n"
+        "    beside.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", lines, tmp_path], check=False).returncode
+    (left,) = tmp_path.iterdir()
+    assert UNFINISHED.fullmatch(left.name)
+    with replacing(tmp_path / "b.png") as beside:  # being written by a living process
+        beside.write_text("b")
+        machine = beside.name.split("-")[1]
+        elsewhere = tmp_path / left.name.replace(machine, "0" * 8)
+        elsewhere.write_text("by another machine, now")
+        old = tmp_path / left.name.replace(machine, "1" * 8)
+        old.write_text("by another machine, long ago")
+        os.utime(old, (0, 0))
+        other = tmp_path / ".unseen-notes"
+        other.write_text("")
+        sweep(tmp_path)
+        assert set(tmp_path.iterdir()) == {beside, elsewhere, other}
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="File name too long.; give what it is named after a sh"):
+        write_json(tmp_path / ("a" * 252 + ".json"), {})
+    write_json(tmp_path / ("a" * 250 + ".json"), {})  # as long as a name may be
+
+
+def test_bytes_are_on_the_disk_before_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def record_fsync(handle: int) -> None:
+        events.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        fsync(handle)
+
+    def record_rename(self: Path, target: Path) -> Path:
+        events.append("name")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(Path, "replace", record_rename)
+    write_json(tmp_path / "a.json", {})
+    assert events == ["file", "name", "folder"]
 
 
 # -------------------------------------------------------------------- images

@@ -77,11 +77,11 @@ def test_label_maps_with_pamr() -> None:
 def test_settings() -> None:
     with pytest.raises(SettingError, match="choose one of 'none', 'segment_iou', 'pamr'"):
         InferenceSettings(refinement="crf")  # type: ignore[arg-type]
-    with pytest.raises(SettingError, match="give at least 1 step"):
+    with pytest.raises(SettingError, match="pamr_steps is 0; give a whole number of at least 1"):
         InferenceSettings(pamr_steps=0)
-    with pytest.raises(SettingError, match="distances of at least 1"):
+    with pytest.raises(SettingError, match="pamr_dilations is .*; give a list"):
         InferenceSettings(pamr_dilations=())
-    with pytest.raises(SettingError, match="area_threshold is 1.5; give a share"):
+    with pytest.raises(SettingError, match="area_threshold is 1.5; give a number of at least 0 and below 1"):
         InferenceSettings(area_threshold=1.5)
     changed = change_inference(InferenceSettings(), {"pamr_dilations": [4]})
     assert changed.pamr_dilations == (4,)

@@ -97,10 +97,7 @@ def test_unfinished_files_are_removed(archives: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
     run_prepare("ade20k-150", root, archives)
     images = root / "ade" / "ADEChallengeData2016" / "images" / "training"
-    left, other = (
-        images / ".ADE_train_00000000-unfinished-lbpuh01o.jpg",
-        images / ".photo-12345678.jpg",
-    )
+    left, other = images / ".unseen-00000000-1-0123abcd.jpg", images / ".photo-12345678.jpg"
     for path in (left, other):
         path.write_bytes(b"half")
         os.utime(path, (0, 0))

@@ -346,7 +346,7 @@ def test_evaluate_with_oracle_and_choice(
     assert chosen[str(protocol["inference"]["refinement_threshold"])] == max(chosen.values())
     for arguments, message in (
         (["--choose-threshold", "2"], "is for --inference.refinement segment_iou"),
-        (["--choose-threshold", "-1"], "give a number of 0 or more"),
+        (["--choose-threshold", "-1"], "give a whole number of at least 0"),
         (["--released-counts"], "is for folds"),
         (["--oracle", REFINE], "exclude each other"),
     ):

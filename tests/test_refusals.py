@@ -35,7 +35,7 @@ def test_bad_values(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[s
     assert "type int" in error_of(capsys, "train zegclip", new, "--options.num_prompts ten")
     assert "give at least 1" in error_of(capsys, "train zegclip", new, "--options.decoder_heads 0")
     assert "probability" in error_of(capsys, "train zegclip", new, "--options.dropout 2")
-    assert "--inference.window is -3; give 0 or more" in error_of(
+    assert "--inference.window is -3; give a whole number of at least 1" in error_of(
         capsys, "evaluate naclip --inference.window -3"
     )
     assert "starts from an inductive run" in error_of(

@@ -269,7 +269,7 @@ def test_a_stopped_run_leaves_nothing_half_written(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unseen.segments.source.save_file", stopped)
+    monkeypatch.setattr("unseen.backbones.archives.save_file", stopped)
     with pytest.raises(KeyboardInterrupt):
         list(extract([("one", image)], clip_keys(tiny_clip()), SpectralSettings(4), tmp_path))
     assert list(tmp_path.iterdir()) == []
@@ -373,7 +373,7 @@ def test_the_verb_on_a_folder_and_segment(
             run_command("eigenvectors", *arguments)
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
-    with pytest.raises(SettingError, match="no split called"):
+    with pytest.raises(SettingError, match="--split is 'test'; choose one of 'train', 'val'"):
         api.eigenvectors(
             "doodles",
             out,

@@ -290,8 +290,8 @@ def test_graphs_without_solutions_are_refused() -> None:
         spectrum(torch.randn(4, 8), image, 16, SpectralSettings(2, cell=64))
     for wrong, message in (
         ({"count": 0}, "at least 1"),
-        ({"colour": -1.0}, "0 or more"),
-        ({"colour": float("nan")}, "0 or more"),
+        ({"colour": -1.0}, "at least 0"),
+        ({"colour": float("nan")}, "at least 0"),
         ({"cell": 0}, "at least 1"),
     ):
         with pytest.raises(SettingError, match=message):

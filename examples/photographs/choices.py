@@ -29,8 +29,8 @@ from unseen.data.benchmarks import get_benchmark
 
 MOBILENET = {"backbone": "mobilenet_v2", "weights": "MOBILENET", "background": "learned"}
 ROWS = {
-    "zegclip": Row("ZegCLIP", "zegclip", train={"lr": 1e-4}),
-    "clip_rc": Row("CLIP-RC", "clip_rc", train={"lr": 1e-4}),
+    "zegclip": Row("ZegCLIP", "zegclip", {"calibration": 0.0}, {"lr": 1e-4}),
+    "clip_rc": Row("CLIP-RC", "clip_rc", {"calibration": 0.0}, {"lr": 1e-4}),
     "esda": Row("ESDA", "esda", train={"lr": 1e-3, "unseen_pixels": "ignore"}, query=True),
     "sazs": Row(
         "SAZS",
@@ -65,10 +65,8 @@ CHOICES = {
         "train.steps=200",
         "train.steps=800",
         "train.sampling=classes",
-        "scored.calibration=0.0",
+        "scored.calibration=0.1",
         "scored.calibration=0.2",
-        "scored.calibration=0.3",
-        "scored.calibration=0.4",
         "scale=heads",
         "ignored_as=negative",
         "focal_over=all",
@@ -84,10 +82,8 @@ CHOICES = {
     ],
     "clip_rc": [
         "ours",
-        "scored.calibration=0.0",
+        "scored.calibration=0.1",
         "scored.calibration=0.2",
-        "scored.calibration=0.3",
-        "scored.calibration=0.4",
         "start=released",
         "train.lr=3e-4",
         "scale=none",

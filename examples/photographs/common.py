@@ -161,7 +161,7 @@ def held_back(places: argparse.Namespace, part: int, background: str = "ignore")
     marks = {name: " # unseen" for i, name in enumerate(SEEN) if i % 3 == part}
     marks |= dict.fromkeys(VOC_UNSEEN, " # ignore")
     lines = [f"background # {background}", *(name + marks.get(name, "") for name in VOC)]
-    write_text(folder / "classes.txt", "\n".join(lines) + "\n")
+    write_text(folder / "classes.txt", "\n".join(lines) + "\n", ours=True)
     rows = np.load(places.text)
     np.save(folder / "text.npy", rows[[VOC.index(name) for name in SEEN]])
     return folder
@@ -194,7 +194,7 @@ def voc_without_background(unseen_names: tuple[str, ...] = VOC_UNSEEN) -> Benchm
 def kept(path: Path, make: Any) -> dict[str, Any]:
     """A result that is measured once and stored."""
     if not path.exists():
-        write_text(path, json.dumps(make(), indent=1) + "\n")
+        write_text(path, json.dumps(make(), indent=1) + "\n", ours=True)
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result
 

@@ -46,8 +46,8 @@ def part_of_voc(places: argparse.Namespace, count: int, seed: int) -> Path:
     ]
     order = np.random.default_rng(seed).permutation(len(stems))[: count or None]
     val = (places.voc / "ImageSets" / "Segmentation" / "val.txt").read_text()
-    write_text(lists / "val.txt", val)
-    write_text(lists / "trainaug.txt", "".join(f"{stems[i]}\n" for i in order))
+    write_text(lists / "val.txt", val, ours=True)
+    write_text(lists / "trainaug.txt", "".join(f"{stems[i]}\n" for i in order), ours=True)
     return root
 
 

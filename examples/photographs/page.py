@@ -24,7 +24,7 @@ from run import FOLDS, ROWS
 import unseen
 from unseen.data.benchmarks import get_benchmark
 from unseen.data.classes import VOC, VOC_UNSEEN
-from unseen.files import replacing, write_text
+from unseen.files import write_png, write_text
 from unseen.predictor import Predictor
 from unseen.visualize import Row, sheet, spread
 
@@ -250,8 +250,7 @@ def photographs(places: argparse.Namespace, names: Sequence[str]) -> None:
         rows, VOC, VOC_UNSEEN, title="VOC, 15 classes with masks and 5 without",
         subtitle="unlabelled pixels in grey", across=1,
     )  # fmt: skip
-    with replacing(places.out / "sheets" / "methods.png") as beside:
-        picture.save(beside)
+    write_png(places.out / "sheets" / "methods.png", picture)
 
 
 def main() -> None:
@@ -268,8 +267,8 @@ def main() -> None:
     free = {name: stored(places, name)[0]["generalised"]["scores"]["mIoU_U"] for name in FREE}
     best = max(free, key=lambda name: free[name])
     shown = [(best, f"{best}, no training"), ("zegclip", "ZegCLIP"), ("clip_rc", "CLIP-RC")]
-    write_text(HERE / "classes.svg", class_chart(places, shown))
-    write_text(HERE / "curve.svg", curve_chart(places))
+    write_text(HERE / "classes.svg", class_chart(places, shown), ours=True)
+    write_text(HERE / "curve.svg", curve_chart(places), ours=True)
     if not places.no_sheets:
         photographs(places, [best, "zegclip", "clip_rc"])
 

@@ -160,7 +160,7 @@ def measure(flags: argparse.Namespace, lists: Path, fold: int, seed: int) -> dic
         )
     if not (folder / "scores.json").exists():
         scores = score(folder, bench, fold, seed, flags)
-        write_text(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
+        write_text(folder / "scores.json", json.dumps(scores, indent=1) + "\n", ours=True)
     measured: dict[str, Any] = json.loads((folder / "scores.json").read_text())
     return measured
 
@@ -318,7 +318,7 @@ def main() -> None:
     }
     folds = [[runs[fold, seed] for seed in flags.seeds] for fold in flags.folds]
     print_tables(folds, flags.folds)
-    write_text(flags.out / "sazs.svg", chart(folds))
+    write_text(flags.out / "sazs.svg", chart(folds), ours=True)
 
 
 if __name__ == "__main__":

@@ -258,7 +258,7 @@ def main() -> None:
             f"{r.strength:g} {r.centred}": round(a, 2) for r, a in accuracy.items()
         },
     }
-    write_text(flags.out / "tower.json", json.dumps(facts, indent=1) + "\n")
+    write_text(flags.out / "tower.json", json.dumps(facts, indent=1) + "\n", ours=True)
     print(f"wrote {flags.out}/tower.safetensors and classes.npy")
 
 

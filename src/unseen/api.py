@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -24,7 +23,7 @@ from unseen.data.benchmarks import Benchmark
 from unseen.errors import CheckpointError, SettingError
 from unseen.evaluation.comparison import compare
 from unseen.evaluation.entries import Changes, Places, plan_entries
-from unseen.files import replacing
+from unseen.files import copy_file
 from unseen.images import ImageLike
 from unseen.plans import (
     TrainingPlan,
@@ -187,14 +186,13 @@ def _control(plan: TrainingPlan, segmenter: TextSegmenter, run: Run, progress: b
     def begin() -> None:
         save_config(plan.folder, run)
         if plan.text_embeddings is not None:
-            with replacing(plan.folder / TEXT) as beside:
-                shutil.copyfile(plan.text_embeddings, beside)
+            copy_file(plan.text_embeddings, plan.folder / TEXT)
 
     def snapshot(step: int) -> None:
         folder = plan.folder / f"step-{step}"
         save_run(folder, segmenter, run)
         if run.text_embeddings:
-            shutil.copyfile(plan.folder / TEXT, folder / TEXT)
+            copy_file(plan.folder / TEXT, folder / TEXT)
 
     init = run.init is not None
     return RunControl(plan.folder, plan.resume, init, progress, begin, snapshot)

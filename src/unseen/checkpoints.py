@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from unseen.backbones.archives import write_tensors
 from unseen.backbones.clip.text import CLIPText, StoredText
 from unseen.backbones.clip.tower import CLIP
 from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import CheckpointError, SettingError
-from unseen.files import replacing
+from unseen.files import about
 from unseen.methods import create, known
-from unseen.runs import CONFIG, FORMAT, TEXT, TOWER, WEIGHTS, Run, read_config, save_config
+from unseen.runs import CONFIG, TEXT, TOWER, WEIGHTS, Run, read_config, save_config
 from unseen.segmenter import Segmenter
 
 
@@ -54,7 +55,7 @@ def save_run(folder: Path, segmenter: TextSegmenter, run: Run) -> None:
         for name, tensor in segmenter.trainable_state().items()
     }
     # The configuration comes first: a folder with weights and without it could not be read.
-    _save_tensors(folder / WEIGHTS, state, {"format": str(FORMAT)})
+    write_tensors(folder / WEIGHTS, state, {"about": about()})
 
 
 def save_tower(folder: Path, clip: CLIPText) -> None:
@@ -62,7 +63,7 @@ def save_tower(folder: Path, clip: CLIPText) -> None:
 
     A tensor is stored in half precision where that loses nothing, as in OpenAI's own weights.
     """
-    _save_tensors(
+    write_tensors(
         folder / TOWER, clip.state_to_save(lossless=True), {"config": json.dumps(clip.config)}
     )
 
@@ -79,15 +80,6 @@ def save_converted(out: Path, segmenter: TextSegmenter, run: Run) -> None:
         unfinished.replace(out)  # `out` may exist if it is empty
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    with replacing(path) as beside:
-        try:
-            save_file(tensors, beside, metadata=metadata)
-        except SafetensorError as error:
-            # safetensors reports a full disk by an error of its own; `replacing` knows OSError.
-            raise OSError(str(error)) from error
 
 
 def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[TextSegmenter, Run]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,11 @@ from unseen.data.datasets import LabelledImages
 from unseen.data.own.checking import DataCheck
 from unseen.data.own.ids import may_be_shifted
 from unseen.data.own.survey import PairRecord
-from unseen.files import replacing, write_text
+from unseen.files import SHEET, write_json, write_png
 from unseen.labels import BACKGROUND, IGNORE, label_to_index
 from unseen.visualize import Row, sheet, spread
+
+CHECK = "check.json"
 
 
 def save_check(check: DataCheck, folder: Path, samples: int = 8) -> bool:
@@ -30,15 +31,14 @@ def save_check(check: DataCheck, folder: Path, samples: int = 8) -> bool:
         folder: Where to write.
         samples: Images on the sheet.
     """
-    about: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "data": check.benchmark.name,
         "splits": check.split_source,
         "findings": [asdict(finding) for finding in check.findings],
     }
     for split, records in check.survey.records.items():
-        about[split] = {"images": len(records), "pixels": check.survey.pixels(split)}
-    # Class names and paths of any script stay readable.
-    write_text(folder / "check.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        facts[split] = {"images": len(records), "pixels": check.survey.pixels(split)}
+    write_json(folder / CHECK, facts)
     rows = _sheet_rows(check, samples)
     if not rows:
         return False
@@ -55,8 +55,7 @@ def save_check(check: DataCheck, folder: Path, samples: int = 8) -> bool:
         # Another reading may show pixels that the listed one does not.
         everywhere=any(row.predictions for row in rows),
     )
-    with replacing(folder / "sheet.png") as beside:
-        image.save(beside)
+    write_png(folder / SHEET, image)
     return True
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,8 +13,9 @@ from rich.console import Console
 from unseen.api import evaluate, load, train
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.errors import DataError
-from unseen.files import replacing, write_text
-from unseen.reports import Report, print_reports
+from unseen.files import SHEET, check_output_folder, write_json, write_png
+from unseen.reports import NAME, Report, print_reports
+from unseen.runs import CONFIG, LOGS, SCORES, STATE, WEIGHTS
 from unseen.settings import EvaluationSettings, ModelSettings, TrainSettings
 from unseen.visualize import Row, sheet
 
@@ -22,6 +23,9 @@ BASELINES = ("clip", "maskclip", "sclip", "clearclip", "naclip")
 """Methods without training that are scored too; the demo stays the same when others join."""
 MARK = "demo.json"
 """Lies in every folder a demo wrote; a folder without it is never emptied."""
+PICTURE = "demo.png"
+RUN_NAMES = (CONFIG, WEIGHTS, SCORES, LOGS, Path(STATE).parts[0])
+"""What a run folder holds."""
 
 
 def run_demo(
@@ -44,7 +48,9 @@ def run_demo(
     Raises:
         DataError: `out` holds something that is not a demo.
     """
-    _clear(out)
+    # Whatever is wrong with the settings is said before an earlier demo goes.
+    scoring = EvaluationSettings(limit=limit, progress=progress)
+    _clear(out, model.method)
     console, bench = Console(), get_benchmark("doodles")
     console.print(
         f"[bold]1[/bold]  training {model.method} on masks of {len(bench.seen)} classes; it never"
@@ -53,7 +59,6 @@ def run_demo(
     train(model, settings, bench.name, out / "run", progress=progress)
 
     console.print("[bold]2[/bold]  scoring it on all 20 classes, beside methods without training")
-    scoring = EvaluationSettings(limit=limit, progress=progress)
     reports = {
         name: evaluate(name, bench, settings=scoring, out=out / name, clip=model.clip)[0]
         for name in BASELINES
@@ -68,7 +73,7 @@ def run_demo(
         f"[bold]3[/bold]  drawing: {best} (the best without training) and {model.method} on the"
         " same scenes"
     )
-    rows = _draw(out / "demo.png", reports, model.method, best)
+    rows = _draw(out / PICTURE, reports, model.method, best)
     predictor = load(out / "run")
     text = predictor.encode(bench.class_names)
     for i, row in enumerate(rows[:3]):
@@ -108,26 +113,38 @@ def _draw(path: Path, reports: Mapping[str, Report], trained: str, best: str) ->
         subtitle="   ".join([*figures, "(Doodles numbers; grey: not scored)"]),
         across=2,
     )
-    with replacing(path) as beside:
-        image.save(beside)
+    write_png(path, image)
     return rows
 
 
 def _write_scores(out: Path, reports: Mapping[str, Report]) -> None:
     scores = {name: report.as_dict()["scores"] for name, report in reports.items()}
-    write_text(out / MARK, json.dumps(scores, indent=1) + "\n")
+    write_json(out / MARK, scores)
 
 
-def _clear(out: Path) -> None:
-    """Make room for a demo: an earlier demo is removed, anything else stays and stops it.
+def _clear(out: Path, method: str) -> None:
+    """Make room for a demo: an earlier one is removed, anything else stays and stops it.
 
     Raises:
-        DataError: A folder with other files.
+        DataError: A folder with other files; nothing is removed then.
     """
     if out.exists():
-        if not out.is_dir() or (any(out.iterdir()) and not (out / MARK).exists()):
-            raise DataError(
-                f"{out} holds files that are not a demo's; choose another folder with --out"
-            )
+        check_output_folder(out)
+        files = [path for path in out.rglob("*") if not path.is_dir() or path.is_symlink()]
+        for path in files:
+            if not (out / MARK).exists() or not _is_of_demo(path.relative_to(out), method):
+                raise DataError(f"{path} is not a demo's; choose another folder with --out")
         shutil.rmtree(out)
-    write_text(out / MARK, "{}\n")
+    write_json(out / MARK, {})
+
+
+def _is_of_demo(path: Path, method: str) -> bool:
+    """Whether a demo, or a run in it, writes a file of this name."""
+    top, *below = path.parts
+    if top == "run":
+        return below[0] in RUN_NAMES
+    if top == "segmented":
+        return re.fullmatch(r"scene\d\.(png|overlay\.png|json)", "/".join(below)) is not None
+    if top in (*BASELINES, method):
+        return below in ([NAME], [SHEET])
+    return path.parts in ((MARK,), (PICTURE,))

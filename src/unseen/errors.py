@@ -5,6 +5,10 @@ keeps its traceback.
 """
 
 
+LONGEST = 400
+"""Characters of a message."""
+
+
 class UnseenError(Exception):
     """Base of all errors that a user can correct."""
 
@@ -13,7 +17,15 @@ class UnseenError(Exception):
         # holds the sentence.
         if "Original Traceback" in message:
             message = message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip()
-        super().__init__(message)
+        super().__init__(_in_one_line(message))
+
+
+def _in_one_line(message: str) -> str:
+    """A message without line ends; of a long one the middle is left out, which quotes something."""
+    message = " ".join(message.splitlines())
+    if len(message) <= LONGEST:
+        return message
+    return f"{message[: LONGEST - 160]} ... {message[-150:]}"
 
 
 class DataError(UnseenError):

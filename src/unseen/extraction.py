@@ -12,7 +12,7 @@ from torch import Tensor
 from unseen.backbones.vit import load_keys
 from unseen.building import device_named
 from unseen.data.benchmarks import Benchmark
-from unseen.files import replacing
+from unseen.files import SHEET, write_png
 from unseen.images import read_image
 from unseen.segments.source import extract
 from unseen.settings import ExtractionSettings, SpectralSettings
@@ -66,8 +66,8 @@ def extract_images(
             f"{spectral.count} eigenvectors of the keys of {how.features}; segment 0 is the"
             " constant one; a segment and its complement are one cut"
         )
-        with replacing(out / "sheet.png") as beside:
-            segments_sheet(rows, title=f"Spectral segments of {title}", subtitle=line).save(beside)
+        image = segments_sheet(rows, title=f"Spectral segments of {title}", subtitle=line)
+        write_png(out / SHEET, image)
     return fresh, count - fresh
 
 

@@ -1,56 +1,100 @@
-"""Writing files completely or not at all."""
+"""The one door for files written: whole or not at all, and never over a file of somebody else's."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
+import os
 import re
 import secrets
+import shutil
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from unseen.errors import DataError
 
-UNFINISHED = re.compile(r"\..+-unfinished-[a-z0-9_]{8}(\.\w+)?")
+MARK = "written by unseen"
+"""Stands near the start of all files of the program's own."""
+_FORMER = (b'{\n "format": ', b"format: ")
+"""How text files of version 0.1 begin, which had no mark."""
+_TENSORS, _TENSOR_KEYS = b'{"__metadata__":{"', (b'unseen":', b'format":"1"', b'format":"2"')
+"""How files of tensors begin that have no mark: eigenvectors, and weights of former versions."""
+_HEAD = 4096
+"""Bytes in which a mark is looked for."""
+RESULTS = (".png", ".overlay.png", ".json")
+"""How the names of the results of an image end: label map, overlay, numbers."""
+SHEET = "sheet.png"
+"""Images with what was made of them, beside the results of most verbs."""
+UNFINISHED = re.compile(r"\.unseen-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}(\.\w+)?")
 """Names of files that are being written; a killed process leaves such a file behind."""
+_LEFT_AFTER = 24 * 3600
+"""Seconds without a change after which an unfinished file of another machine was left behind."""
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.ENAMETOOLONG: "give what it is named after a shorter name",
+}
+
+
+def about() -> str:
+    """The mark, with the version."""
+    return f"{MARK} {version('unseen')}"
+
+
+# --------------------------------------------------------------------- replacing
 
 
 @contextmanager
-def replacing(path: Path, flag: str = "--out") -> Iterator[Path]:
+def replacing(path: Path, flag: str = "--out", *, ours: bool = False) -> Iterator[Path]:
     """A path beside `path` to write to.
 
-    The file takes the name `path` when the block ends without an error, and else is removed.
+    The file takes the name `path` when the block ends without an error, and else is removed. It
+    lies in the same folder, so that it takes the name in one step on every file system, and its
+    bytes are on the disk before that: what a crash of the machine leaves is the old file or the
+    new one.
 
     Args:
         path: The final name.
         flag: The flag that chooses another place, for the message.
+        ours: Whether a file that has the name is known to be the program's own.
 
     Raises:
-        DataError: The folder cannot be made or written to, or the disk is full.
+        DataError: The folder cannot be made or written to, the disk is full, or a file of somebody
+            else's has the name.
     """
     beside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        name = path.parent / f".{path.stem}-unfinished-{secrets.token_hex(4)}{path.suffix}"
+        if not ours:
+            check_replaceable([path], flag)
+        _sweep_once(path.parent)
+        name = f".unseen-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
         # A new file's mode follows the umask. Reading the umask itself would mean setting it for
         # the whole process, while other threads may be writing.
-        name.touch(exist_ok=False)
-        beside = name
+        (path.parent / name).touch(exist_ok=False)
+        beside = path.parent / name
         mode = stat.S_IMODE(beside.stat().st_mode)
         yield beside
         # Some writers (safetensors) make the file anew, readable by its owner alone.
         beside.chmod(mode)
+        _flush(beside)
         # Renaming within a folder is atomic: readers find the old file or the complete new one.
         beside.replace(path)
+        _flush(path.parent)
     except OSError as error:
-        remedy = f"choose another place with {flag}"
-        if error.errno == errno.ENOSPC:
-            remedy = "free some space"
+        remedy = _REMEDIES.get(error.errno or 0, f"choose another place with {flag}")
         raise DataError(
             f"{path} cannot be written ({error.strerror or error}); {remedy}"
         ) from error
@@ -59,10 +103,117 @@ def replacing(path: Path, flag: str = "--out") -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file completely or not at all."""
-    with replacing(path) as beside:
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot do this for folders.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(handle)
+
+
+def check_replaceable(paths: Iterable[Path], flag: str = "--out") -> None:
+    """Refuse to write over files that the program has not written.
+
+    Raises:
+        DataError: Names the first one.
+    """
+    for path in paths:
+        if os.path.lexists(path) and not _is_own(path):
+            raise DataError(
+                f"{path} exists and was not written by unseen; move it away, or choose another"
+                f" place with {flag}"
+            )
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file's beginning says that the program has written it."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    # Eight bytes are the length of the header of a safetensors file.
+    tensors = head[8:].startswith(tuple(_TENSORS + key for key in _TENSOR_KEYS))
+    return MARK.encode() in head or head.startswith(_FORMER) or tensors
+
+
+# ---------------------------------------------------------------- what kills leave
+
+
+@cache
+def _machine() -> str:
+    """A name of this start of this machine, or container: process numbers mean something here."""
+    parts = [os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=4).hexdigest()
+
+
+@cache
+def _sweep_once(folder: Path) -> None:
+    sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the files of a folder that killed processes were writing."""
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            found = UNFINISHED.fullmatch(entry.name)
+            # Another process may have removed it.
+            if found and _was_left(entry, found):
+                with suppress(OSError):
+                    Path(entry.path).unlink()
+
+
+def _was_left(entry: os.DirEntry[str], name: re.Match[str]) -> bool:
+    if name["machine"] == _machine():
+        return not is_alive(int(name["process"]))
+    return time.time() - entry.stat().st_mtime > _LEFT_AFTER
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine runs; on Windows, where asking ends it, always."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+# ------------------------------------------------------------------------- kinds
+
+
+def write_text(path: Path, text: str, *, ours: bool = False) -> None:
+    """Write a text as it is: it has the mark, unless the place is the program's own."""
+    with replacing(path, ours=ours) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Mapping[str, Any], *, ours: bool = False) -> None:
+    """Write a JSON object, after a line that says what wrote it."""
+    # Names of any script stay readable.
+    text = json.dumps({"about": about(), **content}, indent=1, ensure_ascii=False)
+    write_text(path, text + "\n", ours=ours)
+
+
+def write_png(path: Path, image: Image.Image, *, small: bool = False) -> None:
+    """Write an image as a PNG with the mark; `small`: spend time on a smaller file."""
+    info = PngInfo()
+    info.add_text("Software", about())
+    with replacing(path) as beside:
+        image.save(beside, format="PNG", optimize=small, pnginfo=info)
 
 
 def write_labels(
@@ -72,8 +223,16 @@ def write_labels(
     image = Image.fromarray(labels, mode="P")
     full_palette = (palette + [(0, 0, 0)] * 256)[:256]
     image.putpalette([channel for colour in full_palette for channel in colour])
-    with replacing(path) as beside:
-        image.save(beside, format="PNG", optimize=True)
+    write_png(path, image, small=True)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file that cannot have a mark to where only the program writes."""
+    with replacing(target, ours=True) as beside:
+        shutil.copyfile(source, beside)
+
+
+# ----------------------------------------------------------------------- folders
 
 
 def check_output_folder(out: Path) -> None:

@@ -5,6 +5,7 @@ Whatever an image comes as, its pixels are the same: a path, what Pillow opened,
 
 from __future__ import annotations
 
+import errno
 import stat
 import struct
 import zlib
@@ -320,6 +321,8 @@ def _images_in(place: Path) -> list[Path]:
             return [place]
         files = sorted(path for path in place.iterdir() if _looks_like_an_image(path))
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise  # the command line has a sentence for it
         raise DataError(
             f"{place} cannot be looked at ({error.strerror}); check its path and permissions"
         ) from error

@@ -10,7 +10,7 @@ from typing import TypedDict, Unpack
 
 from unseen.data.benchmarks import Benchmark, check_flags_used, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
-from unseen.files import check_output_folder
+from unseen.files import SHEET, check_output_folder, check_replaceable
 from unseen.images import find_images
 from unseen.methods import known
 from unseen.recipes import Protocol, published
@@ -197,6 +197,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
         )
     if finished:
         raise SettingError(f"{folder} holds a finished run; choose another --out, or remove it")
+    check_replaceable([folder / CONFIG])
     if (folder / STATE).exists() and not resume:
         raise SettingError(
             f"{folder} holds a run that was stopped; go on with --resume; choose another --out, or"
@@ -226,10 +227,11 @@ def plan_extraction(
 
     Raises:
         DataError: A file, no such source, missing data, or a folder that the eigenvectors would be
-            written into.
+            written into, or that holds a sheet of somebody else's.
         SettingError: No such benchmark.
     """
     path = Path(source)
+    check_replaceable([out / SHEET])
     if path.is_file():
         raise DataError(f"{source} is a file; give the folder of images it lies in, or a benchmark")
     if not path.is_dir() or is_own(source):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from unseen.building import encode
 from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import SettingError, VocabularyError
-from unseen.files import replacing, write_labels, write_text
+from unseen.files import RESULTS, write_json, write_labels, write_png
 from unseen.images import ImageLike, read_pixels
 from unseen.inference import LabelMaps, label_maps
 from unseen.labels import IGNORE, MAX_8BIT_CLASSES
@@ -92,11 +91,10 @@ class Segmentation:
 
         Each is written whole or not at all.
         """
-        write_labels(folder / f"{stem}.png", self.labels, palette(len(self.names)))
-        with replacing(folder / f"{stem}.overlay.png") as beside:
-            self.overlay().save(beside)
-        text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False)
-        write_text(folder / f"{stem}.json", text + "\n")
+        labels, drawn, numbers = (folder / (stem + ending) for ending in RESULTS)
+        write_labels(labels, self.labels, palette(len(self.names)))
+        write_png(drawn, self.overlay())
+        write_json(numbers, self.as_dict())
 
 
 class Predictor:

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from unseen.backbones.archives import write_tensors
 from unseen.backbones.clip.loading import build_clip
 from unseen.data.classes import DOODLES
 from unseen.data.doodles import draw
-from unseen.files import replacing
+from unseen.files import about
 from unseen.segmenter import decay_groups
 from unseen.settings import TrainSettings
 from unseen.training.loop import Job, make_fabric, run_loop
@@ -239,13 +239,13 @@ def pretrain(  # noqa: PLR0913 - keyword-only
     for tensor in module.clip.parameters():
         tensor.data = tensor.data.half().float()
     accuracy = module.accuracy()
-    about = {
+    facts = {
+        "about": about(),
         "config": json.dumps(CONFIG),
         "seed": str(seed),
         "steps": str(steps),
         "batch_size": str(batch_size),
         "accuracy": f"{accuracy:.2f}",
     }
-    with replacing(out / WEIGHTS) as beside:
-        save_file(weights, beside, metadata=about)
+    write_tensors(out / WEIGHTS, weights, facts)
     return accuracy

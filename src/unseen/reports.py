@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from unseen.data.benchmarks import Benchmark
-from unseen.files import replacing, write_text
+from unseen.files import SHEET, write_json, write_png
 from unseen.metrics import Metric, rounded
 from unseen.visualize import Row, sheet
 
 FORMAT = 2
 """Version of report.json."""
-NAME, SHEET = "report.json", "sheet.png"
+NAME = "report.json"
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,9 @@ class Report:
 
     def save(self, folder: Path) -> Report:
         """Write report.json and sheet.png; returns the report that knows its folder."""
-        text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False)
-        write_text(folder / NAME, text + "\n")
+        write_json(folder / NAME, self.as_dict())
         if self.rows:
-            with replacing(folder / SHEET) as beside:
-                self.sheet().save(beside)
+            write_png(folder / SHEET, self.sheet())
         return replace(self, folder=folder)
 
     def sheet(self) -> Any:

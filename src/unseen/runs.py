@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from unseen.errors import CheckpointError
-from unseen.files import write_text
+from unseen.files import about, write_text
 from unseen.settings import InferenceSettings, ModelSettings, TrainSettings, flat, update_legacy
 from unseen.vocabulary import Vocabulary
 
@@ -30,6 +30,7 @@ FORMAT = 3
 """Version of the folder's layout. 1 was written by version 0.1; 2 had other defaults of options."""
 WEIGHTS, CONFIG = "weights.safetensors", "config.yaml"
 STATE = "state/last.ckpt"
+SCORES, LOGS = "metrics.json", "logs"
 TEXT, TOWER = "text_embeddings.npy", "clip.safetensors"
 HARMLESS = {
     f"train.{name}"
@@ -124,7 +125,8 @@ def versions() -> dict[str, str]:
 def save_config(folder: Path, run: Run) -> None:
     """Write `config.yaml`: at the start of a training, so that `--resume` can compare."""
     config = {"format": FORMAT, **asdict(run)}
-    write_text(folder / CONFIG, yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+    write_text(folder / CONFIG, f"# {about()}\n{text}")
 
 
 def read_config(folder: Path) -> Run:

@@ -1,4 +1,4 @@
-"""Weight files read as data: no code in a file is ever executed.
+"""Weight files, read as data: no code in a file is ever executed.
 
 There are three formats: safetensors; PyTorch's zip or legacy files, read by
 `torch.load(weights_only=True)`; and TorchScript archives, as OpenAI publishes CLIP, whose pickled
@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unseen.errors import CheckpointError
+from unseen.files import replacing
 
 _DTYPES = {
     "HalfStorage": torch.float16,
@@ -117,6 +118,16 @@ def _named_tensors(content: Any) -> dict[str, Tensor]:
         for name, value in content.items()
         if isinstance(name, str) and isinstance(value, Tensor)
     }
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors as a safetensors file, whole or not at all."""
+    with replacing(path) as beside:
+        try:
+            save_file(tensors, beside, metadata=metadata)
+        except SafetensorError as error:
+            # safetensors reports a full disk by an error of its own; `replacing` knows OSError.
+            raise OSError(str(error)) from error
 
 
 def load_matching(

@@ -48,14 +48,17 @@ def check(
     if not Path(source).is_dir():
         get_benchmark(source, data.lists).check_root(data.root)
     from unseen.data.own.checking import check_data
-    from unseen.data_report import print_check, save_check
+    from unseen.data_report import CHECK, print_check, save_check
+    from unseen.files import SHEET, check_replaceable
 
+    bench = get_benchmark(source, data.lists)
+    folder = out or Path("runs") / f"check-{bench.slug}"
+    check_replaceable([folder / CHECK, folder / SHEET])
     checked = check_data(source, root=data.root, lists=data.lists)
-    folder = out or Path("runs") / f"check-{checked.benchmark.slug}"
     drawn = save_check(checked, folder, samples)
     print_check(checked)
-    sheet = f" and {folder / 'sheet.png'}: compare its colours and class names" if drawn else ""
-    print(f"wrote {folder / 'check.json'}{sheet}")
+    sheet = f" and {folder / SHEET}: compare its colours and class names" if drawn else ""
+    print(f"wrote {folder / CHECK}{sheet}")
     return 2 if checked.errors else 0
 
 

@@ -101,7 +101,7 @@ def segment(
         inference: Single values to change; by default the run's own, or one and a half times the
             tower's size in windows of that size.
     """
-    from unseen.files import check_not_among
+    from unseen.files import RESULTS, check_not_among, check_replaceable
     from unseen.images import find_images
     from unseen.sources import find_model
 
@@ -114,6 +114,7 @@ def segment(
     check_threshold(flags.threshold)
     files = find_images(images)
     check_not_among(files, flags.out)
+    check_replaceable(flags.out / (file.stem + ending) for file in files for ending in RESULTS)
     choices = model.given()
     choices["text_embeddings"] = flags.text_embeddings
     find_model(flags.model, choices)

@@ -172,7 +172,7 @@ def find_list(lists: Path | None, name: str) -> Path:
     path = _cache_folder() / "lists" / name
     if not path.is_file():
         data = _download_list(name)
-        with replacing(path) as beside:
+        with replacing(path, ours=True) as beside:
             beside.write_bytes(data)
     return path
 

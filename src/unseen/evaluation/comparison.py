@@ -18,14 +18,12 @@ from unseen.data.benchmarks import Benchmark
 from unseen.evaluation.entries import Entry, Places
 from unseen.evaluation.loop import choose_threshold, evaluate
 from unseen.evaluation.protocols import Candidate
-from unseen.files import write_text
-from unseen.reports import Report
+from unseen.files import SHEET, check_replaceable, write_json
+from unseen.reports import NAME, Report
+from unseen.runs import SCORES
 from unseen.settings import EvaluationSettings
 from unseen.sources import ModelSource
 from unseen.sources import run_folder as default_folder
-
-SCORES = "metrics.json"
-"""In a run folder: the scores of its last whole evaluation on each benchmark."""
 
 
 def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[Report]:
@@ -44,6 +42,10 @@ def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[
         UnseenError: Weights or data that cannot be read.
     """
     reports: list[Report] = []
+    if places.save:
+        for entry in entries:
+            places_of_seeds = _folders(entry, places).values()
+            check_replaceable(folder / name for folder in places_of_seeds for name in (NAME, SHEET))
     for entry, title, segmenter in _built(entries):
         made = list(_reports(entry, title, segmenter, places))
         keep = entry.settings.complete and places.save and not changed
@@ -93,16 +95,10 @@ def _reports(
     )
     if settings.choose_threshold:
         candidate = _with_threshold(candidate, bench, places.root, settings)
-    folder = _folder(entry, places)
     # The candidate is the same for all seeds: they draw the episodes, and nothing else.
-    for seed in settings.seeds:
+    for seed, folder in _folders(entry, places).items():
         report = evaluate(candidate, bench, places.root, replace(settings, seeds=(seed,)))
-        if places.save:
-            place = folder
-            if len(settings.seeds) > 1:
-                place = folder / f"seed-{seed}"
-            report = report.save(place)
-        yield report
+        yield report.save(folder) if places.save else report
 
 
 def _about(source: ModelSource) -> dict[str, Any]:
@@ -133,6 +129,12 @@ def _with_threshold(
     )
 
 
+def _folders(entry: Entry, places: Places) -> dict[int, Path]:
+    """Where the report of each seed belongs."""
+    folder, seeds = _folder(entry, places), entry.settings.seeds
+    return {seed: folder / f"seed-{seed}" if len(seeds) > 1 else folder for seed in seeds}
+
+
 def _folder(entry: Entry, places: Places) -> Path:
     """Where the report belongs; that of a part of the images lies beside the whole one."""
     settings = entry.settings
@@ -154,5 +156,6 @@ def _keep_scores(folder: Path, report: Report) -> None:
     path, scores = folder / SCORES, {}
     if path.exists():
         scores = json.loads(path.read_text(encoding="utf-8"))
+        scores.pop("about", None)
     scores[report.benchmark.name] = report.as_dict()["scores"]
-    write_text(path, json.dumps(scores, indent=1) + "\n")
+    write_json(path, scores, ours=True)

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from unseen.backbones.archives import write_tensors
 from unseen.backbones.vit import KeyFeatures, clip_keys, load_keys
 from unseen.clip_segmenter import ClipSegmenter
 from unseen.errors import DataError, SettingError
-from unseen.files import replacing
+from unseen.files import write_png
 from unseen.images import read_labels
 from unseen.segmenter import Segmenter
 from unseen.segments.spectral import Spectrum, spectra
@@ -206,12 +206,7 @@ def _save(path: Path, spectrum: Spectrum, recipe: dict[str, Any]) -> None:
         "eigenvectors": torch.from_numpy(spectrum.eigenvectors),
     }
     shapes = {"grid": spectrum.grid, "covers": spectrum.covers, "size": spectrum.size}
-    # Whole or not at all: a stopped run must not leave half a file, which the next would read.
-    with replacing(path) as beside:
-        try:
-            save_file(tensors, beside, metadata={"unseen": json.dumps({**shapes, **recipe})})
-        except SafetensorError as error:  # how the library reports a full disk
-            raise OSError(str(error)) from error
+    write_tensors(path, tensors, {"unseen": json.dumps({**shapes, **recipe})})
 
 
 def load_spectrum(path: Path) -> tuple[Spectrum, dict[str, Any]]:
@@ -247,10 +242,8 @@ def load_spectrum(path: Path) -> tuple[Spectrum, dict[str, Any]]:
 def write_masks(folder: Path, name: str, segments: Tensor) -> None:
     """Write segments (K, H, W) bool as `NAME_k0.png`, `NAME_k1.png`, ...: 0 and 255."""
     for k, segment in enumerate(segments.cpu().numpy()):
-        with replacing(folder / f"{name}_k{k}.png") as beside:
-            Image.fromarray(segment.astype(np.uint8) * 255).save(
-                beside, format="PNG", optimize=True
-            )
+        mask = Image.fromarray(segment.astype(np.uint8) * 255)
+        write_png(folder / f"{name}_k{k}.png", mask, small=True)
 
 
 def stored_segments(folder: Path, name: str, size: tuple[int, int], count: int) -> Tensor:

@@ -6,6 +6,17 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from unseen.errors import SettingError
+from unseen.settings.ranges import (
+    SEED,
+    SWITCH,
+    check_ranges,
+    number,
+    one_of,
+    several,
+    shown,
+    text,
+    whole,
+)
 
 Draw = Literal["all", "hsnet", "sazs", "bam"]
 
@@ -16,8 +27,8 @@ def check_threshold(threshold: float | None) -> None:
     Raises:
         SettingError: Below 0 or above 1.
     """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise SettingError(f"--threshold is {threshold}; give a confidence between 0 and 1")
+    if not number(0, 1).or_none().holds(threshold):
+        raise SettingError(f"--threshold is {shown(threshold)}; give a confidence between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -66,15 +77,9 @@ class EvaluationSettings:
         Raises:
             SettingError: A number out of range, or two settings that exclude each other.
         """
-        check_threshold(self.threshold)
-        if self.limit is not None and self.limit < 1:
-            raise SettingError(f"--limit is {self.limit}; give at least 1 image")
-        for name, least in (("choose_threshold", 0), ("batch_size", 1), ("workers", 0)):
-            if getattr(self, name) < least:
-                flag = name.replace("_", "-")
-                raise SettingError(
-                    f"--{flag} is {getattr(self, name)}; give a number of {least} or more"
-                )
+        check_ranges(self, "", EVALUATION_RANGES)
+        # Recipes store a list; equal settings must compare equal.
+        object.__setattr__(self, "seeds", tuple(self.seeds))
         self._check_seeds()
         if self.choose_threshold and self.threshold is not None:
             raise SettingError(
@@ -83,7 +88,7 @@ class EvaluationSettings:
             )
 
     def _check_seeds(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+        if len(set(self.seeds)) < len(self.seeds):
             raise SettingError(
                 f"--seeds is {list(self.seeds)}; give different numbers of 0 or more, such as"
                 " [0,1,2]"
@@ -106,3 +111,21 @@ class EvaluationSettings:
         """Whether the score is that of the benchmark's own protocol, on all of its images."""
         free = {"batch_size", "workers", "shown", "device", "progress"}
         return self.changed.keys() <= free
+
+
+EVALUATION_RANGES = {
+    "limit": whole(1).or_none(),
+    "threshold": number(0, 1).or_none(),
+    "episodes": one_of(Draw),
+    "seeds": several(SEED, least=1),
+    "oracle": SWITCH,
+    "released_counts": SWITCH,
+    "at_square": SWITCH,
+    "choose_threshold": whole(0),
+    "batch_size": whole(1, 2**16),
+    "workers": whole(0, 1024),
+    "shown": whole(0, 1000),
+    "device": text(),
+    "progress": SWITCH,
+}
+"""What the fields of `EvaluationSettings` may be."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from unseen.errors import SettingError
+from unseen.settings.ranges import SWITCH, check_ranges, number, one_of, several, text, whole
 
 Refinement = Literal["none", "segment_iou", "pamr"]
 ConfidenceAt = Literal["maps", "image"]
@@ -71,16 +72,13 @@ class InferenceSettings:
         Raises:
             SettingError: Two sizes or two sources of segments at once, or a number out of range.
         """
+        check_ranges(self, "inference", INFERENCE_RANGES)
+        # Run folders and recipes store a list; equal settings must compare equal.
+        object.__setattr__(self, "pamr_dilations", tuple(self.pamr_dilations))
         self._check_sizes()
-        self._check_decision()
         self._check_segments()
 
     def _check_sizes(self) -> None:
-        for name in ("short_side", "square", "canvas", "window", "stride", "window_batch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                least = "at least 1" if name in ("stride", "window_batch") else "0 or more"
-                raise SettingError(f"--inference.{name} is {value}; give {least}")
         given = [
             name for name in ("short_side", "square", "canvas") if getattr(self, name) is not None
         ]
@@ -95,42 +93,11 @@ class InferenceSettings:
                 " --inference.short_side or --inference.square"
             )
 
-    def _check_decision(self) -> None:
-        # Run folders and recipes store a list; equal settings must compare equal.
-        object.__setattr__(self, "pamr_dilations", tuple(self.pamr_dilations))
-        for name, choices in (("refinement", Refinement), ("confidence_at", ConfidenceAt)):
-            value = getattr(self, name)
-            if value not in get_args(choices):
-                raise SettingError(
-                    f"--inference.{name} is {value!r}; choose one of"
-                    f" {', '.join(map(repr, get_args(choices)))}"
-                )
-        if self.area_threshold is not None and not 0 <= self.area_threshold < 1:
-            raise SettingError(
-                f"--inference.area_threshold is {self.area_threshold}; give a share of at least 0"
-                " and below 1"
-            )
+    def _check_segments(self) -> None:
         if self.area_threshold is not None and self.refinement == "segment_iou":
             raise SettingError(
                 "--inference.area_threshold and --inference.refinement segment_iou exclude each"
                 " other: segments would bring small classes back; give one of them"
-            )
-        distances = self.pamr_dilations
-        if self.pamr_steps < 1 or not distances or min(distances) < 1:
-            raise SettingError(
-                f"--inference.pamr_steps is {self.pamr_steps} and pamr_dilations {list(distances)};"
-                " give at least 1 step, and distances of at least 1"
-            )
-
-    def _check_segments(self) -> None:
-        if not 0 < self.refinement_threshold <= 1:
-            raise SettingError(
-                f"--inference.refinement_threshold is {self.refinement_threshold}; give an IoU"
-                " above 0 and at most 1"
-            )
-        if self.segments_count < 1:
-            raise SettingError(
-                f"--inference.segments_count is {self.segments_count}; give at least 1"
             )
         if self.refinement == "segment_iou" and self.segments_count < 2:
             raise SettingError(
@@ -142,6 +109,28 @@ class InferenceSettings:
                 "--inference.segments_dir and --inference.segments_features exclude each other; set"
                 " one of them to ''"
             )
+
+
+_SIDE = whole(1, 8192).or_none()
+INFERENCE_RANGES = {
+    "short_side": _SIDE,
+    "square": _SIDE,
+    "canvas": _SIDE,
+    "antialias": SWITCH,
+    "window": _SIDE,
+    "stride": _SIDE,
+    "window_batch": whole(1, 2**16),
+    "confidence_at": one_of(ConfidenceAt),
+    "area_threshold": number(0, 1, open_high=True).or_none(),
+    "refinement": one_of(Refinement),
+    "pamr_steps": whole(1, 1000),
+    "pamr_dilations": several(whole(1, 1000), least=1),
+    "refinement_threshold": number(0, 1, open_low=True),
+    "segments_features": text(empty=True).or_none(),
+    "segments_dir": text(empty=True).or_none(),
+    "segments_count": whole(1, 1000),
+}
+"""What the fields of `InferenceSettings` may be."""
 
 
 def change_inference(

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unseen.settings.ranges import SWITCH, Allowed, check_ranges, text
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -22,6 +24,22 @@ class ModelSettings:
     clip: str = "doodles"
     published: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse values of the wrong kind."""
+        check_ranges(self, "", MODEL_RANGES)
+
+
+MODEL_RANGES = {
+    "method": text(),
+    "clip": text(),
+    "published": SWITCH,
+    "options": Allowed(
+        lambda value: isinstance(value, dict) and all(isinstance(name, str) for name in value),
+        "give values by the names of options",
+    ),
+}
+"""What the fields of `ModelSettings` may be."""
 
 
 def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

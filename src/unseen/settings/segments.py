@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from unseen.errors import SettingError
+from unseen.settings.ranges import SWITCH, check_ranges, number, one_of, text, whole
+
+Split = Literal["train", "val"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,16 @@ class SpectralSettings:
 
     def __post_init__(self) -> None:
         """Refuse what has no solution."""
-        if self.count < 1:
-            raise SettingError(f"--count is {self.count} eigenvectors; give at least 1")
-        if not 0 <= self.colour < math.inf:
-            raise SettingError(f"the weight of colour (--colour) is {self.colour}; give 0 or more")
-        if self.cell is not None and self.cell < 1:
-            raise SettingError(f"--cell is {self.cell} pixels; give at least 1")
+        check_ranges(self, "", SPECTRAL_RANGES)
+
+
+SPECTRAL_RANGES = {
+    "count": whole(1, 1000),
+    "colour": number(0),
+    "lapnorm": SWITCH,
+    "cell": whole(1, 8192).or_none(),
+}
+"""What the fields of `SpectralSettings` may be."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class ExtractionSettings:
     """
 
     features: str = "doodles"
-    split: Literal["train", "val"] | None = None
+    split: Split | None = None
     limit: int | None = None
     png: bool = False
     shown: int = 6
@@ -63,7 +68,16 @@ class ExtractionSettings:
 
     def __post_init__(self) -> None:
         """Refuse splits that do not exist, and no images."""
-        if self.split not in (None, "train", "val"):
-            raise SettingError(f"there is no split called {self.split!r}; choose train or val")
-        if self.limit is not None and self.limit < 1:
-            raise SettingError(f"--limit is {self.limit}; give at least 1 image")
+        check_ranges(self, "", EXTRACTION_RANGES)
+
+
+EXTRACTION_RANGES = {
+    "features": text(),
+    "split": one_of(Split).or_none(),
+    "limit": whole(1).or_none(),
+    "png": SWITCH,
+    "shown": whole(0, 1000),
+    "device": text(),
+    "progress": SWITCH,
+}
+"""What the fields of `ExtractionSettings` may be."""

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from unseen.settings.ranges import SWITCH, Allowed, check_ranges, interval, number, one_of, whole
+from unseen.settings.ranges import (
+    SEED,
+    SWITCH,
+    Allowed,
+    check_ranges,
+    interval,
+    number,
+    one_of,
+    several,
+    whole,
+)
 
 Regime = Literal["inductive", "transductive", "supervised"]
 
@@ -84,15 +94,17 @@ class TransformSettings:
 def _is_box(value: Any) -> bool:
     """Whether a value is (long, short) in pixels."""
     is_pair = isinstance(value, (tuple, list)) and len(value) == 2
-    return is_pair and all(whole(1).holds(side) for side in value) and value[0] >= value[1]
+    return is_pair and all(whole(1, SIDE).holds(side) for side in value) and value[0] >= value[1]
 
 
+SIDE = 8192
+"""Most pixels along a side of a training image."""
 TRANSFORM_RANGES = {
     "resize": Allowed(_is_box, "give the long and the short side in pixels").or_none(),
-    "scale": interval(0),
-    "crop": whole(1).or_none(),
-    "max_class_share": number(0, open_low=True).or_none(),
-    "zoom": interval(0).or_none(),
+    "scale": interval(0, 100),
+    "crop": whole(1, SIDE).or_none(),
+    "max_class_share": number(0, 1, open_low=True).or_none(),
+    "zoom": interval(0, 100).or_none(),
     "rotate": number(0, 180),
     "pillow": SWITCH,
     "blur": SWITCH,
@@ -191,33 +203,33 @@ TRAIN_RANGES = {
     "unseen_pixels": one_of(UnseenPixels),
     "sampling": one_of(Sampling),
     "steps": whole(1),
-    "batch_size": whole(1),
-    "accumulate": whole(1),
+    "batch_size": whole(1, 2**16),
+    "accumulate": whole(1, 2**16),
     "optimizer": one_of(Optimizer),
-    "lr": number(0, open_low=True),
-    "weight_decay": number(0),
+    "lr": number(0, 1000, open_low=True),
+    "weight_decay": number(0, 1000),
     "decay_norms": SWITCH,
     "schedule": one_of(Schedule),
-    "power": number(0),
-    "min_lr": number(0),
+    "power": number(0, 100),
+    "min_lr": number(0, 1000),
     "warmup": whole(0),
     "warmup_ratio": number(0, 1),
     "clip_norm": number(0, open_low=True).or_none(),
-    "seed": whole(0),
+    "seed": SEED,
     "precision": one_of(Precision),
-    "workers": whole(0),
+    "workers": whole(0, 1024),
     "save_every": whole(1),
-    "snapshots": Allowed(
-        lambda steps: all(whole(1).holds(step) for step in steps),
-        "give whole numbers of at least 1",
-    ),
+    "snapshots": several(whole(1)),
     "log_every": whole(1),
     "logger": one_of(Logger),
     "devices": Allowed(
-        lambda name: name == "auto" or (str(name).isdigit() and int(name) > 0),
+        lambda name: (
+            name == "auto"
+            or (isinstance(name, str) and name.isdecimal() and len(name) < 5 and int(name) > 0)
+        ),
         "give 'auto' or a number of devices",
     ),
-    "nodes": whole(1),
+    "nodes": whole(1, 10_000),
     "strategy": one_of(Strategy),
     "transforms": Allowed(
         lambda value: isinstance(value, TransformSettings), "give TransformSettings"

@@ -9,9 +9,6 @@ from typing import Any, Protocol
 
 from unseen.errors import SettingError
 
-LOGS = "logs"
-"""Folder of a run folder."""
-
 
 class Curve(Protocol):
     """Takes the numbers of single steps."""

@@ -10,9 +10,9 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from unseen.runs import STATE
+from unseen.runs import LOGS, STATE
 from unseen.settings import TrainSettings
-from unseen.training.curves import LOGS, Curve, open_curves
+from unseen.training.curves import Curve, open_curves
 from unseen.training.state import save_state
 
 

@@ -22,7 +22,7 @@ FORMAT = 2
 
 def save_state(path: Path, **parts: Any) -> None:
     """Write a state, whole or not at all."""
-    with replacing(path) as beside:
+    with replacing(path, ours=True) as beside:
         torch.save({"format": FORMAT, **parts}, beside)
 
 

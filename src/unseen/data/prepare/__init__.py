@@ -8,16 +8,14 @@ they are complete, and none is overwritten.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from unseen.data.prepare import ade20k, cityscapes, coco, context, voc
 from unseen.data.prepare.preparation import Count, Preparation
 from unseen.errors import DataError, SettingError
-from unseen.files import UNFINISHED
+from unseen.files import sweep
 
 
 @dataclass(frozen=True)
@@ -135,13 +133,6 @@ def _make_root(root: Path) -> None:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove the files that a killed preparation was writing (`unseen.files.replacing`).
-
-    Those younger than a minute are kept: another preparation may be writing them.
-    """
-    for parent, _, names in os.walk(folder):
-        for path in (Path(parent) / name for name in names if UNFINISHED.fullmatch(name)):
-            # A living process writes to its file all the time, so an old one was left behind.
-            with suppress(OSError):  # another process may have removed it
-                if time.time() - path.stat().st_mtime > 60:
-                    path.unlink()
+    """Remove the files that killed preparations were writing, in all folders below."""
+    for parent, _, _ in os.walk(folder):
+        sweep(Path(parent))
