@@ -254,7 +254,7 @@ def test_a_full_disk_leaves_no_run(
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("unseen.checkpoints.save_file", full)
+    monkeypatch.setattr("unseen.backbones.archives.save_file", full)
     assert "No space left" in error_of(
         capsys,
         f"convert clip_rc {tmp_path / 'a.pth'} --out {tmp_path / 'run'} --benchmark voc",

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from unseen.backbones.archives import write_tensors
+from unseen.backbones.archives import check_is_file, write_tensors
 from unseen.backbones.clip.text import CLIPText, StoredText
 from unseen.backbones.clip.tower import CLIP
 from unseen.clip_segmenter import TextSegmenter
@@ -100,7 +100,10 @@ def load_run(folder: Path, options: dict[str, Any] | None = None) -> tuple[TextS
     own = segmenter.trainable_state()
     misfits = sorted(state.keys() ^ own.keys())
     misfits += sorted(
-        name for name in state.keys() & own.keys() if own[name].shape != state[name].shape
+        name
+        for name in state.keys() & own.keys()
+        if own[name].shape != state[name].shape
+        or own[name].is_floating_point() != state[name].is_floating_point()
     )
     changed = [
         name for name, value in (options or {}).items() if run.model.options.get(name) != value
@@ -186,6 +189,8 @@ def _read_weights(folder: Path, run: Run) -> dict[str, torch.Tensor]:
     """
     path = folder / WEIGHTS
     try:
+        if path.exists():
+            check_is_file(path)
         state = load_file(path)
     except FileNotFoundError as error:
         raise CheckpointError(

@@ -4,7 +4,6 @@ The command line prints the message alone and exits with code 2; any other excep
 keeps its traceback.
 """
 
-
 LONGEST = 400
 """Characters of a message."""
 

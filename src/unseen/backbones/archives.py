@@ -8,7 +8,9 @@ object tree is read by an unpickler that knows only tensors and empty containers
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,6 +56,13 @@ _DAMAGE = (
     AttributeError,
     IndexError,
     TypeError,
+    OverflowError,
+    MemoryError,
+    AssertionError,
+    NotImplementedError,
+    UnicodeError,
+    struct.error,
+    zlib.error,
 )
 """Errors that readers raise on damaged files."""
 
@@ -67,12 +76,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         CheckpointError: The file is missing, truncated, holds anything but tensors and plain
             containers, or holds no tensors.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give a file of weights")
+    check_is_file(path)
     try:
         content = _read(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; check the path") from error
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is not a complete safetensors file ({error}); download or train it again"
@@ -89,7 +95,38 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     tensors = _named_tensors(content)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors; give a file of weights")
+    for name, tensor in tensors.items():
+        problem = _problem(tensor)
+        if problem:
+            raise CheckpointError(
+                f"{path} holds {problem} (called {name[:80]}); give plain weights in 16 or 32 bits"
+            )
     return tensors
+
+
+def check_is_file(path: Path) -> None:
+    """Refuse what is no plain file: a pipe or a device would be read for ever.
+
+    Raises:
+        CheckpointError: Missing, a folder, a pipe, a device.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; check the path")
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "not a plain file"
+        raise CheckpointError(f"{path} is {kind}; give a file of weights")
+
+
+def _problem(tensor: Tensor) -> str | None:
+    """Why a tensor is no plain array of numbers; None if it is one."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        return "a tensor that is not plain"
+    if tensor.dtype not in _DTYPES.values():
+        return f"a tensor of {tensor.dtype}"
+    # A view may repeat a few stored numbers endlessly.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return "a tensor that is larger than its data"
+    return None
 
 
 def _read(path: Path) -> Any:
@@ -101,6 +138,7 @@ def _read(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is not a file of weights; give a .pt, .pth or .safetensors file"
         )
+    _check_unpacked_size(path)
     if _is_torchscript(path):
         return _read_torchscript(path)
     with torch.serialization.safe_globals(_NUMBERS):
@@ -109,8 +147,9 @@ def _read(path: Path) -> Any:
 
 def _named_tensors(content: Any) -> dict[str, Tensor]:
     # Training frameworks wrap state dicts, sometimes twice.
-    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for _ in range(2):
+        if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+            content = content["state_dict"]
     if not isinstance(content, dict):
         return {}
     return {
@@ -170,6 +209,8 @@ def load_matching(
                 f"{problem} ({key} is {list(tensor.shape)} instead of {list(expected[key].shape)});"
                 f" {remedy}"
             )
+        if tensor.is_floating_point() != expected[key].is_floating_point():
+            raise CheckpointError(f"{problem} ({key} is stored as {tensor.dtype}); {remedy}")
     # A truncated download or a diverged training shows here, not as NaN in the middle of a run.
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
@@ -182,6 +223,22 @@ def load_matching(
 def _first_byte(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(1)
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Refuse zip files that unpack to much more than they are.
+
+    PyTorch stores weights as they are, so they unpack to their own size.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(info.file_size for info in archive.infolist())
+    if unpacked > 4 * path.stat().st_size + 2**20:
+        raise CheckpointError(
+            f"{path} would unpack to {unpacked / 1e9:.1f} GB, many times its size; do not trust it,"
+            " download the published file"
+        )
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -234,23 +291,27 @@ class _Reader(pickle.Unpickler):
 def _rebuild_tensor(
     storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> Tensor:
+    view = storage.as_strided(size, stride, offset)
+    if view.numel() > storage.numel():
+        raise ValueError("a tensor is larger than its data")
     # Cloned, so that a small view does not keep a large storage alive.
-    return storage.as_strided(size, stride, offset).clone()
+    return view.clone()
 
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
         pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
         tree = _Reader(archive, pickled.removesuffix("/data.pkl")).load()
-    # Names of tensors are the paths of attributes to them, as in a state dict.
+    # Names of tensors are the paths of attributes to them, as in a state dict. A module is entered
+    # once: in a damaged file, modules may hold each other.
     tensors: dict[str, Tensor] = {}
-
-    def collect(module: Any, prefix: str) -> None:
+    waiting, entered = [("", tree)], {id(tree)}
+    while waiting:
+        prefix, module = waiting.pop()
         for name, value in vars(module).items():
             if isinstance(value, Tensor):
                 tensors[prefix + name] = value
-            elif isinstance(value, _Module):
-                collect(value, f"{prefix}{name}.")
-
-    collect(tree, "")
+            elif isinstance(value, _Module) and id(value) not in entered:
+                entered.add(id(value))
+                waiting.append((f"{prefix}{name}.", value))
     return tensors

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +16,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from unseen.backbones.archives import read_state_dict
-from unseen.backbones.clip.shapes import config_from_shapes, text_config_from_shapes
+from unseen.backbones.clip.shapes import (
+    check_sizes,
+    config_from_shapes,
+    parse_config,
+    text_config_from_shapes,
+)
 from unseen.backbones.clip.text import NO_TOWER, CLIPText, text_tower_of
 from unseen.backbones.clip.tower import CLIP
 from unseen.backbones.hub import load_from_hub, log_first_warning_only
@@ -225,7 +229,9 @@ def _read(
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """A CLIP's weights in float32, and its configuration if it is given or stored with them."""
     stored = read_state_dict(path)
-    config = config or _stored_config(path)
+    if config is not None:
+        check_sizes(config, stored, path)
+    config = config or _stored_config(path, stored)
     if config is None and SIZES_OF_OPENAI[0] not in stored:
         _log.warning(
             "unseen: %s does not say which activation it was trained with, and QuickGELU is"
@@ -233,15 +239,22 @@ def _read(
             path,
             path,
         )
-    state = {n: tensor.float() for n, tensor in stored.items() if n not in SIZES_OF_OPENAI}
-    return state, config
+    state = {name: tensor for name, tensor in stored.items() if name not in SIZES_OF_OPENAI}
+    whole = next((name for name, tensor in state.items() if not tensor.is_floating_point()), None)
+    if whole is not None:
+        raise CheckpointError(
+            f"{path} stores {whole[:80]} as {state[whole].dtype}; give the weights as floats"
+        )
+    return {name: tensor.float() for name, tensor in state.items()}, config
 
 
 def _clip_from_file(path: Path, source: str, config: dict[str, Any] | None) -> CLIP:
     # The user's architecture comes first, then what the file says of itself; shapes are the last
     # resort, as they show neither activation nor heads.
     state, config = _read(path, config)
-    clip = build_clip(config or config_from_shapes(state, path=path), source=source)
+    config = config or config_from_shapes(state, path=path)
+    with _built_from(path):
+        clip = build_clip(config, source=source)
     _load_all(clip, state, path)
     return clip
 
@@ -256,9 +269,29 @@ def _text_from_file(path: Path, source: str, config: dict[str, Any] | None) -> C
             f"{path} holds an image tower alone and no text tower; give a whole CLIP, or --clip"
             " none with --text-embeddings FILE.npy"
         )
-    clip = _new_text(config, source)
+    with _built_from(path):
+        clip = _new_text(config, source)
     _load_all(clip, state, path)
     return clip
+
+
+@contextmanager
+def _built_from(path: Path) -> Iterator[None]:
+    """Say which file holds sizes that open_clip cannot build."""
+    try:
+        yield
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AssertionError,
+        RuntimeError,
+        ArithmeticError,
+    ) as error:
+        raise CheckpointError(
+            f"{path} has sizes that no CLIP can be built with ({str(error).splitlines()[0][:100]});"
+            " give another file"
+        ) from error
 
 
 def _load_all(clip: CLIPText, state: dict[str, Tensor], path: Path) -> None:
@@ -288,13 +321,10 @@ def _load_all(clip: CLIPText, state: dict[str, Tensor], path: Path) -> None:
     clip.load_state_dict({name: state[name.removeprefix("text.")] for name in clip.state_dict()})
 
 
-def _stored_config(path: Path) -> dict[str, Any] | None:
+def _stored_config(path: Path, state: dict[str, Tensor]) -> dict[str, Any] | None:
     """The configuration in the header of a safetensors file written by `unseen pretrain`."""
     if path.suffix != ".safetensors":
         return None
     with safe_open(path, framework="pt") as file:
         stored = (file.metadata() or {}).get("config")
-    if not stored:
-        return None
-    config: dict[str, Any] = json.loads(stored)
-    return config
+    return parse_config(stored, state, path) if stored else None

@@ -258,8 +258,9 @@ class StoredText:
             raise DataError(f"the file of text embeddings {path} does not exist; check the path")
         # Without pickles, which could run code: a plain array needs none.
         try:
-            rows = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            # Mapped first: a header that claims more than the file holds is refused.
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError, SyntaxError, OverflowError, TypeError) as error:
             raise DataError(
                 f"{path} is not a readable .npy file of text embeddings; save a plain (classes,"
                 " width) float array"
@@ -269,11 +270,13 @@ class StoredText:
                 f"{path} does not hold one plain array of numbers; save a (classes, width) float"
                 " array with numpy.save"
             )
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1) | ~rows.any(axis=1))
+        lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+        # Lengths that can be brought to 1 in 32 bits; compared so that NaN fails.
+        bad = np.flatnonzero(~((lengths > 1e-6) & (lengths < 1e6)))
         if len(bad):
             raise DataError(
-                f"row {bad[0] + 1} of {path} is no vector (not finite, or all 0); make the file"
-                " again"
+                f"row {bad[0] + 1} of {path} is no vector (its length is {lengths[bad[0]]:g}); make"
+                " the file again"
             )
         return cls(names, rows.astype(np.float32), path)
 
