@@ -38,6 +38,7 @@ BAD_TRAIN: dict[str, list[Any]] = {
     "precision": ["fp16"],
     "workers": [-1],
     "save_every": [0],
+    "save_minutes": [-1, None],
     "snapshots": [(0,), (3, -1)],
     "log_every": [0],
     "logger": ["wandb"],

@@ -19,7 +19,7 @@ from tiny import tiny_clip
 from unseen.data.benchmarks import BENCHMARKS, Benchmark, get_benchmark
 from unseen.data.datasets import DoodleScenes, LabelledImages, Sample, SegmentationSet
 from unseen.data.pairs import Pair
-from unseen.errors import CheckpointError, DataError, SettingError
+from unseen.errors import DataError, SettingError
 from unseen.labels import IGNORE, PADDING
 from unseen.methods import create
 from unseen.segmenter import Prediction, Segmenter
@@ -436,17 +436,6 @@ def test_the_state_holds_data_only(tmp_path: Path) -> None:
     trained(tmp_path, SMALL)
     state = torch.load(tmp_path / "state" / "last.ckpt", weights_only=True)
     assert state["step"] == 6
-
-
-def test_states_that_cannot_be_resumed(tmp_path: Path) -> None:
-    path = tmp_path / "state" / "last.ckpt"
-    trained(tmp_path, SMALL)
-    path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        trained(tmp_path, SMALL, resume=True)
-    torch.save({"state_dict": {}, "global_step": 3, "pytorch-lightning_version": "2.6"}, path)
-    with pytest.raises(CheckpointError, match="written by another version of unseen"):
-        trained(tmp_path, SMALL, resume=True)
 
 
 def test_images_of_different_sizes_without_a_crop(tmp_path: Path) -> None:

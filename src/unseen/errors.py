@@ -41,3 +41,15 @@ class CheckpointError(UnseenError):
 
 class SettingError(UnseenError):
     """A name or value among the options: an unknown method, benchmark, setting or key."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a run, which can go on; not an `Exception`, as Ctrl-C is none.
+
+    Attributes:
+        code: For the process to leave with.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code

@@ -14,10 +14,13 @@ from unseen.files import SHEET, check_output_folder, check_replaceable
 from unseen.images import find_images
 from unseen.methods import known
 from unseen.recipes import Protocol, published
-from unseen.runs import CONFIG, STATE, WEIGHTS, Run, read_config, versions
+from unseen.runs import CONFIG, WEIGHTS, Run, has_state, read_config, versions
 from unseen.settings import ModelSettings, TrainSettings, change_inference, is_own
 from unseen.sources import ModelSource, benchmark_templates, run_folder, settled
 from unseen.vocabulary import Vocabulary, change_vocabulary
+
+LAUNCHERS = {"MASTER_ADDR", "SLURM_JOB_ID", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE"}
+"""Variables by which those who start a process on several machines are known."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class TrainingPlan:
     @property
     def has_state(self) -> bool:
         """Whether it goes on from the state of a stopped run."""
-        return self.resume and (self.folder / STATE).exists()
+        return self.resume and has_state(self.folder)
 
     def check(self) -> None:
         """Refuse what cannot be trained, before a tower is loaded.
@@ -94,6 +97,11 @@ class TrainingPlan:
             raise SettingError(
                 "transductive training starts from an inductive run: give it with --init RUN, or"
                 " RUN/step-N of a run with --train.snapshots [N]"
+            )
+        if self.settings.nodes > 1 and not LAUNCHERS & os.environ.keys():
+            raise SettingError(
+                f"--train.nodes is {self.settings.nodes}, and nothing here says where the other"
+                " machines are; start it on each of them with torchrun or srun"
             )
         self.benchmark.check_root(self.root)
         _ = self.vocabulary  # a class file of other classes is refused
@@ -198,7 +206,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
     if finished:
         raise SettingError(f"{folder} holds a finished run; choose another --out, or remove it")
     check_replaceable([folder / CONFIG])
-    if (folder / STATE).exists() and not resume:
+    if has_state(folder) and not resume:
         raise SettingError(
             f"{folder} holds a run that was stopped; go on with --resume; choose another --out, or"
             " remove it"

@@ -29,7 +29,7 @@ from unseen.vocabulary import Vocabulary
 FORMAT = 3
 """Version of the folder's layout. 1 was written by version 0.1; 2 had other defaults of options."""
 WEIGHTS, CONFIG = "weights.safetensors", "config.yaml"
-STATE = "state/last.ckpt"
+STATE, FORMER_STATE = "state/last.ckpt", "state/previous.ckpt"
 SCORES, LOGS = "metrics.json", "logs"
 TEXT, TOWER = "text_embeddings.npy", "clip.safetensors"
 HARMLESS = {
@@ -37,6 +37,7 @@ HARMLESS = {
     for name in [
         "workers",
         "save_every",
+        "save_minutes",
         "snapshots",
         "log_every",
         "logger",
@@ -109,6 +110,11 @@ class Run:
             if name not in HARMLESS and mine.get(name) != theirs.get(name):
                 return f"{name} is {mine.get(name)!r} there and {theirs.get(name)!r} here"
         return None
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a run can go on from a state."""
+    return any((folder / name).exists() for name in (STATE, FORMER_STATE))
 
 
 def versions() -> dict[str, str]:

@@ -45,7 +45,7 @@ _NUMBERS: list[Any] = [
     *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),
 ]
 """NumPy's plain numbers, such as the best score beside the weights (SAZS's checkpoints)."""
-_DAMAGE = (
+DAMAGE = (
     zipfile.BadZipFile,
     EOFError,
     OSError,
@@ -88,7 +88,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} holds Python objects besides tensors, which may run code when loaded; ask its"
             " author for safetensors or a plain state dict"
         ) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise CheckpointError(
             f"{path} is not a readable weight file; it may be truncated, so download it again"
         ) from error
@@ -117,6 +117,11 @@ def check_is_file(path: Path) -> None:
         raise CheckpointError(f"{path} is {kind}; give a file of weights")
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is a plain array of numbers, no larger than its data."""
+    return _problem(tensor) is None
+
+
 def _problem(tensor: Tensor) -> str | None:
     """Why a tensor is no plain array of numbers; None if it is one."""
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
@@ -138,7 +143,7 @@ def _read(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is not a file of weights; give a .pt, .pth or .safetensors file"
         )
-    _check_unpacked_size(path)
+    check_unpacked_size(path)
     if _is_torchscript(path):
         return _read_torchscript(path)
     with torch.serialization.safe_globals(_NUMBERS):
@@ -225,7 +230,7 @@ def _first_byte(path: Path) -> bytes:
         return file.read(1)
 
 
-def _check_unpacked_size(path: Path) -> None:
+def check_unpacked_size(path: Path) -> None:
     """Refuse zip files that unpack to much more than they are.
 
     PyTorch stores weights as they are, so they unpack to their own size.

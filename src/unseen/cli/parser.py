@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         stop(f"{str(error.filename)[:60]}... is too long for the name of a file; check the flag")
     except KeyboardInterrupt as error:
-        stop(str(error) or "stopped", code=130)
+        stop(str(error) or "stopped", code=getattr(error, "code", 130))
     except BrokenPipeError:
         # The reader of a pipe has gone; without this, closing the output would say so again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -153,7 +153,8 @@ class TrainSettings:
         precision: Lightning's name, or "auto": bf16-mixed where the hardware computes in it, else
             32-true.
         workers: Processes that prepare batches.
-        save_every: Steps between resumable states.
+        save_every: Most steps between resumable states.
+        save_minutes: Most minutes between them.
         snapshots: Steps after which the weights are kept as a run folder of their own, OUT/step-N.
         log_every: Steps between rows of the curve.
         logger: "csv": logs/metrics.csv; "tensorboard": event files beside it.
@@ -184,6 +185,7 @@ class TrainSettings:
     precision: Precision = "auto"
     workers: int = 2
     save_every: int = 1000
+    save_minutes: float = 10.0
     snapshots: tuple[int, ...] = ()
     log_every: int = 50
     logger: Logger = "csv"
@@ -219,6 +221,7 @@ TRAIN_RANGES = {
     "precision": one_of(Precision),
     "workers": whole(0, 1024),
     "save_every": whole(1),
+    "save_minutes": number(0),
     "snapshots": several(whole(1)),
     "log_every": whole(1),
     "logger": one_of(Logger),

@@ -6,6 +6,7 @@ run, see the same batches.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -352,7 +353,13 @@ def make_loader(items: Items, sampler: StepSampler, settings: TrainSettings) -> 
         num_workers=settings.workers,
         pin_memory=torch.cuda.is_available(),
         collate_fn=stack_items,
+        worker_init_fn=_leave_interrupts_to_main,
     )
+
+
+def _leave_interrupts_to_main(_: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the main one ends after its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def stack_items(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

@@ -8,6 +8,8 @@ a run that was killed and resumed ends in the weights of the uninterrupted one.
 
 from __future__ import annotations
 
+import logging
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -24,8 +26,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unseen.data.benchmarks import Benchmark
-from unseen.errors import SettingError
+from unseen.errors import Interrupted, SettingError
 from unseen.labels import MAX_8BIT_CLASSES
+from unseen.runs import has_state
 from unseen.segmenter import Prediction, QuerySegmenter, Segmenter, TextFeatures
 from unseen.settings import TrainSettings
 from unseen.training.batches import (
@@ -37,11 +40,15 @@ from unseen.training.batches import (
     trained_ids,
     training_items,
 )
+from unseen.training.interrupts import Interrupts
+from unseen.training.lock import run_lock
 from unseen.training.records import Records, RunControl
 from unseen.training.schedules import learning_rate, make_optimizer
-from unseen.training.state import read_state, restore_tensors
+from unseen.training.state import read_state, restore_optimizer, restore_tensors
 from unseen.training.targets import targets_of
 from unseen.vocabulary import Vocabulary
+
+_log = logging.getLogger(__name__)
 
 START_IMAGES = 8
 """Most images that an aligned start looks at."""
@@ -223,6 +230,8 @@ def make_fabric(settings: TrainSettings) -> Fabric:
         strategy=settings.strategy,
         precision=choose_precision(settings.precision),
     )
+    if settings.nodes > 1:
+        _log.warning("unseen: waiting for the processes of all %d machines", settings.nodes)
     # After this line, the code runs once in every process.
     fabric.launch()
     return fabric
@@ -249,37 +258,44 @@ def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunCont
 
     Raises:
         SettingError: A state of another model, or a loss that is not finite.
-        KeyboardInterrupt: Ctrl-C; the message says how to go on.
+        Interrupted: A signal asked for an end; a state was saved, the message says how to go on.
     """
     # Groups may have different peaks; the schedule multiplies all of them by one factor.
     peak_rates = [group["lr"] for group in job.optimizer.param_groups]
     module, optimizer = fabric.setup(job.module, job.optimizer)
     module.train()
-    start = 0
-    if control.resume and control.state.exists():
-        start = restore(read_state(control.state), fabric, job, optimizer)
-    # After `restore`, which may refuse the state: nothing is written before that.
     records = Records(fabric, optimizer, job.trained, settings, control)
-    records.begin(start)
-
-    taken = start
-    parts = iter(job.batches(start, fabric.global_rank, fabric.world_size))
-    shown = control.progress and fabric.is_global_zero
-    try:
-        with attention_for(fabric.device), autocast_uncached(), progress_bar(shown) as bar:
-            task = bar.add_task("training", total=settings.steps, completed=start, loss=0.0)
-            for step in range(start, settings.steps):
-                for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
-                    group["lr"] = peak * job.factor(step)
-                losses = take_step(fabric, module, optimizer, parts, step, settings)
-                taken = step + 1
-                # Validation while training belongs here, so that the records can keep its result.
-                records.write(taken, losses)
-                bar.update(task, advance=1, loss=records.loss)
-    except KeyboardInterrupt:
-        stop(fabric, taken, control.state)
-    finally:
-        records.close()
+    with run_lock(control.out) if fabric.is_global_zero else nullcontext():
+        start = 0
+        if control.goes_on:
+            start = restore(read_state(control.out), fabric, job, optimizer)
+        # After `restore`, which may refuse the state: nothing is written before that.
+        records.begin(start)
+        parts = iter(job.batches(start, fabric.global_rank, fabric.world_size))
+        shown = control.progress and fabric.is_global_zero
+        interrupts = Interrupts()
+        try:
+            with (
+                attention_for(fabric.device),
+                autocast_uncached(),
+                progress_bar(shown) as bar,
+                interrupts.noted(),
+            ):
+                task = bar.add_task("training", total=settings.steps, completed=start, loss=0.0)
+                for step in range(start, settings.steps):
+                    for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
+                        group["lr"] = peak * job.factor(step)
+                    losses = take_step(fabric, module, optimizer, parts, step, settings)
+                    # Validation while training belongs here, so that the records can keep it.
+                    records.write(step + 1, losses)
+                    bar.update(task, advance=1, loss=records.loss)
+                    if step + 1 < settings.steps and interrupts.end_after(fabric, step + 1):
+                        records.save(step + 1)
+                        raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            stop(fabric, records.taken, control, interrupts.signal or signal.SIGINT)
+        finally:
+            records.close()
 
 
 def take_step(
@@ -332,10 +348,14 @@ def restore(
     state: dict[str, Any], fabric: Fabric, job: Job, optimizer: torch.optim.Optimizer
 ) -> int:
     """Load a state into model, optimiser and precision; returns the number of steps taken."""
+    groups = [{**group} for group in optimizer.param_groups]
     # Tensors are copied in place: optimiser and wrapped module hold the same ones.
     restore_tensors(job.trained(), state["trained"])
-    optimizer.load_state_dict(state["optimizer"])
+    restore_optimizer(optimizer, state["optimizer"])
     fabric.strategy.precision.load_state_dict(state["precision"])
+    # Rates and decay are those of the settings, whatever a state says.
+    for group, own in zip(optimizer.param_groups, groups, strict=True):
+        group.update({name: value for name, value in own.items() if name != "params"})
     return int(state["step"])
 
 
@@ -376,12 +396,17 @@ def progress_bar(shown: bool) -> Progress:
     return Progress(*columns, disable=not shown)
 
 
-def stop(fabric: Fabric, taken: int, state: Path) -> None:
-    """End after Ctrl-C, with one sentence of the process that writes."""
-    # 130 is the shell's exit code of a program ended by Ctrl-C.
+def stop(fabric: Fabric, taken: int, control: RunControl, number: int) -> None:
+    """End after a signal, with one sentence of the process that writes.
+
+    Raises:
+        Interrupted: In that process.
+        SystemExit: In the others.
+    """
+    code = 128 + number  # what shells report of a program that a signal has ended
     if not fabric.is_global_zero:
-        raise SystemExit(130)
+        raise SystemExit(code)
     remedy = "nothing was saved yet (--train.save_every), so start again"
-    if state.exists():
+    if has_state(control.out):
         remedy = "go on from the last saved state with --resume"
-    raise KeyboardInterrupt(f"stopped after step {taken}; {remedy}")
+    raise Interrupted(f"stopped after step {taken}; {remedy}", code) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from unseen.runs import LOGS, STATE
+from unseen.runs import LOGS, has_state
 from unseen.settings import TrainSettings
 from unseen.training.curves import Curve, open_curves
 from unseen.training.state import save_state
@@ -39,14 +40,14 @@ class RunControl:
     snapshot: Callable[[int], None] = lambda step: None
 
     @property
-    def state(self) -> Path:
-        """The file to resume from."""
-        return self.out / STATE
+    def goes_on(self) -> bool:
+        """Whether there is a state to go on from."""
+        return self.resume and has_state(self.out)
 
     @property
     def anew(self) -> bool:
         """Whether training begins with new weights."""
-        return not self.init and not (self.resume and self.state.exists())
+        return not self.init and not self.goes_on
 
 
 class Records:
@@ -61,6 +62,8 @@ class Records:
 
     Attributes:
         loss: The total loss written last.
+        taken: Steps taken.
+        saved: The step of the last state, and when it was written.
     """
 
     def __init__(
@@ -75,9 +78,11 @@ class Records:
         self.settings, self.control = settings, control
         self.curves: list[Curve] = []
         self.loss = 0.0
+        self.taken, self.saved = 0, (0, time.monotonic())
 
     def begin(self, start: int) -> None:
         """Open the curves of a run whose next step is `start`."""
+        self.taken, self.saved = start, (start, time.monotonic())
         # The configuration is written first: curves without one would belong to no run.
         if self.fabric.is_global_zero:
             self.control.begin()
@@ -85,13 +90,15 @@ class Records:
 
     def write(self, taken: int, losses: dict[str, Tensor]) -> None:
         """Write what is due after `taken` steps; `losses` are those of the last one."""
+        self.taken = taken
         # Logging is the one record that all processes take part in.
         if self._is_due(taken, self.settings.log_every):
             self._log(taken - 1, losses)
         if not self.fabric.is_global_zero:
             return
-        if self._is_due(taken, self.settings.save_every):
-            self._save(taken)
+        minutes = (time.monotonic() - self.saved[1]) / 60
+        if self._is_due(taken, self.settings.save_every) or minutes >= self.settings.save_minutes:
+            self.save(taken)
         if taken in self.settings.snapshots:
             self.control.snapshot(taken)
 
@@ -111,15 +118,19 @@ class Records:
         for curve in self.curves:
             curve.add(step, {**values, "lr": self.optimizer.param_groups[0]["lr"]})
 
-    def _save(self, taken: int) -> None:
+    def save(self, taken: int) -> None:
+        """Write a state after `taken` steps, unless it is there."""
+        if not self.fabric.is_global_zero or self.saved[0] == taken:
+            return
         save_state(
-            self.control.state,
+            self.control.out,
             step=taken,
             trained=self.trained(),
             optimizer=self.optimizer.state_dict(),
             # Of the scaler that float16 needs; empty for other precisions.
             precision=self.fabric.strategy.precision.state_dict(),
         )
+        self.saved = (taken, time.monotonic())
 
 
 def _mean_over_ranks(fabric: Fabric, losses: dict[str, Tensor]) -> dict[str, float]:
