@@ -150,7 +150,7 @@ def test_refused(run: tuple[Path, ClipSegmenter], tmp_path: Path) -> None:
     change(folder, format=99)
     refused("layout version 99, this unseen reads versions 1 to 3")
     (folder / "config.yaml").write_text("- a: [")
-    refused("cannot be read")
+    refused("is not YAML that can be read")
     with pytest.raises(CheckpointError, match="not a run folder"):
         read_config(tmp_path)
 
@@ -167,7 +167,7 @@ def test_nothing_in_the_configuration_is_executed(
         "!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path"
         f" ['{tmp_path}/harmed']]"
     )
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="is not YAML that can be read"):
         load_run(run[0])
     assert not (tmp_path / "harmed").exists()
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tiny import tiny_clip
 from unseen.backbones.clip.tower import CLIP
 from unseen.building import encode
-from unseen.errors import SettingError
+from unseen.errors import DataError, SettingError
 from unseen.methods import create
 from unseen.methods.training_free import Mode, TrainingFree
 from unseen.segmenter import TextFeatures
@@ -128,9 +128,9 @@ def test_templates_may_be_a_file_or_a_list(tmp_path: Path) -> None:
             "{} in the wild",
         )
     file.write_text("a drawing\n")
-    with pytest.raises(SettingError, match="'a drawing' does not hold one {}"):
+    with pytest.raises(SettingError, match="has 'a drawing', which does not hold one {}"):
         create("naclip", tiny_clip(), templates=str(file))
-    with pytest.raises(SettingError, match="cannot be read"):
+    with pytest.raises(DataError, match="none.txt does not exist; write one template a line"):
         create("naclip", tiny_clip(), templates=str(tmp_path / "none.txt"))
     with pytest.raises(SettingError, match="no set of templates called 'sinlge'"):
         create("naclip", tiny_clip(), templates="sinlge")

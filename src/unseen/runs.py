@@ -21,9 +21,10 @@ from typing import Any
 
 import yaml
 
-from unseen.errors import CheckpointError
+from unseen.errors import CheckpointError, DataError
 from unseen.files import about, write_text
 from unseen.settings import InferenceSettings, ModelSettings, TrainSettings, flat, update_legacy
+from unseen.texts import read_yaml
 from unseen.vocabulary import Vocabulary
 
 FORMAT = 3
@@ -142,15 +143,15 @@ def read_config(folder: Path) -> Run:
         CheckpointError: Not a run folder, or one of another version.
     """
     path = folder / CONFIG
-    try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise CheckpointError(
             f"{folder} is not a run folder (no config.yaml in it); give the --out folder of `unseen"
             " train`"
-        ) from error
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read; restore it or train again") from error
+        )
+    try:
+        stored = read_yaml(path)
+    except DataError as error:
+        raise CheckpointError(f"{error}, or train again") from error
     layout = stored.get("format") if isinstance(stored, dict) else None
     if layout not in range(1, FORMAT + 1):
         raise CheckpointError(

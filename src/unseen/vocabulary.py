@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,10 +19,15 @@ from typing import Any, Literal
 import yaml
 
 from unseen.errors import DataError, VocabularyError
+from unseen.texts import read_text
 
 Combine = Literal["mean", "max"]
 NO_CLASS = -1
 """In place of the index of a class: the words of the background."""
+
+
+LONGEST_NAME = 500
+"""Characters of a name; a text tower reads about 300."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +155,8 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
             f"class {stripped.index('') + 1} of the list is empty; remove it or fill it in"
         )
     # Two maps of one name could not be told apart in a legend or a label list.
-    twice = next((name for i, name in enumerate(stripped) if name in stripped[:i]), None)
-    if twice is not None:
+    if len(set(stripped)) < len(stripped):
+        twice = Counter(stripped).most_common(1)[0][0]
         raise VocabularyError(
             f"the class {twice!r} is in the list twice; every class gets one map, so remove one of"
             " them"
@@ -165,7 +172,26 @@ def _stripped(words: Sequence[str], what: str) -> tuple[str, ...]:
     odd = next((word for word in words if not isinstance(word, str)), None)
     if odd is not None:
         raise VocabularyError(f"{odd!r} among {what} is not a text; give a list of strings")
-    return tuple(word.strip() for word in words)
+    stripped = tuple(word.strip() for word in words)
+    for word in stripped:
+        _check_word(word, what)
+    return stripped
+
+
+def _check_word(word: str, what: str) -> None:
+    """Refuse what no file, table or tokenizer could hold as a name."""
+    if len(word) > LONGEST_NAME:
+        raise VocabularyError(
+            f"one of {what} has {len(word)} characters ({word[:20]!r}...); give at most"
+            f" {LONGEST_NAME}"
+        )
+    # Cc are control characters, Cs halves of characters, as bytes that are not UTF-8 become.
+    odd = next((char for char in word if unicodedata.category(char) in ("Cc", "Cs")), None)
+    if odd is not None:
+        raise VocabularyError(
+            f"one of {what} holds the character {odd!r} ({word[:40]!r}), which cannot be shown;"
+            " remove it"
+        )
 
 
 def _words(words: Sequence[str], what: str) -> tuple[str, ...]:
@@ -207,11 +233,7 @@ def read_class_file(path: Path) -> tuple[tuple[str, ...], ...]:
         DataError: No such file, or no text.
         VocabularyError: An empty line between others, or quotes that are not closed.
     """
-    try:
-        # utf-8-sig: editors on Windows put a byte order mark in front, which is not part of a name.
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text; save it so") from error
+    lines = read_text(path).rstrip().splitlines()
     rows = []
     for number, line in enumerate(lines, start=1):
         if MARK.search(line):

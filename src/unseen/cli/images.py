@@ -18,7 +18,7 @@ from unseen.cli.flags import (
 )
 from unseen.cli.notices import about_tower, notify
 from unseen.data.own.layout import read_classes
-from unseen.errors import DataError, SettingError, UnseenError
+from unseen.errors import DataError, SettingError, UnseenError, VocabularyError
 from unseen.settings import (
     ExtractionSettings,
     InferenceSettings,
@@ -157,7 +157,10 @@ def read_vocabulary(classes: str, words: Mapping[str, Any]) -> Vocabulary:
     """
     if is_file(classes):
         listed = read_classes(Path(classes))
-        vocabulary = Vocabulary(listed.class_names, listed.synonyms)
+        try:
+            vocabulary = Vocabulary(listed.class_names, listed.synonyms)
+        except VocabularyError as error:
+            raise VocabularyError(f"{classes}: {error}") from error
     elif classes in known_class_files():
         rows = class_rows(classes)
         synonyms = {row[0]: row for row in rows if len(row) > 1}

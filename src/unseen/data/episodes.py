@@ -34,6 +34,7 @@ from unseen.errors import DataError, SettingError
 from unseen.files import replacing
 from unseen.images import read_labels
 from unseen.settings import Draw
+from unseen.texts import read_text
 
 DRAWS = 1000
 """Pairs that the released codes score for every fold."""
@@ -214,7 +215,7 @@ def pascal_list(path: Path) -> list[tuple[str, int]]:
         DataError: A line has another form.
     """
     pairs = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split():
+    for line in read_text(path).split():
         stem, separator, number = line.rpartition("__")
         if not separator or not number.isdigit() or not 1 <= int(number) <= 20:
             raise DataError(

@@ -18,6 +18,7 @@ from unseen.data.classes import COCO
 from unseen.data.pairs import Background, Pair
 from unseen.errors import DataError
 from unseen.images import read_labels
+from unseen.texts import read_text
 
 if TYPE_CHECKING:
     from unseen.data.datasets import LabelledImages
@@ -191,7 +192,7 @@ def voc_pairs(root: Path, split: str) -> list[Pair]:
                 f"{file} is missing; `unseen prepare voc` makes PASCAL VOC's lists (for training:"
                 " train.txt and aug.txt, or trainaug.txt)"
             )
-        for stem in file.read_text().split():
+        for stem in read_text(file).split():
             # Some tools put all masks into SegmentationClassAug, others only those of SBD.
             mask = _first_file(
                 base / folder / f"{stem}.png" for folder in (first_folder, *VOC_MASKS)
@@ -227,7 +228,7 @@ def context_pairs(root: Path, split: str) -> list[Pair]:
         raise DataError(f"{file} is missing; `unseen prepare context` makes PASCAL Context's lists")
     pairs = [
         Pair(base / "JPEGImages" / f"{stem}.jpg", base / masks / f"{stem}.png")
-        for stem in file.read_text().split()
+        for stem in read_text(file).split()
     ]
     # Images are not looked for: reading one that is missing gives a clear message.
     missing = _missing_labels(pairs)

@@ -5,7 +5,6 @@ First every row is planned and checked, then the segmenters are built, one at a 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -15,6 +14,7 @@ from typing import Any
 from unseen.building import build, device_named, encode
 from unseen.clip_segmenter import TextSegmenter
 from unseen.data.benchmarks import Benchmark
+from unseen.errors import DataError
 from unseen.evaluation.entries import Entry, Places
 from unseen.evaluation.loop import choose_threshold, evaluate
 from unseen.evaluation.protocols import Candidate
@@ -24,6 +24,7 @@ from unseen.runs import SCORES
 from unseen.settings import EvaluationSettings
 from unseen.sources import ModelSource
 from unseen.sources import run_folder as default_folder
+from unseen.texts import read_json
 
 
 def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[Report]:
@@ -155,7 +156,9 @@ def _keep_scores(folder: Path, report: Report) -> None:
     """Write the scores of a whole evaluation into the run's metrics.json."""
     path, scores = folder / SCORES, {}
     if path.exists():
-        scores = json.loads(path.read_text(encoding="utf-8"))
+        scores = read_json(path)
+        if not isinstance(scores, dict):
+            raise DataError(f"{path} holds no scores of a run; remove it")
         scores.pop("about", None)
     scores[report.benchmark.name] = report.as_dict()["scores"]
     write_json(path, scores, ours=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from unseen.errors import SettingError
+from unseen.settings.ranges import shown
+from unseen.texts import read_text
 
 Templated = str | tuple[str, ...]
 """A named set of templates, a file of them, or the templates themselves."""
@@ -68,19 +70,24 @@ def templates_of(given: Templated) -> tuple[str, ...]:
     Raises:
         SettingError: No such set or file, or a template that has not one `{}`.
     """
+    source = "the list of templates"
     if isinstance(given, str):
         if not is_template_file(given):
             return TEMPLATES[given]
-        given = read_templates(Path(given))
+        source, given = given, read_templates(Path(given))
     for template in given:
-        if template.count("{}") != 1 or template.count("{") != 1 or template.count("}") != 1:
+        if not isinstance(template, str) or not _is_template(template):
             raise SettingError(
-                f"the template {template!r} does not hold one {{}}, which the class name takes the"
-                " place of; write for instance 'a photo of a {}'"
+                f"{source} has {shown(template)}, which does not hold one {{}}, the place of the"
+                " class name; write for instance 'a photo of a {}'"
             )
     if not given:
         raise SettingError("the list of templates is empty; give at least one, such as '{}'")
     return tuple(given)
+
+
+def _is_template(text: str) -> bool:
+    return text.count("{}") == text.count("{") == text.count("}") == 1
 
 
 def is_template_file(given: str) -> bool:
@@ -92,13 +99,8 @@ def read_templates(path: Path) -> tuple[str, ...]:
     """The templates of a text file, one a line.
 
     Raises:
-        SettingError: The file cannot be read.
+        DataError: The file cannot be read.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(
-            f"the templates {path} cannot be read as UTF-8 text; write one a line, each with a {{}}"
-            " in place of the class name"
-        ) from error
+    remedy = "write one template a line, each with a {} in place of the class name"
+    lines = read_text(path, missing=remedy).splitlines()
     return tuple(line.strip() for line in lines if line.strip())

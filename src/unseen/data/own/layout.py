@@ -33,6 +33,7 @@ from pathlib import Path
 from unseen.data.pairs import Background, Pair
 from unseen.errors import DataError, VocabularyError
 from unseen.images import SUFFIXES
+from unseen.texts import read_text
 from unseen.vocabulary import split_words
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
@@ -395,10 +396,4 @@ def _files_by_name(
 
 def _lines(path: Path, remedy: str) -> list[str]:
     """The lines of a text, without blanks at their ends and empty lines at the end."""
-    try:
-        # utf-8-sig: editors on Windows put a byte order mark in front, which is not part of a name.
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; {remedy}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text; save it so") from error
+    return [line.strip() for line in read_text(path, missing=remedy).rstrip().splitlines()]

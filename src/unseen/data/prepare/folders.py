@@ -13,6 +13,7 @@ from PIL import Image
 
 from unseen.errors import DataError
 from unseen.files import replacing
+from unseen.texts import read_text
 
 
 def file_names(folder: Path, suffix: str = "") -> set[str]:
@@ -129,13 +130,7 @@ def read_list(path: Path) -> list[str]:
     Raises:
         DataError: The list is missing or is no text.
     """
-    try:
-        return path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise DataError(
-            f"the list {path} cannot be read ({reason}); restore it from its archive"
-        ) from error
+    return read_text(path, missing="restore it from its archive").split()
 
 
 def write_list(path: Path, stems: Sequence[str]) -> None:
