@@ -56,7 +56,7 @@ def test_rows_of_a_vocabulary() -> None:
         ({"names": ("cat",), "synonyms": {"dog": ("hound",)}}, "not among the classes"),
         ({"names": ("cat",), "synonyms": {"cat": ()}}, "one of the synonyms of 'cat' is empty"),
         ({"names": ("cat",), "synonyms": {"cat": ("a", "a ")}}, "given twice"),
-        ({"names": ("cat",), "combine": "min"}, "choose 'mean' or 'max'"),
+        ({"names": ("cat",), "combine": "min"}, "give 'mean' or 'max'"),
         ({"names": ("cat",), "background": ("",)}, "words for the background is empty"),
         ({"names": ("cat",), "background": "sky"}, "are one string"),
         (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
+from unseen.arguments import checked
 from unseen.backbones.archives import read_state_dict
 from unseen.building import build, device_named, encode, own_inference
 from unseen.checkpoints import load_initial_weights, save_converted, save_run, tower_identities
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 # ------------------------------------------------------------------- segmenting
 
 
+@checked
 def load(
     model: str | Path = "naclip",
     *,
@@ -96,6 +98,7 @@ def load(
     return Predictor(segmenter.to(device), settings, source)
 
 
+@checked
 def segment(
     image: ImageLike,
     names: Sequence[str] | Vocabulary,
@@ -123,6 +126,7 @@ def segment(
 # --------------------------------------------------------------------- training
 
 
+@checked
 def train(
     model: ModelSettings,
     settings: TrainSettings,
@@ -130,7 +134,7 @@ def train(
     out: str | Path | None = None,
     *,
     root: str | Path | None = None,
-    lists: Path | None = None,
+    lists: str | Path | None = None,
     progress: bool = True,
     **start: Unpack[TrainingStart],
 ) -> tuple[TextSegmenter, TextFeatures] | None:
@@ -157,7 +161,7 @@ def train(
     """
     from unseen.training.loop import fit  # Lightning, which no other verb needs
 
-    plan = plan_training(model, settings, benchmark, out, root=root, lists=lists, **start)
+    plan = plan_training(model, settings, benchmark, out, root=root, lists=_path(lists), **start)
     # Before anything is built, as new weights are drawn from this seed.
     torch.manual_seed(settings.seed)
     segmenter = build(plan.source, plan.benchmark.class_names)
@@ -201,6 +205,7 @@ def _control(plan: TrainingPlan, segmenter: TextSegmenter, run: Run, progress: b
 # ---------------------------------------------------------------------- scoring
 
 
+@checked
 def evaluate(
     models: str | Path | Sequence[str | Path],
     benchmark: str | Benchmark | None = None,
@@ -209,7 +214,7 @@ def evaluate(
     inference: InferenceSettings | Mapping[str, Any] | None = None,
     vocabulary: Vocabulary | Mapping[str, Any] | None = None,
     root: str | Path | None = None,
-    lists: Path | None = None,
+    lists: str | Path | None = None,
     out: str | Path | None = None,
     save: bool = True,
     **choices: Unpack[ModelChoices],
@@ -240,7 +245,9 @@ def evaluate(
     several = models
     if isinstance(several, (str, Path)):
         several = [several]
-    places = Places(Path(root) if root else None, lists, Path(out) if out else None, save)
+    if not several:
+        raise SettingError("models is empty; name at least one method or run folder")
+    places = Places(_path(root), _path(lists), _path(out), save)
     changes = Changes(inference, vocabulary, settings, choices)
     entries = plan_entries(several, benchmark, places, changes)
     return compare(entries, places, changed=changes.any)
@@ -249,10 +256,11 @@ def evaluate(
 # ------------------------------------------------------------------- converting
 
 
+@checked
 def convert(
     method: str,
-    file: Path,
-    out: Path,
+    file: str | Path,
+    out: str | Path,
     *,
     benchmark: str,
     regime: Regime = "inductive",
@@ -285,7 +293,7 @@ def convert(
         CheckpointError: Not a readable file of weights, or not a checkpoint of this method.
         SettingError: A folder that is not empty, or options that do not fit.
     """
-    out = out.resolve()
+    file, out = Path(file), Path(out)
     bench = plan_conversion(method, file, out, benchmark)
     state = read_state_dict(file)
     tower = load_given_tower(method, state, clip)
@@ -340,12 +348,13 @@ def _converted_run(
 # --------------------------------------------------------------- eigen-segments
 
 
+@checked
 def eigenvectors(
-    source: str,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     *,
-    root: Path | None = None,
-    lists: Path | None = None,
+    root: str | Path | None = None,
+    lists: str | Path | None = None,
     settings: SpectralSettings | None = None,
     extraction: ExtractionSettings | None = None,
 ) -> tuple[int, int]:
@@ -372,5 +381,10 @@ def eigenvectors(
     from unseen.extraction import extract_images
 
     spectral, how = settings or SpectralSettings(), extraction or ExtractionSettings()
-    images = plan_extraction(source, out, root, lists, how.split)
-    return extract_images(source, images, out, root, spectral, how)
+    out, root, lists = Path(out), _path(root), _path(lists)
+    images = plan_extraction(str(source), out, root, lists, how.split)
+    return extract_images(str(source), images, out, root, spectral, how)
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return Path(given) if given else None

@@ -166,8 +166,12 @@ def _untrained(folder: Path, run: Run, options: dict[str, Any]) -> TextSegmenter
         **{**run.model.options, **options},
     )
     for name, identity in run.towers.items():
-        tower = segmenter.towers[name]
-        fingerprint = tower.fingerprint
+        if name not in segmenter.towers:
+            raise CheckpointError(
+                f"{folder} was trained on a tower {name!r}, which {run.model.method} does not have;"
+                " restore its config.yaml or train again"
+            )
+        fingerprint = segmenter.towers[name].fingerprint
         # A run of version 0.1 stored another hash.
         if "fingerprint_0_1" in identity:
             fingerprint = _fingerprint_0_1(clip)

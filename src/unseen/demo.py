@@ -13,7 +13,7 @@ from rich.console import Console
 from unseen.api import evaluate, load, train
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.errors import DataError
-from unseen.files import SHEET, check_output_folder, write_json, write_png
+from unseen.files import SHEET, check_output_folder, check_replaceable, write_json, write_png
 from unseen.reports import NAME, Report, print_reports
 from unseen.runs import CONFIG, LOGS, SCORES, STATE, WEIGHTS
 from unseen.settings import EvaluationSettings, ModelSettings, TrainSettings
@@ -81,7 +81,9 @@ def run_demo(
     _write_scores(out, reports)
     console.print(
         f"open {out / 'demo.png'}; reports in {out}/*/report.json; label maps in"
-        f" {out / 'segmented'}; the run in {out / 'run'}"
+        f" {out / 'segmented'}; the run in {out / 'run'}",
+        markup=False,
+        soft_wrap=True,
     )
     return reports
 
@@ -130,6 +132,7 @@ def _clear(out: Path, method: str) -> None:
     """
     if out.exists():
         check_output_folder(out)
+        check_replaceable([out / MARK, out / PICTURE])
         files = [path for path in out.rglob("*") if not path.is_dir() or path.is_symlink()]
         for path in files:
             if not (out / MARK).exists() or not _is_of_demo(path.relative_to(out), method):

@@ -239,10 +239,12 @@ def check_output_folder(out: Path) -> None:
     """Refuse to write into what is not a folder.
 
     Raises:
-        DataError: It is a file.
+        DataError: It is a file, or a link to nothing.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file, not a folder; choose another place with --out")
+    if out.is_symlink() and not out.exists():
+        raise DataError(f"{out} is a link to nothing; choose another place with --out")
 
 
 def check_not_among(files: Sequence[Path], out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,11 +48,15 @@ def fit_text(text: str, size: int, width: float) -> tuple[str, Any]:
         decomposed = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
         text = decomposed.encode("ascii", "ignore").decode() or "?"
     # Widths of proportional fonts are only known by measuring.
-    shown = text
-    while font.getlength(shown) > width and len(text) > 1:
-        text = text[:-1]
-        shown = text.rstrip() + "…"
-    return shown, font
+    if font.getlength(text) <= width:
+        return text, font
+    lengths = range(1, len(text))
+    fitting = bisect(lengths, width, key=lambda length: font.getlength(_cut(text, length)))
+    return _cut(text, max(1, fitting)), font
+
+
+def _cut(text: str, length: int) -> str:
+    return text[:length].rstrip() + "…"
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,8 @@ def plan_conversion(method: str, file: Path, out: Path, benchmark: str) -> Bench
     known(method)
     if not file.exists():
         raise CheckpointError(f"{file} does not exist; check the path")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    check_output_folder(out)
+    if out.exists() and any(out.iterdir()):
         raise SettingError(f"{out} exists and is not empty; choose another --out, or remove it")
     return get_benchmark(benchmark)
 
@@ -239,6 +240,7 @@ def plan_extraction(
         SettingError: No such benchmark.
     """
     path = Path(source)
+    check_output_folder(out)
     check_replaceable([out / SHEET])
     if path.is_file():
         raise DataError(f"{source} is a file; give the folder of images it lies in, or a benchmark")

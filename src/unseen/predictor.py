@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from unseen.arguments import checked
 from unseen.building import encode
 from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import SettingError, VocabularyError
@@ -24,6 +25,7 @@ from unseen.runs import Run
 from unseen.segmenter import TextFeatures
 from unseen.segments.refinement import SegmentRefiner
 from unseen.settings import InferenceSettings, check_threshold
+from unseen.settings.ranges import shown
 from unseen.sources import ModelSource
 from unseen.visualize import overlay, palette
 from unseen.vocabulary import Vocabulary, check_names
@@ -53,13 +55,22 @@ class Segmentation:
         counts = np.bincount(self.labels.ravel(), minlength=IGNORE + 1) / self.labels.size
         return {name: float(counts[i]) for i, name in enumerate(self.names)}
 
+    @checked
     def largest(self, count: int) -> list[tuple[str, float]]:
         """The classes with the most pixels, and their shares; none without pixels."""
         ranked = sorted(self.shares.items(), key=lambda item: -item[1])
         return [(name, share) for name, share in ranked[:count] if share > 0]
 
+    @checked
     def mask(self, name: str) -> NDArray[np.bool_]:
-        """The pixels (H, W) of one class."""
+        """The pixels (H, W) of one class.
+
+        Raises:
+            VocabularyError: It is not among the names.
+        """
+        if name not in self.names:
+            known = ", ".join(self.names)
+            raise VocabularyError(f"there is no class {shown(name)}; choose among {known}")
         return np.asarray(self.labels == self.names.index(name))
 
     def overlay(self) -> Image.Image:
@@ -122,6 +133,7 @@ class Predictor:
             return None
         return self.source.run
 
+    @checked
     def encode(self, names: Sequence[str] | Vocabulary) -> TextFeatures:
         """Encode classes once, for many images.
 
@@ -145,6 +157,7 @@ class Predictor:
             )
         return encode(self.segmenter, vocabulary)
 
+    @checked
     def segment(
         self,
         image: ImageLike,
@@ -161,6 +174,7 @@ class Predictor:
         """
         return self.segment_encoded(image, self.encode(names), threshold=threshold)
 
+    @checked
     def segment_encoded(
         self, image: ImageLike, text: TextFeatures, *, threshold: float | None = None
     ) -> Segmentation:

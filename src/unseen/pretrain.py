@@ -27,7 +27,7 @@ from unseen.backbones.archives import write_tensors
 from unseen.backbones.clip.loading import build_clip
 from unseen.data.classes import DOODLES
 from unseen.data.doodles import draw
-from unseen.files import about
+from unseen.files import about, check_output_folder, check_replaceable
 from unseen.segmenter import decay_groups
 from unseen.settings import TrainSettings
 from unseen.training.loop import Job, make_fabric, run_loop
@@ -221,6 +221,8 @@ def pretrain(  # noqa: PLR0913 - keyword-only
     Returns:
         Zero-shot accuracy in percent (`Pretraining.accuracy`) of the weights as written.
     """
+    check_output_folder(out)
+    check_replaceable([out / WEIGHTS])
     settings = make_settings(seed, steps, batch_size, save_every)
     module = Pretraining(seed)
     captions = Captions(seed, steps, batch_size)

@@ -131,7 +131,7 @@ def print_reports(reports: Sequence[Report]) -> None:
 
     A single report is followed by the IoU of its classes.
     """
-    console = Console()
+    console = Console(markup=False)  # names may hold brackets
     folds = [report for report in reports if report.benchmark.episodes is not None]
     others: dict[str, list[Report]] = {}
     for report in reports:

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
+from unseen.arguments import check_kind
 from unseen.errors import CheckpointError, DataError
 from unseen.files import about, write_text
 from unseen.settings import InferenceSettings, ModelSettings, TrainSettings, flat, update_legacy
@@ -168,11 +169,14 @@ def read_config(folder: Path) -> Run:
         inference = InferenceSettings(**stored.pop("inference"))
         names, seen = tuple(stored.pop("class_names")), tuple(stored.pop("seen"))
         del stored["format"]
-        return Run(model=model, inference=inference, class_names=names, seen=seen, **stored)
+        run = Run(model=model, inference=inference, class_names=names, seen=seen, **stored)
     except (TypeError, KeyError) as error:
         raise CheckpointError(
             f"{path} is not complete ({error}); restore it or train again"
         ) from error
+    for name, kind in get_type_hints(Run).items():
+        check_kind(f"{name} in {path}", getattr(run, name), kind, CheckpointError)
+    return run
 
 
 def _from_format_1(stored: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from typing import Any, Literal
 
 import yaml
 
+from unseen.arguments import check_kind
 from unseen.errors import DataError, VocabularyError
+from unseen.settings.ranges import shown
 from unseen.texts import read_text
 
 Combine = Literal["mean", "max"]
@@ -57,6 +59,8 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         """Check the names."""
+        for name, kind in _KINDS.items():
+            check_kind(name, getattr(self, name), kind, VocabularyError)
         # The only way to normalise a field of a frozen dataclass.
         object.__setattr__(self, "names", check_names(self.names))
         stray = next((name for name in self.synonyms if name not in self.names), None)
@@ -74,8 +78,6 @@ class Vocabulary:
         if self.background:
             words = _words(self.background, "the words for the background")
             object.__setattr__(self, "background", words)
-        if self.combine not in ("mean", "max"):
-            raise VocabularyError(f"combine is {self.combine!r}; choose 'mean' or 'max'")
 
     def _check_shared(self) -> None:
         """Refuse a word of two classes, which could not be told apart by it."""
@@ -141,6 +143,15 @@ class Vocabulary:
         }
 
 
+_KINDS = {
+    "synonyms": Mapping[str, Sequence[str]],
+    "combine": Combine,
+    "templates": str | Sequence[str] | None,
+    "background": Sequence[str],
+}
+"""Of the fields of a vocabulary that are not checked as lists of names."""
+
+
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
     """The class names, stripped of blanks at their ends.
 
@@ -169,9 +180,7 @@ def _stripped(words: Sequence[str], what: str) -> tuple[str, ...]:
     # A string is a sequence of strings too: its letters would become the classes.
     if isinstance(words, str):
         raise VocabularyError(f"{what} are one string, {words!r}; give a list of names")
-    odd = next((word for word in words if not isinstance(word, str)), None)
-    if odd is not None:
-        raise VocabularyError(f"{odd!r} among {what} is not a text; give a list of strings")
+    check_kind(what, words, Sequence[str], VocabularyError)
     stripped = tuple(word.strip() for word in words)
     for word in stripped:
         _check_word(word, what)
@@ -295,8 +304,8 @@ def known_class_file(name: str) -> tuple[tuple[str, ...], ...]:
     files = known_class_files()
     if name not in files:
         raise VocabularyError(
-            f"there is no class file called {name!r}; give the path of a text file with a class a"
-            f" line, or one of {', '.join(files)}"
+            f"there is no class file called {shown(name)}; give the path of a text file with a"
+            f" class a line, or one of {', '.join(files)}"
         )
     return files[name]
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -35,6 +35,7 @@ class Case:
         about: The sentence must hold one of these: the name of the thing.
         kept: Folders whose files must be the same afterwards, apart from `written`.
         written: Where results may appear if it works.
+        reports: Whether they may appear in any case, as they say what is wrong.
         check: Is given what `act` returned if it worked; returns what is wrong with it.
     """
 
@@ -44,6 +45,7 @@ class Case:
     about: tuple[str, ...] = ()
     kept: tuple[Path, ...] = ()
     written: tuple[Path, ...] = ()
+    reports: bool = False
     check: Callable[[Any], str | None] = field(default=lambda _: None)
 
 
@@ -68,21 +70,33 @@ def judge(case: Case) -> str | None:
     except (Exception, HangError, SystemExit, KeyboardInterrupt) as raised:
         error = raised
     growth, seconds = (_peak() - memory) / 1e9, time.monotonic() - started
-    told = err.getvalue()
+    told = [*err.getvalue().splitlines(), *_findings(out.getvalue())]
     problem = _problem(case, error, result, told)
     if problem is None and growth > GIGABYTES:
         problem = f"memory grew by {growth:.1f} GB"
     if problem is None and seconds > SECONDS:
         problem = f"took {seconds:.0f} s"
     if problem is None:
-        worked = error is None
+        worked = error is None or case.reports
         problem = next(
             (_changed(case, worked, folder, was) for folder, was in before.items()), None
         )
     return problem
 
 
-def _problem(case: Case, error: BaseException | None, result: Any, told: str) -> str | None:
+def _findings(printed: str) -> list[str]:
+    """The errors that `unseen check` lists, as sentences."""
+    lines = printed.splitlines()
+    return [
+        f"unseen: {line.removeprefix('error').strip()}"
+        for line in lines
+        if line.startswith("error ")
+    ]
+
+
+def _problem(
+    case: Case, error: BaseException | None, result: Any, told: Sequence[str]
+) -> str | None:
     if isinstance(error, HangError):
         return "no answer in time"
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
@@ -90,10 +104,12 @@ def _problem(case: Case, error: BaseException | None, result: Any, told: str) ->
     if isinstance(error, UnseenError):
         return _wrong_sentence(str(error), case)
     if isinstance(error, SystemExit) and error.code == 2:
-        lines = [line for line in told.splitlines() if line.startswith("unseen: ")]
+        lines = [line for line in told if line.startswith("unseen: ")]
         if not lines:
-            return f"exit code 2 without a sentence: {told[-300:]!r}"
-        return _wrong_sentence(lines[-1], case)
+            return f"exit code 2 without a sentence: {told[-3:]}"
+        # Of several findings one is about the thing.
+        problems = [_wrong_sentence(line, case) for line in lines]
+        return None if None in problems else problems[-1]
     return "traceback: " + "".join(traceback.format_exception(error)[-3:])[-600:]
 
 
@@ -154,12 +170,10 @@ def _files(folder: Path) -> dict[str, tuple[int, int]]:
 def _changed(case: Case, worked: bool, folder: Path, before: dict[str, Any]) -> str | None:
     """What a case left behind or changed in a folder."""
     after = _files(folder)
-    lost = [path for path, facts in before.items() if after.get(path) != facts]
-    if lost:
-        return f"changed or removed {lost[0]}"
-    new = [path for path in after if path not in before]
-    allowed = [
-        path for path in new if worked and any(Path(path).is_relative_to(w) for w in case.written)
-    ]
-    left = sorted(set(new) - set(allowed))
-    return f"left {left[0]}" if left else None
+    changed = sorted(
+        path
+        for path in before.keys() | after.keys()
+        if before.get(path) != after.get(path)
+        and not (worked and any(Path(path).is_relative_to(place) for place in case.written))
+    )
+    return f"changed, left or removed {changed[0]}" if changed else None

@@ -123,7 +123,10 @@ _READABLE = (*GOOD_IMAGES, *FORGIVEN)
 SEGMENT = ("segment", "PHOTO", "--classes", "boat,key", "--out", "OUT")
 TRAIN = ("train", "zegclip", "--out", "OUT", *ONE_STEP.split())
 SAZS = ("train", "sazs", "--benchmark", "doodles-5i/0", "--out", "OUT", *ONE_STEP.split())
-OWN_TRAIN = (*TRAIN, "--benchmark", "FOLDER", "--train.transforms.crop", "16")
+OWN_TRAIN = (
+    *TRAIN, "--benchmark", "FOLDER", "--train.transforms.crop", "16", "--clip", "doodles",
+)  # fmt: skip
+SMALL = ("--limit", "1", "--inference.short_side", "32", "--inference.window", "0")
 SLOTS = (
     Slot(
         "segment: image",
@@ -175,13 +178,13 @@ SLOTS = (
     Slot("train: state", _in_copy("stopped", "state/last.ckpt", "train", "zegclip", "--out",
                                   "FOLDER", "--resume", "--train.steps", "2",
                                   "--train.batch_size", "2", "--train.warmup", "0",
-                                  "--train.save_every", "1"), WEIGHTS, (), ("missing",)),
+                                  "--train.save_every", "1"), WEIGHTS, None, ("missing", "folder")),
     Slot("train: backbone", _given("net.pth", *SAZS, "--options.backbone", "mobilenet_v2",
                                    "--options.weights", "FILE"), WEIGHTS),
     Slot("evaluate: metrics of a run", _in_copy("run", "metrics.json", "evaluate", "FOLDER",
                                                 "--limit", "1", "--out", "OUT"), {}, None),
     Slot("evaluate: classes", _in_copy("own", "classes.txt", "evaluate", "naclip", "--benchmark",
-                                       "FOLDER", "--out", "OUT"), LISTS, None),
+                                       "FOLDER", "--out", "OUT", *SMALL), LISTS, None),
     Slot("evaluate: labels", _in_copy("own", "labels/p 8.png", "evaluate", "naclip",
                                       "--benchmark", "FOLDER", "--out", "OUT"), IMAGES,
          _READABLE),
@@ -205,7 +208,7 @@ SLOTS = (
         "FOLDER"), WEIGHTS, (), ("missing",)),
     Slot("prepare: archive", _given(
         "archives/VOCtrainval_11-May-2012.tar", "prepare", "voc", "--from", "ARCHIVES", "--root",
-        "OUT"), {}),
+        "OUT"), {}, (), ("missing",)),
 )  # fmt: skip
 
 
@@ -226,11 +229,18 @@ def make_world(folder: Path, run: Path, stopped: Path) -> World:
     return World(folder, run, stopped)
 
 
-def cases(world: World, work: Path) -> Iterator[Case]:
-    """Every kind of file in every place."""
-    for slot in SLOTS:
+def cases(world: World, work: Path, every: int = 1) -> Iterator[Case]:
+    """Kinds of files in every place.
+
+    Args:
+        world: What they are made from.
+        work: Where they are made.
+        every: Of the kinds that can be given anywhere, one in so many; others in the next place.
+    """
+    for number, slot in enumerate(SLOTS):
+        turn = [kind for i, kind in enumerate(ANYTHING) if (i + number) % every]
         for kind, writer in {**ANYTHING, **slot.kinds}.items():
-            if kind in slot.skipped:
+            if kind in slot.skipped or kind in turn:
                 continue
             folder = work / f"{len(list(work.iterdir()))}"
             folder.mkdir()
@@ -247,6 +257,7 @@ def cases(world: World, work: Path) -> Iterator[Case]:
                 may_work=slot.works is None or kind in slot.works,
                 about=_names(path, slot),
                 kept=(folder, world.folder),
+                reports=slot.name.startswith("check"),
                 written=(folder / "out", folder / "run", folder / "stopped", folder / "segments"),
             )
             shutil.rmtree(folder, ignore_errors=True)

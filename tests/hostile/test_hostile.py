@@ -1,15 +1,20 @@
-"""The short campaign: over fifteen hundred cases, and no wrong answer."""
+"""The short campaign: thousands of hostile cases in one process, and no wrong answer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from hostile import slots
+import unseen
+from hostile import python, slots, values, words
 from hostile.judge import Case, judge
 from tiny.commands import FEW, run_command
+from unseen.data import datasets
+
+pytestmark = pytest.mark.no_cover  # the other tests reach the same lines; tracing takes minutes
 
 
 @pytest.fixture(scope="module")
@@ -21,18 +26,62 @@ def world(tmp_path_factory: pytest.TempPathFactory, run: Path) -> slots.World:
     return slots.make_world(folder, run, stopped)
 
 
-def wrong(cases: Iterator[Case]) -> dict[str, str]:
-    """The cases with a wrong answer."""
-    found = {}
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in the current one; scenes are drawn once for all cases."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "draw", functools.cache(datasets.draw))
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+def settle(cases: Iterator[Case], least: int) -> str:
+    """Judge cases, none of whose answers may be wrong, nor may anything in a file have been run."""
+    count, wrong = 0, {}
     for case in cases:
+        count += 1
         problem = judge(case)
         if problem is not None:
-            found[case.name] = problem
-    return found
+            wrong[case.name] = problem
+    assert not wrong
+    assert not Path("ran").exists()
+    assert count >= least
+    return f"{count} cases, {len(wrong)} wrong"
 
 
-def test_files(world: slots.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "work").mkdir()
-    assert not wrong(slots.cases(world, tmp_path / "work"))
-    assert not (tmp_path / "ran").exists()
+Make = Callable[[slots.World, Path], Iterator[Case]]
+GROUPS: dict[str, tuple[Make, int]] = {
+    "settings": (lambda world, work: values.settings_cases(), 3000),
+    "options": (lambda world, work: values.option_cases(), 3000),
+    "configurations": (lambda world, work: values.config_cases(world.run, work), 400),
+    "arguments": (
+        lambda world, work: python.cases(world.run, world.folder / "own", unseen.load("naclip")),
+        1500,
+    ),
+    "class names": (lambda world, work: words.cases(world.folder / "photo.png", work), 70),
+    "places": (
+        lambda world, work: words.place_cases(
+            world.folder / "photo.png", world.run, world.folder / "own", work
+        ),
+        90,
+    ),
+    "foreign files": (
+        lambda world, work: words.foreign_cases(
+            world.folder / "photo.png", world.run, world.folder / "own", work
+        ),
+        50,
+    ),
+    "files": (lambda world, work: slots.cases(world, work, every=4), 900),
+}
+"""By name, what makes the cases, and the number there must be of them."""
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_no_wrong_answer(world: slots.World, work: Path, group: str) -> None:
+    make, least = GROUPS[group]
+    settle(make(world, work), least)
+
+
+@pytest.mark.attack
+def test_every_file_everywhere(world: slots.World, work: Path) -> None:
+    print(settle(slots.cases(world, work), 2000))

@@ -112,7 +112,7 @@ def _print_counts(name: str, counts: Sequence[Count]) -> None:
     for count in counts:
         expected = "" if count.expected is None else str(count.expected)
         table.add_row(count.title, str(count.actual), expected, count.verdict)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _refuse_wrong(name: str, root: Path, counts: Sequence[Count], check: bool) -> None:

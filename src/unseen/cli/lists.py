@@ -141,4 +141,4 @@ def _print(rows: Sequence[Row]) -> None:
     table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
     for row in rows[1:]:
         table.add_row(*row)
-    Console().print(table, "")
+    Console(markup=False).print(table, "")

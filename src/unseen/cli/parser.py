@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import wraps
 from typing import Any, Literal, get_args, get_origin
@@ -167,6 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     words = modernised(sys.argv[1:] if argv is None else argv)
     try:
+        _check_words(words)
         app = build()
         if set(words) & set(app.help_flags):
             app = _for_help(words)
@@ -180,17 +181,42 @@ def main(argv: Sequence[str] | None = None) -> None:
         if error.errno != errno.ENAMETOOLONG:
             raise
         stop(f"{str(error.filename)[:60]}... is too long for the name of a file; check the flag")
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        stop("there is not enough memory; give smaller images or batches, or close other programs")
     except KeyboardInterrupt as error:
         stop(str(error) or "stopped", code=getattr(error, "code", 130))
-    except BrokenPipeError:
-        # The reader of a pipe has gone; without this, closing the output would say so again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
     if code:
         raise SystemExit(code)
 
 
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse what no flag can mean: a variable of the shell that is not set leaves no text.
+
+    Raises:
+        SettingError: Names the flag.
+    """
+    for before, word in zip(("", *words), words, strict=False):
+        flag, equals, value = word.partition("=")
+        if not (equals and flag.startswith("--")):
+            flag, value = before, word
+        name = flag if flag.startswith("--") else "an argument"
+        if "\0" in value:
+            raise SettingError(f"{name} holds a null byte; remove it")
+        # An inference setting of no text is set to nothing.
+        if not value.strip() and not name.startswith("--inference."):
+            raise SettingError(f"{name} is empty; give a value, or leave it out")
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, of the machine or of a device."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or "allocate memory" in told or "out of memory" in told
+
+
 def stop(message: str, code: int = 2) -> None:
     """Leave with a sentence on the standard error output."""
-    print(f"unseen: {message}", file=sys.stderr)
+    with suppress(OSError):  # the code says as much where nobody can be told
+        print(f"unseen: {message}", file=sys.stderr, flush=True)
     raise SystemExit(code) from None

@@ -51,6 +51,10 @@ class Layout:
                 excluded id.
         """
         pairs = self.pairs(require_root(root, self.name), split)
+        if not pairs:
+            raise DataError(
+                f"the list of {split} images of {self.name} in {root} is empty; restore it"
+            )
         if split == "train" and self.excluded_ids:
             pairs = pairs_without(pairs, self.excluded_ids)
         return labelled_images(pairs, self.num_classes, self.background)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
@@ -131,7 +132,9 @@ def count_pixels(items: Iterable[Judged], metrics: Sequence[Metric]) -> Iterator
 
 def _bar(items: Iterable[Judged], title: str, count: int, progress: bool) -> Iterable[Judged]:
     """The items, with a progress bar."""
-    return track(items, description=title, total=count, transient=True, disable=not progress)
+    return track(
+        items, description=escape(title), total=count, transient=True, disable=not progress
+    )
 
 
 def _protocol(

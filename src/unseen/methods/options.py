@@ -17,6 +17,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from unseen.errors import SettingError
+from unseen.settings.ranges import SWITCH, number, shown, text, whole
 
 if TYPE_CHECKING:
     from unseen.segmenter import Segmenter
@@ -124,7 +125,7 @@ def check(method: str, options: dict[str, Any], known: dict[str, Option]) -> Non
             )
         problem = _problem(name, value, known[name].kind)
         if problem:
-            raise SettingError(f"{method}'s option {name} is {value!r}; {problem}")
+            raise SettingError(f"{method}'s option {name} is {shown(value)}; {problem}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -151,7 +152,7 @@ def _problem(name: str, value: Any, kind: Any) -> str:
         if value in choices:
             return ""
         return f"choose one of {', '.join(map(repr, choices))}"
-    if kind in (int, float, bool, str):
+    if kind in KINDS:
         return _problem_of_scalar(name, value, kind)
     return ""
 
@@ -166,19 +167,23 @@ def _problem_of_list(value: Any, parts: tuple[Any, ...]) -> str:
 
 
 def _problem_of_scalar(name: str, value: Any, kind: type) -> str:
-    if not _is_a(value, kind):
-        return f"give a value of type {kind.__name__}"
-    if kind is int and value < 1:
-        return "give at least 1"
-    if "dropout" in name and not 0 <= value < 1:
-        return "give a probability below 1"
-    return ""
+    allowed = next((allowed for part, allowed in LIMITS.items() if part in name), KINDS[kind])
+    return "" if allowed.holds(value) else allowed.remedy
 
 
 def _is_a(value: Any, kind: type) -> bool:
-    """`isinstance`, but an int is a float too, and a bool is neither."""
-    if isinstance(value, bool):
-        return kind is bool
-    if kind is float:
-        return isinstance(value, (int, float))
-    return isinstance(value, kind)
+    return KINDS[kind].holds(value) if kind in KINDS else isinstance(value, kind)
+
+
+KINDS = {int: whole(1, 2048), float: number(0, 1e6), bool: SWITCH, str: text(empty=True)}
+"""What an option of a type may be, unless its name is among `LIMITS`."""
+LIMITS = {
+    "dropout": number(0, 1, open_high=True),
+    "layers": whole(1, 100),
+    "depth": whole(1, 100),
+    "width": whole(1, 1024),
+    # Of logits; below 0 they favour seen classes, or inner pixels.
+    "calibration": number(-1e6, 1e6),
+    "edge_logit": number(-1e6, 1e6),
+}
+"""What an option may be whose name holds one of these words."""

@@ -215,6 +215,10 @@ def load_spectrum(path: Path) -> tuple[Spectrum, dict[str, Any]]:
     Raises:
         DataError: Not a file that `extract` wrote, or a damaged one.
     """
+    if not path.is_file():  # a pipe would be read for ever
+        raise DataError(
+            f"{path} is not a plain file; remove it and run `unseen eigenvectors` again"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             about: dict[str, Any] = json.loads((file.metadata() or {})["unseen"])
@@ -231,7 +235,7 @@ def load_spectrum(path: Path) -> tuple[Spectrum, dict[str, Any]]:
         # The grid covers whole patches, and at most a border narrower than one is left over.
         if not all(0 < covered <= side for covered, side in zip(covers, size, strict=True)):
             raise ValueError("its grid does not fit its image")
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} does not hold the eigenvectors of an image ({error}); remove it and run"
             " `unseen eigenvectors` again"

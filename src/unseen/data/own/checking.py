@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.markup import escape
 from rich.progress import track
 
 from unseen.data.benchmarks import Benchmark, get_benchmark
@@ -77,7 +78,7 @@ def check_data(
     # Wraps the records instead of being called for them: reading stays lazy and in threads.
     def show_progress(records: Iterable[PairRecord], count: int) -> Iterable[PairRecord]:
         title = f"reading {benchmark.title}"
-        return track(records, title, count, transient=True, disable=not progress)
+        return track(records, escape(title), count, transient=True, disable=not progress)
 
     # Folds score their unseen classes alone.
     scored = benchmark.class_names

@@ -34,7 +34,7 @@ from unseen.data.pairs import Background, Pair
 from unseen.errors import DataError, VocabularyError
 from unseen.images import SUFFIXES
 from unseen.texts import read_text
-from unseen.vocabulary import split_words
+from unseen.vocabulary import Vocabulary, split_words
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 CLASSES = "classes.txt"
@@ -121,13 +121,18 @@ def _class_list(
     elif first_id == 0 and "background" in names:
         background = "class"
     ignored = (index for index, mark in enumerate(marks.values()) if mark == "ignore")
+    words = {name: words for name, words in synonyms.items() if name in names}
+    try:
+        Vocabulary(names, words)
+    except VocabularyError as error:
+        raise DataError(f"{path}: {error}") from error
     return ClassList(
         names,
         tuple(name for name, mark in marks.items() if mark == "unseen"),
         background,
         first_id,
         tuple(index for index in ignored if index >= first_id),
-        {name: words for name, words in synonyms.items() if name in names},
+        words,
     )
 
 

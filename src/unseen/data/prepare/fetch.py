@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +40,11 @@ def find_archive(archive: Archive, prep: Preparation) -> Path | None:
                 path = root / folder / archive.file
                 if path.is_file():
                     return path
+                if os.path.lexists(path):
+                    raise DataError(
+                        f"{path} is not a plain file; put the archive there, or move it away to"
+                        " have it downloaded"
+                    )
     return None
 
 
