@@ -173,10 +173,13 @@ def test_images_with_a_rotation_in_exif(folder: Path) -> None:
 def test_a_background_that_is_not_listed(folder: Path) -> None:
     classes(folder, "cat\ndog\ntree # unseen\n")
     [line] = lines(folder)
-    assert "ids run from 0 to 3, but only 3 lines are listed: either 0 is a background" in line
-    assert "or 3 is missing as the last" in line
+    assert (
+        "ids run from 0 to 3, but only 3 lines are listed: either a background, id 0, is missing"
+        in line
+    )
+    assert "or 3 as the last" in line
     assert "write 'background # ignore' (not scored) or 'background' (a class)" in line
-    assert "add the last class, or 'unlabelled # ignore'" in line
+    assert "add the last class or 'unlabelled # ignore'" in line
     for i in range(10):
         ids = mask(folder, i)
         keep(folder, i, np.where(ids == 0, 255, ids).astype(np.uint8))

@@ -11,10 +11,6 @@ from unseen.data.own.survey import Survey
 Level = Literal["error", "warning"]
 
 
-LONGEST_LIST = 100
-"""Characters of the names in a sentence."""
-
-
 @dataclass(frozen=True)
 class Finding:
     """Something to correct.
@@ -33,10 +29,8 @@ class Finding:
     names: tuple[str, ...] = ()
 
     def line(self, limit: int = 3) -> str:
-        """One sentence with the first `limit` names, of long ones fewer, and how many more."""
+        """One sentence with the first `limit` names, and how many more there are."""
         # A fault of a conversion is in every file, and thousands of names would hide the sentence.
-        while limit > 1 and sum(map(len, self.names[:limit])) > LONGEST_LIST:
-            limit -= 1
         names = ", ".join(self.names[:limit])
         if len(self.names) > limit:
             names += f" and {len(self.names) - limit} more"

@@ -115,22 +115,19 @@ ID_FAULTS = (
     ),
     IdFault(
         "error",
-        "ids run from 0 to {above}, but only {count} lines are listed: either 0 is a background"
-        " that is missing as the first line, and every id would be taken for the next class; or"
-        " {above} is missing as the last",
-        "look at the sheet, which shows both: in the first case write 'background # ignore' (not"
-        " scored) or 'background' (a class) as the first line of classes.txt; in the second add the"
-        " last class, or 'unlabelled # ignore'",
+        "ids run from 0 to {above}, but only {count} lines are listed: either a background, id 0,"
+        " is missing as the first line, or {above} as the last",
+        "look at the sheet, which shows both; then write 'background # ignore' (not scored) or"
+        " 'background' (a class) as the first line of classes.txt, or add the last class or"
+        " 'unlabelled # ignore'",
         lambda ids: ids.first == 0 and ids.one_above and 0 in ids.stored,
     ),
     IdFault(
         "error",
-        "ids run from 1 to {above}, but the first of {count} lines has the id 0: either every id"
-        " would be taken for the next class; or no image shows the first class, and {above} is"
-        " missing as the last",
-        "look at the sheet, which shows both: in the first case write 'background # ignore' as the"
-        " first line of classes.txt, or subtract 1 from every id; in the second add the last class,"
-        " or 'unlabelled # ignore'",
+        "ids run from 1 to {above}, but the first of {count} lines has the id 0: either every id is"
+        " one too high, or no image shows the first class and {above} is missing as the last",
+        "look at the sheet, which shows both; then write 'background # ignore' as the first line of"
+        " classes.txt, or subtract 1 from every id, or add the last class or 'unlabelled # ignore'",
         lambda ids: ids.first == 0 and ids.one_above,
     ),
     # No pattern fits: some classes are not on the list, or some pixels are mistakes.

@@ -59,13 +59,17 @@ class PairRecord:
 
     @property
     def image(self) -> str:
-        """The image's path."""
-        return str(self.pair.image)
+        """The image's file name and the two folders it lies in."""
+        return _end_of(self.pair.image)
 
     @property
     def labels(self) -> str:
-        """The label map's path."""
-        return str(self.pair.labels)
+        """The label map's, likewise."""
+        return _end_of(self.pair.labels)
+
+
+def _end_of(path: Path) -> str:
+    return "/".join(path.parts[-3:])
 
 
 @dataclass(frozen=True)
