@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint fix package clean
+.PHONY: help install demo test attack lint fix package clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -21,6 +21,10 @@ demo: install  ## train ZegCLIP on Doodles, score it, draw pictures into demo/
 
 test: install lint  ## all checks and tests
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+attack: install  ## hours of hostile cases: kills, full disks, limits
+	$(BIN)/python -m pytest tests/test_properties.py --hypothesis-profile attack
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m attack tests/hostile
 
 lint: install  ## style, types, import rules
 	$(BIN)/ruff check .

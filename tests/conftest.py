@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -27,6 +29,20 @@ from unseen.methods import METHODS
 from unseen.released import rename
 from unseen.segmenter import Segmenter, TextFeatures
 from unseen.settings import InferenceSettings
+
+# Fixtures of one test are shared by its examples: a folder for files, which each writes anew.
+_SHARED_FIXTURES = [HealthCheck.function_scoped_fixture]
+hypothesis.register_profile(
+    "steady",
+    max_examples=60,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=_SHARED_FIXTURES,
+)
+hypothesis.register_profile(
+    "attack", max_examples=3000, deadline=None, suppress_health_check=_SHARED_FIXTURES
+)
+hypothesis.load_profile("steady")
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"

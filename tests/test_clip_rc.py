@@ -247,7 +247,10 @@ def test_prompts_in_some_blocks_only() -> None:
 
 
 def test_impossible_options() -> None:
-    with pytest.raises(SettingError, match=r"lattice is \[0, 4\]"):
+    with pytest.raises(
+        SettingError,
+        match=r"lattice is \(0, 4\); for each entry, give a whole number of at least 1",
+    ):
         small(lattice=(0, 4))
     with pytest.raises(SettingError, match="decoder_heads is 3"):
         small(decoder_heads=3)

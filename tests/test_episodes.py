@@ -389,7 +389,7 @@ def test_bad_folds(query_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         f"train esda --train.regime transductive --init {query_run}",
         f"--out {tmp_path / 'x'}",
     )
-    np.save(tmp_path / "classes.npy", np.zeros((20, 128), dtype=np.float32))
+    np.save(tmp_path / "classes.npy", np.ones((20, 128), dtype=np.float32))
     assert "single tokens" in error_of(
         capsys, f"train esda --text-embeddings {tmp_path / 'classes.npy'} --out {tmp_path / 'x'}"
     )

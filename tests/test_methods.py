@@ -144,10 +144,10 @@ def test_values_of_options() -> None:
     known = METHODS["zegclip"].choices
     check("zegclip", {"num_prompts": 3, "prompt_depth": None, "train_grid": [2, 3]}, known)
     for name, value, remedy in (
-        ("num_prompts", 0, "give a whole number of at least 1 and at most 2048"),
+        ("num_prompts", 0, "give a whole number of at least 1 and at most 8192"),
         ("num_prompts", True, "give a whole number"),
         ("train_grid", [2], "a list of 2"),
-        ("train_grid", ["a", "b"], "of type int"),
+        ("train_grid", ["a", "b"], "for each entry, give a whole number"),
         ("dropout", 1, "at least 0 and below 1"),
         ("calibration", float("nan"), "give a number"),
         ("dice_weight", -1, "of at least 0"),

@@ -28,7 +28,7 @@ def test_list(topic: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_command(f"demo --out {tmp_path / 'demo'} --steps 2 --limit 8")
     scores = json.loads((tmp_path / "demo" / "demo.json").read_text())
-    assert list(scores) == ["clip", "maskclip", "sclip", "clearclip", "naclip", "zegclip"]
+    assert list(scores) == ["about", "clip", "maskclip", "sclip", "clearclip", "naclip", "zegclip"]
     assert Image.open(tmp_path / "demo" / "demo.png").width > 800
     assert (tmp_path / "demo" / "segmented" / "scene0.overlay.png").exists()
     run_command(f"evaluate {tmp_path / 'demo' / 'run'} --limit 8 --out {tmp_path / 'again'}")

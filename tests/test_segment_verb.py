@@ -134,7 +134,7 @@ def test_python_refuses_like_the_command_line(
     model = unseen.load(str(run))
     with pytest.raises(SettingError, match="threshold is 3"):
         model.segment(photo, ["tree"], threshold=3)
-    with pytest.raises(VocabularyError, match="1 among the classes is not a text"):
+    with pytest.raises(SettingError, match=r"names is \[1, 2\]; give a list with a text for each"):
         model.segment(photo, [1, 2])  # type: ignore[list-item]
     with pytest.raises(VocabularyError, match="one string, 'tree'; give a list"):
         model.segment(photo, "tree")

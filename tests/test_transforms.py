@@ -329,7 +329,7 @@ def test_crops_keep_pixels_of_the_query_class() -> None:
 def test_small_images_are_padded_on_all_sides() -> None:
     transform = TrainTransform(
         TransformSettings(
-            resize=None, crop=10, centre=True, flip=0.0, photometric=False, max_class_share=1.1
+            resize=None, crop=10, centre=True, flip=0.0, photometric=False, max_class_share=None
         ),
         Padding((9, 8, 7)),
     )

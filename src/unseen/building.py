@@ -103,8 +103,8 @@ def device_named(name: str) -> str:
             return "mps"
         return "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=name).cpu()  # some devices compute nothing, or are not installed
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise SettingError(
             f"the device {name!r} is not available here; give cpu, or auto"
         ) from error

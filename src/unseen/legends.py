@@ -41,6 +41,8 @@ def fit_text(text: str, size: int, width: float) -> tuple[str, Any]:
 
     Too long ones are cut with an ellipsis; where no font has its accents, they are left out.
     """
+    # Fonts have nothing for control characters, and some layouts fail on them.
+    text = "".join(char if char.isprintable() else "?" for char in text)
     font = font_of(size, not text.isascii())
     # The same font in both cases means that the system has none of `WIDE_FONTS`.
     if not text.isascii() and font.getname() == font_of(size).getname():

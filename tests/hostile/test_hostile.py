@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import unseen
 from hostile import python, slots, values, words
 from hostile.judge import Case, judge
 from tiny.commands import FEW, run_command
-from unseen.data import datasets
 
 pytestmark = pytest.mark.no_cover  # the other tests reach the same lines; tracing takes minutes
 
@@ -28,9 +26,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, run: Path) -> slots.World:
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder in the current one; scenes are drawn once for all cases."""
+    """An empty folder in the current one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets, "draw", functools.cache(datasets.draw))
     (tmp_path / "work").mkdir()
     return tmp_path / "work"
 
@@ -80,8 +77,3 @@ GROUPS: dict[str, tuple[Make, int]] = {
 def test_no_wrong_answer(world: slots.World, work: Path, group: str) -> None:
     make, least = GROUPS[group]
     settle(make(world, work), least)
-
-
-@pytest.mark.attack
-def test_every_file_everywhere(world: slots.World, work: Path) -> None:
-    settle(slots.cases(world, work), 2000)

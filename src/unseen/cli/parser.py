@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -135,6 +136,8 @@ def sentence(error: CycloptsError) -> str:
         case UnknownOptionError():
             flag = error.token.keyword or error.token.value
             known_flags = [name for each in error.argument_collection for name in each.names]
+            if os.path.lexists(flag):
+                return f"{flag} looks like a flag; give the file as ./{flag}"
             near = nearest(flag, known_flags).replace("'", "")
             return f"there is no {flag}{near}; {verb} --help shows all flags"
         case UnusedCliTokensError():

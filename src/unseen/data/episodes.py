@@ -178,11 +178,15 @@ def find_list(lists: Path | None, name: str) -> Path:
     return path
 
 
+LONGEST_LIST = 10_000_000
+"""Bytes, far more than any of the lists has."""
+
+
 def _download_list(name: str) -> bytes:
     url = f"{SOURCE}/{name}"
     try:
-        with urlopen(url, timeout=30) as answer:
-            data: bytes = answer.read()
+        with urlopen(url, timeout=30) as answer:  # noqa: S310 - SOURCE is https
+            data: bytes = answer.read(LONGEST_LIST)
     except (URLError, OSError, HTTPException) as error:
         cause = f"answer {error.code}" if isinstance(error, HTTPError) else error
         raise DataError(

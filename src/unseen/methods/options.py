@@ -163,11 +163,13 @@ def _problem_of_list(value: Any, parts: tuple[Any, ...]) -> str:
         return f"give a list{f' of {length}' if length else ''}, such as [2,3]"
     if all(_is_a(part, parts[0]) for part in value):
         return ""
-    return f"its parts must be of type {parts[0].__name__}"
+    return f"for each entry, {KINDS[parts[0]].remedy}"
 
 
 def _problem_of_scalar(name: str, value: Any, kind: type) -> str:
-    allowed = next((allowed for part, allowed in LIMITS.items() if part in name), KINDS[kind])
+    allowed = KINDS[kind]
+    if kind in (int, float):
+        allowed = next((limit for part, limit in LIMITS.items() if part in name), allowed)
     return "" if allowed.holds(value) else allowed.remedy
 
 
@@ -175,7 +177,7 @@ def _is_a(value: Any, kind: type) -> bool:
     return KINDS[kind].holds(value) if kind in KINDS else isinstance(value, kind)
 
 
-KINDS = {int: whole(1, 2048), float: number(0, 1e6), bool: SWITCH, str: text(empty=True)}
+KINDS = {int: whole(1, 8192), float: number(0, 1e6), bool: SWITCH, str: text(empty=True)}
 """What an option of a type may be, unless its name is among `LIMITS`."""
 LIMITS = {
     "dropout": number(0, 1, open_high=True),

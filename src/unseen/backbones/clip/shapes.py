@@ -115,8 +115,8 @@ def parse_config(stored: str, state: Mapping[str, Tensor], path: Path) -> dict[s
         config = json.loads(stored)
     except (ValueError, RecursionError) as error:
         raise _bad_header(path, "is not JSON") from error
-    if not isinstance(config, dict) or not config.keys() >= {"embed_dim", "vision_cfg"}:
-        raise _bad_header(path, "has no embed_dim or no vision_cfg")
+    if not isinstance(config, dict) or "embed_dim" not in config or not config.keys() & TOWERS:
+        raise _bad_header(path, f"has no embed_dim or none of {', '.join(TOWERS)}")
     towers = {name: config[name] for name in TOWERS if name in config}
     own = {name: value for name, value in config.items() if name not in towers}
     for name, part in {"": own, **towers}.items():

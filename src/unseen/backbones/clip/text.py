@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Protocol
 
 import numpy as np
@@ -230,6 +231,18 @@ class TextTower(nn.Module):
         return end @ self.text_projection, x
 
 
+_NUMPY_DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    OverflowError,
+    TypeError,
+    SyntaxError,
+    TokenError,
+)
+"""What numpy raises on damaged files, whose headers it parses as Python's literals."""
+
+
 class StoredText:
     """Text features from a .npy file, used as stored: one row a class, in float32.
 
@@ -260,7 +273,7 @@ class StoredText:
         try:
             # Mapped first: a header that claims more than the file holds is refused.
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError, SyntaxError, OverflowError, TypeError) as error:
+        except _NUMPY_DAMAGE as error:
             raise DataError(
                 f"{path} is not a readable .npy file of text embeddings; save a plain (classes,"
                 " width) float array"
