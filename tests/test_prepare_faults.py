@@ -202,6 +202,9 @@ def test_damaged_files(
     ):
         monkeypatch.setitem(ARCHIVES, key, Archive(file, "page"))
         if file.endswith(".json"):
+            deep = "[" * 100_000 + "]" * 100_000
+            (archives / file).write_text(deep)
+            assert "delete it and run again" in refusal(capsys, name, tmp_path / "deep", archives)
             (archives / file).write_text('{"images": 3}')
         else:
             made.pack(

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tiny import tiny_clip
+from tiny import tiny_clip, write_own
+from tiny.commands import ONE_STEP, error_of
 from unseen.data.benchmarks import BENCHMARKS, Benchmark, get_benchmark
 from unseen.data.datasets import DoodleScenes, LabelledImages, Sample, SegmentationSet
 from unseen.data.pairs import Pair
@@ -543,3 +544,18 @@ def test_gradients_of_a_weight_used_twice_are_summed_in_float32(
     trained(tmp_path, replace(SMALL, steps=1, precision="bf16-mixed"))
     assert cached == [False]
     assert torch.is_autocast_cache_enabled()
+
+
+def test_label_maps_without_a_class_to_train_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_own(tmp_path / "own")
+    for path in (folder / "labels").iterdir():
+        Image.fromarray(np.full_like(np.asarray(Image.open(path)), 255)).save(path)
+    line = f"train zegclip --benchmark {folder} --clip doodles --out {tmp_path / 'run'}"
+    assert "shows a class to train on" in error_of(capsys, line, ONE_STEP)
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+    assert "has a labelled pixel" in error_of(
+        capsys, f"evaluate naclip --benchmark {folder} --out {tmp_path / 'scores'}"
+    )
+    assert not (tmp_path / "scores").exists()

@@ -24,6 +24,8 @@ CANVAS_STEP = 8
 evaluation of BAM, Lang et al. 2022, which ESDA follows)."""
 ROWS_AT_ONCE = 32
 """Score maps resized to image size at a time; limits the memory they take."""
+MOST_VALUES = 2**25
+"""Of these maps, on large images."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,11 @@ def score_maps(
         SettingError: A stride that leaves gaps between windows.
     """
     if images.dtype == torch.uint8:
-        images = images / 255
-    images = resize_input(images, settings)
+        # Channel by channel, as floating point takes four times the memory.
+        channels = [resize_input(images[:, [c]] / 255, settings) for c in range(images.shape[1])]
+        images = torch.cat(channels, dim=1)
+    else:
+        images = resize_input(images, settings)
     if seen is not None:
         seen = text.rows_of(seen)
     if settings.window is None:
@@ -253,7 +258,7 @@ class Best:
     """The best rows of the text at every pixel.
 
     Attributes:
-        row: (B, H, W) int64; of rows with equal scores the first.
+        row: (B, H, W) int32; of rows with equal scores the first.
         score: (B, H, W), its score.
         total: (B, H, W), the logarithm of the sum of the exponentials of all rows' scores; None
             where nobody asked for it.
@@ -284,20 +289,23 @@ def best_rows(
         with_total: Whether to sum up all rows (`Best.total`).
     """
     best: Best | None = None
+    rows_at_once = max(1, min(rows_at_once, MOST_VALUES // (size[0] * size[1])))
     # All maps at image size would take gigabytes with a large vocabulary.
     for first in range(0, scores.shape[1], rows_at_once):
         part = resize_output(scores[:, first : first + rows_at_once], size, settings)
         if refine is not None:
             part = refine(part)
         top, index = part.max(dim=1)
+        row = index.to(torch.int32).add_(first)
         total = part.logsumexp(dim=1) if with_total else None
+        del part, index  # as large as the image several times over
         if best is None:
-            best = Best(index, top, total)
+            best = Best(row, top, total)
             continue
         if best.total is not None and total is not None:
             total = torch.logaddexp(best.total, total)
         # Only a higher score wins, so that of equal rows the first stays.
-        row = torch.where(top > best.score, index + first, best.row)
+        row = torch.where(top > best.score, row, best.row)
         best = Best(row, torch.maximum(top, best.score), total)
     assert best is not None  # a vocabulary has at least one class
     return best

@@ -13,8 +13,8 @@ RUN/logs/, RUN/state/    curves; what `--resume` needs
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -165,6 +165,8 @@ def read_config(folder: Path) -> Run:
         if layout != FORMAT:
             stored["model"]["options"] = _former_defaults(stored["model"])
             stored["train"] = _with_new_settings(stored["train"])
+        else:
+            _check_complete(stored["inference"], InferenceSettings)
         model = ModelSettings(**stored.pop("model"))
         inference = InferenceSettings(**stored.pop("inference"))
         names, seen = tuple(stored.pop("class_names")), tuple(stored.pop("seen"))
@@ -177,6 +179,13 @@ def read_config(folder: Path) -> Run:
     for name, kind in get_type_hints(Run).items():
         check_kind(f"{name} in {path}", getattr(run, name), kind, CheckpointError)
     return run
+
+
+def _check_complete(stored: Mapping[str, Any], settings: type[Any]) -> None:
+    """Raise a KeyError for a setting that is not stored: its default is not what was used."""
+    for entry in fields(settings):
+        if entry.name not in stored:
+            raise KeyError(entry.name)
 
 
 def _from_format_1(stored: dict[str, Any]) -> dict[str, Any]:

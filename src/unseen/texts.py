@@ -44,6 +44,26 @@ def read_text(path: Path, *, missing: str = "check the path") -> str:
         raise DataError(f"{path} cannot be read as UTF-8 text; save it so") from error
 
 
+def read_names(path: Path) -> list[str]:
+    """The names in a list of images, one a line.
+
+    Raises:
+        DataError: As `read_text`, or a name that no file can have.
+    """
+    names = read_text(path).split()
+    long = next((name for name in names if len(name) > LONGEST_NAME), None)
+    if long is not None:
+        raise DataError(
+            f"{path} holds a name of {len(long)} characters, which no image can have; check that it"
+            " is the right file"
+        )
+    return names
+
+
+LONGEST_NAME = 200
+"""Characters of an image's name, which its results lengthen by a few."""
+
+
 def read_yaml(path: Path, *, missing: str = "check the path") -> Any:
     """What a YAML file says: plain data, nothing in it runs.
 

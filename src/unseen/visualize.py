@@ -62,21 +62,38 @@ def paint(
         count: Of classes.
         strength: Of the classes' colours, in 0..1.
     """
+    # An edge pixel has another label than the one above or to the left of it.
+    edge = np.zeros(labels.shape, dtype=bool)
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= labels[1:] != labels[:-1]
+    painted = np.empty_like(image)
+    # Strip by strip, as floating point takes many times the memory of the image.
+    rows = max(1, STRIP // labels.shape[1])
+    for top in range(0, len(labels), rows):
+        strip = slice(top, top + rows)
+        mixed = _mixed(image[strip], labels[strip], count, strength)
+        mixed[edge[strip]] *= 0.45
+        painted[strip] = np.clip(mixed, 0, 255).astype(np.uint8)
+    return painted
+
+
+STRIP = 2**20
+"""Pixels painted at a time."""
+
+
+def _mixed(
+    image: NDArray[np.uint8], labels: NDArray[Any], count: int, strength: float
+) -> NDArray[np.float32]:
+    """The colours of an image and of its labels, as `paint` mixes them."""
     table = np.array(palette(count), dtype=np.float32)
     # Luma of ITU-R BT.601, as Pillow's mode "L".
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     # Half of the image's own colour is removed, so that it is not taken for a class's.
     base = 0.45 * image + 0.55 * grey[..., None]
     known = (labels != IGNORE)[..., None]
-    mixed = np.where(
-        known, (1 - strength) * base + strength * table[labels], 0.5 * grey[..., None] + 110
-    )
-    # An edge pixel has another label than the one above or to the left of it.
-    edge = np.zeros(labels.shape, dtype=bool)
-    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    edge[1:] |= labels[1:] != labels[:-1]
-    mixed[edge] *= 0.45
-    return np.clip(mixed, 0, 255).astype(np.uint8)
+    coloured = (1 - strength) * base + strength * table[labels]
+    mixed: NDArray[np.float32] = np.where(known, coloured, 0.5 * grey[..., None] + 110)
+    return mixed
 
 
 def overlay(

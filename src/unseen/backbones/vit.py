@@ -35,6 +35,10 @@ TIMM = "timm:"
 EXAMPLE = "timm:vit_small_patch16_224.dino"
 
 
+MOST_PATCHES = 10_000
+"""Of an image whose keys are compared: time and memory grow with their square."""
+
+
 class KeyFeatures(nn.Module):
     """The keys of a ViT's last block for every patch, with heads concatenated. Frozen.
 
@@ -89,9 +93,16 @@ class KeyFeatures(nn.Module):
             images: (B, 3, H, W), uint8, or RGB in 0..1.
 
         Raises:
-            DataError: Images smaller than a patch.
+            DataError: Images smaller than a patch, or of more than `MOST_PATCHES`.
         """
         h, w = (side // self.patch_size * self.patch_size for side in images.shape[-2:])
+        patches = h * w // self.patch_size**2
+        if patches > MOST_PATCHES:
+            raise DataError(
+                f"the image is {images.shape[-1]}x{images.shape[-2]} pixels, {patches:,} patches of"
+                f" {self.patch_size}, and at most {MOST_PATCHES:,} are compared with each other;"
+                " make it smaller"
+            )
         if min(h, w) == 0:
             raise DataError(
                 f"the image is {images.shape[-1]}x{images.shape[-2]} pixels, smaller than one"

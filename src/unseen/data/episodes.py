@@ -34,7 +34,7 @@ from unseen.errors import DataError, SettingError
 from unseen.files import replacing
 from unseen.images import read_labels
 from unseen.settings import Draw
-from unseen.texts import read_text
+from unseen.texts import read_names
 
 DRAWS = 1000
 """Pairs that the released codes score for every fold."""
@@ -219,7 +219,7 @@ def pascal_list(path: Path) -> list[tuple[str, int]]:
         DataError: A line has another form.
     """
     pairs = []
-    for line in read_text(path).split():
+    for line in read_names(path):
         stem, separator, number = line.rpartition("__")
         if not separator or not number.isdigit() or not 1 <= int(number) <= 20:
             raise DataError(

@@ -26,7 +26,7 @@ from unseen.data.layouts import VOC_MASKS, require_root, voc_base
 from unseen.data.pairs import Pair
 from unseen.errors import DataError, SettingError
 from unseen.settings import Draw
-from unseen.texts import read_text
+from unseen.texts import read_names
 
 if TYPE_CHECKING:
     from unseen.data.datasets import DoodleScenes, LabelledImages, SegmentationSet
@@ -184,7 +184,7 @@ class PascalFold(ListedFold):
         source = base / "ImageSets" / "Segmentation" / "val.txt"
         if not source.is_file():
             raise DataError(f"{source} is missing; restore PASCAL VOC's list of validation images")
-        pairs = [locate(stem) for stem in read_text(source).split()]
+        pairs = [locate(stem) for stem in read_names(source)]
         return bam_list(pairs, len(VOC), self.novel)
 
 

@@ -18,7 +18,7 @@ from unseen.data.classes import COCO
 from unseen.data.pairs import Background, Pair
 from unseen.errors import DataError
 from unseen.images import read_labels
-from unseen.texts import read_text
+from unseen.texts import read_names
 
 if TYPE_CHECKING:
     from unseen.data.datasets import LabelledImages
@@ -196,7 +196,7 @@ def voc_pairs(root: Path, split: str) -> list[Pair]:
                 f"{file} is missing; `unseen prepare voc` makes PASCAL VOC's lists (for training:"
                 " train.txt and aug.txt, or trainaug.txt)"
             )
-        for stem in read_text(file).split():
+        for stem in read_names(file):
             # Some tools put all masks into SegmentationClassAug, others only those of SBD.
             mask = _first_file(
                 base / folder / f"{stem}.png" for folder in (first_folder, *VOC_MASKS)
@@ -232,7 +232,7 @@ def context_pairs(root: Path, split: str) -> list[Pair]:
         raise DataError(f"{file} is missing; `unseen prepare context` makes PASCAL Context's lists")
     pairs = [
         Pair(base / "JPEGImages" / f"{stem}.jpg", base / masks / f"{stem}.png")
-        for stem in read_text(file).split()
+        for stem in read_names(file)
     ]
     # Images are not looked for: reading one that is missing gives a clear message.
     missing = _missing_labels(pairs)

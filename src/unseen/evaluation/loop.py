@@ -20,7 +20,7 @@ from unseen.checkpoints import tower_identities
 from unseen.data.benchmarks import Benchmark
 from unseen.data.classes import shared_classes
 from unseen.data.datasets import Sample, SegmentationSet
-from unseen.errors import SettingError
+from unseen.errors import DataError, SettingError
 from unseen.evaluation.protocols import (
     Candidate,
     Judged,
@@ -89,6 +89,11 @@ def evaluate(
         pixels += int((item.truth != IGNORE).sum())
         if done in wanted:
             rows.append(item.row(benchmark.class_names))
+    if not pixels:
+        raise DataError(
+            f"none of the {count} images of {benchmark.title} has a labelled pixel, so nothing can"
+            " be scored; check the label maps and the list of classes"
+        )
     shared = _shared(candidate, benchmark)
     return Report(
         title=_marked(candidate, settings),

@@ -171,6 +171,19 @@ def images_to_query(
     return indices
 
 
+def check_labelled(data: SegmentationSet, class_ids: Sequence[int]) -> None:
+    """Refuse images without a pixel to learn from; reads label maps until one has some.
+
+    Raises:
+        DataError: No label map shows a class that is trained on.
+    """
+    if not any(np.isin(data.labels(i).numpy(), class_ids).any() for i in range(len(data))):
+        raise DataError(
+            f"none of the {len(data)} training images shows a class to train on; check the label"
+            " maps and the list of classes: unseen check FOLDER"
+        )
+
+
 def shown_labels(
     data: SegmentationSet, indices: Sequence[int], *, progress: bool = False
 ) -> list[NDArray[np.int64]]:

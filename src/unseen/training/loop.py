@@ -34,6 +34,7 @@ from unseen.settings import TrainSettings
 from unseen.training.batches import (
     Items,
     StepSampler,
+    check_labelled,
     images_by_class,
     make_loader,
     stack_items,
@@ -106,6 +107,7 @@ def fit(
     fabric = make_fabric(settings)
     data = benchmark.data("train", root)
     shown = control.progress and fabric.is_global_zero
+    check_labelled(data, trained_ids(benchmark, settings))
     items = training_items(segmenter, benchmark, data, settings, progress=shown)
     groups: Sequence[NDArray[np.int64]] = ()
     if settings.sampling == "classes":

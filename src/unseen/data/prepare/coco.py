@@ -14,6 +14,7 @@ from unseen.data.classes import COCO
 from unseen.data.prepare import hsnet
 from unseen.data.prepare.folders import file_names, file_stems, locate_dataset, save_mask
 from unseen.data.prepare.masks import (
+    BAD_ANNOTATIONS,
     COCO_STUFF_TABLE,
     IGNORE,
     Segments,
@@ -202,7 +203,7 @@ def _read_instances(path: Path) -> dict[str, tuple[int, int, Segments]]:
     """
     try:
         return _parse_instances(json.loads(path.read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except BAD_ANNOTATIONS as error:
         raise DataError(
             f"{path} is not COCO's instances file ({type(error).__name__}: {error}); delete it and"
             " run again"

@@ -16,6 +16,7 @@ from unseen.data.prepare.folders import (
     write_list,
 )
 from unseen.data.prepare.masks import (
+    BAD_ANNOTATIONS,
     CONTEXT_VALUES,
     IGNORE,
     Segments,
@@ -135,7 +136,7 @@ def _read_detail(path: Path) -> tuple[dict[str, list[str]], dict[str, tuple[int,
     """
     try:
         return _parse_detail(json.loads(path.read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except BAD_ANNOTATIONS as error:
         raise DataError(
             f"{path} is not PASCAL in Detail's trainval_merged.json ({type(error).__name__}:"
             f" {error}); delete it and run again"

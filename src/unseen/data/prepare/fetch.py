@@ -271,8 +271,8 @@ def _announced_size(answer: Any, start: int, archive: Archive) -> int | None:
     # Servers answer with pages for logins, quotas and maintenance.
     if answer.headers.get_content_type() == "text/html":
         raise URLError("a web page instead of the file")
-    length = answer.headers.get("Content-Length")
-    if length is None:
+    length = answer.headers.get("Content-Length", "")
+    if not (length.isascii() and length.isdigit()):
         return None
     total = int(length) + start
     if archive.size not in (None, total):

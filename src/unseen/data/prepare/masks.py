@@ -21,6 +21,7 @@ from unseen.data.prepare.published import (
     CONTEXT_IDS,
 )
 from unseen.errors import DataError, SettingError
+from unseen.images import check_size
 
 # `unseen.labels` has the 8-bit value too, but imports torch, which processes that convert masks
 # should not have to load.
@@ -116,12 +117,25 @@ def _encoded_runs(segmentation: Mapping[str, Any], height: int, width: int) -> A
     return require_pycocotools().frPyObjects({"size": size, "counts": runs.tolist()}, height, width)
 
 
+BAD_ANNOTATIONS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+"""What reading a damaged file of annotations raises."""
+
+
 def draw_labels(segments: Segments, height: int, width: int) -> NDArray[np.uint8]:
     """A label map (H, W) of annotations, later ones over earlier ones, 0 elsewhere.
 
     Raises:
         DataError: An annotation is damaged.
     """
+    check_size((width, height), "the image")
     labels = np.zeros((height, width), dtype=np.uint8)
     # Annotations have no depth: where objects overlap, the order of the file decides.
     for value, segmentation in segments:
