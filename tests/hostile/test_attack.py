@@ -22,6 +22,7 @@ from hostile import slots
 from hostile.children import BUG, start
 from hostile.files import photograph
 from hostile.judge import CHARACTERS
+from hostile.tally import TRIED
 from hostile.test_hostile import settle, work, world  # noqa: F401 - fixtures
 from tiny import archives as tiny_archives
 from tiny import write_own
@@ -36,7 +37,7 @@ pytestmark = [
 
 
 def test_every_file_everywhere(world: slots.World, work: Path) -> None:  # noqa: F811
-    settle(slots.cases(world, work), 2000)
+    settle(slots.cases(world, work), 2000, "files, every kind in every place")
 
 
 # -------------------------------------------------------------------------- verbs
@@ -195,6 +196,7 @@ def test_kills_at_any_moment(verbs: dict[str, Verb], place: Path, name: str) -> 
         out = place / str(number)
         for _ in range(3):
             killed += kill_once(verb, out, moments.uniform(0, seconds), place / "log")
+            TRIED[f"kills of {name}"] += 1
             assert results(verb, out).items() <= whole.items()
             if results(verb, out) == whole:  # killed behind its last result, or not at all
                 break
@@ -216,6 +218,7 @@ def test_a_hundred_kills_of_one_training(verbs: dict[str, Verb], place: Path) ->
             f"it had ended after {killed} kills"
         )
         killed += 1
+        TRIED["kills of one training in a row"] += 1
     child = start(verb.line(out), place / "log")
     assert child.wait(300) == 0, child.log.read_text()
     assert results(verb, out) == whole
@@ -251,6 +254,7 @@ def test_a_full_disk(verbs: dict[str, Verb], tmp_path: Path, name: str, kilobyte
         if not kilobytes:
             (disk / "full").write_bytes(b"0" * 4096)
         whole, _ = uninterrupted(verb, tmp_path)
+        TRIED["full disks"] += 1
         child = start(verb.line(disk / "out"), tmp_path / "log", before=verb.before)
         ends_in_a_sentence(child.wait(120), child.log)
         assert results(verb, disk / "out").items() <= whole.items()
@@ -277,6 +281,7 @@ def test_limits(verbs: dict[str, Verb], tmp_path: Path, name: str, limit: str) -
     if most < 0:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() - most
+    TRIED["limits"] += 1
     child = start(verb.line(tmp_path / "out"), tmp_path / "log", {kind: most}, verb.before)
     ends_in_a_sentence(child.wait(120), child.log)
     assert results(verb, tmp_path / "out").items() <= whole.items()

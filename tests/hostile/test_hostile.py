@@ -10,6 +10,7 @@ import pytest
 import unseen
 from hostile import python, slots, values, words
 from hostile.judge import Case, judge
+from hostile.tally import TRIED
 from tiny.commands import FEW, run_command
 
 pytestmark = pytest.mark.no_cover  # the other tests reach the same lines; tracing takes minutes
@@ -32,11 +33,12 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "work"
 
 
-def settle(cases: Iterator[Case], least: int) -> str:
+def settle(cases: Iterator[Case], least: int, what: str) -> None:
     """Judge cases, none of whose answers may be wrong, nor may anything in a file have been run."""
     count, wrong = 0, {}
     for case in cases:
         count += 1
+        TRIED[what] += 1
         problem = judge(case)
         if problem is not None:
             wrong[case.name] = problem
@@ -76,4 +78,4 @@ GROUPS: dict[str, tuple[Make, int]] = {
 @pytest.mark.parametrize("group", GROUPS)
 def test_no_wrong_answer(world: slots.World, work: Path, group: str) -> None:
     make, least = GROUPS[group]
-    settle(make(world, work), least)
+    settle(make(world, work), least, group)
