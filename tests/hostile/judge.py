@@ -61,7 +61,7 @@ def command(*words: str) -> Callable[[], Any]:
 def judge(case: Case) -> str | None:
     """What is wrong with the answer to a case; None if it is right."""
     before = {folder: _files(folder) for folder in case.kept}
-    memory, started = _reset_peak(), time.monotonic()
+    memory, started = reset_peak(), time.monotonic()
     out, err = io.StringIO(), io.StringIO()
     result, error = None, None
     try:
@@ -69,7 +69,7 @@ def judge(case: Case) -> str | None:
             result = case.act()
     except (Exception, HangError, SystemExit, KeyboardInterrupt) as raised:
         error = raised
-    growth, seconds = (_peak() - memory) / 1e9, time.monotonic() - started
+    growth, seconds = (peak() - memory) / 1e9, time.monotonic() - started
     told = [*err.getvalue().splitlines(), *_findings(out.getvalue())]
     problem = _problem(case, error, result, told)
     if problem is None and growth > GIGABYTES:
@@ -141,14 +141,14 @@ def _time_limit() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _reset_peak() -> int:
+def reset_peak() -> int:
     """Set the peak of the memory back to what is used now, in bytes, and return it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
+    return peak()
 
 
-def _peak() -> int:
+def peak() -> int:
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])

@@ -16,12 +16,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import test_convert
+import unseen
 from hostile import slots
 from hostile.children import BUG, start
 from hostile.files import photograph
-from hostile.judge import CHARACTERS
+from hostile.judge import CHARACTERS, GIGABYTES, peak, reset_peak
 from hostile.tally import TRIED
 from hostile.test_hostile import settle, work, world  # noqa: F401 - fixtures
 from tiny import archives as tiny_archives
@@ -297,3 +299,14 @@ def test_the_harness_sees_bugs(tmp_path: Path) -> None:
     assert child.wait(60) == BUG
     with pytest.raises(AssertionError, match="ZeroDivisionError"):
         ends_in_a_sentence(BUG, child.log)
+
+
+def test_the_largest_image(tmp_path: Path) -> None:
+    """Memory stays within its bound on the largest image that is read, with many classes."""
+    model = unseen.load("naclip")
+    model.segment(photograph(), ["a"])
+    names = [f"class {number}" for number in range(40)]
+    Image.new("RGB", (5000, 5000), (90, 140, 60)).save(tmp_path / "large.png")
+    before = reset_peak()
+    model.segment(tmp_path / "large.png", names).save(tmp_path, "result")
+    assert (peak() - before) / 1e9 < GIGABYTES
