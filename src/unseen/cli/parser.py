@@ -214,8 +214,9 @@ def _check_words(words: Sequence[str]) -> None:
 
 def _is_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, of the machine or of a device."""
-    told = str(error).lower()
-    return isinstance(error, MemoryError) or "allocate memory" in told or "out of memory" in told
+    # The second is oneDNN's, which has nothing more to say.
+    signs = ("allocate memory", "could not create a primitive", "out of memory")
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
 
 def stop(message: str, code: int = 2) -> None:
