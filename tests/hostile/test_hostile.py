@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import unseen
 from hostile import python, slots, values, words
@@ -14,6 +15,15 @@ from hostile.tally import TRIED
 from tiny.commands import FEW, run_command
 
 pytestmark = pytest.mark.no_cover  # the other tests reach the same lines; tracing takes minutes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Thousands of small networks are no work to divide."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
