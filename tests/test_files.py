@@ -204,7 +204,9 @@ def test_what_kills_leave_is_swept_up(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="File name too long.; give what it is named after a sh"):
+    with pytest.raises(
+        DataError, match="would have 257 characters; give what it is named after a sh"
+    ):
         write_json(tmp_path / ("a" * 252 + ".json"), {})
     write_json(tmp_path / ("a" * 250 + ".json"), {})  # as long as a name may be
 

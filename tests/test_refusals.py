@@ -97,6 +97,10 @@ def test_bad_runs(
     assert "holds a finished run" in error_of(capsys, f"train zegclip --out {run}", FEW)
     (tmp_path / "half" / "state").mkdir(parents=True)
     (tmp_path / "half" / "state" / "last.ckpt").touch()
+    assert "is no run folder (no config.yaml in it)" in error_of(
+        capsys, f"train zegclip --out {tmp_path / 'half'}", FEW
+    )
+    (tmp_path / "half" / "config.yaml").write_text((run / "config.yaml").read_text())
     assert "go on with --resume" in error_of(
         capsys, f"train zegclip --out {tmp_path / 'half'}", FEW
     )

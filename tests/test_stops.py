@@ -143,6 +143,9 @@ def test_the_state_before_is_used_where_the_last_is_damaged(
     assert "last.ckpt cannot be read" in caplog.text
     assert "the run goes on from the state before, of step 3" in caplog.text
     if damage != "folder":  # which no file can replace
+        # The damaged one is gone, so that the next state cannot move it over the good one.
+        assert read_state(cut)["step"] == 3
+        assert not (cut / "state" / "previous.ckpt").exists()
         assert equal(whole, trained(cut, SMALL, resume=True))
     DAMAGE[damage](cut / "state" / "previous.ckpt")
     with pytest.raises(CheckpointError, match="cannot be read .*, so the run cannot be resumed"):

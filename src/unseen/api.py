@@ -295,6 +295,7 @@ def convert(
     """
     file, out = Path(file), Path(out)
     bench = plan_conversion(method, file, out, benchmark)
+    out = out.resolve()  # a link to a folder, and "."
     state = read_state_dict(file)
     tower = load_given_tower(method, state, clip)
     try:

@@ -17,7 +17,7 @@ from unseen.backbones.clip.text import CLIPText, StoredText
 from unseen.backbones.clip.tower import CLIP
 from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import CheckpointError, SettingError
-from unseen.files import about
+from unseen.files import about, sweep, unfinished_name
 from unseen.methods import create, known
 from unseen.runs import CONFIG, TEXT, TOWER, WEIGHTS, Run, read_config, save_config
 from unseen.segmenter import Segmenter
@@ -70,8 +70,8 @@ def save_tower(folder: Path, clip: CLIPText) -> None:
 
 def save_converted(out: Path, segmenter: TextSegmenter, run: Run) -> None:
     """Write the run folder of a converted checkpoint, its tower included, whole or not at all."""
-    unfinished = out.with_name(f".{out.name}-unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    sweep(out.parent)
+    unfinished = out.parent / unfinished_name()
     try:
         if run.model.clip == TOWER:
             assert isinstance(segmenter.clip, CLIPText)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.errors import DataError
 from unseen.files import SHEET, check_output_folder, check_replaceable, write_json, write_png
 from unseen.reports import NAME, Report, print_reports
-from unseen.runs import CONFIG, LOGS, SCORES, STATE, WEIGHTS
+from unseen.runs import CONFIG, FORMER_STATE, HOLDER, LOCK, METRICS, SCORES, STATE, WEIGHTS
 from unseen.settings import EvaluationSettings, ModelSettings, TrainSettings
 from unseen.visualize import Row, sheet
 
@@ -24,7 +23,7 @@ BASELINES = ("clip", "maskclip", "sclip", "clearclip", "naclip")
 MARK = "demo.json"
 """Lies in every folder a demo wrote; a folder without it is never emptied."""
 PICTURE = "demo.png"
-RUN_NAMES = (CONFIG, WEIGHTS, SCORES, LOGS, Path(STATE).parts[0])
+RUN_NAMES = (CONFIG, WEIGHTS, SCORES, METRICS, STATE, FORMER_STATE, LOCK, HOLDER)
 """What a run folder holds."""
 
 
@@ -132,12 +131,13 @@ def _clear(out: Path, method: str) -> None:
     """
     if out.exists():
         check_output_folder(out)
-        check_replaceable([out / MARK, out / PICTURE])
         files = [path for path in out.rglob("*") if not path.is_dir() or path.is_symlink()]
         for path in files:
             if not (out / MARK).exists() or not _is_of_demo(path.relative_to(out), method):
                 raise DataError(f"{path} is not a demo's; choose another folder with --out")
-        shutil.rmtree(out)
+        check_replaceable(path for path in files if path.suffix in (".json", ".png", ".yaml"))
+        for path in files:
+            path.unlink()
     write_json(out / MARK, {})
 
 
@@ -145,7 +145,7 @@ def _is_of_demo(path: Path, method: str) -> bool:
     """Whether a demo, or a run in it, writes a file of this name."""
     top, *below = path.parts
     if top == "run":
-        return below[0] in RUN_NAMES
+        return "/".join(below) in RUN_NAMES
     if top == "segmented":
         return re.fullmatch(r"scene\d\.(png|overlay\.png|json)", "/".join(below)) is not None
     if top in (*BASELINES, method):

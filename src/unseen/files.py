@@ -27,14 +27,21 @@ from unseen.errors import DataError
 
 MARK = "written by unseen"
 """Stands near the start of all files of the program's own."""
-_FORMER = (b'{\n "format": ', b"format: ")
-"""How text files of version 0.1 begin, which had no mark."""
+_BEGINNINGS = re.compile(
+    rb'# written by unseen |\{\n "about": "written by unseen '
+    # Text files of version 0.1 had no mark.
+    rb'|\{\n "format": [12],|format: [12]\n'
+)
+"""How text files of the program's own begin."""
+_PNG, _PNG_MARK = b"\x89PNG", b"Software\0written by unseen "
 _TENSORS, _TENSOR_KEYS = b'{"__metadata__":{"', (b'unseen":', b'format":"1"', b'format":"2"')
 """How files of tensors begin that have no mark: eigenvectors, and weights of former versions."""
 _HEAD = 4096
 """Bytes in which a mark is looked for."""
 RESULTS = (".png", ".overlay.png", ".json")
 """How the names of the results of an image end: label map, overlay, numbers."""
+LONGEST_NAME = 255
+"""Bytes of a file's name."""
 SHEET = "sheet.png"
 """Images with what was made of them, beside the results of most verbs."""
 UNFINISHED = re.compile(r"\.unseen-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}(\.\w+)?")
@@ -80,7 +87,7 @@ def replacing(path: Path, flag: str = "--out", *, ours: bool = False) -> Iterato
         if not ours:
             check_replaceable([path], flag)
         _sweep_once(path.parent)
-        name = f".unseen-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
+        name = unfinished_name(path.suffix)
         # A new file's mode follows the umask. Reading the umask itself would mean setting it for
         # the whole process, while other threads may be writing.
         (path.parent / name).touch(exist_ok=False)
@@ -125,6 +132,11 @@ def check_replaceable(paths: Iterable[Path], flag: str = "--out") -> None:
         DataError: Names the first one.
     """
     for path in paths:
+        if len(os.fsencode(path.name)) > LONGEST_NAME:
+            raise DataError(
+                f"the name of {path.name[:40]}... would have {len(path.name)} characters; give what"
+                " it is named after a shorter name"
+            )
         if os.path.lexists(path) and not _is_own(path):
             raise DataError(
                 f"{path} exists and was not written by unseen; move it away, or choose another"
@@ -139,8 +151,12 @@ def _is_own(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(_HEAD)
     # Eight bytes are the length of the header of a safetensors file.
-    tensors = head[8:].startswith(tuple(_TENSORS + key for key in _TENSOR_KEYS))
-    return MARK.encode() in head or head.startswith(_FORMER) or tensors
+    if head.startswith(_PNG):
+        return _PNG_MARK in head
+    if head[8:].startswith(_TENSORS):
+        names = tuple(_TENSORS + key for key in _TENSOR_KEYS)
+        return b'"about":"written by unseen ' in head or head[8:].startswith(names)
+    return _BEGINNINGS.match(head) is not None
 
 
 # ---------------------------------------------------------------- what kills leave
@@ -157,20 +173,28 @@ def _machine() -> str:
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=4).hexdigest()
 
 
+def unfinished_name(suffix: str = "") -> str:
+    """A name for what is being written, by which others know whether its process is alive."""
+    return f".unseen-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
+
+
 @cache
 def _sweep_once(folder: Path) -> None:
     sweep(folder)
 
 
 def sweep(folder: Path) -> None:
-    """Remove the files of a folder that killed processes were writing."""
+    """Remove what killed processes were writing in a folder: files, and run folders."""
     with suppress(OSError):
         for entry in os.scandir(folder):
             found = UNFINISHED.fullmatch(entry.name)
             # Another process may have removed it.
             if found and _was_left(entry, found):
                 with suppress(OSError):
-                    Path(entry.path).unlink()
+                    if entry.is_dir(follow_symlinks=False):
+                        shutil.rmtree(entry.path)
+                    else:
+                        Path(entry.path).unlink()
 
 
 def _was_left(entry: os.DirEntry[str], name: re.Match[str]) -> bool:

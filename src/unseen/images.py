@@ -8,9 +8,10 @@ from __future__ import annotations
 import errno
 import stat
 import struct
+import warnings
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,17 +93,25 @@ def read_file(
         # A pipe or a device would be read for ever.
         if not stat.S_ISREG(path.stat().st_mode):
             raise DataError(f"the {kind} {path} is not a file; {missing}")
-        with Image.open(path, formats=FORMATS) as image:
+        with _without_warnings(), Image.open(path, formats=FORMATS) as image:
             check_size(image.size, f"the {kind} {path}")
             return decode(image)
     except FileNotFoundError as error:
         raise DataError(f"the {kind} {path} does not exist; {missing}") from error
     except Image.DecompressionBombError as error:
-        raise DataError(_too_large(f"the {kind} {path}", str(error))) from error
+        raise DataError(_too_large(f"the {kind} {path}", "by its header")) from error
     except MemoryError as error:
         raise DataError(f"the {kind} {path} does not fit into memory; {remedy}") from error
     except _DAMAGE as error:
         raise DataError(f"the {kind} {path} cannot be read ({_short(error)}); {remedy}") from error
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Without Pillow's warning about large images, which are refused in a sentence."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def check_size(size: tuple[int, int], name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,20 @@ from unseen.files import SHEET, check_output_folder, check_replaceable
 from unseen.images import find_images
 from unseen.methods import known
 from unseen.recipes import Protocol, published
-from unseen.runs import CONFIG, WEIGHTS, Run, has_state, read_config, versions
+from unseen.runs import (
+    CONFIG,
+    FORMER_STATE,
+    HOLDER,
+    LOGS,
+    METRICS,
+    STATE,
+    TEXT,
+    WEIGHTS,
+    Run,
+    has_state,
+    read_config,
+    versions,
+)
 from unseen.settings import ModelSettings, TrainSettings, change_inference, is_own
 from unseen.sources import ModelSource, benchmark_templates, run_folder, settled
 from unseen.vocabulary import Vocabulary, change_vocabulary
@@ -92,7 +106,7 @@ class TrainingPlan:
                 raise DataError(f"{path}, given with {flag}, does not exist; check the path")
         # Further processes of a distributed run see what the first one has begun.
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            _check_folder(self.folder, self.resume)
+            _check_folder(self.folder, self.resume, self.settings.snapshots)
         if self.settings.regime == "transductive" and self.init is None and not self.resume:
             raise SettingError(
                 "transductive training starts from an inductive run: give it with --init RUN, or"
@@ -190,7 +204,7 @@ def plan_training(
     return plan
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
+def _check_folder(folder: Path, resume: bool, snapshots: Sequence[int]) -> None:
     """Refuse to begin where a run lies, and to go on where one has ended or none was begun."""
     check_output_folder(folder)
     finished = (folder / WEIGHTS).exists()
@@ -206,11 +220,34 @@ def _check_folder(folder: Path, resume: bool) -> None:
     if finished:
         raise SettingError(f"{folder} holds a finished run; choose another --out, or remove it")
     check_replaceable([folder / CONFIG])
+    check_run_files(folder, snapshots)
     if has_state(folder) and not resume:
         raise SettingError(
             f"{folder} holds a run that was stopped; go on with --resume; choose another --out, or"
             " remove it"
         )
+
+
+def check_run_files(folder: Path, snapshots: Sequence[int] = ()) -> None:
+    """Refuse a folder in which a run would write over other files, or through links.
+
+    Raises:
+        DataError: Names the first one.
+    """
+    files = [folder / name for name in (CONFIG, WEIGHTS, TEXT, METRICS, STATE, FORMER_STATE)]
+    for path in (folder / LOGS, (folder / STATE).parent, folder / HOLDER, *files):
+        if path.is_symlink():
+            raise DataError(f"{path} is a link, which a run would write through; remove it")
+    if not (folder / CONFIG).exists():
+        foreign = [path for path in (*files, folder / HOLDER) if os.path.lexists(path)]
+        if foreign:
+            raise DataError(
+                f"{foreign[0]} exists, and {folder} is no run folder (no config.yaml in it); move"
+                " it away, or choose another place with --out"
+            )
+    check_replaceable(
+        [folder / f"step-{step}" / name for step in snapshots for name in (CONFIG, WEIGHTS)]
+    )
 
 
 def plan_conversion(method: str, file: Path, out: Path, benchmark: str) -> Benchmark:

@@ -16,7 +16,7 @@ from torch import Tensor
 from unseen.arguments import checked
 from unseen.building import encode
 from unseen.clip_segmenter import TextSegmenter
-from unseen.errors import SettingError, VocabularyError
+from unseen.errors import DataError, SettingError, VocabularyError
 from unseen.files import RESULTS, write_json, write_labels, write_png
 from unseen.images import ImageLike, read_pixels
 from unseen.inference import LabelMaps, label_maps
@@ -57,7 +57,9 @@ class Segmentation:
 
     @checked
     def largest(self, count: int) -> list[tuple[str, float]]:
-        """The classes with the most pixels, and their shares; none without pixels."""
+        """The `count` classes with the most pixels, and their shares; none without pixels."""
+        if count < 0:
+            raise SettingError(f"count is {count}; give at least 0")
         ranked = sorted(self.shares.items(), key=lambda item: -item[1])
         return [(name, share) for name, share in ranked[:count] if share > 0]
 
@@ -97,11 +99,18 @@ class Segmentation:
             "classes": classes,
         }
 
-    def save(self, folder: Path, stem: str) -> None:
+    @checked
+    def save(self, folder: str | Path, stem: str) -> None:
         """Write STEM.png (indexed label map), STEM.overlay.png and STEM.json.
 
         Each is written whole or not at all.
+
+        Raises:
+            DataError: A stem that is no file name, or files that cannot be written.
         """
+        folder = Path(folder)
+        if Path(stem).name != stem:
+            raise DataError(f"stem is {shown(stem)}; give a file name without folders")
         labels, drawn, numbers = (folder / (stem + ending) for ending in RESULTS)
         write_labels(labels, self.labels, palette(len(self.names)))
         write_png(drawn, self.overlay())

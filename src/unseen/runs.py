@@ -22,9 +22,16 @@ from typing import Any, get_type_hints
 import yaml
 
 from unseen.arguments import check_kind
-from unseen.errors import CheckpointError, DataError
+from unseen.errors import CheckpointError, DataError, VocabularyError
 from unseen.files import about, write_text
-from unseen.settings import InferenceSettings, ModelSettings, TrainSettings, flat, update_legacy
+from unseen.settings import (
+    InferenceSettings,
+    ModelSettings,
+    Regime,
+    TrainSettings,
+    flat,
+    update_legacy,
+)
 from unseen.texts import read_yaml
 from unseen.vocabulary import Vocabulary
 
@@ -32,7 +39,9 @@ FORMAT = 3
 """Version of the folder's layout. 1 was written by version 0.1; 2 had other defaults of options."""
 WEIGHTS, CONFIG = "weights.safetensors", "config.yaml"
 STATE, FORMER_STATE = "state/last.ckpt", "state/previous.ckpt"
-SCORES, LOGS = "metrics.json", "logs"
+SCORES, LOGS, METRICS = "metrics.json", "logs", "logs/metrics.csv"
+LOCK, HOLDER = "state/lock", "state/running.txt"
+"""What is locked while a run is trained, and who has locked it."""
 TEXT, TOWER = "text_embeddings.npy", "clip.safetensors"
 HARMLESS = {
     f"train.{name}"
@@ -169,6 +178,8 @@ def read_config(folder: Path) -> Run:
             _check_complete(stored["inference"], InferenceSettings)
         model = ModelSettings(**stored.pop("model"))
         inference = InferenceSettings(**stored.pop("inference"))
+        for name in ("class_names", "seen"):
+            check_kind(f"{name} in {path}", stored[name], list[str], CheckpointError)
         names, seen = tuple(stored.pop("class_names")), tuple(stored.pop("seen"))
         del stored["format"]
         run = Run(model=model, inference=inference, class_names=names, seen=seen, **stored)
@@ -178,7 +189,23 @@ def read_config(folder: Path) -> Run:
         ) from error
     for name, kind in get_type_hints(Run).items():
         check_kind(f"{name} in {path}", getattr(run, name), kind, CheckpointError)
+    _check_classes(run, path)
     return run
+
+
+def _check_classes(run: Run, path: Path) -> None:
+    """Refuse classes that nothing can be asked for, and a regime that nothing is trained in."""
+    try:
+        _ = run.vocabulary
+    except VocabularyError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    stray = next((name for name in run.seen if name not in run.class_names), None)
+    if stray is not None:
+        raise CheckpointError(
+            f"{path} says that {stray!r} was seen, which is none of its classes; restore it or"
+            " train again"
+        )
+    check_kind(f"train.regime in {path}", run.train.get("regime"), Regime | None, CheckpointError)
 
 
 def _check_complete(stored: Mapping[str, Any], settings: type[Any]) -> None:

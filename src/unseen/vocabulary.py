@@ -28,6 +28,8 @@ NO_CLASS = -1
 """In place of the index of a class: the words of the background."""
 
 
+LONGEST_LINE = 100_000
+"""Characters of a list of names."""
 LONGEST_NAME = 500
 """Characters of a name; a text tower reads about 300."""
 
@@ -226,11 +228,20 @@ def split_words(line: str, place: str) -> tuple[str, ...]:
     Raises:
         VocabularyError: Double quotes that are not closed.
     """
+    line = line.strip()
+    if len(line) > LONGEST_LINE:
+        raise VocabularyError(
+            f"{place} has {len(line)} characters; give at most {LONGEST_LINE}, or a file with a"
+            " class a line"
+        )
+    odd = next((char for char in line if char in "\r\n\0"), None)
+    if odd is not None:
+        raise VocabularyError(f"{place} holds the character {odd!r}; separate classes by commas")
     try:
-        words = next(csv.reader([line.strip()], skipinitialspace=True, strict=True), [])
+        words = next(csv.reader([line], skipinitialspace=True, strict=True), [])
     except csv.Error as error:
         raise VocabularyError(
-            f"the double quotes in {place} are not closed ({line.strip()}); close or remove them"
+            f"the double quotes in {place} are not closed ({shown(line)}); close or remove them"
         ) from error
     return tuple(word.strip() for word in words)
 
@@ -279,6 +290,14 @@ def is_folder(text: str) -> bool:
     """Whether a text is the path of a folder; no text is none."""
     try:
         return bool(text.strip()) and Path(text).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_special(text: str) -> bool:
+    """Whether a text is the path of a pipe or a device, which cannot be read as a file."""
+    try:
+        return "/" in text and Path(text).exists() and not (is_file(text) or is_folder(text))
     except (OSError, ValueError):
         return False
 

@@ -33,6 +33,7 @@ from unseen.vocabulary import (
     is_file,
     is_folder,
     is_path,
+    is_special,
     known_class_files,
     split_words,
 )
@@ -165,7 +166,7 @@ def read_vocabulary(classes: str, words: Mapping[str, Any]) -> Vocabulary:
         rows = class_rows(classes)
         synonyms = {row[0]: row for row in rows if len(row) > 1}
         vocabulary = Vocabulary(tuple(row[0] for row in rows), synonyms)
-    elif is_path(classes) or is_folder(classes):
+    elif is_path(classes) or is_folder(classes) or is_special(classes):
         raise DataError(
             f"{classes} is no class file; give a text file with a class a line, or class names"
             " separated by commas"

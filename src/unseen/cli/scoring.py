@@ -163,11 +163,15 @@ def convert(
             pascal-5i/0.
         flags: What else a checkpoint does not say.
     """
+    from unseen.methods import known
+    from unseen.methods.options import check as check_options
     from unseen.plans import plan_conversion
     from unseen.sources import run_folder
 
     out = flags.out or run_folder(f"{method}-published", benchmark)
     plan_conversion(method, file, out, benchmark)
+    if known(method).trainable:  # else there is nothing to convert, which is said first
+        check_options(method, flags.options or {}, known(method).choices)
     from unseen import api
 
     report = api.convert(

@@ -180,7 +180,7 @@ def known(name: str) -> Method:
 
 
 def create(
-    name: str, clip: CLIPText | StoredText, *, published: bool = False, **options: Any
+    name: str, clip: CLIPText | StoredText, /, *, published: bool = False, **options: Any
 ) -> TextSegmenter:
     """A segmenter by its name in the table.
 

@@ -35,8 +35,11 @@ MODEL_RANGES = {
     "clip": text(),
     "published": SWITCH,
     "options": Allowed(
-        lambda value: isinstance(value, dict) and all(isinstance(name, str) for name in value),
-        "give values by the names of options",
+        lambda value: (
+            isinstance(value, dict)
+            and all(isinstance(name, str) and name != "published" for name in value)
+        ),
+        "give values by the names of a method's options",
     ),
 }
 """What the fields of `ModelSettings` may be."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from unseen.errors import SettingError
+from unseen.errors import DataError, SettingError
+from unseen.texts import read_text
 
 
 class Curve(Protocol):
@@ -34,11 +36,23 @@ class CsvCurve:
         folder.mkdir(parents=True, exist_ok=True)
         kept: list[dict[str, Any]] = []
         if self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(io.StringIO(read_text(self.path)))
+            try:
                 # Later steps were logged, but their weights were never saved: they come again.
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) < start]
+                kept = [row for row in rows if int(row["step"]) < start]
+                self._check(rows.fieldnames or ["step"], kept)
+            except (KeyError, ValueError, TypeError, csv.Error) as error:
+                raise DataError(
+                    f"{self.path} is not a run's curve; move it away to go on without it"
+                ) from error
         self.columns: list[str] = []
         self._write(kept, "w")
+
+    @staticmethod
+    def _check(columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
+        """Raise a ValueError for a file without steps, or rows of other columns."""
+        if "step" not in columns or any(None in row or None in row.values() for row in rows):
+            raise ValueError("a row has other columns")
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Append a row; the file is closed again, so that a killed run loses none."""

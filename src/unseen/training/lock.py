@@ -12,9 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from unseen.errors import DataError, SettingError
-
-LOCK, HOLDER = "state/lock", "state/running.txt"
-"""In a run folder: what is locked, and who has locked it."""
+from unseen.runs import HOLDER, LOCK
 
 
 @contextmanager

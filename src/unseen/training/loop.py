@@ -9,6 +9,7 @@ a run that was killed and resumed ends in the weights of the uninterrupted one.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -28,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from unseen.data.benchmarks import Benchmark
 from unseen.errors import Interrupted, SettingError
 from unseen.labels import MAX_8BIT_CLASSES
-from unseen.runs import has_state
+from unseen.runs import WEIGHTS, has_state
 from unseen.segmenter import Prediction, QuerySegmenter, Segmenter, TextFeatures
 from unseen.settings import TrainSettings
 from unseen.training.batches import (
@@ -226,6 +227,12 @@ def make_fabric(settings: TrainSettings) -> Fabric:
     devices: str | int = settings.devices
     if settings.devices != "auto":
         devices = int(settings.devices)
+        available = torch.cuda.device_count() or os.cpu_count() or 1
+        if devices > available:
+            raise SettingError(
+                f"--train.devices is {devices}, and this machine has {available}; give at most that"
+                " many, or auto"
+            )
     fabric = Fabric(
         devices=devices,
         num_nodes=settings.nodes,
@@ -255,6 +262,16 @@ def choose_precision(name: str) -> Any:
     return "32-true"
 
 
+def _check_unfinished(folder: Path) -> None:
+    """Refuse a run that another process has finished since it was looked at.
+
+    Raises:
+        SettingError: There are weights.
+    """
+    if (folder / WEIGHTS).exists():
+        raise SettingError(f"{folder} holds a finished run by now; choose another --out")
+
+
 def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunControl) -> None:
     """Take all steps from the first, or from the state to resume from.
 
@@ -268,6 +285,7 @@ def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunCont
     module.train()
     records = Records(fabric, optimizer, job.trained, settings, control)
     with run_lock(control.out) if fabric.is_global_zero else nullcontext():
+        _check_unfinished(control.out)
         start = 0
         if control.goes_on:
             start = restore(read_state(control.out), fabric, job, optimizer)

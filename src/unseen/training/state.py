@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from unseen.backbones.archives import DAMAGE, check_is_file, check_unpacked_size
 from unseen.errors import CheckpointError, SettingError
 from unseen.files import replacing
 from unseen.runs import FORMER_STATE, STATE
+from unseen.settings.ranges import MOST
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +66,9 @@ def read_state(out: Path) -> dict[str, Any]:
                 problems[0],
                 state["step"],
             )
+            # The next state moves the last one aside: that must not be the damaged one.
+            with suppress(OSError):
+                path.replace(paths[0])
         return state
     raise CheckpointError(
         f"{problems[0]}, so the run cannot be resumed; remove the run folder and start again"
@@ -95,15 +100,30 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} was written by another version of unseen, whose runs this one cannot resume;"
             " finish the run with that version, or start again with another --out"
         )
-    kinds = {"step": int, "trained": dict, "optimizer": dict, "precision": dict}
+    _check_parts(state)
+    return state
+
+
+def _check_parts(state: dict[str, Any]) -> None:
+    """Raise a `_DamagedError` for parts that no run can go on from."""
+    step = state.get("step")
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= MOST:
+        raise _DamagedError("its step is no number of steps")
+    kinds = {"trained": dict, "optimizer": dict, "precision": dict}
     if not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
         raise _DamagedError("parts are missing")
-    trained = state["trained"].values()
-    if not all(isinstance(value, Tensor) and is_plain(value) for value in trained):
-        raise _DamagedError("its weights are not plain tensors")
-    if not all(bool(torch.isfinite(value).all()) for value in trained):
-        raise _DamagedError("it holds weights that are not finite")
-    return state
+    momenta = state["optimizer"].get("state", {})
+    if not isinstance(momenta, dict) or not all(isinstance(one, dict) for one in momenta.values()):
+        raise _DamagedError("it holds no optimiser")
+    tensors = list(state["trained"].values())
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise _DamagedError("its weights are no tensors")
+    for values in momenta.values():
+        tensors += [value for value in values.values() if isinstance(value, Tensor)]
+    if not all(map(is_plain, tensors)):
+        raise _DamagedError("it holds tensors that are not plain")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise _DamagedError("it holds numbers that are not finite")
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
@@ -130,7 +150,8 @@ def restore_tensors(trained: Mapping[str, Tensor], saved: Mapping[str, Tensor]) 
         SettingError: They belong to another model.
     """
     shapes, saved_shapes = (
-        {name: tensor.shape for name, tensor in tensors.items()} for tensors in (trained, saved)
+        {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        for tensors in (trained, saved)
     )
     # Nothing is copied before everything fits.
     if shapes != saved_shapes:
