@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import unseen
+from tiny import write_own
 from tiny.commands import FEW, error_of
 from unseen.errors import SettingError
 
@@ -114,6 +115,26 @@ def test_bad_runs(
     assert "may run code" in error_of(
         capsys, f"segment {photo} --classes tree --clip {tmp_path / 'code.pt'}"
     )
+
+
+def test_results_among_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = write_own(tmp_path / "own")
+    before = sorted(own.rglob("*"))
+    for line in (
+        f"evaluate naclip --benchmark {own} --out {own / 'images'}",
+        f"check {own} --out {own / 'labels' / 'below'}",
+        f"train zegclip --clip doodles --benchmark {own} --out {own / 'images' / 'run'}",
+    ):
+        assert "would be written among the files of" in error_of(capsys, line)
+    assert sorted(own.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["pretrain --steps 1.5", "train zegclip --train.workers 1.9", "evaluate naclip --limit 2.5"],
+)
+def test_fractions_of_whole_numbers(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "give a whole number" in error_of(capsys, line)
 
 
 def test_names_too_long_for_a_file(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:

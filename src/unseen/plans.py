@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from unseen.data.benchmarks import Benchmark, check_flags_used, get_benchmark
+from unseen.data.benchmarks import Benchmark, check_flags_used, check_outside, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
 from unseen.files import SHEET, check_output_folder, check_replaceable
 from unseen.images import find_images
@@ -199,6 +199,7 @@ def plan_training(
     folder = Path(out) if out else run_folder(model.method, bench.name)
     place = Path(root) if root else None
     check_flags_used([bench], place, lists)
+    check_outside(bench, folder)
     plan = TrainingPlan(model, settings, bench, place, folder, **start)
     plan.check()
     return plan

@@ -43,7 +43,7 @@ def check(
     """
     if samples < 1:
         raise SettingError(f"--samples is {samples}; give at least 1")
-    from unseen.data.benchmarks import get_benchmark
+    from unseen.data.benchmarks import check_outside, get_benchmark
 
     if not Path(source).is_dir():
         get_benchmark(source, data.lists).check_root(data.root)
@@ -53,6 +53,7 @@ def check(
 
     bench = get_benchmark(source, data.lists)
     folder = out or Path("runs") / f"check-{bench.slug}"
+    check_outside(bench, folder)
     check_replaceable([folder / CHECK, folder / SHEET])
     checked = check_data(source, root=data.root, lists=data.lists)
     drawn = save_check(checked, folder, samples)

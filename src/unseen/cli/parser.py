@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from cyclopts import (
     App,
+    ArgumentCollection,
     CoercionError,
     CycloptsError,
     MissingArgumentError,
@@ -67,6 +68,7 @@ def build(groups: Mapping[str, Mapping[str, Any]] = GROUPS) -> App:
         default_parameter=Parameter(negative=(), allow_repeating=True),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
+        config=_refuse_fractions,
     )
     for name, verb in VERBS.items():
         app.command(_typed(verb, groups.get(name, {})), name=name, help_format="markdown")
@@ -81,6 +83,22 @@ def build(groups: Mapping[str, Mapping[str, Any]] = GROUPS) -> App:
         print(app.generate_completion(shell=shell))
 
     return app
+
+
+def _refuse_fractions(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Refuse a fraction in place of a whole number, which the parser would round.
+
+    Raises:
+        SettingError: Names the flag.
+    """
+    for argument in arguments:
+        if int not in (argument.hint, *get_args(argument.hint)):
+            continue
+        if float in get_args(argument.hint):
+            continue
+        for token in argument.tokens:
+            if "." in token.value:
+                raise SettingError(f"{argument.name} is {token.value}; give a whole number")
 
 
 def _typed(verb: Verb, types: Mapping[str, Any]) -> Verb:

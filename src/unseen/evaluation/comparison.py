@@ -13,7 +13,7 @@ from typing import Any
 
 from unseen.building import build, device_named, encode
 from unseen.clip_segmenter import TextSegmenter
-from unseen.data.benchmarks import Benchmark
+from unseen.data.benchmarks import Benchmark, check_outside
 from unseen.errors import DataError
 from unseen.evaluation.entries import Entry, Places
 from unseen.evaluation.loop import choose_threshold, evaluate
@@ -45,8 +45,9 @@ def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[
     reports: list[Report] = []
     if places.save:
         for entry in entries:
-            places_of_seeds = _folders(entry, places).values()
-            check_replaceable(folder / name for folder in places_of_seeds for name in (NAME, SHEET))
+            for folder in _folders(entry, places).values():
+                check_outside(entry.benchmark, folder)
+                check_replaceable(folder / name for name in (NAME, SHEET))
     for entry, title, segmenter in _built(entries):
         made = list(_reports(entry, title, segmenter, places))
         keep = entry.settings.complete and places.save and not changed

@@ -90,6 +90,23 @@ def get_benchmark(name: str, lists: Path | None = None) -> Benchmark:
     )
 
 
+def check_outside(benchmark: Benchmark, out: Path) -> None:
+    """Refuse to write results among the images or label maps of your own data.
+
+    Raises:
+        DataError: `out` lies among them.
+    """
+    folder = Path(benchmark.name)
+    if not is_own(benchmark.name):
+        return
+    for part in ("images", "labels"):
+        if out.resolve().is_relative_to((folder / part).resolve()):
+            raise DataError(
+                f"the results would be written among the files of {folder / part}; choose another"
+                " folder with --out"
+            )
+
+
 def check_flags_used(
     benchmarks: Sequence[Benchmark], root: Path | None, lists: Path | None
 ) -> None:
