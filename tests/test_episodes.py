@@ -314,9 +314,13 @@ def test_a_pascal_fold_through_the_verbs(
         f"--inference.canvas 48 --episodes hsnet --limit 7 --out {tmp_path / 'h'}",
     )
     assert sum(json.loads((tmp_path / "h" / "report.json").read_text())["episodes"].values()) == 7
+    bam = f"--inference.canvas 48 --episodes bam --seeds [1,2] --limit 5 --out {tmp_path / 'b'}"
+    # BAM draws from images with objects of 2048 pixels or more.
+    assert "has a labelled pixel" in error_of(capsys, f"evaluate {tmp_path / 'run'}", common, bam)
+    root = write_folds(tmp_path / "large", (120, 160))
+    common = f"--benchmark pascal-5i/0 --root {root} --lists {tmp_path / 'large' / 'lists'}"
     capsys.readouterr()
-    bam = f"--episodes bam --seeds [1,2] --limit 5 --out {tmp_path / 'b'}"
-    run_command(f"evaluate {tmp_path / 'run'}", common, "--inference.canvas 48", bam)
+    run_command(f"evaluate {tmp_path / 'run'}", common, bam)
     out = capsys.readouterr().out
     assert "2 seeds" in out
     assert "±" in out

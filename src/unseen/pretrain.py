@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from unseen.data.doodles import draw
 from unseen.files import about, check_output_folder, check_replaceable
 from unseen.segmenter import decay_groups
 from unseen.settings import TrainSettings
+from unseen.settings.ranges import SEED, check_ranges, whole
 from unseen.training.loop import Job, make_fabric, run_loop
 from unseen.training.records import RunControl
 
@@ -221,6 +223,8 @@ def pretrain(  # noqa: PLR0913 - keyword-only
     Returns:
         Zero-shot accuracy in percent (`Pretraining.accuracy`) of the weights as written.
     """
+    numbers = SimpleNamespace(seed=seed, steps=steps, batch_size=batch_size)
+    check_ranges(numbers, "", {"seed": SEED, "steps": whole(1), "batch_size": whole(1, 2**16)})
     check_output_folder(out)
     check_replaceable([out / WEIGHTS])
     settings = make_settings(seed, steps, batch_size, save_every)

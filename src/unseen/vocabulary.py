@@ -198,6 +198,11 @@ def _check_word(word: str, what: str) -> None:
         )
     # Cc are control characters, Cs halves of characters, as bytes that are not UTF-8 become.
     odd = next((char for char in word if unicodedata.category(char) in ("Cc", "Cs")), None)
+    if odd is not None and unicodedata.category(odd) == "Cs":
+        raise VocabularyError(
+            f"one of {what} is no UTF-8 ({word[:40]!r}); correct it, or set a locale of UTF-8, such"
+            " as LC_ALL=C.UTF-8"
+        )
     if odd is not None:
         raise VocabularyError(
             f"one of {what} holds the character {odd!r} ({word[:40]!r}), which cannot be shown;"

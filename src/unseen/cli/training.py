@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 from unseen.cli.flags import (
@@ -19,6 +20,7 @@ from unseen.cli.notices import about_tower, about_warmup
 from unseen.errors import SettingError
 from unseen.recipes import resolve
 from unseen.settings import TrainSettings
+from unseen.settings.ranges import SEED, check_ranges, whole
 
 GROUPS: dict[str, dict[str, Any]] = {
     "train": {"train": settings_flags(TrainSettings(), "Training")},
@@ -140,6 +142,8 @@ def demo(
         steps: Training steps; the recipe's by default.
         limit: Score only the first so many scenes.
     """
+    numbers = SimpleNamespace(seed=seed, steps=steps)
+    check_ranges(numbers, "", {"seed": SEED, "steps": whole(1).or_none()})
     given: dict[str, Any] = {"seed": seed, "devices": "1"}
     if steps is not None:
         given["steps"] = steps

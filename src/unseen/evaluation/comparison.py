@@ -45,6 +45,8 @@ def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[
     reports: list[Report] = []
     if places.save:
         for entry in entries:
+            if entry.source.folder is not None:
+                _kept_scores(entry.source.folder)  # before anything is computed
             for folder in _folders(entry, places).values():
                 check_outside(entry.benchmark, folder)
                 check_replaceable(folder / name for name in (NAME, SHEET))
@@ -155,11 +157,21 @@ def _folder(entry: Entry, places: Places) -> Path:
 
 def _keep_scores(folder: Path, report: Report) -> None:
     """Write the scores of a whole evaluation into the run's metrics.json."""
-    path, scores = folder / SCORES, {}
-    if path.exists():
-        scores = read_json(path)
-        if not isinstance(scores, dict):
-            raise DataError(f"{path} holds no scores of a run; remove it")
-        scores.pop("about", None)
+    scores = _kept_scores(folder)
     scores[report.benchmark.name] = report.as_dict()["scores"]
-    write_json(path, scores, ours=True)
+    write_json(folder / SCORES, scores, ours=True)
+
+
+def _kept_scores(folder: Path) -> dict[str, Any]:
+    """What the run's metrics.json says so far.
+
+    Raises:
+        DataError: It is another file.
+    """
+    path = folder / SCORES
+    if not path.exists():
+        return {}
+    scores = read_json(path)
+    if not isinstance(scores, dict):
+        raise DataError(f"{path} holds no scores of a run; remove it")
+    return {name: value for name, value in scores.items() if name != "about"}

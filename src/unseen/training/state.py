@@ -91,8 +91,11 @@ def _read(path: Path) -> dict[str, Any]:
         check_is_file(path)
         check_unpacked_size(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (*DAMAGE, pickle.UnpicklingError, CheckpointError) as error:
-        raise _DamagedError(str(error).partition("\n")[0][:80] or type(error).__name__) from error
+    except CheckpointError as error:
+        raise _DamagedError(str(error).partition(";")[0]) from error
+    except (*DAMAGE, pickle.UnpicklingError) as error:
+        told = error.strerror if isinstance(error, OSError) else None
+        raise _DamagedError(told or "it is damaged, or was never a state") from error
     if not isinstance(state, dict):
         raise _DamagedError("it holds no state")
     if state.get("format") != FORMAT:
