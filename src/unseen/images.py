@@ -180,6 +180,7 @@ def read_pixels(image: ImageLike) -> NDArray[np.uint8]:
 
 
 def _pixels_of_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+    array = np.asarray(array)  # a matrix stays two-dimensional whatever is done to it
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or not 1 <= array.shape[2] <= 4:

@@ -124,7 +124,8 @@ def is_plain(tensor: Tensor) -> bool:
 
 def _problem(tensor: Tensor) -> str | None:
     """Why a tensor is no plain array of numbers; None if it is one."""
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+    odd = tensor.is_meta or tensor.is_quantized or tensor.is_nested
+    if odd or tensor.layout != torch.strided:
         return "a tensor that is not plain"
     if tensor.dtype not in _DTYPES.values():
         return f"a tensor of {tensor.dtype}"

@@ -268,7 +268,8 @@ class StoredText:
             DataError: Not a .npy file of a plain (classes, D) array of numbers.
         """
         if not path.is_file():
-            raise DataError(f"the file of text embeddings {path} does not exist; check the path")
+            problem = "is not a plain file" if path.exists() else "does not exist"
+            raise DataError(f"the file of text embeddings {path} {problem}; check the path")
         # Without pickles, which could run code: a plain array needs none.
         try:
             # Mapped first: a header that claims more than the file holds is refused.

@@ -7,6 +7,7 @@ your own is a benchmark too (`unseen.data.own.layout`).
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -99,8 +100,9 @@ def check_outside(benchmark: Benchmark, out: Path) -> None:
     folder = Path(benchmark.name)
     if not is_own(benchmark.name):
         return
+    place = Path(os.path.realpath(out))  # `resolve` fails on links in a circle
     for part in ("images", "labels"):
-        if out.resolve().is_relative_to((folder / part).resolve()):
+        if place.is_relative_to(os.path.realpath(folder / part)):
             raise DataError(
                 f"the results would be written among the files of {folder / part}; choose another"
                 " folder with --out"

@@ -202,7 +202,9 @@ def _fetch(url: str, part: Path, archive: Archive, prep: Preparation) -> str | N
             else:
                 failures += 1
                 if failures < TRIES:
-                    time.sleep(PAUSE * 2 ** (failures - 1))
+                    pause = PAUSE * 2 ** (failures - 1)
+                    prep.log(f"{archive.file}: {reason}; trying again in {pause:.0f} s")
+                    time.sleep(pause)
     return reason
 
 
