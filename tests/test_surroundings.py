@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tiny.commands import error_of
+
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full and Linux's names")
 
 
@@ -115,3 +117,22 @@ def test_an_interrupt_at_any_moment(photo: Path, tmp_path: Path, seed: int) -> N
 
 
 _TOLD = "print('started', flush=True); from unseen.__main__ import main; main()"
+
+
+@ON_LINUX
+@pytest.mark.parametrize(
+    "line",
+    [
+        "segment {photo} --classes boat --clip /dev/zero",
+        "segment {photo} --classes boat --text-embeddings /dev/zero",
+        "segment {photo} --classes /dev/zero",
+        "segment /dev/zero --classes boat",
+        "convert zegclip /dev/zero --benchmark voc",
+    ],
+)
+def test_devices_are_called_what_they_are(
+    photo: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    error = error_of(capsys, line.format(photo=photo))
+    assert "/dev/zero" in error
+    assert "does not exist" not in error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -147,7 +148,8 @@ def _read(path: Path) -> Any:
     check_unpacked_size(path)
     if _is_torchscript(path):
         return _read_torchscript(path)
-    with torch.serialization.safe_globals(_NUMBERS):
+    with torch.serialization.safe_globals(_NUMBERS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of kinds of tensors that are refused in a sentence
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

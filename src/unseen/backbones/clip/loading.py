@@ -15,7 +15,7 @@ from open_clip.transformer import QuickGELU, TextTransformer
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from unseen.backbones.archives import read_state_dict
+from unseen.backbones.archives import check_is_file, read_state_dict
 from unseen.backbones.clip.shapes import (
     check_sizes,
     config_from_shapes,
@@ -118,9 +118,12 @@ def _file_of(source: str) -> tuple[AbstractContextManager[Path], dict[str, Any] 
             resources.as_file(resources.files("unseen") / "weights" / "doodles.safetensors"),
             None,
         )
-    if Path(source).is_file():
-        return nullcontext(Path(source)), None
-    named, at, file = source.partition("@")
+    path, (named, at, file) = Path(source), source.partition("@")
+    for given in (path, Path(file)):
+        if given.exists() and not given.is_dir():
+            check_is_file(given)  # a pipe or a device is no name either
+    if path.is_file():
+        return nullcontext(path), None
     if not at or not Path(file).is_file():
         return None
     config = open_clip.get_model_config(named)

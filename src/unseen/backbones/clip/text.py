@@ -284,7 +284,8 @@ class StoredText:
                 f"{path} does not hold one plain array of numbers; save a (classes, width) float"
                 " array with numpy.save"
             )
-        lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
         # Lengths that can be brought to 1 in 32 bits; compared so that NaN fails.
         bad = np.flatnonzero(~((lengths > 1e-6) & (lengths < 1e6)))
         if len(bad):
