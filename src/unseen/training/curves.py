@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from unseen.errors import DataError, SettingError
+from unseen.files import write_text
 from unseen.texts import read_text
 
 
@@ -36,41 +37,50 @@ class CsvCurve:
         folder.mkdir(parents=True, exist_ok=True)
         kept: list[dict[str, Any]] = []
         if self.path.exists():
-            rows = csv.DictReader(io.StringIO(read_text(self.path)))
-            try:
-                # Later steps were logged, but their weights were never saved: they come again.
-                kept = [row for row in rows if int(row["step"]) < start]
-                self._check(rows.fieldnames or ["step"], kept)
-            except (KeyError, ValueError, TypeError, csv.Error) as error:
-                raise DataError(
-                    f"{self.path} is not a run's curve; move it away to go on without it"
-                ) from error
+            # Later steps were logged, but their weights were never saved: they come again.
+            kept = [row for row in self._rows() if int(row["step"]) < start]
         self.columns: list[str] = []
-        self._write(kept, "w")
-
-    @staticmethod
-    def _check(columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
-        """Raise a ValueError for a file without steps, or rows of other columns."""
-        if "step" not in columns or any(None in row or None in row.values() for row in rows):
-            raise ValueError("a row has other columns")
+        # Whole or not at all, as everything that replaces a file.
+        write_text(self.path, self._as_text(kept), ours=True)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Append a row; the file is closed again, so that a killed run loses none."""
-        self._write([{**values, "step": step}], "a")
+        text = self._as_text([{**values, "step": step}])
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            file.write(text)
 
     def close(self) -> None:
         """Nothing is held back."""
 
-    def _write(self, rows: list[dict[str, Any]], mode: str) -> None:
-        # The columns are those of the first row ever written: kept rows, or the first step.
-        header = mode == "w" or not self.columns
-        if rows and not self.columns:
+    def _rows(self) -> list[dict[str, Any]]:
+        """The rows that are there, without one that a kill has cut off.
+
+        Raises:
+            DataError: Another file.
+        """
+        lines = read_text(self.path).split("\n")[:-1]  # behind the last line end is nothing
+        try:
+            rows = csv.DictReader(lines)
+            found = list(rows)
+            numbered = not lines or "step" in (rows.fieldnames or ())
+            fits = numbered and all(int(row["step"]) >= 0 and None not in row for row in found)
+            fits = fits and not any(None in row.values() for row in found)
+        except (KeyError, ValueError, TypeError, csv.Error):
+            fits = False
+        if not fits:
+            raise DataError(f"{self.path} is not a run's curve; move it away to go on without it")
+        return found
+
+    def _as_text(self, rows: list[dict[str, Any]]) -> str:
+        """Rows as lines, below the names of the columns where these are the first."""
+        memory, first = io.StringIO(newline=""), not self.columns
+        if rows and first:
             self.columns = [*(name for name in rows[0] if name != "step"), "step"]
-        with self.path.open(mode, newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
-            if header and self.columns:
-                writer.writeheader()
-            writer.writerows(rows)
+        writer = csv.DictWriter(memory, self.columns)
+        if rows and first:
+            writer.writeheader()
+        writer.writerows(rows)
+        return memory.getvalue()
 
 
 class TensorBoardCurve:
