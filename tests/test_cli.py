@@ -272,7 +272,7 @@ BAD = [
     ("list nothing", "no list of 'nothing'"),
     ("check nothing", "nothing"),
     ("prepare nothing", "nothing"),
-    ("demo --steps 0", "--train.steps is 0"),
+    ("demo --steps 0", "--steps is 0"),
     ("trian zegclip", "did you mean 'train'"),
 ]
 

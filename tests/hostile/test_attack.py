@@ -222,7 +222,7 @@ def test_a_hundred_kills_of_one_training(verbs: dict[str, Verb], place: Path) ->
     whole, _ = uninterrupted(verb, place)
     moments, killed, out = random.Random(0), 0, place / "killed"
     while killed < 100:
-        assert kill_once(verb, out, moments.uniform(0, 0.6), place / "log"), (
+        assert kill_once(verb, out, moments.uniform(0, 0.35), place / "log"), (
             f"it had ended after {killed} kills"
         )
         killed += 1
