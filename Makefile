@@ -22,7 +22,7 @@ demo: install  ## train ZegCLIP on Doodles, score it, draw pictures into demo/
 test: install lint  ## all checks and tests
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
 
-attack: install  ## hours of hostile cases: kills, full disks, limits
+attack: install  ## hostile cases at length: kills, full disks, limits
 	$(BIN)/python -m pytest tests/test_properties.py --hypothesis-profile attack
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m attack tests/hostile
 

@@ -5,8 +5,12 @@ Nothing is imported before Ctrl-C is looked after, as imports take a second.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
+
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EIO)
+"""How an output that takes no more is reported."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _discard_output()
         raise SystemExit(1) from None
     except OSError as error:
-        if error.filename is not None:  # a file of a verb's, whose error is a bug
+        # Any other one, and one of a file of a verb's, is a bug.
+        if error.filename is not None or error.errno not in FULL:
             raise
         _discard_output()
         _leave(f"the output cannot be written ({error.strerror}); send it elsewhere", 2)

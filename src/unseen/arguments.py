@@ -13,6 +13,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from unseen.errors import SettingError, UnseenError
+from unseen.files import LONGEST_NAME
 from unseen.settings.ranges import shown
 
 P = ParamSpec("P")
@@ -74,14 +75,14 @@ def _check_text(name: str, value: Any) -> None:
         parts = [b"\0"]
     if b"\0" in b"".join(parts):
         raise SettingError(f"{name} is {shown(value)}, which no file can be called; correct it")
-    if max(map(len, parts)) > LONGEST_PART or len(parts) > MOST_PARTS:
+    if max(map(len, parts)) > LONGEST_NAME or len(parts) > MOST_PARTS:
         raise SettingError(
             f"{name} is {shown(value)}, which is too long for the name of a file; shorten it"
         )
 
 
-LONGEST_PART, MOST_PARTS = 255, 1000
-"""Bytes between two slashes of a path, and how many folders it may lead through."""
+MOST_PARTS = 1000
+"""How many folders a path may lead through."""
 _GATHERS = inspect.Parameter.VAR_KEYWORD
 
 

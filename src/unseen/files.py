@@ -150,9 +150,9 @@ def _is_own(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    # Eight bytes are the length of the header of a safetensors file.
     if head.startswith(_PNG):
         return _PNG_MARK in head
+    # Eight bytes are the length of the header of a safetensors file.
     if head[8:].startswith(_TENSORS):
         names = tuple(_TENSORS + key for key in _TENSOR_KEYS)
         return b'"about":"written by unseen ' in head or head[8:].startswith(names)

@@ -133,7 +133,7 @@ def score_maps(
     """
     if images.dtype == torch.uint8:
         # Channel by channel, as floating point takes four times the memory.
-        channels = [resize_input(images[:, [c]] / 255, settings) for c in range(images.shape[1])]
+        channels = [resize_input(images[:, c : c + 1] / 255, settings) for c in range(3)]
         images = torch.cat(channels, dim=1)
     else:
         images = resize_input(images, settings)

@@ -47,7 +47,8 @@ def save_state(out: Path, **parts: Any) -> None:
 def read_state(out: Path) -> dict[str, Any]:
     """The last state of a run folder, or the one before where the last is damaged.
 
-    Nothing that the files may contain is executed.
+    The one before then takes the place of the damaged one. Nothing that the files may contain is
+    executed.
 
     Raises:
         CheckpointError: None can be read, or they are of another version of unseen.
