@@ -1,25 +1,19 @@
-"""Focal loss against torchvision, dice against a plain loop, and ignored pixels in both."""
+"""Focal loss against torchvision's, dice against a plain loop, their gradients, and resizing."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Literal
+from typing import Any
 
 import pytest
 import torch
 import torchvision
 from torch import Tensor
+from torch.nn import functional as F
 
-from unseen.labels import IGNORE, PADDING
-from unseen.modules.losses import (
-    MaskLoss,
-    calibrated,
-    dice_loss,
-    mean_over_ranks,
-    one_hot,
-    sigmoid_focal_loss,
-)
+from unseen.labels import IGNORE
+from unseen.modules import losses
+from unseen.modules.losses import MaskLoss, calibrated, mean_over_ranks
+from unseen.modules.resize import bilinear
 
 CLASSES = 4
 
@@ -36,103 +30,126 @@ def maps() -> tuple[Tensor, Tensor, Tensor]:
     return logits, labels, (labels != IGNORE).unsqueeze(1).float()
 
 
-def test_one_hot() -> None:
-    labels = torch.tensor([[[0, 2], [IGNORE, PADDING]]])
-    targets = one_hot(labels, 3)
-    assert targets.dtype == torch.bool
-    assert targets.int().tolist() == [[[[1, 0], [0, 0]], [[0, 0], [0, 0]], [[0, 1], [0, 0]]]]
+def terms(logits: Tensor, labels: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """Focal and dice loss summed over images and classes, on maps of the labels' size."""
+    focal, dice = MaskLoss(**options).terms(logits, labels, lambda maps: maps.float())
+    pairs = sum(
+        int((image == k).any()) for image in labels for k in range(logits.shape[1])
+    )  # that the losses are divided by
+    return focal * max(pairs, 1), dice * max(pairs, 1)
 
 
-@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.0), (0.5, 0.0)])
-def test_focal_loss_is_torchvisions(alpha: float, gamma: float) -> None:
-    logits, labels, _ = maps()
-    targets = one_hot(labels, CLASSES)
-    expected = torchvision.ops.sigmoid_focal_loss(
-        logits, targets.float(), alpha=alpha, gamma=gamma, reduction="none"
-    )
-    ours = sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma)
-    assert ours.item() == pytest.approx(expected.mean(dim=(2, 3)).sum().item(), rel=1e-6)
-
-
-@pytest.mark.parametrize("over", ["labelled", "all"])
-def test_focal_loss_averages_over_labelled_or_all_pixels(over: Literal["labelled", "all"]) -> None:
-    logits, labels, weights = maps()
-    expected = 0.0
-    for image_logits, label in zip(logits, labels, strict=True):
-        known = label != IGNORE
-        one = torch.nn.functional.one_hot(label[known], CLASSES).T.float()
-        total = torchvision.ops.sigmoid_focal_loss(
-            image_logits[:, known], one, reduction="sum"
-        ).item()
-        expected += total / (known.sum().item() if over == "labelled" else known.numel())
-    assert sigmoid_focal_loss(
-        logits, one_hot(labels, CLASSES), weights, over=over
-    ).item() == pytest.approx(expected, rel=1e-6)
-
-
-def plain_dice(logits: Tensor, labels: Tensor, *, with_ignored: bool) -> float:
-    total = 0.0
-    for image_logits, label in zip(logits.tolist(), labels.tolist(), strict=True):
-        for k in range(CLASSES):
-            overlap = area = positives = 0.0
-            for logit_row, label_row in zip(image_logits[k], label, strict=True):
-                for logit, value in zip(logit_row, label_row, strict=True):
-                    if value == IGNORE and not with_ignored:
-                        continue
-                    p = 1 / (1 + math.exp(-logit))
-                    overlap += p if value == k else 0.0
-                    area += p
-                    positives += value == k
-            if positives:
-                total += 1 - (2 * overlap + 1) / (area + positives + 1)
+def plain_focal(logits: Tensor, labels: Tensor, *, alpha: float, left_out: bool, over: str) -> Any:
+    """torchvision's focal loss, image by image."""
+    total = logits.new_zeros(())
+    for image, label in zip(logits, labels, strict=True):
+        known = label != IGNORE if left_out else torch.ones_like(label, dtype=torch.bool)
+        ids = torch.arange(len(image)).view(-1, 1)
+        loss = torchvision.ops.sigmoid_focal_loss(
+            image[:, known], (label[known] == ids).float(), alpha=alpha, reduction="sum"
+        )
+        total = total + loss / (known.sum() if over == "labelled" else known.numel())
     return total
 
 
-def test_dice_loss_is_the_plain_loop() -> None:
-    logits, labels, weights = maps()
-    targets = one_hot(labels, CLASSES)
-    assert not targets[0, 3].any()
-    assert dice_loss(logits, targets).item() == pytest.approx(
-        plain_dice(logits, labels, with_ignored=True), rel=1e-5
-    )
-    assert dice_loss(logits, targets, weights).item() == pytest.approx(
-        plain_dice(logits, labels, with_ignored=False), rel=1e-5
-    )
+def plain_dice(logits: Tensor, labels: Tensor, *, left_out: bool) -> Any:
+    """The dice loss of the classes that each image shows, one by one."""
+    total = logits.new_zeros(())
+    for image, label in zip(logits, labels, strict=True):
+        known = label != IGNORE if left_out else torch.ones_like(label, dtype=torch.bool)
+        for k, class_map in enumerate(image):
+            p, y = class_map[known].sigmoid(), (label[known] == k).float()
+            if y.any():
+                total = total + 1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)
+    return total
+
+
+@pytest.mark.parametrize("block", [1, 60, 2**18])
+@pytest.mark.parametrize("over", ["labelled", "all"])
+@pytest.mark.parametrize("ignored_as", ["ignore", "negative"])
+@pytest.mark.parametrize("alpha", [0.25, 0.6])
+def test_losses_and_gradients_are_those_of_plain_operations(
+    block: int, over: str, ignored_as: str, alpha: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "BLOCK", (block, block))
+    logits, labels, _ = maps()
+    left_out, results = ignored_as == "ignore", []
+    over = over if left_out else "all"
+    for plain in (False, True):
+        leaf = logits.clone().requires_grad_()
+        if plain:
+            focal = plain_focal(leaf, labels, alpha=alpha, left_out=left_out, over=over)
+            dice = plain_dice(leaf, labels, left_out=left_out)
+        else:
+            focal, dice = terms(
+                leaf, labels, focal_alpha=alpha, ignored_as=ignored_as, focal_over=over
+            )
+        # One after the other, so that each has a gradient of its own.
+        grads = [torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in (focal, dice)]
+        results.append((focal.item(), dice.item(), *grads))
+    (focal, dice, *grads), (plain_focal_, plain_dice_, *plain_grads) = results
+    assert focal == pytest.approx(plain_focal_, rel=1e-5)
+    assert dice == pytest.approx(plain_dice_, rel=1e-5)
+    for grad, plain_grad in zip(grads, plain_grads, strict=True):
+        assert plain_grad.abs().max() > 1e-3
+        assert torch.allclose(grad, plain_grad, rtol=1e-4, atol=1e-7)
+
+
+def test_gradients_go_through_the_resizing() -> None:
+    _, labels, _ = maps()
+    small, results = torch.randn(2, CLASSES, 2, 3), []
+    for plain in (False, True):
+        leaf = small.clone().requires_grad_()
+        if plain:
+            large = F.interpolate(leaf, (5, 6), mode="bilinear")
+            focal = plain_focal(large, labels, alpha=0.25, left_out=True, over="all")
+            total = (focal + 3 * plain_dice(large, labels, left_out=True)) / 7
+        else:
+            focal, dice = MaskLoss().terms(leaf, labels, lambda part: bilinear(part, (5, 6)))
+            total = focal + 3 * dice
+        total.backward()
+        results.append((total.item(), leaf.grad))
+    assert sum(len(set(image.unique().tolist()) - {IGNORE}) for image in labels) == 7
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    assert results[0][1] is not None
+    assert results[1][1] is not None
+    assert torch.allclose(results[0][1], results[1][1], rtol=1e-4, atol=1e-6)
+
+
+def test_losses_without_gradients_are_the_same() -> None:
+    logits, labels, _ = maps()
+    with torch.no_grad():
+        focal, dice = terms(logits, labels)
+    assert not focal.requires_grad
+    again = terms(logits.requires_grad_(), labels)
+    assert (focal.item(), dice.item()) == (again[0].item(), again[1].item())
 
 
 def test_dice_of_a_perfect_map_is_nothing() -> None:
-    targets = one_hot(torch.tensor([[[0, 1], [1, 1]]]), 2)
-    assert dice_loss(torch.where(targets, 50.0, -50.0), targets).item() == pytest.approx(
-        0, abs=1e-6
-    )
-    assert dice_loss(torch.where(targets, -50.0, 50.0), targets).item() == pytest.approx(
-        (1 - 1 / 5) + (1 - 1 / 5), rel=1e-6
-    )
+    labels = torch.tensor([[[0, 1], [1, 1]]])
+    perfect = torch.where(labels == torch.arange(2).view(1, 2, 1, 1), 50.0, -50.0)
+    assert terms(perfect, labels)[1].item() == pytest.approx(0, abs=1e-6)
+    assert terms(-perfect, labels)[1].item() == pytest.approx((1 - 1 / 5) + (1 - 1 / 5), rel=1e-6)
 
 
-@pytest.mark.parametrize("loss", [sigmoid_focal_loss, dice_loss])
-def test_ignored_pixels_have_no_loss_and_no_gradient(
-    loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-) -> None:
+def test_ignored_pixels_have_no_loss_and_no_gradient() -> None:
     logits, labels, weights = maps()
-    targets, ignored = one_hot(labels, CLASSES), (weights == 0).expand_as(logits)
-    changed = torch.where(ignored, logits + 7 * torch.randn_like(logits), logits).requires_grad_()
-    logits.requires_grad_()
-    first, second = loss(logits, targets, weights), loss(changed, targets, weights)
-    assert first.item() == second.item()
-    assert loss(logits, targets, None).item() != pytest.approx(
-        loss(changed, targets, None).item(), rel=1e-3
-    )
-    second.backward()
-    assert changed.grad is not None
-    assert (changed.grad[ignored] == 0).all()
-    assert (changed.grad[~ignored & targets] != 0).all()
+    ignored = (weights == 0).expand_as(logits)
+    changed = torch.where(ignored, logits + 7 * torch.randn_like(logits), logits)
+    leaves, found = [logits.requires_grad_(), changed.requires_grad_()], {}
+    for ignored_as in ("ignore", "negative"):
+        found[ignored_as] = [sum(terms(x, labels, ignored_as=ignored_as)) for x in leaves]
+    assert found["ignore"][0].item() == found["ignore"][1].item()
+    assert found["negative"][0].item() != pytest.approx(found["negative"][1].item(), rel=1e-3)
+    (grad,) = torch.autograd.grad(found["ignore"][1], changed)
+    assert (grad[ignored] == 0).all()
+    assert (grad[~ignored] != 0).all()
 
 
-def test_an_ignored_image_has_no_loss() -> None:
+@pytest.mark.parametrize("over", ["labelled", "all"])
+def test_an_ignored_image_has_no_loss(over: str) -> None:
     logits = torch.randn(1, CLASSES, 3, 3, requires_grad=True)
-    targets, weights = one_hot(torch.full((1, 3, 3), IGNORE), CLASSES), torch.zeros(1, 1, 3, 3)
-    total = sigmoid_focal_loss(logits, targets, weights) + dice_loss(logits, targets, weights)
+    total = sum(terms(logits, torch.full((1, 3, 3), IGNORE), focal_over=over))
     total.backward()
     assert total.item() == 0
     assert logits.grad is not None
@@ -140,55 +157,45 @@ def test_an_ignored_image_has_no_loss() -> None:
 
 
 def test_far_logits_stay_finite() -> None:
-    logits = torch.tensor([[[[1e4, -1e4]]]], requires_grad=True)
-    targets = torch.tensor([[[[False, True]]]])
-    total = sigmoid_focal_loss(logits, targets) + dice_loss(logits, targets)
+    logits = torch.tensor([[[[1e4, -1e4, 1e4, -1e4]]]], requires_grad=True)
+    total = sum(terms(logits, torch.tensor([[[1, 0, 0, 1]]])))
     total.backward()
     assert total.isfinite()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("ignored_as", ["ignore", "negative"])
-def test_classes_in_parts_have_the_loss_and_gradient_of_all_at_once(
-    ignored_as: Literal["ignore", "negative"],
+def test_labels_of_no_class_are_negatives() -> None:
+    """Labels past the classes, as padding has, count as pixels that show none of them."""
+    logits, labels, _ = maps()
+    other = torch.where(labels == 0, CLASSES, labels)
+    expected = plain_focal(logits, other, alpha=0.25, left_out=True, over="all")
+    assert terms(logits, other)[0].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("with_gradient", [False, True])
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(("old", "new"), [((3, 5), (48, 81)), ((7, 4), (5, 4)), ((1, 1), (3, 2))])
+def test_bilinear_is_pytorchs(
+    old: tuple[int, int], new: tuple[int, int], align_corners: bool, with_gradient: bool
 ) -> None:
-    """The loss sums over the classes present, whatever the number computed at a time."""
-    _, labels, weights = maps()
-    resize = torch.nn.UpsamplingBilinear2d(size=(5, 6))
-    small = torch.randn(2, CLASSES, 2, 3)
-    results = []
-    for classes_at_once in (1, 3, 100):
-        leaf = small.clone().requires_grad_()
-        loss = MaskLoss(ignored_as=ignored_as, classes_at_once=classes_at_once)
-        focal, dice = loss.terms(leaf, labels, resize)
-        (focal + 3 * dice).backward()
-        results.append((focal.item(), dice.item(), leaf.grad))
-    for focal_, dice_, grad in results[:2]:
-        assert focal_ == pytest.approx(results[2][0], rel=1e-5)
-        assert dice_ == pytest.approx(results[2][1], rel=1e-5)
-        assert grad is not None
-        assert results[2][2] is not None
-        assert torch.allclose(grad, results[2][2], atol=1e-6)
-    targets, counted = one_hot(labels, CLASSES), weights if ignored_as == "ignore" else None
-    present = targets.flatten(2).any(dim=2).sum().item()
-    assert results[2][0] == pytest.approx(
-        sigmoid_focal_loss(resize(small), targets, counted).item() / present, rel=1e-5
-    )
-    assert results[2][1] == pytest.approx(
-        dice_loss(resize(small), targets, counted).item() / present, rel=1e-5
-    )
+    logits = torch.randn(2, 3, *old, requires_grad=with_gradient)
+    expected = F.interpolate(logits, new, mode="bilinear", align_corners=align_corners)
+    with torch.autocast("cpu", torch.bfloat16):
+        resized = bilinear(logits, new, align_corners=align_corners)
+    assert resized.dtype == torch.float32
+    assert torch.allclose(resized, expected, atol=1e-6)
+    assert resized.requires_grad == with_gradient
+    if with_gradient:
+        slope = torch.randn_like(expected)
+        grads = [torch.autograd.grad(each, logits, slope)[0] for each in (resized, expected)]
+        assert torch.allclose(*grads, atol=1e-5)
 
 
 def test_mean_over_one_process_is_the_number_itself() -> None:
     mean = mean_over_ranks(torch.tensor(7))
     assert mean.dtype == torch.float32
     assert mean.item() == 7
-
-
-def test_weightless_pixels_do_not_count_as_positives() -> None:
-    targets, weights = torch.ones(1, 1, 2, 2, dtype=torch.bool), torch.zeros(1, 1, 2, 2)
-    assert dice_loss(torch.randn(1, 1, 2, 2), targets, weights).item() == 0
 
 
 def test_calibration_leaves_the_scores_it_was_given_as_they_are() -> None:

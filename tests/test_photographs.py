@@ -88,7 +88,12 @@ def test_names(scripts: dict[str, ModuleType]) -> None:
 def places(tmp_path: Path) -> Namespace:
     text = tmp_path / "classes.npy"
     np.save(text, np.arange(20.0)[:, None] * np.ones((20, 4)))
-    return Namespace(voc=write_voc(tmp_path / "VOC2012"), out=tmp_path / "out", text=text)
+    return Namespace(
+        voc=write_voc(tmp_path / "VOC2012"),
+        out=tmp_path / "out",
+        results=tmp_path / "results",
+        text=text,
+    )
 
 
 def test_held_back_data(scripts: dict[str, ModuleType], places: Namespace) -> None:
@@ -123,7 +128,7 @@ def test_the_probe_has_a_row_a_class(scripts: dict[str, ModuleType]) -> None:
 
 def test_tables_and_charts(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     page, run = scripts["page"], scripts["run"]
-    results = tmp_path / "results"
+    results = tmp_path / "tables"
     results.mkdir()
     scores = {
         "pAcc": 50.0,
@@ -146,7 +151,7 @@ def test_tables_and_charts(scripts: dict[str, ModuleType], tmp_path: Path) -> No
     made = {"fold": part, "wrong class": scores}
     for fold in range(4):
         (results / f"sazs-pascal-5i-{fold}-0.json").write_text(json.dumps(made))
-    places = Namespace(out=tmp_path)
+    places = Namespace(voc=write_voc(tmp_path / "VOC2012"), results=tmp_path)
     table = page.generalised(places)
     assert "| ZegCLIP | 50.0 ± 0.0 | 40.0 ± 0.0 | 51.0 ± 1.4 | 26.7 ± 0.0 |" in table
     assert "| every pixel is person | 50.0 | 40.0 | 20.0 | 26.7 |" in table

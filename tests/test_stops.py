@@ -21,6 +21,7 @@ from torch import Tensor
 from test_training import SMALL, fit_on, segmenter, trained, world
 from tiny.commands import FEW, error_of, run_command
 from unseen.errors import CheckpointError, DataError, Interrupted, SettingError
+from unseen.runs import LOGS
 from unseen.training import loop
 from unseen.training.lock import run_lock
 from unseen.training.state import read_state
@@ -54,7 +55,7 @@ def test_a_signal_saves_a_state_before_the_end(
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
         send_in_step(patch, 3, number)
-        with pytest.raises(Interrupted, match="stopped after step 4; go on from the last") as end:
+        with pytest.raises(Interrupted, match="stopped after step 4; go on from there") as end:
             fit_on(world(), segmenter(), tmp_path / "cut", LATE)
     assert end.value.code == code
     assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
@@ -75,6 +76,27 @@ def test_the_second_interrupt_ends_at_once(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(Interrupted, match="stopped after step 3; nothing was saved yet"):
         fit_on(world(), segmenter(), tmp_path, LATE)
     assert not (tmp_path / "state" / "last.ckpt").exists()
+
+
+def test_the_message_names_the_state_that_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_in_step(monkeypatch, 3, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(Interrupted, match="step 3; go on from step 2, which was saved last, with"):
+        fit_on(world(), segmenter(), tmp_path, replace(LATE, save_every=2))
+    assert read_state(tmp_path)["step"] == 2
+
+
+def test_weights_are_written_while_the_folder_is_locked(tmp_path: Path) -> None:
+    held = []
+
+    def end() -> None:
+        with pytest.raises(SettingError, match="is being written by process"), run_lock(tmp_path):
+            pass
+        held.append((tmp_path / LOGS).exists())
+
+    fit_on(world(), segmenter(), tmp_path, LATE, end=end)
+    assert held == [True]
 
 
 def test_states_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,10 +68,7 @@ def test_a_run_is_resumed_with_its_own_settings_only(
         with pytest.raises(SystemExit) as stopped:
             run_command("train zegclip", out, four)
     assert stopped.value.code == 130
-    assert (
-        "stopped after step 2; go on from the last saved state with --resume"
-        in capsys.readouterr().err
-    )
+    assert "stopped after step 2; go on from there with --resume" in capsys.readouterr().err
     assert "go on with --resume" in error_of(capsys, "train zegclip", out, four)
     assert "its training did not finish" in error_of(capsys, f"evaluate {tmp_path / 'run'}")
     error = error_of(capsys, "train zegclip", out, four, "--train.lr 0.5 --resume")

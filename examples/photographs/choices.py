@@ -208,7 +208,7 @@ def scores_of(name: str, choice: str, places: argparse.Namespace) -> Iterator[di
             if name == "free":
                 make = partial(free_scores, choice, places, part)
             file = f"{choice}-{part}-{seed}.json".replace("/", "_")
-            yield kept(places.out / "choices" / name / file, make)
+            yield kept(places.results / "choices" / name / file, make)
 
 
 if __name__ == "__main__":

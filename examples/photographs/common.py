@@ -194,7 +194,9 @@ def voc_without_background(unseen_names: tuple[str, ...] = VOC_UNSEEN) -> Benchm
 def kept(path: Path, make: Any) -> dict[str, Any]:
     """A result that is measured once and stored."""
     if not path.exists():
-        write_text(path, json.dumps(make(), indent=1) + "\n", ours=True)
+        # Thousandths of a per cent are enough, and make short files.
+        short = json.loads(json.dumps(make()), parse_float=lambda text: round(float(text), 3))
+        write_text(path, json.dumps(short, indent=1) + "\n", ours=True)
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result
 
@@ -207,7 +209,13 @@ def places_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
         ("--mobilenet", "MobileNetV2 trained on ImageNet, converted from TensorFlow"),
     ):
         parser.add_argument(flag, type=Path, required=True, help=text)
-    parser.add_argument("--out", type=Path, default=Path("runs/photographs"))
+    parser.add_argument("--out", type=Path, default=Path("runs/photographs"), help="for runs")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path(__file__).parent / "results",
+        help="measured scores; what is there is not measured again",
+    )
     parser.add_argument(
         "--threads", type=int, help="of torch; as many as there are cores by default"
     )

@@ -1,7 +1,8 @@
-"""How many masks it takes: ZegCLIP on 25 to all training images, from both starts.
+"""How many masks it takes: ZegCLIP on 25 to 400 training images, from both starts.
 
 Each run trains on the first so many images of a random order (one order a seed) and is scored on
-all validation images; all else is as in `run.py`. Results are kept, so a stopped run goes on.
+all validation images; all else is as in `run.py`, which measures all training images. Results are
+kept, so a stopped run goes on.
 
 Run: python examples/photographs/curve.py --voc VOCdevkit/VOC2012 --lists LISTS --mobilenet FILE
 """
@@ -23,8 +24,8 @@ from unseen.data.layouts import voc_pairs
 from unseen.files import write_text
 from unseen.images import read_labels
 
-COUNTS = (25, 50, 100, 200, 400, 0)
-"""Training images; 0 are all."""
+COUNTS = (25, 50, 100, 200, 400)
+"""Training images."""
 STARTS = ("zegclip", "zegclip-released")
 
 
@@ -44,7 +45,7 @@ def part_of_voc(places: argparse.Namespace, count: int, seed: int) -> Path:
         for pair in voc_pairs(places.voc, "train")
         if seen & set(np.unique(read_labels(pair.labels)).tolist())
     ]
-    order = np.random.default_rng(seed).permutation(len(stems))[: count or None]
+    order = np.random.default_rng(seed).permutation(len(stems))[:count]
     val = (places.voc / "ImageSets" / "Segmentation" / "val.txt").read_text()
     write_text(lists / "val.txt", val, ours=True)
     write_text(lists / "trainaug.txt", "".join(f"{stems[i]}\n" for i in order), ours=True)
@@ -67,10 +68,10 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     places = places_of(parser)
     for seed, count, name in product(places.seeds, places.counts, STARTS):
-        file = places.out / "curve" / f"{name}-{count}-{seed}.json"
+        file = places.results / "curve" / f"{name}-{count}-{seed}.json"
         scores = kept(file, partial(measure, name, count, seed, places))["scores"]
         shown = {key: round(scores[key], 1) for key in ("mIoU_S", "mIoU_U", "hIoU")}
-        print(f"{name}, {count or 'all'} images, seed {seed}: {shown}", flush=True)
+        print(f"{name}, {count} images, seed {seed}: {shown}", flush=True)
 
 
 if __name__ == "__main__":

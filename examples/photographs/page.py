@@ -24,6 +24,7 @@ from run import FOLDS, ROWS
 import unseen
 from unseen.data.benchmarks import get_benchmark
 from unseen.data.classes import VOC, VOC_UNSEEN
+from unseen.data.layouts import voc_pairs
 from unseen.files import write_png, write_text
 from unseen.predictor import Predictor
 from unseen.visualize import Row, sheet, spread
@@ -40,7 +41,7 @@ Result = dict[str, Any]
 
 def stored(places: argparse.Namespace, name: str) -> list[Result]:
     """The results of a row or a method without training: one a seed."""
-    folder = places.out / "results"
+    folder = places.results / "tables"
     if name in FREE or name == "floors":
         return [json.loads((folder / f"{name}.json").read_text())]
     merged: dict[str, Result] = {}
@@ -148,10 +149,9 @@ def class_chart(places: argparse.Namespace, rows: Sequence[tuple[str, str]]) -> 
 def curve_chart(places: argparse.Namespace) -> str:
     """mIoU of unseen classes over the number of training images, both starts."""
     width, height, left, bottom = 720, 380, 60, 330
-    most = max(len(_training_list(places)), 1)
-    counts = [count or most for count in COUNTS]
+    counts = (*COUNTS, len(voc_pairs(places.voc, "train")))
     places_x = np.interp(np.log(counts), np.log([counts[0], counts[-1]]), [90, 690])
-    x = dict(zip(COUNTS, places_x.tolist(), strict=True))
+    x = dict(zip(counts, places_x.tolist(), strict=True))
     parts = [_svg(width, height)]
     parts.append(_text(10, 20, "How many masks it takes: mIoU of unseen classes", bold=True))
     for value in range(0, 61, 10):
@@ -159,7 +159,7 @@ def curve_chart(places: argparse.Namespace) -> str:
         parts.append(_line([(left, y), (700, y)], "#e3e6e8", 1))
         parts.append(_text(left - 30, y + 4, str(value), colour=FAINT))
     for count, place in x.items():
-        parts.append(_text(place - 10, bottom + 20, str(count or most), colour=FAINT))
+        parts.append(_text(place - 10, bottom + 20, str(count), colour=FAINT))
     parts.append(_text(300, bottom + 42, "training images with masks", colour=FAINT))
     free = {name: stored(places, name)[0]["generalised"]["scores"]["mIoU_U"] for name in FREE}
     best = max(free, key=lambda name: free[name])
@@ -170,10 +170,7 @@ def curve_chart(places: argparse.Namespace) -> str:
     for colour, (name, title) in zip(COLOURS[1:], labels.items(), strict=True):
         points = []
         for count, place in x.items():
-            scores = [
-                json.loads(path.read_text())["scores"]["mIoU_U"]
-                for path in sorted((places.out / "curve").glob(f"{name}-{count}-[0-9].json"))
-            ]
+            scores = [part["scores"]["mIoU_U"] for part in _curve_point(places, name, count)]
             if not scores:
                 continue
             points.append((place, bottom - 4.6 * statistics.mean(scores)))
@@ -188,10 +185,12 @@ def curve_chart(places: argparse.Namespace) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _training_list(places: argparse.Namespace) -> list[str]:
-    """The images of the whole curve."""
-    path = places.out / "curve" / "voc-0-0" / "VOC2012/ImageSets/Segmentation/trainaug.txt"
-    return path.read_text().split() if path.exists() else []
+def _curve_point(places: argparse.Namespace, name: str, count: int) -> list[Result]:
+    """The results of a row on so many training images; those on all stand in the tables."""
+    if count not in COUNTS:
+        return [seed["generalised"] for seed in stored(places, name)]
+    paths = sorted((places.results / "curve").glob(f"{name}-{count}-[0-9].json"))
+    return [json.loads(path.read_text()) for path in paths]
 
 
 def _svg(width: int, height: int) -> str:

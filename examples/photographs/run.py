@@ -176,7 +176,7 @@ def main() -> None:
     places = places_of(parser)
     LinearProbe.register()
     places.lists = present_lists(places)
-    results = places.out / "results"
+    results = places.results / "tables"
     kept(results / "floors.json", partial(floors, places))
     for name in FREE:
         kept(results / f"{name}.json", partial(of_free, name, places))

@@ -177,7 +177,6 @@ def train(
     control = _control(plan, segmenter, run, progress)
     if not fit(segmenter, text, plan.benchmark, plan.root, settings, control):
         return None
-    save_run(plan.folder, segmenter, run)
     if segmenter.trains_text:  # its features have changed with training
         text = encode(segmenter, plan.vocabulary)
     return segmenter, text
@@ -198,8 +197,15 @@ def _control(plan: TrainingPlan, segmenter: TextSegmenter, run: Run, progress: b
         if run.text_embeddings:
             copy_file(plan.folder / TEXT, folder / TEXT)
 
-    init = run.init is not None
-    return RunControl(plan.folder, plan.resume, init, progress, begin, snapshot)
+    return RunControl(
+        out=plan.folder,
+        resume=plan.resume,
+        init=run.init is not None,
+        progress=progress,
+        begin=begin,
+        snapshot=snapshot,
+        end=lambda: save_run(plan.folder, segmenter, run),
+    )
 
 
 # ---------------------------------------------------------------------- scoring

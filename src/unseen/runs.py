@@ -163,7 +163,7 @@ def read_config(folder: Path) -> Run:
     except DataError as error:
         raise CheckpointError(f"{error}, or train again") from error
     layout = stored.get("format") if isinstance(stored, dict) else None
-    if layout not in range(1, FORMAT + 1):
+    if type(layout) is not int or layout not in range(1, FORMAT + 1):
         raise CheckpointError(
             f"{folder} has the layout version {layout}, this unseen reads versions 1 to {FORMAT};"
             " use the unseen that wrote it, or train again"

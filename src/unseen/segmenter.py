@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from unseen.backbones.fingerprint import network_fingerprint
+from unseen.modules.resize import bilinear
 from unseen.released import Released
 from unseen.settings import TrainSettings
 from unseen.vocabulary import NO_CLASS, Vocabulary
@@ -154,11 +154,7 @@ class Prediction:
             logits: Other maps that cover the same pixels; the prediction's own by default.
         """
         maps = self.logits if logits is None else logits
-        # Logits are resized in float32: bilinear sums in bf16 would shift the borders between
-        # classes.
-        maps = F.interpolate(
-            maps.float(), self.padded_size, mode="bilinear", align_corners=self.align_corners
-        )
+        maps = bilinear(maps, self.padded_size, align_corners=self.align_corners)
         return maps[..., : size[0], : size[1]]
 
 

@@ -314,7 +314,7 @@ def class_rows(given: str) -> tuple[tuple[str, ...], ...]:
         DataError: The file cannot be read.
         VocabularyError: No such file, or a line that is no class.
     """
-    if is_file(given):
+    if is_file(given) or is_special(given):  # reading a pipe or a device is refused
         return read_class_file(Path(given))
     return known_class_file(given)
 

@@ -10,6 +10,10 @@ from torch.nn import functional as F
 
 from unseen.modules.cache import TableCache
 
+FEW = 256
+"""On CPUs the backward pass of attention among fewer tokens takes twice as long in bf16 as in
+float32 (`benchmarks/attention.py`)."""
+
 
 def split_heads(attn: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values (B, heads, T, C / heads) of tokens (B, T, C)."""
@@ -34,7 +38,18 @@ def self_attention(attn: nn.MultiheadAttention, x: Tensor, mask: Tensor | None =
             added to the scores.
     """
     q, k, v = split_heads(attn, x)
-    return merge_heads(attn, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+    return merge_heads(attn, attend(q, k, v, mask))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention of heads (B, heads, T, C / heads), in the dtype of `q`."""
+    few = q.shape[-2] < FEW and k.shape[-2] < FEW
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and few:
+        with torch.autocast("cpu", enabled=False):
+            mask = mask.float() if mask is not None and mask.is_floating_point() else mask
+            y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+        return y.to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 class NeighbourAttention:

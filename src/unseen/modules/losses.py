@@ -5,18 +5,22 @@ Targets are made by comparison when needed; label maps stay integer maps everywh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from unseen.labels import IGNORE
 
 FocalOver = Literal["labelled", "all"]
+BLOCK = (2**24, 2**18)
+"""Values of the maps that are computed at a time, on accelerators and on CPUs: more than a cache
+holds takes longer."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -31,71 +35,6 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != IGNORE).sum().clamp(min=1)
 
 
-def one_hot(labels: Tensor, classes: int, first: int = 0) -> Tensor:
-    """The masks (B, K, H, W) bool of K classes from the index `first` on.
-
-    Args:
-        labels: (B, H, W); 255 belongs to no class.
-        classes: K.
-        first: Index of the first class.
-    """
-    ids = torch.arange(first, first + classes, device=labels.device)
-    return labels.unsqueeze(1) == ids.view(1, -1, 1, 1)
-
-
-def sigmoid_focal_loss(
-    logits: Tensor,
-    targets: Tensor,
-    weights: Tensor | None = None,
-    *,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
-    over: FocalOver = "all",
-) -> Tensor:
-    """Focal loss of independent sigmoids, averaged over pixels, summed over classes and images.
-
-    Lin et al. 2017, arXiv 1708.02002, eq. 5.
-
-    Args:
-        logits: (B, K, H, W).
-        targets: (B, K, H, W) bool.
-        weights: (B, 1, H, W) of 0 or 1; pixels of weight 0 are left out. All pixels count if None.
-        alpha: Weight of positives; negatives weigh 1 - alpha.
-        gamma: Focusing exponent.
-        over: What the sum is divided by: the number of "all" pixels, or of those with weight 1, the
-            "labelled" ones.
-    """
-    y = targets.to(logits.dtype)
-    p = logits.sigmoid()
-    missed = p + y - 2 * p * y  # 1 - p_t
-    entropy = F.binary_cross_entropy_with_logits(logits, y, reduction="none")
-    loss = entropy * missed**gamma * (alpha * y + (1 - alpha) * (1 - y))
-    if weights is None:
-        return loss.mean(dim=(2, 3)).sum()
-    if over == "all":
-        return (loss * weights).mean(dim=(2, 3)).sum()
-    return ((loss * weights).sum(dim=(2, 3)) / weights.sum(dim=(2, 3)).clamp(min=1)).sum()
-
-
-def dice_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Dice loss with +1 smoothing, summed over the (image, class) pairs that have a pixel.
-
-    Milletari et al. 2016, arXiv 1606.04797, with a linear denominator.
-
-    Args:
-        logits: (B, K, H, W).
-        targets: (B, K, H, W) bool.
-        weights: (B, 1, H, W) of 0 or 1; pixels of weight 0 are left out. All pixels count if None.
-    """
-    p, y = logits.sigmoid(), targets.to(logits.dtype)
-    if weights is not None:
-        p, y = p * weights, y * weights
-    overlap, areas, positives = (part.sum(dim=(2, 3)) for part in (p * y, p, y))  # (B, K)
-    # Classes that an image does not show have no area to overlap: they do not count.
-    loss = 1 - (2 * overlap + 1) / (areas + positives + 1)
-    return (loss * (positives > 0)).sum()
-
-
 @dataclass(frozen=True)
 class MaskLoss:
     """Focal and dice loss, weighted (ZegCLIP eq. 9).
@@ -107,7 +46,6 @@ class MaskLoss:
         ignored_as: What a pixel with the ignore label is: left out ("ignore"), or "negative" for
             every class.
         focal_over: What the focal loss is averaged over (`sigmoid_focal_loss`).
-        classes_at_once: Classes whose maps are held at image size at a time.
     """
 
     mask_weight: float = 1.0
@@ -115,7 +53,6 @@ class MaskLoss:
     focal_alpha: float = 0.25
     ignored_as: Literal["ignore", "negative"] = "ignore"
     focal_over: FocalOver = "all"
-    classes_at_once: int = 32
 
     def __call__(
         self,
@@ -142,31 +79,123 @@ class MaskLoss:
         Both are divided by the number of (image, class) pairs present, at least 1, averaged over
         processes.
         """
-        weights = None
-        if self.ignored_as == "ignore":
-            weights = (labels != IGNORE).unsqueeze(1).float()
-
-        def of_part(part: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
-            targets, maps = one_hot(labels, part.shape[1], first), resize(part)
-            focal = sigmoid_focal_loss(
-                maps, targets, weights, alpha=self.focal_alpha, over=self.focal_over
-            )
-            return focal, dice_loss(maps, targets, weights), targets.flatten(2).any(dim=2).sum()
-
-        parts = torch.split(logits, self.classes_at_once, dim=1)
-        if len(parts) == 1:
-            sums = [of_part(logits, 0)]
-        else:
-            # The maps of a part are computed again for the gradient instead of kept: at image size
-            # those of a large vocabulary would not fit in memory.
-            starts = range(0, logits.shape[1], self.classes_at_once)
-            sums = [
-                checkpoint(of_part, part, first, use_reentrant=False)
-                for part, first in zip(parts, starts, strict=True)
-            ]
-        focal, dice, present = (torch.stack(terms).sum() for terms in zip(*sums, strict=True))
+        focal, dice, present = _MaskTerms.apply(logits, labels, resize, self)
         present = mean_over_ranks(present).clamp(min=1)
         return focal / present, dice / present
+
+
+class _MaskTerms(torch.autograd.Function):
+    """Focal and dice loss of all maps, and their gradients, in blocks that fit into caches.
+
+    The gradients of both sums are computed with their values, in closed form, and brought back to
+    the size of the logits at once. So no map of image size outlives its block: plain operations
+    would keep about ten of each class until the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        resize: Callable[[Tensor], Tensor],
+        loss: MaskLoss,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums of both losses, and the number of (image, class) pairs present."""
+        with_gradient = ctx.needs_input_grad[0]
+        gradients = [torch.zeros_like(logits) for _ in range(2 if with_gradient else 0)]
+        sums = []
+        for image, label in enumerate(labels):
+            pixels = _Pixels(label.flatten(), loss)
+            for first, last in _ranges(logits.shape[1], label.numel(), logits.device):
+                part = logits[image : image + 1, first:last].detach()
+                part.requires_grad_(with_gradient)
+                with torch.set_grad_enabled(with_gradient):
+                    maps = resize(part)
+                values, slopes = pixels.terms(maps.detach(), first, with_gradient=with_gradient)
+                sums.append(values)
+                for gradient, slope in zip(gradients, slopes, strict=True):
+                    (back,) = torch.autograd.grad(maps, part, slope, retain_graph=True)
+                    gradient[image, first:last] = back[0]
+        ctx.save_for_backward(*gradients)
+        focal, dice, present = torch.stack(sums).sum(dim=0).unbind()
+        ctx.mark_non_differentiable(present)
+        return focal, dice, present
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, focal: Tensor, dice: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of the logits from those of the two sums."""
+        of_focal, of_dice = ctx.saved_tensors
+        return focal * of_focal + dice * of_dice, None, None, None
+
+
+def _ranges(classes: int, pixels: int, device: torch.device) -> Iterator[tuple[int, int]]:
+    """Classes whose maps are computed together."""
+    blocks = math.ceil(classes * pixels / BLOCK[device.type == "cpu"])
+    step = math.ceil(classes / min(blocks, classes))
+    for first in range(0, classes, step):
+        yield first, min(first + step, classes)
+
+
+class _Pixels:
+    """The labels of an image, and the losses of maps on them.
+
+    Args:
+        labels: (P,), indices of classes or 255.
+        loss: How the losses are computed.
+    """
+
+    def __init__(self, labels: Tensor, loss: MaskLoss) -> None:
+        self.labels, self.alpha = labels, loss.focal_alpha
+        known = torch.ones_like(labels, dtype=torch.bool)
+        if loss.ignored_as == "ignore":
+            known = labels != IGNORE
+        self.weights = known.float()
+        over_all = loss.focal_over == "all"
+        self.count = known.new_tensor(labels.numel(), dtype=torch.float32)
+        if not over_all:
+            self.count = self.weights.sum().clamp(min=1)
+
+    def terms(
+        self, maps: Tensor, first: int, *, with_gradient: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Focal loss, dice loss and classes present (3), and the slopes (1, k, H, W) of the losses.
+
+        Args:
+            maps: Logits (1, k, H, W) float32 of the classes from index `first` on.
+            first: Index of the first class.
+            with_gradient: Without it there are no slopes.
+        """
+        x = maps.flatten(2)[0]  # (k, P)
+        inside = (self.labels >= first) & (self.labels < first + len(x)) & (self.weights > 0)
+        pixel = inside.nonzero().squeeze(1)
+        at = (self.labels[pixel] - first, pixel)
+        negative = 1 - self.alpha
+        p, entropy = x.sigmoid(), F.softplus(x)  # -log(1 - p)
+        squared = p * p
+        # Each pixel is positive for one class at most: all are summed as negatives first.
+        focal_map = squared * entropy
+        own, missed, own_entropy = p[at], 1 - p[at], F.softplus(-x[at])
+        positives = focal_map[at].sum()
+        focal = negative * (focal_map.mul_(self.weights).sum() - positives)
+        focal = (focal + self.alpha * (missed**2 * own_entropy).sum()) / self.count
+        counts = p.new_zeros(len(x)).index_add_(0, at[0], torch.ones_like(own))
+        overlap = p.new_zeros(len(x)).index_add_(0, at[0], own)
+        # Classes that an image does not show have no area to overlap: they do not count.
+        present = (counts > 0).float()
+        whole = (p * self.weights).sum(dim=1) + counts + 1
+        shared = 2 * overlap + 1
+        dice = (present * (1 - shared / whole)).sum()
+        values = torch.stack([focal, dice, present.sum()])
+        if not with_gradient:
+            return values, ()
+        slope = p.neg().add_(1)  # 1 - p
+        of_focal = entropy.mul_(slope).mul_(2).add_(p).mul_(squared)
+        of_focal.mul_(self.weights * (negative / self.count))
+        of_focal[at] = -self.alpha / self.count * missed**2 * (2 * own * own_entropy + missed)
+        of_dice = slope.mul_(p).mul_(self.weights).mul_((present * shared / whole**2)[:, None])
+        of_dice[at] -= 2 / whole[at[0]] * own * missed
+        return values, (of_focal.view_as(maps), of_dice.view_as(maps))
 
 
 def calibrated(scores: Tensor, seen: Sequence[int] | None, calibration: float) -> Tensor:

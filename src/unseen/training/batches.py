@@ -55,7 +55,7 @@ class LabelMapItems(Dataset[tuple[Tensor, ...]]):
         # A seed for each item: augmentation depends neither on the worker nor on what ran before.
         index, seed = key
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             sample = self.data[index]
             return self.augment(sample.image, sample.labels)
 
@@ -107,7 +107,7 @@ class QueryItems(Dataset[tuple[Tensor, ...]]):
         # `number` counts the listed images; an excluded image has none.
         number, seed = key
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             sample, query = self._draw(number)
             labels = self._labels_for(sample.labels, self.query_ids[query])
             return *self.augment(sample.image, labels), torch.tensor(query)

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,6 @@ from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unseen.data.benchmarks import Benchmark
 from unseen.errors import Interrupted, SettingError
@@ -296,7 +295,6 @@ def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunCont
         interrupts = Interrupts()
         try:
             with (
-                attention_for(fabric.device),
                 autocast_uncached(),
                 progress_bar(shown) as bar,
                 interrupts.noted(),
@@ -312,8 +310,9 @@ def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunCont
                     if step + 1 < settings.steps and interrupts.end_after(fabric, step + 1):
                         records.save(step + 1)
                         raise KeyboardInterrupt
+            records.end()
         except KeyboardInterrupt:
-            stop(fabric, records.taken, control, interrupts.signal or signal.SIGINT)
+            stop(fabric, records, interrupts.signal or signal.SIGINT)
         finally:
             records.close()
 
@@ -379,16 +378,6 @@ def restore(
     return int(state["step"])
 
 
-def attention_for(device: torch.device) -> AbstractContextManager[Any]:
-    """On CPUs, attention in plain matrix products.
-
-    A training step is then 1.7 times as fast as with the fused kernel (`benchmarks/attention.py`).
-    """
-    if device.type == "cpu":
-        return sdpa_kernel(SDPBackend.MATH)
-    return nullcontext()
-
-
 @contextmanager
 def autocast_uncached() -> Iterator[None]:
     """Cast weights to bf16 anew wherever they are used.
@@ -416,7 +405,7 @@ def progress_bar(shown: bool) -> Progress:
     return Progress(*columns, disable=not shown)
 
 
-def stop(fabric: Fabric, taken: int, control: RunControl, number: int) -> None:
+def stop(fabric: Fabric, records: Records, number: int) -> None:
     """End after a signal, with one sentence of the process that writes.
 
     Raises:
@@ -427,6 +416,8 @@ def stop(fabric: Fabric, taken: int, control: RunControl, number: int) -> None:
     if not fabric.is_global_zero:
         raise SystemExit(code)
     remedy = "nothing was saved yet (--train.save_every), so start again"
-    if has_state(control.out):
-        remedy = "go on from the last saved state with --resume"
-    raise Interrupted(f"stopped after step {taken}; {remedy}", code) from None
+    saved = records.saved[0]
+    if has_state(records.control.out):
+        place = "there" if saved == records.taken else f"step {saved}, which was saved last,"
+        remedy = f"go on from {place} with --resume"
+    raise Interrupted(f"stopped after step {records.taken}; {remedy}", code) from None

@@ -28,8 +28,9 @@ class RunControl:
         progress: Show progress bars.
         begin: Called before the first step, when all settings have proved to be valid.
         snapshot: Called with the number of steps taken, after each of `settings.snapshots`.
+        end: Called after the last step, while the run folder is still locked.
 
-    The two functions are called in the process that writes.
+    The three functions are called in the process that writes.
     """
 
     out: Path
@@ -38,6 +39,7 @@ class RunControl:
     progress: bool = True
     begin: Callable[[], None] = lambda: None
     snapshot: Callable[[int], None] = lambda step: None
+    end: Callable[[], None] = lambda: None
 
     @property
     def goes_on(self) -> bool:
@@ -101,6 +103,11 @@ class Records:
             self.save(taken)
         if taken in self.settings.snapshots:
             self.control.snapshot(taken)
+
+    def end(self) -> None:
+        """Write the result of a finished run."""
+        if self.fabric.is_global_zero:
+            self.control.end()
 
     def close(self) -> None:
         """Close the curves."""
