@@ -147,8 +147,9 @@ def test_refused(run: tuple[Path, ClipSegmenter], tmp_path: Path) -> None:
     refused("weights differ from today's doodles")
     change(folder, surprise=1)
     refused("not complete")
-    change(folder, format=99)
-    refused("layout version 99, this unseen reads versions 1 to 3")
+    for version in (99, 3.0, True):
+        change(folder, format=version)
+        refused(f"layout version {version}, this unseen reads versions 1 to 3")
     (folder / "config.yaml").write_text("- a: [")
     refused("is not YAML that can be read")
     with pytest.raises(CheckpointError, match="not a run folder"):

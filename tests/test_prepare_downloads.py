@@ -152,9 +152,9 @@ def test_wrong_bytes_are_deleted(
     server.wrong = 1
     message = refusal(capsys, "ade20k-150", root)
     assert "the server's file is not the published one (sha256" in message
-    assert not (root / "downloads").exists(), "nothing is kept"
+    assert not root.exists(), "nothing is kept"
     whole = (server.folder / "ADEChallengeData2016.zip").read_bytes()
-    part.parent.mkdir()
+    part.parent.mkdir(parents=True)
     part.write_bytes(whole)
     run_prepare("ade20k-150", root, None)  # killed between the last byte and the check
     part.write_bytes(whole + b"x")
@@ -181,9 +181,11 @@ def test_no_network_and_no_such_file(
     monkeypatch.setitem(
         ARCHIVES, "ade", Archive("a.zip", "the page", ("http://127.0.0.1:9/a.zip",))
     )
-    message = refusal(capsys, "ade20k-150", tmp_path / "data")
-    assert "Connection refused" in message
-    assert "the page" in message
+    for root in (tmp_path / "data", tmp_path / "new"):
+        message = refusal(capsys, "ade20k-150", root)
+        assert "Connection refused" in message
+        assert "the page" in message
+    assert not (tmp_path / "new").exists(), "nothing is left of an attempt without a file"
 
 
 @pytest.mark.parametrize("name", ["context", "coco-20i"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +78,13 @@ def test_averaged_synonyms_and_background_words_of_one_name_clash() -> None:
 
 
 # -------------------------------------------------------------------- class files
+
+
+def test_a_pipe_is_no_class_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "classes.txt"
+    os.mkfifo(pipe)
+    with pytest.raises(DataError, match=f"{pipe} is not a file"):
+        change_vocabulary(Vocabulary(("cat", "desk")), {"class_file": str(pipe)})
 
 
 def test_class_files(tmp_path: Path) -> None:

@@ -104,3 +104,35 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON that can be read; restore or remove it") from error
+
+
+# ------------------------------------------------------- words or a path
+
+
+def is_path(text: str) -> bool:
+    """Whether a text looks like the path of a text file and not like words."""
+    return text.lower().endswith((".txt", ".csv")) and "," not in text
+
+
+def is_file(text: str) -> bool:
+    """Whether a text is the path of a file; class names may be too long for one."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(text: str) -> bool:
+    """Whether a text is the path of a folder; no text is none."""
+    try:
+        return bool(text.strip()) and Path(text).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_special(text: str) -> bool:
+    """Whether a text is the path of a pipe or a device, which cannot be read as a file."""
+    try:
+        return "/" in text and Path(text).exists() and not (is_file(text) or is_folder(text))
+    except (OSError, ValueError):
+        return False

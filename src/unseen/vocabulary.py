@@ -21,7 +21,7 @@ import yaml
 from unseen.arguments import check_kind
 from unseen.errors import DataError, VocabularyError
 from unseen.settings.ranges import shown
-from unseen.texts import read_text
+from unseen.texts import is_file, is_path, is_special, read_text
 
 Combine = Literal["mean", "max"]
 NO_CLASS = -1
@@ -276,35 +276,6 @@ def read_class_file(path: Path) -> tuple[tuple[str, ...], ...]:
     if not rows:
         raise VocabularyError(f"{path} is empty; write a class a line")
     return tuple(rows)
-
-
-def is_path(text: str) -> bool:
-    """Whether a text looks like the path of a text file and not like words."""
-    return text.lower().endswith((".txt", ".csv")) and "," not in text
-
-
-def is_file(text: str) -> bool:
-    """Whether a text is the path of a file; class names may be too long for one."""
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_folder(text: str) -> bool:
-    """Whether a text is the path of a folder; no text is none."""
-    try:
-        return bool(text.strip()) and Path(text).is_dir()
-    except (OSError, ValueError):
-        return False
-
-
-def is_special(text: str) -> bool:
-    """Whether a text is the path of a pipe or a device, which cannot be read as a file."""
-    try:
-        return "/" in text and Path(text).exists() and not (is_file(text) or is_folder(text))
-    except (OSError, ValueError):
-        return False
 
 
 def class_rows(given: str) -> tuple[tuple[str, ...], ...]:

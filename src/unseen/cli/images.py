@@ -25,15 +25,12 @@ from unseen.settings import (
     SpectralSettings,
     check_threshold,
 )
+from unseen.texts import is_file, is_folder, is_path, is_special
 from unseen.vocabulary import (
     Vocabulary,
     change_vocabulary,
     check_combine_used,
     class_rows,
-    is_file,
-    is_folder,
-    is_path,
-    is_special,
     known_class_files,
     split_words,
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,11 +94,17 @@ def prepare(
     dataset = DATASETS[name]
     folder = dataset.folder(root)
     if not check:
+        is_new = not root.exists()
         _make_root(root)
         # The data set's folder, and two others that preparations write to.
         for parent in (folder, folder.parent / "VOCaug", root / "lists"):
             _remove_unfinished(parent)
-        dataset.make(Preparation(root, source, jobs or os.cpu_count() or 1))
+        try:
+            dataset.make(Preparation(root, source, jobs or os.cpu_count() or 1))
+        finally:
+            if is_new:
+                with suppress(OSError):  # there are files in it
+                    root.rmdir()
     elif not folder.is_dir():
         raise DataError(
             f"{folder} does not exist, so there is nothing to check; run without --check first, or"
