@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tiny import archives as tiny_archives
 from tiny.commands import FEW, ONE_STEP, run_command
+from unseen import precision
 from unseen.backbones.shape_network import ShapeNetwork
 from unseen.clip_segmenter import TextSegmenter
 from unseen.conversion import translate
@@ -43,6 +44,15 @@ hypothesis.register_profile(
     "attack", max_examples=3000, deadline=None, suppress_health_check=_SHARED_FIXTURES
 )
 hypothesis.load_profile("steady")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _in_float32() -> Iterator[None]:
+    """Tests compute in the same numbers on every machine, unless they ask for bf16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "computes_bf16", lambda device: False)
+        yield
+
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"

@@ -87,13 +87,14 @@ def test_a_run_folder_of_version_0_1_is_read(run: tuple[Path, ClipSegmenter]) ->
         refinement="segment_iou",
         refinement_threshold=0.6,
         segments_count=4,
+        precision="32-true",
     )
     assert isinstance(loaded, ZegCLIP)
     assert loaded.mask_loss.ignored_as == "negative"
     images, text = torch.rand(1, 3, 64, 64), segmenter.encode_text(Vocabulary(NAMES))
     assert torch.equal(segmenter(images, text).logits, loaded(images, text).logits)
     change(folder, inference={"plain": False, "segments": "none"})
-    assert read_config(folder).inference == InferenceSettings()
+    assert read_config(folder).inference == InferenceSettings(precision="32-true")
     change(folder, tower="0" * 16)
     with pytest.raises(CheckpointError, match="weights differ from today's doodles"):
         load_run(folder)
@@ -149,7 +150,7 @@ def test_refused(run: tuple[Path, ClipSegmenter], tmp_path: Path) -> None:
     refused("not complete")
     for version in (99, 3.0, True):
         change(folder, format=version)
-        refused(f"layout version {version}, this unseen reads versions 1 to 3")
+        refused(f"layout version {version}, this unseen reads versions 1 to 4")
     (folder / "config.yaml").write_text("- a: [")
     refused("is not YAML that can be read")
     with pytest.raises(CheckpointError, match="not a run folder"):

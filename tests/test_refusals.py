@@ -91,7 +91,7 @@ def test_bad_runs(
         capsys, f"segment {photo} --classes tree --model {broken}"
     )
     (broken / "config.yaml").write_text(
-        (run / "config.yaml").read_text().replace("format: 3", "format: 7")
+        (run / "config.yaml").read_text().replace("format: 4", "format: 7")
     )
     assert "layout version 7" in error_of(capsys, f"evaluate {broken}")
     assert "not a run folder" in error_of(capsys, f"evaluate {tmp_path}")

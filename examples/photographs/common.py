@@ -30,7 +30,7 @@ from unseen.settings import (
 )
 
 FREE = ("clip", "maskclip", "maskclip_no_residual", "sclip", "clearclip", "naclip")
-SIZE = InferenceSettings(short_side=224, window=224, stride=112)
+SIZE = InferenceSettings(short_side=224, window=224, stride=112, precision="32-true")
 """For all methods: windows of the size that the tower was trained at."""
 TRANSFORMS = TransformSettings(resize=None, zoom=(0.5, 1.25), crop=192)
 STEPS, BATCH = 400, 8

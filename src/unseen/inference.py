@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from unseen.errors import SettingError
 from unseen.labels import IGNORE, index_to_label
 from unseen.modules.pamr import PixelRefinement
+from unseen.precision import computing
 from unseen.segmenter import Segmenter, TextFeatures
 from unseen.settings import InferenceSettings
 from unseen.vocabulary import NO_CLASS
@@ -158,7 +159,8 @@ def _scores(
     seen: Sequence[int] | None,
 ) -> Tensor:
     """Scores of whole images, or of windows, in one batch."""
-    prediction = segmenter(images, text)
+    with computing(settings.precision, images.device):
+        prediction = segmenter(images, text)
     size = (images.shape[-2], images.shape[-1])
     # Without anti-aliasing, score maps go from the method's size to the image's in one step. Two
     # steps are needed for maps of padded images, which are cropped at full size, and for maps with

@@ -35,8 +35,9 @@ from unseen.settings import (
 from unseen.texts import read_yaml
 from unseen.vocabulary import Vocabulary
 
-FORMAT = 3
-"""Version of the folder's layout. 1 was written by version 0.1; 2 had other defaults of options."""
+FORMAT = 4
+"""Version of the folder's layout. 1 was written by version 0.1; 2 had other defaults of options;
+until 3 inference was in float32."""
 WEIGHTS, CONFIG = "weights.safetensors", "config.yaml"
 STATE, FORMER_STATE = "state/last.ckpt", "state/previous.ckpt"
 SCORES, LOGS, METRICS = "metrics.json", "logs", "logs/metrics.csv"
@@ -44,19 +45,22 @@ LOCK, HOLDER = "state/lock", "state/running.txt"
 """What is locked while a run is trained, and who has locked it."""
 TEXT, TOWER = "text_embeddings.npy", "clip.safetensors"
 HARMLESS = {
-    f"train.{name}"
-    for name in [
-        "workers",
-        "save_every",
-        "save_minutes",
-        "snapshots",
-        "log_every",
-        "logger",
-        "devices",
-        "nodes",
-        "strategy",
-        "accumulate",
-    ]
+    "inference.precision",
+    *(
+        f"train.{name}"
+        for name in [
+            "workers",
+            "save_every",
+            "save_minutes",
+            "snapshots",
+            "log_every",
+            "logger",
+            "devices",
+            "nodes",
+            "strategy",
+            "accumulate",
+        ]
+    ),
 }
 """Settings that a resumed run may change."""
 
@@ -171,7 +175,9 @@ def read_config(folder: Path) -> Run:
     try:
         if layout == 1:
             stored = _from_format_1(stored)
-        if layout != FORMAT:
+        if layout < FORMAT:
+            stored["inference"].setdefault("precision", "32-true")
+        if layout < 3:
             stored["model"]["options"] = _former_defaults(stored["model"])
             stored["train"] = _with_new_settings(stored["train"])
         else:

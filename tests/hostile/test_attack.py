@@ -218,7 +218,7 @@ KILLS = 25
 
 def test_a_hundred_kills_of_one_training(verbs: dict[str, Verb], place: Path) -> None:
     """They end in the weights of an uninterrupted run, to the bit."""
-    verb = Verb(f"{TRAIN} 2000", "--resume", "weights.safetensors")
+    verb = Verb(f"{TRAIN} 12000", "--resume", "weights.safetensors")
     whole, _ = uninterrupted(verb, place)
     moments, killed, out = random.Random(0), 0, place / "killed"
     while killed < 100:

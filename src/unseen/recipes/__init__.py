@@ -90,7 +90,10 @@ def published(method: str, benchmark: str) -> Protocol | None:
     """The published protocol of a method on a benchmark; None where there is none."""
     sections = _sections(method).get("published", {})
     section = sections.get(_base(benchmark, sections))
-    return None if section is None else Protocol(**section)
+    if section is None:
+        return None
+    # No released code computes in bf16.
+    return Protocol(**_merged({"inference": {"precision": "32-true"}}, section))
 
 
 def require_published(method: str, benchmark: str) -> Protocol:

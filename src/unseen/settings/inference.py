@@ -12,6 +12,7 @@ from unseen.settings.ranges import SWITCH, check_ranges, number, one_of, several
 
 Refinement = Literal["none", "segment_iou", "pamr"]
 ConfidenceAt = Literal["maps", "image"]
+InferencePrecision = Literal["auto", "32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class InferenceSettings:
         window: Side of the square sliding window in pixels; None takes the whole image at once.
         stride: Step of the window in pixels; the last one is moved back to the border.
         window_batch: Windows computed at a time.
+        precision: Of the network; "auto" is bf16-mixed where the hardware computes in it, else
+            32-true. Scores are resized and compared in float32 in any case.
         confidence_at: Where the confidence of the best class is computed: at the size of the score
             "maps", then resized; or at the "image"'s, as released training-free codes do, which
             takes longer.
@@ -56,6 +59,7 @@ class InferenceSettings:
     window: int | None = None
     stride: int | None = None
     window_batch: int = 8
+    precision: InferencePrecision = "auto"
     confidence_at: ConfidenceAt = "maps"
     area_threshold: float | None = None
     refinement: Refinement = "none"
@@ -120,6 +124,7 @@ INFERENCE_RANGES = {
     "window": _SIDE,
     "stride": _SIDE,
     "window_batch": whole(1, 2**16),
+    "precision": one_of(InferencePrecision),
     "confidence_at": one_of(ConfidenceAt),
     "area_threshold": number(0, 1, open_high=True).or_none(),
     "refinement": one_of(Refinement),

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from unseen.data.benchmarks import Benchmark
 from unseen.errors import Interrupted, SettingError
 from unseen.labels import MAX_8BIT_CLASSES
+from unseen.precision import chosen_precision
 from unseen.runs import WEIGHTS, has_state
 from unseen.segmenter import Prediction, QuerySegmenter, Segmenter, TextFeatures
 from unseen.settings import TrainSettings
@@ -236,7 +237,7 @@ def make_fabric(settings: TrainSettings) -> Fabric:
         devices=devices,
         num_nodes=settings.nodes,
         strategy=settings.strategy,
-        precision=choose_precision(settings.precision),
+        precision=_precision(settings.precision),
     )
     if settings.nodes > 1:
         _log.warning("unseen: waiting for the processes of all %d machines", settings.nodes)
@@ -245,20 +246,10 @@ def make_fabric(settings: TrainSettings) -> Fabric:
     return fabric
 
 
-def choose_precision(name: str) -> Any:
-    """Lightning's name of a precision; "auto" is bf16-mixed where the hardware computes in it."""
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        # Older GPUs emulate bf16 only, which makes nothing faster.
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # torch has no public function for this; where the private one is gone, training is in
-        # float32.
-        fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    if fast:
-        return "bf16-mixed"
-    return "32-true"
+def _precision(name: str) -> Any:
+    """Lightning's name of a precision, on the device that Fabric will choose."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return chosen_precision(name, device)
 
 
 def _check_unfinished(folder: Path) -> None:
