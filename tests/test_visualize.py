@@ -66,7 +66,8 @@ def test_the_image_shows_through() -> None:
         + 0.7 * np.array(colours(2))[labels.clip(max=1)]
     )
     painted = paint(image, labels, 2)
-    assert np.abs(painted[:, 12:28].astype(float) - mixed[:, 12:28]).max() <= 1
+    # Two blends of whole numbers, each of which cuts off what is behind the point.
+    assert np.abs(painted[:, 12:28].astype(float) - mixed[:, 12:28]).max() < 2
 
 
 def test_ignored_pixels_are_grey() -> None:

@@ -237,7 +237,8 @@ def write_png(path: Path, image: Image.Image, *, small: bool = False) -> None:
     info = PngInfo()
     info.add_text("Software", about())
     with replacing(path) as beside:
-        image.save(beside, format="PNG", optimize=small, pnginfo=info)
+        # The weakest compression takes a third of the time, and photographs hardly care.
+        image.save(beside, format="PNG", compress_level=1, optimize=small, pnginfo=info)
 
 
 def write_labels(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,17 @@ class Segmentation:
     confidence: NDArray[np.float32] = field(repr=False)
     unseen: tuple[str, ...] = ()
 
+    @cached_property
+    def _counts(self) -> NDArray[np.int64]:
+        """Pixels of each label (256)."""
+        return np.bincount(self.labels.ravel(), minlength=IGNORE + 1)
+
     @property
     def shares(self) -> dict[str, float]:
         """Share of the pixels of each class, in 0..1."""
-        counts = np.bincount(self.labels.ravel(), minlength=IGNORE + 1) / self.labels.size
-        return {name: float(counts[i]) for i, name in enumerate(self.names)}
+        return {
+            name: float(self._counts[i] / self.labels.size) for i, name in enumerate(self.names)
+        }
 
     @checked
     def largest(self, count: int) -> list[tuple[str, float]]:
@@ -84,18 +91,21 @@ class Segmentation:
 
         A class without pixels has no mean score.
         """
+        # Row by row, as the weights are copied in double precision.
+        sums = np.zeros(IGNORE + 1)
+        for ids, scores in zip(self.labels, self.confidence, strict=True):
+            sums += np.bincount(ids, scores, minlength=IGNORE + 1)
         classes = []
         for i, (name, share) in enumerate(self.shares.items()):
-            scores = self.confidence[self.labels == i]
             mean = None
-            if scores.size:
-                mean = round(float(scores.mean()), 4)
+            if share > 0:
+                mean = round(float(sums[i] / self._counts[i]), 4)
             classes.append({"id": i, "name": name, "share": round(share, 6), "mean_score": mean})
         return {
             "format": 2,
             "height": self.labels.shape[0],
             "width": self.labels.shape[1],
-            "no_class": round(float((self.labels == IGNORE).mean()), 6),
+            "no_class": round(float(self._counts[IGNORE] / self.labels.size), 6),
             "classes": classes,
         }
 

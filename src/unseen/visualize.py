@@ -66,34 +66,40 @@ def paint(
     edge = np.zeros(labels.shape, dtype=bool)
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edge[1:] |= labels[1:] != labels[:-1]
+    table = np.array(palette(count), dtype=np.uint8)
     painted = np.empty_like(image)
-    # Strip by strip, as floating point takes many times the memory of the image.
+    # Strip by strip, so that what is mixed stays small.
     rows = max(1, STRIP // labels.shape[1])
     for top in range(0, len(labels), rows):
         strip = slice(top, top + rows)
-        mixed = _mixed(image[strip], labels[strip], count, strength)
-        mixed[edge[strip]] *= 0.45
-        painted[strip] = np.clip(mixed, 0, 255).astype(np.uint8)
+        mixed = _mixed(Image.fromarray(image[strip]), labels[strip], table, strength)
+        mixed.paste(mixed.point(_DARKER), mask=_mask(edge[strip]))
+        painted[strip] = np.asarray(mixed)
     return painted
 
 
 STRIP = 2**20
 """Pixels painted at a time."""
+_DARKER = [round(0.45 * value) for value in range(256)] * 3
+_PALE = [round(0.5 * value + 110) for value in range(256)]
+"""What lines between labels and ignored pixels make of a channel."""
 
 
 def _mixed(
-    image: NDArray[np.uint8], labels: NDArray[Any], count: int, strength: float
-) -> NDArray[np.float32]:
+    image: Image.Image, labels: NDArray[Any], table: NDArray[np.uint8], strength: float
+) -> Image.Image:
     """The colours of an image and of its labels, as `paint` mixes them."""
-    table = np.array(palette(count), dtype=np.float32)
-    # Luma of ITU-R BT.601, as Pillow's mode "L".
-    grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    grey = image.convert("L")
     # Half of the image's own colour is removed, so that it is not taken for a class's.
-    base = 0.45 * image + 0.55 * grey[..., None]
-    known = (labels != IGNORE)[..., None]
-    coloured = (1 - strength) * base + strength * table[labels]
-    mixed: NDArray[np.float32] = np.where(known, coloured, 0.5 * grey[..., None] + 110)
+    base = Image.blend(image, grey.convert("RGB"), 0.55)
+    mixed = Image.blend(base, Image.fromarray(table[labels]), strength)
+    mixed.paste(grey.point(_PALE).convert("RGB"), mask=_mask(labels == IGNORE))
     return mixed
+
+
+def _mask(pixels: NDArray[np.bool_]) -> Image.Image:
+    """Where to paste."""
+    return Image.fromarray(pixels.astype(np.uint8) * 255)
 
 
 def overlay(
