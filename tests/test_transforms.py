@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conftest import golden
-from unseen.data.transforms import Padding, TrainTransform
+from unseen.data.transforms import Padding, TrainTransform, colours
 from unseen.data.transforms.colours import PhotometricDistortion, saturate
 from unseen.data.transforms.drn import rotate_like_drn, zoom_like_drn
 from unseen.labels import BACKGROUND, IGNORE, PADDING
@@ -451,10 +451,38 @@ def test_saturation_in_hsv() -> None:
     assert torch.equal(saturate(torch.zeros_like(image), 1.5), torch.zeros_like(image))
 
 
-def test_distortion_in_hsv_turns_by_steps_of_two_degrees() -> None:
+def test_distortion_in_hsv_turns_by_steps_of_two_degrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: set[float] = set()
+
+    def noted(image: Tensor, turn: float) -> Tensor:
+        turns.add(round(180 * turn, 6))
+        return image
+
+    monkeypatch.setattr(colours.TF, "adjust_hue", noted)
     torch.manual_seed(0)
-    turns = {round(180 * PhotometricDistortion(hsv=True)._turn(), 6) for _ in range(500)}
+    image, labels = torch.zeros(3, 2, 2, dtype=torch.uint8), torch.zeros(2, 2)
+    for _ in range(1000):
+        PhotometricDistortion(hsv=True)(image, labels)
     assert turns == set(range(-18, 18))
+
+
+def test_hue_turns_by_up_to_a_tenth_of_the_circle() -> None:
+    """All else of a colour stays but for rounding."""
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        changed = PhotometricDistortion()._turned(image)
+        assert (changed.shape, changed.dtype) == (image.shape, torch.uint8)
+        assert (changed.amax(0).int() - image.amax(0)).abs().max() <= 1
+        turned = []
+        for before, after in zip(image.flatten(1).T, changed.flatten(1).T, strict=True):
+            (hue, strength, value), new = (
+                colorsys.rgb_to_hsv(*(colour / 255).tolist()) for colour in (before, after)
+            )
+            if strength * value > 0.5:  # others have no hue to speak of
+                turned.append((new[0] - hue + 0.5) % 1 - 0.5)
+        assert max(turned) - min(turned) < 0.02
+        assert abs(sum(turned) / len(turned)) <= 0.105
 
 
 def test_padding_first_is_flipped_with_the_image() -> None:

@@ -87,6 +87,7 @@ class LabelledImages(SegmentationSet):
         self.labels_by_id[classes] = index_to_label(torch.arange(num_classes))
         if self.first_id and keep_background:
             self.labels_by_id[0] = BACKGROUND
+        self._tables: dict[np.dtype[Any], NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -112,24 +113,37 @@ class LabelledImages(SegmentationSet):
 
     def _labels(self, stored: NDArray[Any], path: Path) -> Tensor:
         """Labels of the vocabulary, from stored ids."""
-        ids, ignored = torch.from_numpy(stored.astype(np.int64)), ignored_value(stored)
-        known = ids.clamp(max=len(self.labels_by_id) - 1)
-        unlisted = ids != known
-        if self.others == "background":
-            return torch.where(unlisted, BACKGROUND, self.labels_by_id[known])
-        unlisted &= ids != ignored
+        labels = self._table(stored.dtype).take(stored)
         # An id above the list would silently become another class, or a special value.
-        if unlisted.any():
+        if labels.size and labels.min() == _UNLISTED:
             last = len(self.labels_by_id) - 1
             valid = f"0 to {last}"
             if self.first_id:
                 valid = f"1 to {last}, 0 for background"
             raise DataError(
-                f"the label map {path} holds the id {int(ids[unlisted][0])}; valid are {valid} and"
-                f" {ignored} for ignored pixels: correct the mask or the list of classes"
+                f"the label map {path} holds the id {int(stored[labels == _UNLISTED][0])}; valid"
+                f" are {valid} and {ignored_value(stored)} for ignored pixels: correct the mask or"
+                " the list of classes"
             )
-        # Ignored pixels first: where there are many classes, their value is that of a class too.
-        return torch.where(ids == ignored, IGNORE, self.labels_by_id[known])
+        return torch.from_numpy(labels)
+
+    def _table(self, kind: np.dtype[Any]) -> NDArray[np.int64]:
+        """The label of every id that an unsigned type can hold."""
+        if kind not in self._tables:
+            count = int(np.iinfo(kind).max) + 1
+            refused = self.others == "refuse"
+            table = np.full(count, _UNLISTED if refused else BACKGROUND)
+            listed = self.labels_by_id.numpy()[:count]
+            table[: len(listed)] = listed
+            # Ignored pixels last: where there are many classes, their value is that of one too.
+            if refused:
+                table[-1] = IGNORE
+            self._tables[kind] = table
+        return self._tables[kind]
+
+
+_UNLISTED = -1
+"""In place of a label: an id that is no class."""
 
 
 def ignored_value(stored: NDArray[Any]) -> int:

@@ -29,7 +29,7 @@ class NotOneClass:
     def accepts(self, crop: Tensor, labels: Tensor) -> bool:
         """Whether a crop of `labels` is good enough."""
         # Labels from BACKGROUND on are special values: background, padding and ignored pixels.
-        counts = crop[crop < BACKGROUND].bincount()
+        counts = crop.flatten().bincount(minlength=1)[:BACKGROUND]
         if (counts > 0).sum() <= 1:
             return False
         return bool(counts.max() < self.max_share * counts.sum())
@@ -74,13 +74,14 @@ class RandomCrop:
         attempts = 1
         if self.guard is not None:
             attempts = self.guard.attempts
+        # Bytes are counted fastest; no more classes than they hold are trained on.
+        judged = labels.to(torch.uint8)
         # The last crop is taken even if the guard refuses it, as in the released codes.
         for _ in range(attempts):
             # A smaller image is taken whole along that side; the number is drawn all the same.
             top = int(torch.randint(max(height - self.side, 0) + 1, ()))
             left = int(torch.randint(max(width - self.side, 0) + 1, ()))
             rows, columns = slice(top, top + self.side), slice(left, left + self.side)
-            crop = labels[rows, columns]
-            if self.guard is None or self.guard.accepts(crop, labels):
+            if self.guard is None or self.guard.accepts(judged[rows, columns], judged):
                 break
-        return image[:, rows, columns], crop
+        return image[:, rows, columns], labels[rows, columns]
