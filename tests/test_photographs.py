@@ -24,7 +24,7 @@ from unseen.data.benchmarks import get_benchmark
 from unseen.data.classes import VOC, VOC_UNSEEN
 
 FOLDER = Path(__file__).parents[1] / "examples" / "photographs"
-MODULES = ("common", "tower", "probe", "run", "curve", "page", "choices")
+MODULES = ("common", "tower", "probe", "run", "curve", "page", "choices", "sheets")
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,8 @@ def test_tables_and_charts(scripts: dict[str, ModuleType], tmp_path: Path) -> No
     }
     part = {"scores": scores, "iou": dict.fromkeys(VOC, 30.0), "images": 2, "pixels": 9}
     folds = {f"pascal-5i/{fold}": part for fold in range(4)}
-    floor = {"class": "person", "generalised": scores, **dict.fromkeys(folds, scores)}
+    floor = {"class": "person", "training images": 659, "generalised": scores}
+    floor |= dict.fromkeys(folds, scores)
     (results / "floors.json").write_text(json.dumps(floor))
     for name in run.FREE:
         (results / f"{name}.json").write_text(json.dumps({"generalised": part, **folds}))
@@ -151,7 +152,7 @@ def test_tables_and_charts(scripts: dict[str, ModuleType], tmp_path: Path) -> No
     made = {"fold": part, "wrong class": scores}
     for fold in range(4):
         (results / f"sazs-pascal-5i-{fold}-0.json").write_text(json.dumps(made))
-    places = Namespace(voc=write_voc(tmp_path / "VOC2012"), results=tmp_path)
+    places = Namespace(results=tmp_path)
     table = page.generalised(places)
     assert "| ZegCLIP | 50.0 ± 0.0 | 40.0 ± 0.0 | 51.0 ± 1.4 | 26.7 ± 0.0 |" in table
     assert "| every pixel is person | 50.0 | 40.0 | 20.0 | 26.7 |" in table
@@ -159,8 +160,28 @@ def test_tables_and_charts(scripts: dict[str, ModuleType], tmp_path: Path) -> No
     assert "| SAZS | 33.0 | 33.0 | 33.0 | 33.0 | 33.0 |" in folds_table
     assert "… asked a wrong class" in folds_table
     ElementTree.fromstring(page.class_chart(places, [("clip", "clip"), ("zegclip", "ZegCLIP")]))
-    (tmp_path / "curve").mkdir()
+    for place, values in (
+        ("curve", {"zegclip-25-0": 30.0}),
+        ("choices/zegclip", {"ours-0-0": 40.0}),
+    ):
+        (tmp_path / place).mkdir(parents=True)
+        for name, value in values.items():
+            made = {**scores, "mIoU_U": value, "hIoU": value}
+            made = {"scores": made} if place == "curve" else made
+            (tmp_path / place / f"{name}.json").write_text(json.dumps(made))
+    made = {**scores, "hIoU": 43.0}
+    (tmp_path / "choices/zegclip/start=released-0-0.json").write_text(json.dumps(made))
+    choices = page.choices(places, "zegclip")
+    assert "| `ours` | 1 | 40.0 | 40.0 | 40.0 |  |" in choices
+    assert "| `start=released` | 1 | 40.0 | 20.0 | 43.0 | +3.0 |" in choices
     ElementTree.fromstring(page.curve_chart(places))
+
+
+def test_the_page_says_what_was_measured(scripts: dict[str, ModuleType]) -> None:
+    page, places = scripts["page"], Namespace(results=FOLDER / "results")
+    told = "\n\n".join(page.page(places)) + "\n"
+    assert told == (FOLDER / "results.md").read_text(), "run examples/photographs/page.py again"
+    assert page.curve_chart(places) == (FOLDER / "curve.svg").read_text()
 
 
 def test_every_row_and_choice_fits_its_method(scripts: dict[str, ModuleType]) -> None:

@@ -1,9 +1,6 @@
-"""The tables of README.md in Markdown, its charts, and sheets of photographs, as measured.
+"""The page of results, results.md, with its charts, from the stored results.
 
-Prints the tables, writes classes.svg and curve.svg beside this file, and sheets of validation
-images with the label maps of several methods into OUT/sheets (the photographs are VOC's).
-
-Run: python examples/photographs/page.py --voc VOCdevkit/VOC2012 --lists LISTS --mobilenet FILE
+Run: python examples/photographs/page.py
 """
 
 from __future__ import annotations
@@ -11,31 +8,23 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import FREE, SIZE, places_of
+from choices import CHOICES, MANY, QUERY
+from common import FREE
 from curve import COUNTS
-from probe import LinearProbe
 from run import FOLDS, ROWS
 
-import unseen
-from unseen.data.benchmarks import get_benchmark
 from unseen.data.classes import VOC, VOC_UNSEEN
-from unseen.data.layouts import voc_pairs
-from unseen.files import write_png, write_text
-from unseen.predictor import Predictor
-from unseen.visualize import Row, sheet, spread
+from unseen.files import write_text
 
 HERE = Path(__file__).parent
 SPLITS = ("voc", *(f"pascal-5i/{fold}" for fold in FOLDS))
 COLOURS = ("#b9c1c7", "#0b6e99", "#c8553d")
 INK, FAINT = "#22292e", "#5c676d"
-SHOWN = 12
-"""Images on the sheet."""
-
 Result = dict[str, Any]
 
 
@@ -149,7 +138,7 @@ def class_chart(places: argparse.Namespace, rows: Sequence[tuple[str, str]]) -> 
 def curve_chart(places: argparse.Namespace) -> str:
     """mIoU of unseen classes over the number of training images, both starts."""
     width, height, left, bottom = 720, 380, 60, 330
-    counts = (*COUNTS, len(voc_pairs(places.voc, "train")))
+    counts = (*COUNTS, stored(places, "floors")[0]["training images"])
     places_x = np.interp(np.log(counts), np.log([counts[0], counts[-1]]), [90, 690])
     x = dict(zip(counts, places_x.tolist(), strict=True))
     parts = [_svg(width, height)]
@@ -219,57 +208,72 @@ def _line(
     return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"{dash}/>'
 
 
-# -------------------------------------------------------------------------- sheets
+# ------------------------------------------------------------------------- choices
 
 
-def photographs(places: argparse.Namespace, names: Sequence[str]) -> None:
-    """A sheet of validation images with the label maps of several methods."""
-    data = get_benchmark("voc").data("val", places.voc)
-    models: dict[str, Predictor] = {}
-    for name in names:
-        if name in FREE:
-            source: dict[str, Any] = {"clip": str(places.tower), "text_embeddings": places.text}
-            models[name] = unseen.load(name, inference=SIZE, class_names=VOC, **source)
-        else:
-            models[ROWS[name].title] = unseen.load(
-                places.out / "runs" / f"{name}-voc-0", inference=SIZE
-            )
-    encoded = {title: model.encode(VOC) for title, model in models.items()}
-    rows = []
-    for index in spread(len(data), SHOWN):
-        sample = data[index]
-        image = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())
-        truth = sample.labels.numpy()
-        maps = {}
-        for title, model in models.items():
-            labels = model.segment_encoded(image, encoded[title]).labels
-            maps[title] = np.where(truth == 255, 255, labels)
-        rows.append(Row(image, truth, maps, sample.name))
-    picture = sheet(
-        rows, VOC, VOC_UNSEEN, title="VOC, 15 classes with masks and 5 without",
-        subtitle="unlabelled pixels in grey", across=1,
-    )  # fmt: skip
-    write_png(places.out / "sheets" / "methods.png", picture)
+def choices(places: argparse.Namespace, method: str) -> str:
+    """What each choice of a method did on held-back photographs, and by how much it differs."""
+    heads = QUERY if method in ROWS and ROWS[method].query else MANY
+    scores = {choice: _of_choice(places, method, choice) for choice in CHOICES[method]}
+    base, rows = scores["ours"], []
+    for choice, parts in scores.items():
+        if not parts:
+            continue
+        cells = [cell([part[head] for part in parts.values()]) for head in heads]
+        both = [name for name in parts if name in base]
+        gains = [parts[name][heads[-1]] - base[name][heads[-1]] for name in both]
+        gain = "" if choice == "ours" or not gains else f"{statistics.mean(gains):+.1f}"
+        rows.append([f"`{choice}`", str(len(parts)), *cells, gain])
+    return table(["choice", "runs", *heads, f"{heads[-1]} against ours"], rows)
+
+
+def _of_choice(places: argparse.Namespace, method: str, choice: str) -> dict[str, dict[str, float]]:
+    """Scores by part and seed, "0-0"."""
+    folder = places.results / "choices" / method
+    found = sorted(folder.glob(f"{_escaped(choice)}-[0-9]-[0-9].json"))
+    return {path.stem[-3:]: json.loads(path.read_text()) for path in found}
+
+
+def _escaped(choice: str) -> str:
+    """A choice as a pattern of file names."""
+    return choice.replace("/", "_").replace("[", "[[]")
+
+
+# ---------------------------------------------------------------------------- page
+
+
+def page(places: argparse.Namespace) -> Iterator[str]:
+    """The parts of results.md."""
+    yield (
+        "# Every method on photographs: results\n\nMade by `python examples/photographs/page.py`"
+        " from the results in [results](results); what they mean stands in [README.md](README.md)."
+        "\nMeans ± standard deviations over seeds 0, 1, 2 as far as they were run."
+    )
+    yield f"## VOC 15 + 5, all twenty classes competing\n\n{generalised(places)}"
+    yield "![IoU of every class](classes.svg)"
+    yield "## How many masks it takes\n\n![mIoU over training images](curve.svg)"
+    for score, title in (("mIoU", "mIoU of the fold"), ("FB_IoU", "FB-IoU")):
+        yield f"## PASCAL-5i, one query class an image: {title}\n\n{in_folds(places, score)}"
+    yield (
+        "## Choices on held-back photographs\n\nTraining images alone: a third of the 15 seen"
+        " classes unseen, every fifth image for validation (`choices.py`)."
+    )
+    for method in CHOICES:
+        if _of_choice(places, method, "ours"):
+            yield f"### {ROWS[method].title}\n\n{choices(places, method)}"
 
 
 def main() -> None:
-    """Print the tables, write the charts and the sheet."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--no-sheets", action="store_true")
-    places = places_of(parser)
-    LinearProbe.register()
-    print(f"All twenty classes competing:\n\n{generalised(places)}\n")
-    for score in ("mIoU", "FB_IoU"):
-        print(f"{score}, one query class an image:\n\n{in_folds(places, score)}\n")
+    """Write the page and its charts beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    places = parser.parse_args()
     free = {name: stored(places, name)[0]["generalised"]["scores"]["mIoU_U"] for name in FREE}
     best = max(free, key=lambda name: free[name])
     shown = [(best, f"{best}, no training"), ("zegclip", "ZegCLIP"), ("clip_rc", "CLIP-RC")]
+    write_text(HERE / "results.md", "\n\n".join(page(places)) + "\n", ours=True)
     write_text(HERE / "classes.svg", class_chart(places, shown), ours=True)
     write_text(HERE / "curve.svg", curve_chart(places), ours=True)
-    if not places.no_sheets:
-        photographs(places, [best, "zegclip", "clip_rc"])
 
 
 if __name__ == "__main__":

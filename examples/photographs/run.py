@@ -142,6 +142,7 @@ def floors(places: argparse.Namespace) -> dict[str, Any]:
         matrix.update(torch.where(truth == IGNORE, IGNORE, commonest), truth)
     result: dict[str, Any] = {
         "class": VOC[commonest],
+        "training images": len(data),
         "generalised": matrix.summary(bench.seen_ids, bench.unseen_ids),
     }
     for number in FOLDS:
