@@ -44,8 +44,10 @@ class Child:
 
     def kill(self) -> None:
         """End it and its workers at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process, signal.SIGKILL)
+        # It leads no group yet where it is killed at its very beginning.
+        for kill in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError):
+                kill(self.process, signal.SIGKILL)
         os.waitpid(self.process, 0)
 
 
