@@ -1,0 +1,246 @@
+"""Time and memory of every method, beside a plain implementation at the same weights.
+
+Plain is how the published codes work: float32, `nn.MultiheadAttention`, the maps of all classes at
+image size, losses by plain operations, one pass a class for methods with one query class. Both run
+in turn in one process; the memory of each is measured in a process of its own (Linux).
+
+Run: OMP_NUM_THREADS=1 python benchmarks/speed.py [CASE ...] [--rounds 7] [--precision auto]
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import ctypes
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import open_clip
+import torch
+from losses import plain as plain_mask_loss
+from torch import Tensor
+from torch.nn import functional as F
+
+from unseen.backbones.clip import tower as tower_module
+from unseen.backbones.clip.tower import CLIP, IMAGENET_MEAN, IMAGENET_STD
+from unseen.inference import label_maps
+from unseen.methods import create
+from unseen.modules.losses import MaskLoss
+from unseen.precision import computing
+from unseen.segmenter import QuerySegmenter, Segmenter, TextFeatures
+from unseen.settings import InferenceSettings
+
+SIDE = 512
+Step = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A line of the table.
+
+    Attributes:
+        method: Name of a method.
+        classes: How many; of a training, those seen.
+        options: Of the method.
+        training: A step with its gradients instead of a label map.
+        side: Of the image.
+    """
+
+    method: str
+    classes: int
+    options: dict[str, Any]
+    training: bool = False
+    side: int = SIDE
+
+
+MOBILENET = {"backbone": "mobilenet_v2", "background": "learned"}
+CASES = {
+    "zegclip-20": Case("zegclip", 20, {"num_prompts": 10}),
+    "zegclip-171": Case("zegclip", 171, {"num_prompts": 100}),
+    "clip_rc-20": Case("clip_rc", 20, {"num_prompts": 10}),
+    "clip_rc-171": Case("clip_rc", 171, {"num_prompts": 100}),
+    "esda-20": Case("esda", 20, {}, side=480),
+    "train-zegclip-20": Case("zegclip", 20, {"num_prompts": 10}, training=True),
+    "train-zegclip-171": Case("zegclip", 156, {"num_prompts": 100}, training=True),
+    "train-clip_rc-20": Case("clip_rc", 20, {"num_prompts": 10}, training=True),
+    "train-esda": Case("esda", 1, {}, training=True, side=480),
+}
+
+
+def make_segmenter(case: Case) -> Segmenter:
+    """A method on a ViT-B/16 with random weights."""
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-B-16-quickgelu", load_weights=False)
+    clip = CLIP(model, mean=IMAGENET_MEAN, std=IMAGENET_STD, image_only=case.method != "esda")
+    options = dict(case.options)
+    if case.method in ("zegclip", "clip_rc"):
+        options["start"] = "released"  # an aligned start looks at training images
+    return create(case.method, clip, **options)
+
+
+def make_text(case: Case) -> TextFeatures:
+    """Random unit vectors for the classes, and four tokens each."""
+    torch.manual_seed(1)
+    vectors = F.normalize(torch.randn(case.classes, 512), dim=-1)
+    names = tuple(f"class {i}" for i in range(case.classes))
+    return TextFeatures(names, vectors, tokens=torch.randn(case.classes, 4, 512))
+
+
+# --------------------------------------------------------------------------- plain
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Blocks as open_clip runs them, by `nn.MultiheadAttention`; plain losses."""
+
+    def run_block(block: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None and mask.ndim == 4:  # one a head, as `nn.MultiheadAttention` asks for
+            mask = mask.expand(len(x), block.attn.num_heads, -1, -1).flatten(0, 1)
+        if mask is not None and mask.dtype == torch.bool:
+            mask = ~mask  # there, True is where attention is not allowed
+        out: Tensor = block(x, attn_mask=mask)
+        return out
+
+    def terms(self: MaskLoss, logits: Tensor, labels: Tensor, _: Any) -> tuple[Tensor, Tensor]:
+        focal_and_dice = plain_mask_loss(logits.float(), labels)
+        return focal_and_dice, focal_and_dice.new_zeros(())
+
+    with patch.object(tower_module, "run_block", run_block), patch.object(MaskLoss, "terms", terms):
+        yield
+
+
+@torch.no_grad()
+def plain_labels(segmenter: Segmenter, image: Tensor, text: TextFeatures) -> Tensor:
+    """The label map from all classes' maps at image size."""
+    size = (image.shape[-2], image.shape[-1])
+    with plainly():
+        if isinstance(segmenter, QuerySegmenter):
+            logits = [
+                segmenter.forward_query(image, text.select([k])).logits for k in range(len(text))
+            ]
+            maps = torch.cat([two[:, 1:] - two[:, :1] for two in logits], dim=1)
+        else:
+            maps = segmenter(image, text).logits
+        maps = F.interpolate(maps, size, mode="bilinear")
+        return segmenter.scores(maps, None).argmax(dim=1)
+
+
+# --------------------------------------------------------------------------- steps
+
+
+def steps_of(case: Case, precision: str) -> dict[str, Step]:
+    """Ours and plain, ready to be called again and again."""
+    segmenter, text = make_segmenter(case), make_text(case)
+    torch.manual_seed(2)
+    image = torch.rand(1, 3, case.side, case.side)
+    if not case.training:
+        segmenter.eval()
+        settings = InferenceSettings(precision=precision)
+        return {
+            "ours": partial(label_maps, segmenter, image, text, settings),
+            "plain": partial(plain_labels, segmenter, image, text),
+        }
+    segmenter.train()
+    labels = torch.randint(0, max(case.classes, 2), (1, case.side // 16, case.side // 16))
+    labels = labels.repeat_interleave(16, 1).repeat_interleave(16, 2)
+
+    def step(precision: str) -> None:
+        with computing(precision, image.device):
+            if isinstance(segmenter, QuerySegmenter):
+                prediction = segmenter.forward_query(image, text)
+            else:
+                prediction = segmenter(image, text)
+            loss = segmenter.loss(prediction, labels)["total"]
+        loss.backward()
+        segmenter.zero_grad(set_to_none=True)
+
+    def plain() -> None:
+        with plainly():
+            step("32-true")
+
+    return {"ours": partial(step, precision), "plain": plain}
+
+
+# --------------------------------------------------------------------- measurements
+
+
+def peak_of(name: str, side: str, precision: str) -> float:
+    """MB of one side above the loaded model, in a process of its own."""
+    words = [sys.executable, __file__, name, "--precision", precision, "--peak", side]
+    return float(subprocess.run(words, capture_output=True, check=True, text=True).stdout)
+
+
+def measure_peak(case: Case, side: str, precision: str) -> float:
+    """MB of a step above the loaded model."""
+    step = steps_of(case, precision)[side]
+    # What loading has freed goes back, or the step would take it without a trace.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    before = high_water()
+    step()
+    return high_water() - before
+
+
+def high_water() -> float:
+    """The most memory that this process has held, in MB."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def side_by_side(case: Case, rounds: int, precision: str) -> str:
+    """Cells of the table: seconds of both, and their ratios, for the processor and the clock."""
+    steps = steps_of(case, precision)
+    cpu: dict[str, list[float]] = {side: [] for side in steps}
+    wall: dict[str, list[float]] = {side: [] for side in steps}
+    for turn in range(rounds + 1):
+        for side, step in steps.items():
+            start = time.process_time(), time.perf_counter()
+            step()
+            if turn > 0:  # the first round warms up
+                cpu[side].append(time.process_time() - start[0])
+                wall[side].append(time.perf_counter() - start[1])
+    ratios = sorted(ours / plain for ours, plain in zip(cpu["ours"], cpu["plain"], strict=True))
+    middle = {side: statistics.median(seconds) for side, seconds in cpu.items()}
+    clock = statistics.median(wall["ours"]) / statistics.median(wall["plain"])
+    return (
+        f"{middle['ours']:.2f} | {middle['plain']:.2f} | {middle['ours'] / middle['plain']:.2f}"
+        f" ({ratios[0]:.2f}-{ratios[-1]:.2f}) | {clock:.2f}"
+    )
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cases", nargs="*", default=list(CASES), help=", ".join(CASES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--precision", default="auto", help="of ours; 32-true, bf16-mixed or auto")
+    parser.add_argument("--peak", choices=["ours", "plain"], help="print the memory of one side")
+    flags = parser.parse_args()
+    if flags.peak:
+        print(measure_peak(CASES[flags.cases[0]], flags.peak, flags.precision))
+        return
+    print("| case | ours, s | plain, s | ratio (range) | by the clock | memory, MB | ratio |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for name in flags.cases:
+        cells = side_by_side(CASES[name], flags.rounds, flags.precision)
+        ours, plain = (peak_of(name, side, flags.precision) for side in ("ours", "plain"))
+        memory = f"{ours:.0f} and {plain:.0f} | {ours / max(plain, 1):.2f}"
+        print(f"| {name} | {cells} | {memory} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
