@@ -93,7 +93,7 @@ def test_a_checkpoint_becomes_a_run(
     )
     segmenter, run = load_run(tmp_path / "run")
     size = {"short_side": 512, "window": 512, "stride": 426}
-    assert run.inference == InferenceSettings(**size, antialias=False)
+    assert run.inference == InferenceSettings(**size, antialias=False, precision="32-true")
     segmenter.clip.mean.zero_()
     segmenter.clip.std.fill_(1)
     tensors, _ = golden(name)
