@@ -245,9 +245,10 @@ def _escaped(choice: str) -> str:
 def page(places: argparse.Namespace) -> Iterator[str]:
     """The parts of results.md."""
     yield (
-        "# Every method on photographs: results\n\nMade by `python examples/photographs/page.py`"
-        " from the results in [results](results); what they mean stands in [README.md](README.md)."
-        "\nMeans ± standard deviations over seeds 0, 1, 2 as far as they were run."
+        "# Every method on photographs: results\n\n"
+        "Made by `python examples/photographs/page.py` from [results](results); what they mean"
+        " stands in\n[README.md](README.md).\n"
+        "Means ± standard deviations over seeds 0, 1, 2 as far as they were run."
     )
     yield f"## VOC 15 + 5, all twenty classes competing\n\n{generalised(places)}"
     yield "![IoU of every class](classes.svg)"
@@ -255,8 +256,9 @@ def page(places: argparse.Namespace) -> Iterator[str]:
     for score, title in (("mIoU", "mIoU of the fold"), ("FB_IoU", "FB-IoU")):
         yield f"## PASCAL-5i, one query class an image: {title}\n\n{in_folds(places, score)}"
     yield (
-        "## Choices on held-back photographs\n\nTraining images alone: a third of the 15 seen"
-        " classes unseen, every fifth image for validation (`choices.py`)."
+        "## Choices on held-back photographs\n\n"
+        "Training images alone: a third of the 15 seen classes unseen, every fifth image for\n"
+        "validation (`choices.py`)."
     )
     for method in CHOICES:
         if _of_choice(places, method, "ours"):
