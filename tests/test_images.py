@@ -226,3 +226,12 @@ def test_pil_images_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:3000])
     with Image.open(path) as cut, pytest.raises(DataError, match="the PIL image cannot be read"):
         read_pixels(cut)
+
+
+def test_folders_are_searched_for_all_formats(tmp_path: Path) -> None:
+    endings = ("jpg", "png", "tif", "webp", "bmp", "ppm", "gif", "jp2")
+    for ending in endings:
+        Image.new("RGB", (16, 12), (200, 30, 60)).save(tmp_path / f"{ending}.{ending}")
+    found = find_images([tmp_path])
+    assert [path.stem for path in found] == sorted(endings)
+    assert all(read_image(path).shape == (12, 16, 3) for path in found)

@@ -287,7 +287,9 @@ def _bit_depth(path: Path) -> int:
 
 # ----------------------------------------------------------------------- folders
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif", ".jp2",
+)  # fmt: skip
 """Suffixes of the images that are looked for in folders."""
 
 
