@@ -64,12 +64,13 @@ def peak(side: str, flags: argparse.Namespace) -> float:
     """MB of one step in this process above what it held before (Linux)."""
     logits, labels = data(flags)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    before = _high_water()
+    before = high_water()
     SIDES[side](logits, labels).backward()
-    return _high_water() - before
+    return high_water() - before
 
 
-def _high_water() -> float:
+def high_water() -> float:
+    """The most memory that this process has held, in MB."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from unseen.modules.cache import TableCache
 
 FEW = 256
-"""On CPUs the backward pass of attention among fewer tokens takes twice as long in bf16 as in
-float32 (`benchmarks/attention.py`)."""
+"""On CPUs a training step of attention among fewer tokens takes up to three times as long in bf16
+as in float32 (`benchmarks/attention.py`)."""
 
 
 def split_heads(attn: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -71,11 +71,10 @@ class RandomCrop:
     def __call__(self, image: Tensor, labels: Tensor) -> LabelledImage:
         """A pair to a part of it."""
         height, width = labels.shape
-        attempts = 1
+        attempts, judged = 1, labels
         if self.guard is not None:
-            attempts = self.guard.attempts
-        # Bytes are counted fastest; no more classes than they hold are trained on.
-        judged = labels.to(torch.uint8)
+            # Bytes are counted fastest; no more classes than they hold are trained on.
+            attempts, judged = self.guard.attempts, labels.to(torch.uint8)
         # The last crop is taken even if the guard refuses it, as in the released codes.
         for _ in range(attempts):
             # A smaller image is taken whole along that side; the number is drawn all the same.
