@@ -13,7 +13,7 @@ from unseen import precision
 from unseen.inference import label_maps, score_maps
 from unseen.methods import create
 from unseen.methods.training_free import TrainingFree
-from unseen.precision import chosen_precision
+from unseen.precision import chosen_precision, computes_bf16
 from unseen.recipes import published, published_on
 from unseen.segmenter import Prediction, TextFeatures
 from unseen.settings import InferenceSettings
@@ -28,6 +28,19 @@ def test_the_hardware_decides(fast: bool, chosen: str, monkeypatch: pytest.Monke
     assert chosen_precision("auto", CPU) == chosen
     for given in ("32-true", "bf16-mixed", "16-mixed"):
         assert chosen_precision(given, CPU) == given
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_what_the_hardware_says(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast, raising=False)
+    # A GPU that emulates bf16 does not compute in it.
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: fast or including_emulation
+    )
+    assert computes_bf16(CPU) is computes_bf16(torch.device("cuda")) is fast
+    assert not computes_bf16(torch.device("mps"))
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert not computes_bf16(CPU)
 
 
 @pytest.mark.parametrize("method", ["clip", "sclip", "zegclip", "clip_rc"])

@@ -101,6 +101,11 @@ def test_bad_runs(
     assert "is no run folder (no config.yaml in it)" in error_of(
         capsys, f"train zegclip --out {tmp_path / 'half'}", FEW
     )
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "weights.safetensors").write_text("a network of somebody else's")
+    assert "theirs is no run folder (no config.yaml in it)" in error_of(
+        capsys, f"train zegclip --out {tmp_path / 'theirs'}", FEW
+    )
     (tmp_path / "half" / "config.yaml").write_text((run / "config.yaml").read_text())
     assert "go on with --resume" in error_of(
         capsys, f"train zegclip --out {tmp_path / 'half'}", FEW
@@ -115,6 +120,18 @@ def test_bad_runs(
     assert "may run code" in error_of(
         capsys, f"segment {photo} --classes tree --clip {tmp_path / 'code.pt'}"
     )
+
+
+def test_a_logger_that_is_not_installed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is missed before anything is written."""
+    monkeypatch.setattr("unseen.plans.find_spec", lambda name: None)
+    line = f"train zegclip --out {tmp_path / 'run'} --train.logger"
+    assert "install it with pip install 'unseen[track]'" in error_of(
+        capsys, line, "tensorboard", FEW
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_results_among_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

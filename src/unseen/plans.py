@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -117,6 +118,11 @@ class TrainingPlan:
                 f"--train.nodes is {self.settings.nodes}, and nothing here says where the other"
                 " machines are; start it on each of them with torchrun or srun"
             )
+        if self.settings.logger == "tensorboard" and find_spec("tensorboard") is None:
+            raise SettingError(
+                "--train.logger tensorboard needs the package tensorboard; install it with"
+                " pip install 'unseen[track]'"
+            )
         self.benchmark.check_root(self.root)
         _ = self.vocabulary  # a class file of other classes is refused
         if self.settings.regime != "supervised" and not self.benchmark.seen:
@@ -208,6 +214,7 @@ def plan_training(
 def _check_folder(folder: Path, resume: bool, snapshots: Sequence[int]) -> None:
     """Refuse to begin where a run lies, and to go on where one has ended or none was begun."""
     check_output_folder(folder)
+    check_run_files(folder, snapshots)
     finished = (folder / WEIGHTS).exists()
     if resume and finished:
         raise SettingError(
@@ -220,8 +227,6 @@ def _check_folder(folder: Path, resume: bool, snapshots: Sequence[int]) -> None:
         )
     if finished:
         raise SettingError(f"{folder} holds a finished run; choose another --out, or remove it")
-    check_replaceable([folder / CONFIG])
-    check_run_files(folder, snapshots)
     if has_state(folder) and not resume:
         raise SettingError(
             f"{folder} holds a run that was stopped; go on with --resume; choose another --out, or"
@@ -246,9 +251,8 @@ def check_run_files(folder: Path, snapshots: Sequence[int] = ()) -> None:
                 f"{foreign[0]} exists, and {folder} is no run folder (no config.yaml in it); move"
                 " it away, or choose another place with --out"
             )
-    check_replaceable(
-        [folder / f"step-{step}" / name for step in snapshots for name in (CONFIG, WEIGHTS)]
-    )
+    snapshot_files = [folder / f"step-{n}" / name for n in snapshots for name in (CONFIG, WEIGHTS)]
+    check_replaceable([folder / CONFIG, *snapshot_files])
 
 
 def plan_conversion(method: str, file: Path, out: Path, benchmark: str) -> Benchmark:

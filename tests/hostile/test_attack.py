@@ -236,7 +236,7 @@ def test_a_hundred_kills_of_one_training(verbs: dict[str, Verb], place: Path) ->
 # ------------------------------------------------------- less than there should be
 
 
-def ends_in_a_sentence(code: int | None, log: Path) -> None:
+def ends_in_a_sentence(code: int | None, log: Path, about: str = "") -> None:
     """A process has ended well, or with one sentence on what was missing."""
     told = log.read_text()
     assert code in (0, 2), (code, told[-2000:])
@@ -244,6 +244,8 @@ def ends_in_a_sentence(code: int | None, log: Path) -> None:
         sentence = told.strip().splitlines()[-1]
         assert sentence.startswith("unseen: "), told[-2000:]
         assert len(sentence) <= CHARACTERS + len("unseen: ")
+        print("TOLD", sentence)
+        assert about in sentence
 
 
 @pytest.mark.parametrize("kilobytes", [0, 4, 16, 64, 256, 1024])
@@ -264,7 +266,7 @@ def test_a_full_disk(verbs: dict[str, Verb], tmp_path: Path, name: str, kilobyte
         whole, _ = uninterrupted(verb, tmp_path)
         TRIED["full disks"] += 1
         child = start(verb.line(disk / "out"), tmp_path / "log", before=verb.before)
-        ends_in_a_sentence(child.wait(120), child.log)
+        ends_in_a_sentence(child.wait(120), child.log, "free some space")
         assert results(verb, disk / "out").items() <= whole.items()
         assert unfinished(disk) == []
     finally:

@@ -7,7 +7,9 @@ object tree is read by an unpickler that knows only tensors and empty containers
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -173,8 +175,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         try:
             save_file(tensors, beside, metadata=metadata)
         except SafetensorError as error:
-            # safetensors reports a full disk by an error of its own; `replacing` knows OSError.
-            raise OSError(str(error)) from error
+            # It reports a full disk by an error of its own, and the system's number in its words.
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise OSError(str(error)) from error
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def load_matching(

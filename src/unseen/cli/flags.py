@@ -92,8 +92,8 @@ class ModelFlags:
     """What a method is built with.
 
     Attributes:
-        clip: Tower: "doodles" (the default), ARCHITECTURE/TAG of open_clip such as
-            ViT-B-16-quickgelu/openai, or a weight file; a run has its own.
+        clip: Tower: "doodles" (the default where no recipe says another), ARCHITECTURE/TAG of
+            open_clip such as ViT-B-16-quickgelu/openai, or a weight file; a run has its own.
         published: Follow the released code instead of our choices: options of the method and, on a
             benchmark it was published on, training, test size, templates, words and metrics.
         options: Options of the method, --options.NAME VALUE; `unseen list METHOD` shows them.

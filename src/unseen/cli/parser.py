@@ -46,7 +46,7 @@ VERBS: dict[str, Verb] = {
     "prepare": data.prepare,
     "demo": training.demo,
 }
-_VERBS = ", ".join(VERBS)
+NAMES = (*VERBS, "completion")
 GROUPS: dict[str, Mapping[str, Any]] = {
     **training.GROUPS,
     **scoring.GROUPS,
@@ -150,7 +150,8 @@ def sentence(error: CycloptsError) -> str:
     argument = "a value" if error.argument is None else error.argument.name
     match error:
         case UnknownCommandError():
-            return f"there is no verb {first!r}{nearest(first, VERBS)}; choose one of {_VERBS}"
+            near = nearest(first, NAMES)
+            return f"there is no verb {first!r}{near}; choose one of {', '.join(NAMES)}"
         case UnknownOptionError():
             flag = error.token.keyword or error.token.value
             known_flags = [name for each in error.argument_collection for name in each.names]

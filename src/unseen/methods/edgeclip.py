@@ -273,13 +273,10 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         count, feature = len(query), encoded.feature
         word = self.project_word(query.pooled.view(count, -1, 1, 1))
         background = self.project_background(unknown.expand(count, -1)[..., None, None])
-        device, dtype = feature.device.type, torch.float32
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
         # Thresholds decide here, and bf16 has three digits.
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(feature.device.type, enabled=False):
             of_class = feature.float().expand(count, -1, -1, -1)
-            rounds = self.match(of_class, word.float(), background.float(), dtype)
+            rounds = self.match(of_class, word.float(), background.float())
         extras = {
             "initial": rounds[1].scores,
             "seeds": rounds[0].scores,
@@ -288,13 +285,7 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         }
         return Prediction(rounds[2].scores, encoded.size, extras, align_corners=True)
 
-    def match(
-        self,
-        feature: Tensor,
-        text: Tensor,
-        background: Tensor,
-        dtype: torch.dtype = torch.float32,
-    ) -> list[Round]:
+    def match(self, feature: Tensor, text: Tensor, background: Tensor) -> list[Round]:
         """Text-guided dense feature matching in three rounds.
 
         The first compares pixels with the text features; in the two that follow, prototypes of the
@@ -304,19 +295,16 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
             feature: F (B, D, h, w), not negative.
             text: CP (B, D, 1, 1).
             background: UP (B, D, 1, 1).
-            dtype: Of the products that average the background's pixels.
         """
         unit = F.normalize(feature, dim=1, eps=EPS)
         # Weights of the mixtures below are those of the released code.
         first = Round(text, background, cosine_scores(unit, text, background))
 
-        near, far, local = self.prototypes(self.gated(feature, first.scores), first.scores, dtype)
+        near, far, local = self.prototypes(self.gated(feature, first.scores), first.scores)
         foreground, background = 0.5 * text + 0.5 * near, 0.3 * far + 0.7 * local
         second = Round(foreground, background, cosine_scores(unit, foreground, background))
 
-        again, far, local = self.prototypes(
-            self.gated(feature, second.scores), second.scores, dtype
-        )
+        again, far, local = self.prototypes(self.gated(feature, second.scores), second.scores)
         foreground = 0.2 * text + 0.3 * near + 0.5 * again
         background = 0.4 * background + 0.6 * (0.3 * far + 0.7 * local)
         third = Round(foreground, background, cosine_scores(unit, foreground, background))
@@ -330,15 +318,12 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         gate: Tensor = self.gate(shown)
         return gate.sigmoid() * feature
 
-    def prototypes(
-        self, feature: Tensor, scores: Tensor, dtype: torch.dtype = torch.float32
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def prototypes(self, feature: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Means of an image's surest pixels, and a background of its own for every pixel.
 
         Args:
             feature: X (B, D, h, w).
             scores: (B, 2, h, w).
-            dtype: Of the products that average the background's pixels.
 
         Returns:
             SF and SB (B, D, 1, 1), foreground and background; LB (B, D, h, w): for every pixel the
@@ -354,7 +339,7 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
             for mask in (foreground, background)
         ]
         pixels = flat.transpose(1, 2).contiguous()  # (B, N, D)
-        local = local_background(pixels, background, dtype)
+        local = local_background(pixels, background)
         return means[0], means[1], local.transpose(1, 2).reshape(feature.shape)
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
@@ -410,7 +395,7 @@ def cosine_scores(unit: Tensor, foreground: Tensor, background: Tensor) -> Tenso
     return SCALE * torch.stack(cosines, dim=1)
 
 
-def local_background(pixels: Tensor, background: Tensor, dtype: torch.dtype) -> Tensor:
+def local_background(pixels: Tensor, background: Tensor) -> Tensor:
     """For every pixel a mean (B, N, D) of the background's pixels.
 
     They are weighted with the softmax of twice their cosines with it: attention of one head, whose
@@ -419,19 +404,17 @@ def local_background(pixels: Tensor, background: Tensor, dtype: torch.dtype) -> 
     Args:
         pixels: (B, N, D).
         background: (B, N) bool, at least one True in each image.
-        dtype: Of products and weights. Rounding errors of bf16 vanish in means over many pixels.
     """
     means = []
-    for queries, values, chosen in zip(
-        F.normalize(pixels, dim=-1, eps=EPS).to(dtype), pixels.to(dtype), background, strict=True
-    ):
+    unit = F.normalize(pixels, dim=-1, eps=EPS)
+    for queries, values, chosen in zip(unit, pixels, background, strict=True):
         places = chosen.nonzero().squeeze(1)
         keys = queries[places]
         mean = F.scaled_dot_product_attention(
             queries[None, None], keys[None, None], values[places][None, None], scale=2.0
         )
         means.append(mean[0, 0])
-    return torch.stack(means).to(pixels.dtype)
+    return torch.stack(means)
 
 
 def surest(probability: Tensor, threshold: float, top: int) -> Tensor:

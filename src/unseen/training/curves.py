@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from unseen.errors import DataError, SettingError
+from unseen.errors import DataError
 from unseen.files import write_text
 from unseen.texts import read_text
 
@@ -89,20 +89,12 @@ class TensorBoardCurve:
     Args:
         folder: Where they lie.
         start: As for `CsvCurve`.
-
-    Raises:
-        SettingError: The package tensorboard is not installed.
     """
 
     def __init__(self, folder: Path, start: int) -> None:
-        # torch has the writer, but tensorboard is an extra: imported only where it is asked for.
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise SettingError(
-                "--train.logger tensorboard needs the package tensorboard; install it with"
-                " pip install 'unseen[track]'"
-            ) from error
+        # Needs the package tensorboard, an extra: `unseen.plans` has looked for it.
+        from torch.utils.tensorboard import SummaryWriter
+
         # Events from `start` on, which a resumed run writes again, are hidden by TensorBoard.
         self.writer = SummaryWriter(str(folder), purge_step=start or None)
 

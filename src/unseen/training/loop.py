@@ -290,14 +290,14 @@ def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunCont
                 progress_bar(shown) as bar,
                 interrupts.noted(),
             ):
-                task = bar.add_task("training", total=settings.steps, completed=start, loss=0.0)
+                task = bar.add_task("training", total=settings.steps, completed=start, loss="")
                 for step in range(start, settings.steps):
                     for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
                         group["lr"] = peak * job.factor(step)
                     losses = take_step(fabric, module, optimizer, parts, step, settings)
                     # Validation while training belongs here, so that the records can keep it.
                     records.write(step + 1, losses)
-                    bar.update(task, advance=1, loss=records.loss)
+                    bar.update(task, advance=1, loss=records.loss and f"loss {records.loss:.4g}")
                     if step + 1 < settings.steps and interrupts.end_after(fabric, step + 1):
                         records.save(step + 1)
                         raise KeyboardInterrupt
@@ -390,7 +390,7 @@ def progress_bar(shown: bool) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4g}"),
+        TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(),
     )
     return Progress(*columns, disable=not shown)

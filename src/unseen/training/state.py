@@ -5,6 +5,7 @@ Random numbers are not among them: they follow from seed and step.
 
 from __future__ import annotations
 
+import io
 import logging
 import pickle
 from collections.abc import Mapping
@@ -34,11 +35,11 @@ FORMAT = 2
 def save_state(out: Path, **parts: Any) -> None:
     """Write a state of a run folder, whole or not at all; the one before it is kept."""
     last = out / STATE
+    # By way of memory: torch does not say what kept it from writing a file.
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, **parts}, content)
     with replacing(last, ours=True) as beside:
-        try:
-            torch.save({"format": FORMAT, **parts}, beside)
-        except RuntimeError as error:  # how torch reports a full disk
-            raise OSError(str(error).partition("\n")[0][:100]) from error
+        beside.write_bytes(content.getbuffer())
         # Killed from here on, the run goes on from the former one.
         if last.exists():
             last.replace(out / FORMER_STATE)
