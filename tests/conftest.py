@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tiny import archives as tiny_archives
+from tiny import whole_scores
 from tiny.commands import FEW, ONE_STEP, run_command
 from unseen import precision
 from unseen.backbones.shape_network import ShapeNetwork
@@ -25,7 +26,6 @@ from unseen.clip_segmenter import TextSegmenter
 from unseen.conversion import translate
 from unseen.data.doodles import draw
 from unseen.errors import CheckpointError
-from unseen.inference import score_maps
 from unseen.methods import METHODS
 from unseen.released import rename
 from unseen.segmenter import Segmenter, TextFeatures
@@ -112,7 +112,7 @@ class Released:
 
     def check_scores(self, tolerance: float) -> None:
         """The scores of whole images."""
-        scores = score_maps(
+        scores = whole_scores(
             self.segmenter, self.tensors["in.image"], self.text, InferenceSettings(), self.seen
         )
         close(scores, self.tensors["out.head_eval"], tolerance)
@@ -120,7 +120,7 @@ class Released:
     def check_inference(self, settings: InferenceSettings, tolerance: float) -> None:
         """Scores resized to the image's original size, and the class of every pixel."""
         images = self.tensors["in.image_infer"]
-        scores = score_maps(self.segmenter, images, self.text, settings, self.seen)
+        scores = whole_scores(self.segmenter, images, self.text, settings, self.seen)
         size = tuple(self.config["ori_shape"])
         resized = F.interpolate(scores, size, mode="bilinear", align_corners=False)
         if "out.infer_scores" in self.tensors:  # left out of tests/golden

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tiny import write_voc
+from tiny import given_scores, write_voc
 from tiny.commands import FEW, error_of, run_command
 from tiny.sets import (
     FULL,
@@ -38,12 +38,13 @@ from unseen.data.classes import (
     shared_classes,
 )
 from unseen.data.datasets import LabelledImages
+from unseen.decision import best_rows
 from unseen.errors import DataError, SettingError
-from unseen.inference import best_rows, label_maps, labels_of_rows
+from unseen.inference import label_maps, labels_of_rows
 from unseen.labels import BACKGROUND, IGNORE, PADDING, index_to_label, label_to_index, subset_lookup
 from unseen.metrics import ConfusionMatrix
+from unseen.score_maps import Resize
 from unseen.segmenter import TextFeatures
-from unseen.settings import InferenceSettings
 from unseen.visualize import colours, paint, palette
 
 SMALL = (
@@ -382,7 +383,7 @@ def test_metric_and_best_classes_above_253() -> None:
     scores = torch.zeros(1, 300, 1, 4)
     for column, class_id in enumerate((1, 252, 253, 299)):
         scores[0, class_id, 0, column] = 1
-    best = best_rows(scores, (1, 4), InferenceSettings())
+    best = best_rows(given_scores(scores), Resize.none((1, 4)))
     text = TextFeatures(tuple(map(str, range(300))), torch.zeros(300, 2))
     assert labels_of_rows(text, scores.device)[best.row].tolist() == [[[1, 252, 256, 302]]]
     matrix = ConfusionMatrix(300)

@@ -13,7 +13,7 @@ from tiny import learn_one_image, tiny_clip
 from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import VocabularyError
 from unseen.methods import METHODS, create
-from unseen.segmenter import Prediction, QuerySegmenter, TextFeatures
+from unseen.segmenter import Prediction, QuerySegmenter, Segmenter, TextFeatures
 from unseen.vocabulary import Vocabulary
 
 NAMES = ("tree", "house", "car", "boat")
@@ -203,3 +203,20 @@ def test_a_segmenter_keeps_the_widths_of_its_padding() -> None:
         mean = getattr(segmenter, "mean", None)
         mean = source.mean if mean is None else mean
         assert torch.allclose(color, mean.view(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].cls.classwise])
+def test_a_classwise_score_grows_with_the_logit_of_its_class_alone(name: str) -> None:
+    segmenter = make(name).eval()
+    logits = torch.randn(2, 5, 3, 4)
+    scores, few = segmenter.scores(logits, [1, 4]), [1, 2, 4]
+    torch.testing.assert_close(segmenter.scores(logits[:, few], [0, 2]), scores[:, few])
+    torch.testing.assert_close(segmenter.scores(logits[:, [1, 4]], [0, 1]), scores[:, [1, 4]])
+    grown = segmenter.scores(logits + torch.rand(1, 5, 1, 1), [1, 4])
+    assert (grown > scores).all()
+
+
+def test_a_method_says_if_its_scores_are_classwise() -> None:
+    """All do today; what does not say so is decided between all classes."""
+    assert all(METHODS[name].cls.classwise for name in METHODS)
+    assert not Segmenter.classwise

@@ -13,11 +13,11 @@ import yaml
 
 import unseen
 from conftest import close, converted, golden
+from tiny import whole_scores
 from tiny.commands import error_of, run_command
 from unseen.backbones.clip.loading import build_clip
 from unseen.checkpoints import load_run
 from unseen.errors import CheckpointError
-from unseen.inference import score_maps
 from unseen.segmenter import TextFeatures
 from unseen.settings import InferenceSettings
 
@@ -98,7 +98,7 @@ def test_a_checkpoint_becomes_a_run(
     segmenter.clip.std.fill_(1)
     tensors, _ = golden(name)
     text = TextFeatures(tuple("abcdefg"), tensors["in.text_embedding"].float())
-    scores = score_maps(
+    scores = whole_scores(
         segmenter, tensors["in.image"], text, InferenceSettings(), about["config"]["base_class"]
     )
     close(scores, tensors["out.head_eval"], 1e-5)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from conftest import SHARED, close, golden
-from tiny import tiny_clip, write_folds
+from tiny import resize_output, tiny_clip, write_folds
 from tiny.commands import ONE_STEP, error_of, run_command
 from unseen.backbones.clip.tower import IMAGENET_MEAN, IMAGENET_STD
 from unseen.data.benchmarks import BENCHMARKS, folds_of, get_benchmark
@@ -28,7 +28,7 @@ from unseen.data.episodes import HASHES, Episode, bam_list, coco_list, draw, fin
 from unseen.data.folds import voc_fold_pair
 from unseen.errors import DataError, SettingError
 from unseen.evaluation.protocols import SquareImages
-from unseen.inference import query_mask, resize_input, resize_output
+from unseen.inference import query_mask, resize_input
 from unseen.labels import BACKGROUND
 from unseen.methods import create
 from unseen.metrics import EpisodeCounts

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tiny import tiny_clip
+from tiny import given_scores, resize_output, tiny_clip, whole_scores
+from unseen import decision
 from unseen.errors import SettingError
 from unseen.inference import label_maps, resize_input, score_maps, window_starts
 from unseen.labels import IGNORE
 from unseen.methods import create
+from unseen.score_maps import Box
 from unseen.segmenter import Prediction, Segmenter, TextFeatures
 from unseen.settings import InferenceSettings, change_inference
 from unseen.vocabulary import Vocabulary
@@ -117,23 +119,23 @@ def test_window_starts_of_voc() -> None:
 def test_overlaps_are_averaged(size: tuple[int, int], window: int, stride: int) -> None:
     segmenter, text = known(3)
     images = torch.rand(2, 3, *size)
-    scores = score_maps(segmenter, images, text, InferenceSettings(window=window, stride=stride))
+    scores = whole_scores(segmenter, images, text, InferenceSettings(window=window, stride=stride))
     expected = brute_force(segmenter, images, text, window, stride)
     assert scores.shape == (2, 3, *size)
     assert (scores - expected).abs().max() < 1e-6
     assert (
-        scores - score_maps(segmenter, images, text, InferenceSettings())
+        scores - whole_scores(segmenter, images, text, InferenceSettings())
     ).abs().max() > 1e-3 or max(size) <= window
 
 
 def test_windows_without_stride_lie_side_by_side() -> None:
     segmenter, text = known(2)
     images = torch.rand(1, 3, 16, 24)
-    scores = score_maps(segmenter, images, text, InferenceSettings(window=8))
+    scores = whole_scores(segmenter, images, text, InferenceSettings(window=8))
     assert torch.equal(
-        scores, score_maps(segmenter, images, text, InferenceSettings(window=8, stride=8))
+        scores, whole_scores(segmenter, images, text, InferenceSettings(window=8, stride=8))
     )
-    assert torch.equal(
+    torch.testing.assert_close(
         scores[..., 8:16, 16:24], segmenter(images[..., 8:16, 16:24], text).resized((8, 8))
     )
 
@@ -144,7 +146,7 @@ def test_window_batch_bounds_the_batch_and_changes_nothing() -> None:
     expected = brute_force(segmenter, images, text, 16, 10)
     for window_batch in (1, 3, 100):
         segmenter.sizes.clear()
-        scores = score_maps(
+        scores = whole_scores(
             segmenter,
             images,
             text,
@@ -162,9 +164,9 @@ def test_a_batch_scores_as_its_images() -> None:
         torch.rand(3, 3, 30, 45),
         InferenceSettings(short_side=20, window=16, stride=10),
     )
-    together = score_maps(segmenter, images, text, settings)
+    together = whole_scores(segmenter, images, text, settings)
     alone = torch.cat(
-        [score_maps(segmenter, image.unsqueeze(0), text, settings) for image in images]
+        [whole_scores(segmenter, image.unsqueeze(0), text, settings) for image in images]
     )
     assert (together - alone).abs().max() < 1e-6
 
@@ -218,7 +220,7 @@ def test_labels_are_the_best_of_the_resized_scores() -> None:
         InferenceSettings(short_side=32, window=16, stride=12),
     )
     scores = F.interpolate(
-        score_maps(segmenter, images, text, settings),
+        whole_scores(segmenter, images, text, settings),
         (21, 34),
         mode="bilinear",
         align_corners=False,
@@ -233,33 +235,69 @@ def test_bytes_and_fractions_are_the_same_image() -> None:
     images = torch.randint(0, 256, (1, 3, 20, 30), dtype=torch.uint8)
     settings = InferenceSettings(short_side=24, window=16, stride=8)
     assert torch.equal(
-        score_maps(segmenter, images, text, settings),
-        score_maps(segmenter, images / 255, text, settings),
+        whole_scores(segmenter, images, text, settings),
+        whole_scores(segmenter, images / 255, text, settings),
     )
 
 
 # --------------------------------------------------------------------- classes
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 2, 3, 7, 50])
-def test_rows_at_once_changes_nothing(rows_at_once: int) -> None:
-    segmenter, text = known(7)
-    images, settings = torch.rand(2, 3, 20, 28), InferenceSettings(short_side=30)
-    expected = label_maps(segmenter, images, text, settings, threshold=0.4)
-    assert len(expected.labels.unique()) > 4
-    maps = label_maps(segmenter, images, text, settings, threshold=0.4, rows_at_once=rows_at_once)
-    assert torch.equal(maps.labels, expected.labels)
-    assert torch.equal(maps.confidence, expected.confidence)
+@pytest.mark.parametrize("classwise", [True, False])
+@pytest.mark.parametrize("side", [1, 7, 16, 1000])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        InferenceSettings(short_side=30),
+        InferenceSettings(short_side=30, antialias=False),
+        InferenceSettings(short_side=30, window=16, stride=10),
+        InferenceSettings(canvas=32),
+    ],
+)
+def test_parts_of_any_size_change_nothing(
+    settings: InferenceSettings, side: int, classwise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many classes, some of them reduced, few are looked at in a part; the best are the same."""
+    torch.manual_seed(1)
+    segmenter = create("zegclip", tiny_clip(), decoder_heads=2, calibration=0.01).eval()
+    text = TextFeatures(tuple(map(str, range(20))), F.normalize(torch.randn(20, 16), dim=1))
+    images = torch.rand(2, 3, 50, 70)
+    monkeypatch.setattr(type(segmenter), "classwise", classwise)
+    monkeypatch.setattr(decision, "TILE", side)
+    monkeypatch.setattr(decision, "TILES", 10**9)
+    monkeypatch.setitem(decision.MOST_VALUES, "cpu", 2 * 20 * side * side)
+    seen = list(range(0, 20, 2))
+    maps = label_maps(segmenter, images, text, settings, seen=seen)
+    scores = whole_scores(segmenter, images, text, settings, seen)
+    expected = resize_output(scores, (50, 70), settings)
+    assert len(maps.labels.unique()) > 3
+    # Two classes may be equal up to rounding.
+    chosen = expected.gather(1, maps.labels.unsqueeze(1))[:, 0]
+    torch.testing.assert_close(chosen, expected.amax(dim=1), atol=1e-6, rtol=0)
+    assert (maps.labels == expected.argmax(dim=1)).float().mean() > 0.999
+    confidence = resize_output(scores.clamp(0, 1).amax(dim=1, keepdim=True), (50, 70), settings)
+    torch.testing.assert_close(maps.confidence, confidence[:, 0], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 2, 32])
-def test_the_first_of_equal_classes_wins(rows_at_once: int) -> None:
+def test_classes_that_can_win() -> None:
+    """Class 0 is below class 1 everywhere in the left half, class 2 nowhere best."""
+    maps = torch.tensor([[[[0.0, 0, 9, 9]], [[1, 1, 5, 5]], [[-9, -9, -9, 8.5]]]])
+    scores = given_scores(maps)
+    every = range(3)
+    assert scores.contenders(Box((0, 1), (0, 2)), every) == [1]
+    assert scores.contenders(Box((0, 1), (1, 3)), every) == [0, 1]
+    assert scores.contenders(Box((0, 1), (2, 4)), every) == [0]
+    assert scores.contenders(Box((0, 1), (0, 4)), [1, 2]) == [1, 2]
+
+
+@pytest.mark.parametrize("classwise", [True, False])
+def test_the_first_of_equal_classes_wins(classwise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Known, "classwise", classwise)
     segmenter, text = known(5)
     flat = TextFeatures(text.names, torch.zeros(5, 3))
     images = torch.rand(1, 3, 4, 4)  # one patch: the position adds nothing
-    assert label_maps(
-        segmenter, images, flat, InferenceSettings(), rows_at_once=rows_at_once
-    ).labels.unique().tolist() == [0]
+    maps = label_maps(segmenter, images, flat, InferenceSettings())
+    assert maps.labels.unique().tolist() == [0]
 
 
 def test_below_the_threshold_there_is_no_class() -> None:
@@ -267,7 +305,7 @@ def test_below_the_threshold_there_is_no_class() -> None:
     images, settings = torch.rand(1, 3, 24, 36), InferenceSettings()
     every = label_maps(segmenter, images, text, settings)
     assert torch.equal(
-        every.confidence, score_maps(segmenter, images, text, settings).amax(dim=1).clamp(0, 1)
+        every.confidence, whole_scores(segmenter, images, text, settings).amax(dim=1).clamp(0, 1)
     )
     threshold = every.confidence.median().item()
     maps = label_maps(segmenter, images, text, settings, threshold=threshold)
@@ -286,11 +324,11 @@ def test_the_segmenter_is_told_what_it_was_trained_on_window_by_window() -> None
     images = torch.rand(1, 3, 16, 24)
     for settings, count in (
         (InferenceSettings(), 1),
-        (InferenceSettings(window=8, window_batch=2), 3),
+        (InferenceSettings(window=8), 6),
     ):
         segmenter.seen_received.clear()
-        label_maps(segmenter, images, text, settings, seen=[0, 2])
-        assert segmenter.seen_received == [[0, 2]] * count
+        score_maps(segmenter, images, text, settings, seen=[0, 2]).whole()
+        assert segmenter.seen_received == [(0, 2)] * count
 
 
 @pytest.mark.parametrize(
@@ -303,24 +341,24 @@ def test_zegclip_reduces_the_scores_of_seen_classes(settings: InferenceSettings)
         torch.rand(1, 3, 32, 40),
     )
     plain, calibrated = (
-        score_maps(segmenter, images, text, settings, seen) for seen in (None, [0, 2])
+        whole_scores(segmenter, images, text, settings, seen) for seen in (None, [0, 2])
     )
     assert (plain - calibrated - torch.tensor([0.2, 0.0, 0.2]).view(1, 3, 1, 1)).abs().max() < 1e-6
-    assert torch.equal(score_maps(segmenter, images, text, settings, [0, 1, 2]), plain)
+    assert torch.equal(whole_scores(segmenter, images, text, settings, [0, 1, 2]), plain)
 
 
 def test_methods_without_training_are_not_calibrated() -> None:
     segmenter = create("naclip", tiny_clip()).eval()
     text, images = segmenter.encode_text(Vocabulary(["tree", "car"])), torch.rand(1, 3, 32, 40)
     assert torch.equal(
-        score_maps(segmenter, images, text, InferenceSettings(), [0]),
-        score_maps(segmenter, images, text, InferenceSettings()),
+        whole_scores(segmenter, images, text, InferenceSettings(), [0]),
+        whole_scores(segmenter, images, text, InferenceSettings()),
     )
 
 
 def test_windows_that_leave_gaps_are_refused() -> None:
     with pytest.raises(SettingError, match="leave gaps"):
-        score_maps(
+        whole_scores(
             *known(2)[:1],
             torch.rand(1, 3, 12, 12),
             known(2)[1],
@@ -351,8 +389,8 @@ def test_squares_may_be_resized_once_and_without_antialiasing() -> None:
         segmenter(resized, text).logits, (50, 70), mode="bilinear", align_corners=False
     )
     assert torch.equal(label_maps(segmenter, images, text, plain).labels, direct.argmax(dim=1))
-    assert score_maps(segmenter, images, text, plain).shape == (1, 2, 4, 4)
-    assert score_maps(segmenter, images, text, replace(plain, square=30)).shape == (1, 2, 30, 30)
+    assert whole_scores(segmenter, images, text, plain).shape == (1, 2, 4, 4)
+    assert whole_scores(segmenter, images, text, replace(plain, square=30)).shape == (1, 2, 30, 30)
 
 
 def test_no_antialiasing_needs_a_size() -> None:

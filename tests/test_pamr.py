@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny import tiny_clip
+from tiny import resize_output, tiny_clip, whole_scores
+from unseen import decision
 from unseen.building import encode
 from unseen.errors import SettingError
-from unseen.inference import label_maps, resize_output, score_maps
+from unseen.inference import label_maps
 from unseen.methods import create
 from unseen.modules.pamr import PixelRefinement, affinities
 from unseen.settings import InferenceSettings, change_inference
@@ -59,14 +60,15 @@ def test_a_flat_image_spreads_maps_evenly() -> None:
     assert torch.allclose(weights, torch.full_like(weights, 1 / 8))
 
 
-def test_label_maps_with_pamr() -> None:
+def test_label_maps_with_pamr(monkeypatch: pytest.MonkeyPatch) -> None:
     """The refined maps at image size decide, however many are refined at a time."""
     segmenter = create("naclip", tiny_clip()).eval()
     images = torch.rand(2, 3, 40, 48)
     text = encode(segmenter, ["cat", "dog", "sofa"])
     settings = InferenceSettings(refinement="pamr", pamr_steps=3, pamr_dilations=(2, 4))
-    maps = label_maps(segmenter, images, text, settings, rows_at_once=2)
-    scores = resize_output(score_maps(segmenter, images, text, settings), (40, 48), settings)
+    monkeypatch.setitem(decision.MOST_VALUES, "cpu", 2 * 2 * 40 * 48)
+    maps = label_maps(segmenter, images, text, settings)
+    scores = resize_output(whole_scores(segmenter, images, text, settings), (40, 48), settings)
     refined = PixelRefinement.of_images(images, (2, 4), 3)(scores)
     assert torch.equal(maps.labels, refined.argmax(dim=1))
     assert torch.allclose(maps.confidence, refined.softmax(dim=1).amax(dim=1), atol=1e-5)

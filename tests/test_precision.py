@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny import tiny_clip
+from tiny import tiny_clip, whole_scores
 from tiny.commands import error_of, run_command
 from unseen import precision
-from unseen.inference import label_maps, score_maps
+from unseen.inference import label_maps
 from unseen.methods import create
 from unseen.methods.training_free import TrainingFree
 from unseen.precision import chosen_precision, computes_bf16
@@ -50,7 +50,7 @@ def test_bf16_changes_scores_a_little(method: str) -> None:
     text = segmenter.encode_text(Vocabulary(("cat", "dog", "boat")))
     images = torch.rand(2, 3, 48, 64)
     both = [
-        score_maps(segmenter, images, text, InferenceSettings(precision=name))
+        whole_scores(segmenter, images, text, InferenceSettings(precision=name))
         for name in ("32-true", "bf16-mixed")
     ]
     assert [scores.dtype for scores in both] == [torch.float32] * 2
@@ -74,7 +74,7 @@ def test_networks_alone_compute_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None
         maps = label_maps(
             segmenter, torch.rand(1, 3, 32, 32), text, InferenceSettings(precision=name, window=16)
         )
-        assert maps.scores.dtype == maps.confidence.dtype == torch.float32
+        assert maps.scores.whole().dtype == maps.confidence.dtype == torch.float32
     assert seen == [False, True]
 
 

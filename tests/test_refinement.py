@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from conftest import golden
-from tiny import tiny_clip
+from tiny import given_scores, tiny_clip
 from tiny.commands import run_command
 from unseen.data.benchmarks import get_benchmark
 from unseen.errors import SettingError
@@ -85,7 +85,7 @@ def test_matches_of_label_maps() -> None:
     left, upper = halves()[1:]
 
     def refine(*matches: SegmentMatch) -> Tensor:
-        return refine_labels(labels, matches, scores, InferenceSettings())
+        return refine_labels(labels, matches, given_scores(scores[None]), InferenceSettings())
 
     one = refine(SegmentMatch(0, 0.8, left))
     assert one.tolist() == [[0, 0, 0, 0, 2, 2, 1, 1]] * 2 + [[0, 0, 0, 0, 1, 2, 1, 1]] * 2
@@ -160,11 +160,8 @@ def test_label_maps_are_refined() -> None:
     assert not torch.equal(changed.labels, maps.labels)
     assert torch.equal(changed.confidence, maps.confidence)
     matches = match_segments(maps.labels[0], segments[0], 0.05)
-    for count in (1, 2, 32):
-        labels = refine_labels(
-            maps.labels[0], matches, maps.scores[0], settings, rows_at_once=count
-        )
-        assert torch.equal(labels, changed.labels[0])
+    labels = refine_labels(maps.labels[0], matches, maps.scores.image(0), settings)
+    assert torch.equal(labels, changed.labels[0])
 
 
 def test_refinement_as_the_settings_ask() -> None:

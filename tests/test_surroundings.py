@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tiny.commands import error_of
+from unseen.cli import parser
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full and Linux's names")
 
@@ -136,3 +137,31 @@ def test_devices_are_called_what_they_are(
     error = error_of(capsys, line.format(photo=photo))
     assert "/dev/zero" in error
     assert "does not exist" not in error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("could not create a primitive"),
+        ImportError("some.so: failed to map segment from shared object"),
+    ],
+)
+def test_no_memory_is_left(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(parser, "_check_words", fail)
+    assert "there is not enough memory; give smaller images" in error_of(capsys, "list")
+
+
+def test_other_errors_of_imports_are_bugs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise ImportError("no such name")
+
+    monkeypatch.setattr(parser, "_check_words", fail)
+    with pytest.raises(ImportError, match="no such name"):
+        parser.main(["list"])

@@ -32,6 +32,7 @@ from unseen.training.batches import (
     images_to_query,
     training_items,
 )
+from unseen.training.curves import CsvCurve
 from unseen.training.loop import fit
 from unseen.training.records import RunControl
 from unseen.training.schedules import learning_rate
@@ -492,6 +493,14 @@ def test_curves_are_written(tmp_path: Path) -> None:
     trained(tmp_path / "board", boards)
     assert curve_of(tmp_path / "board") == rows
     assert list((tmp_path / "board" / "logs").glob("events.*"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it stands for a full disk")
+def test_a_curve_on_a_full_disk(tmp_path: Path) -> None:
+    curve = CsvCurve(tmp_path, 0)
+    curve.path = Path("/dev/full")
+    with pytest.raises(DataError, match="No space left on device.; free some space"):
+        curve.add(0, {"loss": 1.0})
 
 
 def test_methods_without_training_say_so(tmp_path: Path) -> None:

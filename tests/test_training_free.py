@@ -93,8 +93,9 @@ def test_modes_differ() -> None:
 def test_confidence_is_a_softmax_of_scaled_cosines() -> None:
     segmenter = TrainingFree(tiny_clip(), temperature=10)
     logits = torch.tensor([[[[0.1]], [[0.3]]]])
-    confidence = segmenter.confidence(segmenter.scores(logits, None))
-    assert confidence[0, 1, 0, 0].item() == pytest.approx(
+    scores = segmenter.scores(logits, None)
+    confidence = segmenter.confidence(scores[:, 1], scores.logsumexp(dim=1))
+    assert confidence.item() == pytest.approx(
         1 / (1 + torch.exp(torch.tensor(-2.0)).item()), rel=1e-5
     )
 

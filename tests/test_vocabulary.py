@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import unseen
-from tiny import tiny_clip
+from tiny import tiny_clip, whole_scores
 from tiny.commands import FEW, error_of, run_command
 from unseen.backbones.clip.text import StoredText
 from unseen.building import encode
@@ -19,7 +19,7 @@ from unseen.data.ade import ADE150
 from unseen.data.benchmarks import get_benchmark
 from unseen.data.classes import CITYSCAPES, COCO, COCO_STUFF, CONTEXT, DOODLES, VOC
 from unseen.errors import DataError, VocabularyError
-from unseen.inference import label_maps, query_mask, score_maps
+from unseen.inference import label_maps, query_mask
 from unseen.labels import IGNORE
 from unseen.methods import create
 from unseen.segmenter import TextFeatures
@@ -159,7 +159,7 @@ def test_max_takes_the_best_synonym_and_background_words_give_no_class() -> None
     segmenter, text = naclip_on(vocabulary)
     images, settings = torch.rand(2, 3, 37, 50), InferenceSettings(confidence_at="image")
     maps = label_maps(segmenter, images, text, settings)  # type: ignore[arg-type]
-    scores = score_maps(segmenter, images, text, settings)  # type: ignore[arg-type]
+    scores = whole_scores(segmenter, images, text, settings)  # type: ignore[arg-type]
     probability = scores.softmax(dim=1)
     of_classes = torch.stack(
         [probability[:, [0, 1]].amax(1), probability[:, 2], probability[:, 3]], dim=1
@@ -183,7 +183,7 @@ def test_small_classes_give_way() -> None:
     plain = label_maps(segmenter, images, text, InferenceSettings())  # type: ignore[arg-type]
     settings = InferenceSettings(area_threshold=0.4)
     maps = label_maps(segmenter, images, text, settings)  # type: ignore[arg-type]
-    scores = score_maps(segmenter, images, text, settings)  # type: ignore[arg-type]
+    scores = whole_scores(segmenter, images, text, settings)  # type: ignore[arg-type]
     classes, changed = torch.tensor([0, 0, 1, 2, IGNORE]), False
     for i in range(3):
         counts = torch.bincount(plain.labels[i][plain.labels[i] != IGNORE], minlength=3)
@@ -297,7 +297,7 @@ def test_refinement_by_segments_knows_the_background() -> None:
     mask = torch.zeros(40, 40, dtype=torch.bool)
     mask[:4] = True
     refined = refine_maps(maps, [[SegmentMatch(label, 0.9, mask)]]).labels[0]
-    without = maps.scores[0].clone()
+    without = maps.scores.whole()[0]
     without[label] = -1e9
     size = torch.nn.functional.interpolate(without[None], (40, 40), mode="bilinear")[0]
     lost = (maps.labels[0] == label) & ~mask

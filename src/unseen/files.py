@@ -101,13 +101,16 @@ def replacing(path: Path, flag: str = "--out", *, ours: bool = False) -> Iterato
         beside.replace(path)
         _flush(path.parent)
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, f"choose another place with {flag}")
-        raise DataError(
-            f"{path} cannot be written ({error.strerror or error}); {remedy}"
-        ) from error
+        raise unwritable(path, error, flag) from error
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError, flag: str = "--out") -> DataError:
+    """What to raise where a file or a folder cannot be written."""
+    remedy = _REMEDIES.get(error.errno or 0, f"choose another place with {flag}")
+    return DataError(f"{path} cannot be written ({error.strerror or error}); {remedy}")
 
 
 def _flush(path: Path) -> None:

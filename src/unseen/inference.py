@@ -6,16 +6,18 @@ Images are resized for a method, and its score maps back to the image's size, on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unseen.decision import Best, best_rows
 from unseen.errors import SettingError
 from unseen.labels import IGNORE, index_to_label
 from unseen.modules.pamr import PixelRefinement
 from unseen.precision import computing
+from unseen.score_maps import Place, Resize, ScoreMaps
 from unseen.segmenter import Segmenter, TextFeatures
 from unseen.settings import InferenceSettings
 from unseen.vocabulary import NO_CLASS
@@ -23,10 +25,6 @@ from unseen.vocabulary import NO_CLASS
 CANVAS_STEP = 8
 """Both sides of an image are resized to multiples of this before it is padded to the canvas (the
 evaluation of BAM, Lang et al. 2022, which ESDA follows)."""
-ROWS_AT_ONCE = 32
-"""Score maps resized to image size at a time; limits the memory they take."""
-MOST_VALUES = 2**25
-"""Of these maps, on large images."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,14 @@ class LabelMaps:
         labels: (B, H, W) int64, the label of the best class (`unseen.labels`); 255 where its
             confidence is below the background threshold.
         confidence: (B, H, W) float32 in 0..1, of the best class.
-        scores: (B, K, h, w) of the rows of the text, at the size `score_maps` returns.
+        scores: Of the rows of the text.
         row_labels: (K,) int64, the labels of these rows; 255 for a word of the background.
         settings: The settings they were computed with.
     """
 
     labels: Tensor
     confidence: Tensor
-    scores: Tensor
+    scores: ScoreMaps
     row_labels: Tensor
     settings: InferenceSettings
 
@@ -88,16 +86,13 @@ def _resize_into_canvas(images: Tensor, side: int) -> Tensor:
     return F.pad(resized, (0, side - width, 0, side - height))
 
 
-def resize_output(maps: Tensor, size: tuple[int, int], settings: InferenceSettings) -> Tensor:
-    """Maps (B, K, h, w) of resized images at the images' own size (H, W)."""
+def output_resize(scores: ScoreMaps, size: tuple[int, int], settings: InferenceSettings) -> Resize:
+    """How score maps get the images' own size (H, W)."""
     if settings.canvas is not None:
         # The canvas covers a square of the longer side; its padding is cut off.
-        longest = max(size)
-        square = F.interpolate(maps, (longest, longest), mode="bilinear", align_corners=True)
-        return square[..., : size[0], : size[1]]
-    if maps.shape[-2:] == size:
-        return maps
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+        square = (max(size), max(size))
+        return Resize.between(scores.size, square, scores.device, align_corners=True).cut(size)
+    return Resize.between(scores.size, size, scores.device)
 
 
 # ----------------------------------------------------------------------- scores
@@ -116,8 +111,8 @@ def score_maps(
     text: TextFeatures,
     settings: InferenceSettings,
     seen: Sequence[int] | None = None,
-) -> Tensor:
-    """Scores (B, K, h, w) of the rows of the text, at the size of the resized images.
+) -> ScoreMaps:
+    """Scores of the rows of the text, at the size of the resized images.
 
     Without anti-aliasing they are as small as the method computes them. Where windows overlap they
     are the mean over the windows.
@@ -138,79 +133,76 @@ def score_maps(
         images = torch.cat(channels, dim=1)
     else:
         images = resize_input(images, settings)
-    if seen is not None:
-        seen = text.rows_of(seen)
+    size = (images.shape[-2], images.shape[-1])
     if settings.window is None:
-        return _scores(segmenter, images, text, settings, seen)
-    stride = settings.stride or settings.window
-    if not 0 < stride <= settings.window:
-        raise SettingError(
-            f"windows of {settings.window} pixels with a stride of {stride} leave gaps; give a"
-            f" stride of 1 to {settings.window}"
-        )
-    return _window_scores(segmenter, images, text, settings, seen)
+        place = _whole_place(segmenter, images, text, settings)
+        places, size = [place], place.resize.size
+    else:
+        places = _window_places(segmenter, images, text, settings)
+    reduced = None
+    # With every class seen, none is at an advantage.
+    if seen is not None and len(text.rows_of(seen)) < len(text):
+        reduced = tuple(text.rows_of(seen))
+    return ScoreMaps(tuple(places), size, segmenter.scores, reduced, segmenter.classwise)
 
 
-def _scores(
-    segmenter: Segmenter,
-    images: Tensor,
-    text: TextFeatures,
-    settings: InferenceSettings,
-    seen: Sequence[int] | None,
-) -> Tensor:
-    """Scores of whole images, or of windows, in one batch."""
+def _whole_place(
+    segmenter: Segmenter, images: Tensor, text: TextFeatures, settings: InferenceSettings
+) -> Place:
+    """What the method returns for whole images."""
     with computing(settings.precision, images.device):
         prediction = segmenter(images, text)
     size = (images.shape[-2], images.shape[-1])
     # Without anti-aliasing, score maps go from the method's size to the image's in one step. Two
     # steps are needed for maps of padded images, which are cropped at full size, and for maps with
-    # aligned corners, which `resize_output` does not align.
+    # aligned corners, which `output_resize` does not align.
     one_step = prediction.padded_size == size and not prediction.align_corners
-    if one_step and not settings.antialias and settings.window is None:
-        return segmenter.scores(prediction.logits.float(), seen)
-    return segmenter.scores(prediction.resized(size), seen)
+    if one_step and not settings.antialias:
+        return Place.unresized(prediction)
+    return Place.of(prediction, size)
 
 
-def _window_scores(
-    segmenter: Segmenter,
-    images: Tensor,
-    text: TextFeatures,
-    settings: InferenceSettings,
-    seen: Sequence[int] | None,
-) -> Tensor:
-    """Scores at the size of the images, the mean over all windows that hold a pixel."""
+def _window_places(
+    segmenter: Segmenter, images: Tensor, text: TextFeatures, settings: InferenceSettings
+) -> list[Place]:
+    """What the method returns for every window, of all images."""
     assert settings.window is not None
-    height, width = images.shape[-2:]
     window, stride = settings.window, settings.stride or settings.window
-    places = [
-        (i, top, left)
-        for i in range(len(images))
-        for top in window_starts(height, window, stride)
-        for left in window_starts(width, window, stride)
-    ]
-    total = images.new_zeros(len(images), len(text), height, width)
-    count = images.new_zeros(height, width)
-    # Windows of all images share batches, so that small images fill them too.
-    for first in range(0, len(places), settings.window_batch):
-        batch = places[first : first + settings.window_batch]
-        crops = torch.stack(
-            [images[i, :, top : top + window, left : left + window] for i, top, left in batch]
+    if not 0 < stride <= window:
+        raise SettingError(
+            f"windows of {window} pixels with a stride of {stride} leave gaps; give a stride of 1"
+            f" to {window}"
         )
-        scores = _scores(segmenter, crops, text, settings, seen)
-        for (i, top, left), score in zip(batch, scores, strict=True):
-            rows, columns = slice(top, top + window), slice(left, left + window)
-            total[i, :, rows, columns] += score
-            # Every image has the same windows: they are counted once.
-            if i == 0:
-                count[rows, columns] += 1
-    return total.div_(count)
+    corners = [
+        (top, left)
+        for top in window_starts(images.shape[-2], window, stride)
+        for left in window_starts(images.shape[-1], window, stride)
+    ]
+    crops = [
+        image[:, top : top + window, left : left + window]
+        for image in images
+        for top, left in corners
+    ]
+    # Windows of all images share batches, so that small images fill them too.
+    logits = []
+    for first in range(0, len(crops), settings.window_batch):
+        with computing(settings.precision, images.device):
+            prediction = segmenter(torch.stack(crops[first : first + settings.window_batch]), text)
+        logits.append(prediction.logits.float())
+    size = (crops[0].shape[-2], crops[0].shape[-1])
+    # The windows of an image lie side by side: those of one corner are that many apart.
+    every = torch.cat(logits)
+    return [
+        Place.of(replace(prediction, logits=every[i :: len(corners)]), size, corner)
+        for i, corner in enumerate(corners)
+    ]
 
 
 # --------------------------------------------------------------------- decision
 
 
 @torch.no_grad()
-def label_maps(  # noqa: PLR0913 - keyword-only
+def label_maps(
     segmenter: Segmenter,
     images: Tensor,
     text: TextFeatures,
@@ -218,7 +210,6 @@ def label_maps(  # noqa: PLR0913 - keyword-only
     *,
     seen: Sequence[int] | None = None,
     threshold: float | None = None,
-    rows_at_once: int = ROWS_AT_ONCE,
 ) -> LabelMaps:
     """The best class of every pixel, at the images' own size.
 
@@ -230,24 +221,25 @@ def label_maps(  # noqa: PLR0913 - keyword-only
         seen: The classes trained on, if the others were not.
         threshold: Pixels whose best class has a lower confidence are background and become 255;
             None gives every pixel a class.
-        rows_at_once: Score maps resized to image size at a time.
     """
     size = (images.shape[-2], images.shape[-1])
     scores = score_maps(segmenter, images, text, settings, seen)
+    resize = output_resize(scores, size, settings)
     refine = _refinement(images, settings)
     # The best class of a pixel may be another than that of the score maps in these cases.
     changed = settings.refinement == "pamr" or settings.area_threshold is not None
-    at_image = changed or settings.confidence_at == "image"
-    best = best_rows(scores, size, settings, rows_at_once, refine, with_total=at_image)
+    at_image = changed or settings.confidence_at == "image" or resize.is_none
+    compares = segmenter.confidence_compares
+    best = best_rows(scores, resize, refine=refine, with_total=at_image and compares)
     if settings.area_threshold is not None:
-        best = _without_small(best, scores, text, settings, rows_at_once, refine)
-    if best.total is not None:
-        confidence = segmenter.best_confidence(best.score, best.total)
+        best = _without_small(best, scores, resize, text, settings.area_threshold, refine)
+    if at_image:
+        confidence = segmenter.confidence(best.score, best.total)
     else:
-        # A confidence map of every class at image size would take too much memory; the best one's
-        # is chosen at the size of the score maps.
-        confidence = segmenter.confidence(scores).amax(dim=1, keepdim=True)
-        confidence = resize_output(confidence, size, settings)[:, 0]
+        # At the size of the score maps, which is smaller than that of large images.
+        shown = best_rows(scores, Resize.none(scores.size), with_total=compares)
+        confidence = segmenter.confidence(shown.score, shown.total)
+        confidence = resize.whole(confidence.unsqueeze(1))[:, 0]
     row_labels = labels_of_rows(text, scores.device)
     labels = row_labels[best.row]
     if threshold is not None:
@@ -255,70 +247,12 @@ def label_maps(  # noqa: PLR0913 - keyword-only
     return LabelMaps(labels, confidence, scores, row_labels, settings)
 
 
-@dataclass(frozen=True)
-class Best:
-    """The best rows of the text at every pixel.
-
-    Attributes:
-        row: (B, H, W) int32; of rows with equal scores the first.
-        score: (B, H, W), its score.
-        total: (B, H, W), the logarithm of the sum of the exponentials of all rows' scores; None
-            where nobody asked for it.
-    """
-
-    row: Tensor
-    score: Tensor
-    total: Tensor | None = None
-
-
-def best_rows(
-    scores: Tensor,
-    size: tuple[int, int],
-    settings: InferenceSettings,
-    rows_at_once: int = ROWS_AT_ONCE,
-    refine: PixelRefinement | None = None,
-    *,
-    with_total: bool = False,
-) -> Best:
-    """The row with the highest score at every pixel.
-
-    Args:
-        scores: (B, K, h, w), as `score_maps` returns them.
-        size: Height and width of the images.
-        settings: The settings of the scores.
-        rows_at_once: Score maps resized to image size at a time.
-        refine: Changes maps at image size before they are compared.
-        with_total: Whether to sum up all rows (`Best.total`).
-    """
-    best: Best | None = None
-    rows_at_once = max(1, min(rows_at_once, MOST_VALUES // (size[0] * size[1])))
-    # All maps at image size would take gigabytes with a large vocabulary.
-    for first in range(0, scores.shape[1], rows_at_once):
-        part = resize_output(scores[:, first : first + rows_at_once], size, settings)
-        if refine is not None:
-            part = refine(part)
-        top, index = part.max(dim=1)
-        row = index.to(torch.int32).add_(first)
-        total = part.logsumexp(dim=1) if with_total else None
-        del part, index  # as large as the image several times over
-        if best is None:
-            best = Best(row, top, total)
-            continue
-        if best.total is not None and total is not None:
-            total = torch.logaddexp(best.total, total)
-        # Only a higher score wins, so that of equal rows the first stays.
-        row = torch.where(top > best.score, row, best.row)
-        best = Best(row, torch.maximum(top, best.score), total)
-    assert best is not None  # a vocabulary has at least one class
-    return best
-
-
 def _without_small(
     best: Best,
-    scores: Tensor,
+    scores: ScoreMaps,
+    resize: Resize,
     text: TextFeatures,
-    settings: InferenceSettings,
-    rows_at_once: int,
+    threshold: float,
     refine: PixelRefinement | None,
 ) -> Best:
     """The decision again, without the classes that had too few pixels in an image (SCLIP).
@@ -326,21 +260,20 @@ def _without_small(
     A class stays where it has more than the threshold's share of the pixels that have a class. The
     total stays that of all rows.
     """
-    assert settings.area_threshold is not None
     classes = _classes_of_rows(text, scores.device)
-    size = (best.row.shape[-2], best.row.shape[-1])
     rows, values = best.row.clone(), best.score.clone()
-    for i in range(len(scores)):
+    for i in range(scores.batch):
         given = classes[best.row[i]]
         counts = torch.bincount(given[given != NO_CLASS], minlength=len(text.vocabulary))
-        large = counts > settings.area_threshold * counts.sum()
+        large = counts > threshold * counts.sum()
         # The words of the background always stay.
         kept = (classes == NO_CLASS) | large[classes.clamp(min=0)]
         if kept.all() or not kept.any():
             continue
         one = None if refine is None else refine.image(i)
-        again = best_rows(scores[i : i + 1, kept], size, settings, rows_at_once, one)
-        rows[i], values[i] = kept.nonzero()[:, 0][again.row[0]], again.score[0]
+        few = kept.nonzero()[:, 0].tolist()
+        again = best_rows(scores.image(i), resize, few, refine=one)
+        rows[i], values[i] = again.row[0], again.score[0]
     return Best(rows, values, best.total)
 
 
@@ -389,12 +322,10 @@ def query_mask(
     """
     size = (images.shape[-2], images.shape[-1])
     scores = score_maps(segmenter, images, text.select(text.rows_of([class_index])), settings)
-    scores = resize_output(scores, size, settings)
-    refine = _refinement(images, settings)
-    if refine is not None:
-        scores = refine(scores)
-    scores = scores.amax(dim=1, keepdim=True)  # of its synonyms
+    # The best of its synonyms.
+    resize = output_resize(scores, size, settings)
+    best = best_rows(scores, resize, refine=_refinement(images, settings))
     # The score of a query class is its logit minus the background's.
     if threshold is None:
-        return scores[:, 0] > 0
-    return segmenter.confidence(scores)[:, 0] > threshold
+        return best.score > 0
+    return segmenter.confidence(best.score) > threshold

@@ -200,6 +200,9 @@ class Segmenter(nn.Module, ABC):
             every step, and gradients flow through it.
         needs_tokens: Whether it reads `TextFeatures.tokens`.
         starts_from_images: Whether `start_from` looks at training images.
+        classwise: Whether the score of a class depends on its own logit alone and grows with it;
+            then only classes that can win somewhere are looked at there.
+        confidence_compares: Whether `confidence` needs the scores of all classes.
     """
 
     PUBLISHED: ClassVar[dict[str, Any]] = {}
@@ -210,6 +213,8 @@ class Segmenter(nn.Module, ABC):
     trains_text: ClassVar[bool] = False
     needs_tokens: ClassVar[bool] = False
     starts_from_images: bool = False
+    classwise: ClassVar[bool] = False
+    confidence_compares: ClassVar[bool] = False
 
     @property
     def device(self) -> torch.device:
@@ -290,22 +295,20 @@ class Segmenter(nn.Module, ABC):
         Args:
             logits: Maps, at any resolution.
             seen: Indices of the classes whose masks were trained on, for methods that calibrate
-                their scores; None where no class is at an advantage.
+                their scores; None where no class is at an advantage. Of `classwise` methods some of
+                the classes may be asked alone, and all of these have been seen.
         """
         return logits
 
-    def confidence(self, scores: Tensor) -> Tensor:
-        """Scores (B, K, …) as numbers in 0..1, for thresholds and reports."""
-        return scores.clamp(0, 1)
-
-    def best_confidence(self, best: Tensor, total: Tensor) -> Tensor:
-        """The confidence of the best class alone.
+    def confidence(self, scores: Tensor, total: Tensor | None = None) -> Tensor:
+        """The scores of the best classes as numbers in 0..1, for thresholds and reports.
 
         Args:
-            best: Its scores.
-            total: The logarithm of the sum of the exponentials of all scores.
+            scores: (B, H, W), of the best class of each pixel.
+            total: (B, H, W), the logarithm of the sum of the exponentials of all classes' scores;
+                None unless `confidence_compares`.
         """
-        return self.confidence(best)
+        return scores.clamp(0, 1)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The tensors a run folder stores: all outside the frozen submodules."""
@@ -363,6 +366,7 @@ class QuerySegmenter(Segmenter):
         classes_at_once: Query classes answered at a time, which bounds what is held.
     """
 
+    classwise: ClassVar[bool] = True
     needs_class_labels: ClassVar[bool] = False
     classes_at_once: ClassVar[int] = 16
 
@@ -400,8 +404,8 @@ class QuerySegmenter(Segmenter):
             torch.stack(maps), answers[0].padded_size, align_corners=answers[0].align_corners
         )
 
-    def confidence(self, scores: Tensor) -> Tensor:
-        """The probability of each class against the background."""
+    def confidence(self, scores: Tensor, total: Tensor | None = None) -> Tensor:
+        """The probability of the class against the background."""
         return scores.sigmoid()
 
 

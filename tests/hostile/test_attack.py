@@ -244,7 +244,6 @@ def ends_in_a_sentence(code: int | None, log: Path, about: str = "") -> None:
         sentence = told.strip().splitlines()[-1]
         assert sentence.startswith("unseen: "), told[-2000:]
         assert len(sentence) <= CHARACTERS + len("unseen: ")
-        print("TOLD", sentence)
         assert about in sentence
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from unseen.backbones.clip.loading import build_clip
 from unseen.backbones.clip.text import StoredText
 from unseen.backbones.clip.tower import CLIP
 from unseen.data.classes import voc_palette
-from unseen.segmenter import QuerySegmenter, Segmenter, TextFeatures
+from unseen.inference import output_resize, score_maps
+from unseen.score_maps import Place, ScoreMaps
+from unseen.segmenter import Prediction, QuerySegmenter, Segmenter, TextFeatures
+from unseen.settings import InferenceSettings
 from unseen.vocabulary import Vocabulary
 
 
@@ -187,3 +190,21 @@ def learn_one_image(segmenter: Segmenter, steps: int = 150) -> tuple[float, floa
     segmenter.eval()
     predicted = forward(images, text()).resized((32, 32)).argmax(dim=1)
     return losses[0], losses[-1], (predicted == labels).float().mean().item()
+
+
+def whole_scores(*given: Any, **named: Any) -> torch.Tensor:
+    """All that `unseen.inference.score_maps` returns, (B, K, h, w)."""
+    return score_maps(*given, **named).whole()
+
+
+def given_scores(maps: torch.Tensor) -> ScoreMaps:
+    """Score maps (B, K, h, w) that somebody has computed."""
+    place = Place.unresized(Prediction(maps, (maps.shape[-2], maps.shape[-1])))
+    return ScoreMaps((place,), place.resize.size, lambda logits, seen: logits, classwise=True)
+
+
+def resize_output(
+    maps: torch.Tensor, size: tuple[int, int], settings: InferenceSettings
+) -> torch.Tensor:
+    """Score maps (B, K, h, w) at the size of their images."""
+    return output_resize(given_scores(maps), size, settings).whole(maps)

@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if error.errno != errno.ENAMETOOLONG:
             raise
         stop(f"{str(error.filename)[:60]}... is too long for the name of a file; check the flag")
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
         if not _is_of_memory(error):
             raise
         stop("there is not enough memory; give smaller images or batches, or close other programs")
@@ -233,8 +233,13 @@ def _check_words(words: Sequence[str]) -> None:
 
 def _is_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, of the machine or of a device."""
-    # The second is oneDNN's, which has nothing more to say.
-    signs = ("allocate memory", "could not create a primitive", "out of memory")
+    # The second is oneDNN's, which has nothing more to say, the last that of a library's import.
+    signs = (
+        "allocate memory",
+        "could not create a primitive",
+        "out of memory",
+        "failed to map segment",
+    )
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
 

@@ -221,6 +221,7 @@ class CLIPRC(AlignedStart, ClipSegmenter):
     Quirks = CLIPRCQuirks
     RELEASED = RELEASED
     TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3, "decoder_heads": 2, "lattice": (2, 2)}
+    classwise: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -77,6 +77,8 @@ class TrainingFree(ClipSegmenter):
     PUBLISHED: ClassVar[dict[str, Any]] = {"templates": "imagenet"}
     Quirks = TrainingFreeQuirks
     trainable: ClassVar[bool] = False
+    classwise: ClassVar[bool] = True
+    confidence_compares: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -125,13 +127,10 @@ class TrainingFree(ClipSegmenter):
         """
         return self.temperature * logits
 
-    def confidence(self, scores: Tensor) -> Tensor:
-        """Softmax over the classes."""
-        return scores.softmax(dim=1)
-
-    def best_confidence(self, best: Tensor, total: Tensor) -> Tensor:
-        """The best one's share of the softmax over the classes."""
-        return (best - total).exp()
+    def confidence(self, scores: Tensor, total: Tensor | None = None) -> Tensor:
+        """The best class's share of the softmax over the classes."""
+        assert total is not None
+        return (scores - total).exp()
 
     def _last_block(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """The overridden last block on tokens (B, 1 + N, C)."""

@@ -117,6 +117,7 @@ class ZegCLIP(AlignedStart, ClipSegmenter):
     Quirks = ZegCLIPQuirks
     RELEASED = RELEASED
     TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3, "decoder_heads": 2}
+    classwise: ClassVar[bool] = True
 
     def __init__(
         self,

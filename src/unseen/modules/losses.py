@@ -199,7 +199,7 @@ class _Pixels:
 
 
 def calibrated(scores: Tensor, seen: Sequence[int] | None, calibration: float) -> Tensor:
-    """Scores with those of seen classes reduced, where there are unseen classes beside them.
+    """Scores with those of seen classes reduced.
 
     Calibrated stacking (Chao et al. 2016, arXiv 1605.04253).
 
@@ -208,7 +208,7 @@ def calibrated(scores: Tensor, seen: Sequence[int] | None, calibration: float) -
         seen: Indices of the seen classes.
         calibration: γ.
     """
-    if seen is None or len(seen) == scores.shape[1]:
+    if seen is None:
         return scores
     # A new tensor, because callers may hand over views of what they keep.
     reduction = scores.new_zeros(scores.shape[1])

@@ -22,13 +22,15 @@ def bilinear(maps: Tensor, size: tuple[int, int], *, align_corners: bool = False
     # have a fast one, though most of the weights are 0.
     with torch.autocast(maps.device.type, enabled=False):
         rows, columns = (
-            _weights(old, new, maps, align_corners=align_corners)
+            linear_weights(old, new, maps.device, align_corners=align_corners)
             for old, new in zip(maps.shape[-2:], size, strict=True)
         )
         return rows @ (maps.float() @ columns.mT)
 
 
-def _weights(old: int, new: int, like: Tensor, *, align_corners: bool) -> Tensor:
-    """The share (new, old) of each old value in each new one, float32 on the device of `like`."""
-    one_hot = torch.eye(old, device=like.device).unsqueeze(0)
+def linear_weights(
+    old: int, new: int, device: torch.device, *, align_corners: bool = False
+) -> Tensor:
+    """The share (new, old) float32 of each old value in each new one, by linear interpolation."""
+    one_hot = torch.eye(old, device=device).unsqueeze(0)
     return F.interpolate(one_hot, new, mode="linear", align_corners=align_corners)[0].mT

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unseen.inference import ROWS_AT_ONCE, LabelMaps, best_rows
+from unseen.decision import best_rows
+from unseen.inference import LabelMaps, output_resize
 from unseen.labels import IGNORE, index_to_label
+from unseen.score_maps import ScoreMaps
 from unseen.segmenter import Segmenter
 from unseen.segments.source import SegmentSource, segment_source
 from unseen.settings import InferenceSettings
@@ -131,8 +133,8 @@ def segment_iou(labels: Tensor, segments: Tensor) -> tuple[list[int], Tensor]:
 def refine_maps(maps: LabelMaps, matches: Sequence[list[SegmentMatch]]) -> LabelMaps:
     """Label maps with segments in place of masks (`refine_labels`), given the matches by image."""
     refined = [
-        refine_labels(labels, image_matches, scores, maps.settings, maps.row_labels)
-        for labels, image_matches, scores in zip(maps.labels, matches, maps.scores, strict=True)
+        refine_labels(labels, image_matches, maps.scores.image(i), maps.settings, maps.row_labels)
+        for i, (labels, image_matches) in enumerate(zip(maps.labels, matches, strict=True))
     ]
     return replace(maps, labels=torch.stack(refined))
 
@@ -140,10 +142,9 @@ def refine_maps(maps: LabelMaps, matches: Sequence[list[SegmentMatch]]) -> Label
 def refine_labels(
     labels: Tensor,
     matches: Sequence[SegmentMatch],
-    scores: Tensor,
+    scores: ScoreMaps,
     settings: InferenceSettings,
     row_labels: Tensor | None = None,
-    rows_at_once: int = ROWS_AT_ONCE,
 ) -> Tensor:
     """A label map with segments in place of the masks of the matched classes.
 
@@ -154,10 +155,9 @@ def refine_labels(
     Args:
         labels: (H, W) int64.
         matches: At most one of a class.
-        scores: (K, h, w), as `unseen.inference.score_maps` returns them, for the next best class.
+        scores: Of the image alone (`unseen.inference.score_maps`), for the next best class.
         settings: The settings of the scores.
         row_labels: (K,), the labels of the rows of the scores; by default row i is class i.
-        rows_at_once: Score maps resized to image size at a time.
     """
     if not matches:
         return labels
@@ -170,8 +170,9 @@ def refine_labels(
     unmatched = torch.isin(class_ids, matched, invert=True)
     # First the matched classes lose all their pixels ...
     if unmatched.any():
-        best = best_rows(scores[None, unmatched], size, settings, rows_at_once)
-        others = class_ids[unmatched][best.row[0]]
+        rows = unmatched.nonzero()[:, 0].tolist()
+        resize = output_resize(scores, size, settings)
+        others = class_ids[best_rows(scores, resize, rows).row[0]]
         labels = torch.where(torch.isin(labels, matched), others, labels)
     # ... then they get those of their segments, the highest IoU last, so that it wins.
     for match in sorted(matches, key=lambda match: match.iou):

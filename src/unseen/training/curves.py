@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from unseen.errors import DataError
-from unseen.files import write_text
+from unseen.files import unwritable, write_text
 from unseen.texts import read_text
 
 
@@ -46,8 +46,11 @@ class CsvCurve:
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Append a row; the file is closed again, so that a killed run loses none."""
         text = self._as_text([{**values, "step": step}])
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            file.write(text)
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
     def close(self) -> None:
         """Nothing is held back."""

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from unseen.errors import DataError, SettingError
+from unseen.errors import SettingError
+from unseen.files import unwritable
 from unseen.runs import HOLDER, LOCK
 
 
@@ -40,10 +41,7 @@ def run_lock(folder: Path) -> Iterator[None]:
             " --out"
         ) from error
     except OSError as error:
-        raise DataError(
-            f"{folder} cannot be written ({error.strerror or error}); choose another place with"
-            " --out"
-        ) from error
+        raise unwritable(folder, error) from error
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 from unseen.data.prepare import ade20k, cityscapes, coco, context, voc
 from unseen.data.prepare.preparation import Count, Preparation
 from unseen.errors import DataError, SettingError
-from unseen.files import sweep
+from unseen.files import sweep, unwritable
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,7 @@ def _make_root(root: Path) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(
-            f"{root} cannot be written ({error.strerror}); choose another place with --root"
-        ) from error
+        raise unwritable(root, error, "--root") from error
 
 
 def _remove_unfinished(folder: Path) -> None:

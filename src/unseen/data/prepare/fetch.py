@@ -15,6 +15,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from unseen.errors import DataError
+from unseen.files import unwritable
 
 if TYPE_CHECKING:
     from unseen.data.prepare.preparation import Preparation
@@ -149,10 +150,7 @@ def _require_space(archive: Archive, part: Path, prep: Preparation) -> None:
         present = _size(part)
         free = shutil.disk_usage(prep.downloads).free
     except OSError as error:
-        raise DataError(
-            f"{prep.downloads} cannot be written ({error.strerror or error}); choose another place"
-            " with --root"
-        ) from error
+        raise unwritable(prep.downloads, error, "--root") from error
     if archive.size is not None and archive.size - present > free:
         raise DataError(
             f"{archive.file} needs {_format_size(archive.size - present)}, but {prep.downloads} has"
@@ -215,9 +213,7 @@ def _raise_disk_error(part: Path, error: OSError) -> None:
         DataError: The file cannot be written.
     """
     if error.filename is not None and not isinstance(error, ConnectionError | TimeoutError):
-        raise DataError(
-            f"{part} cannot be written ({error.strerror}); choose another place with --root"
-        ) from error
+        raise unwritable(part, error, "--root") from error
 
 
 def _append(url: str, part: Path, archive: Archive, advance: Callable[[int], None]) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unseen.errors import DataError
-from unseen.files import replacing
+from unseen.files import replacing, unwritable
 from unseen.texts import read_text
 
 
@@ -106,9 +106,7 @@ def in_place(target: Path, size: int, source: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise DataError(
-            f"{target} cannot be written ({error.strerror}); choose another place with --root"
-        ) from error
+        raise unwritable(target, error, "--root") from error
     # Sizes alone: comparing contents would read tens of gigabytes.
     if actual != size:
         raise DataError(
