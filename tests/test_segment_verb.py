@@ -12,7 +12,7 @@ from PIL import Image
 import unseen
 from tiny.commands import error_of, run_command
 from unseen.backbones.clip.loading import load_clip
-from unseen.errors import SettingError, VocabularyError
+from unseen.errors import DataError, SettingError, UnseenError, VocabularyError
 from unseen.vocabulary import Vocabulary
 
 
@@ -189,6 +189,27 @@ def test_results_never_replace_images(tmp_path: Path, capsys: pytest.CaptureFixt
         capsys, f"segment {tmp_path / 'a.png'} --classes tree --out {tmp_path}"
     )
     assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_files_are_labelled_in_order_while_others_are_read_and_written(tmp_path: Path) -> None:
+    for name, side in (("a", 40), ("b", 50), ("d", 60)):
+        pixels = np.random.default_rng(side).integers(0, 255, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    (tmp_path / "c.png").write_bytes(b"no image")
+    model = unseen.load("naclip")
+    text = model.encode(["boat", "key"])
+    files = [tmp_path / f"{name}.png" for name in "abcd"]
+    found = list(model.segment_files(files, text, tmp_path / "out"))
+    assert [file for file, _ in found] == files
+    for file, result in found:
+        if file.stem == "c":
+            assert isinstance(result, DataError)
+            continue
+        assert not isinstance(result, UnseenError)
+        assert np.array_equal(result.labels, model.segment_encoded(file, text).labels)
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / file.name)), result.labels)
+    assert not (tmp_path / "out" / "c.png").exists()
+    assert list(model.segment_files([], text, tmp_path / "out")) == []
 
 
 def test_a_full_disk_leaves_nothing_behind(

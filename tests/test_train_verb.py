@@ -96,7 +96,7 @@ def test_an_interrupt_ends_with_a_message_and_code_130(
         run_command(f"train zegclip --out {tmp_path / 'run'}", FEW)
     assert stopped.value.code == 130
     assert "nothing was saved yet (--train.save_every), so start again" in capsys.readouterr().err
-    monkeypatch.setattr("unseen.predictor.Predictor.segment_encoded", stop)
+    monkeypatch.setattr("unseen.predictor.label_maps", stop)
     with pytest.raises(SystemExit) as stopped:
         run_command(f"segment {photo} --classes tree --out {tmp_path / 'out'}")
     assert stopped.value.code == 130

@@ -41,7 +41,7 @@ ROWS = {
     ),
     "zegclip-transductive": Row("ZegCLIP, transductive", "zegclip", PLAIN, ADAMW, "transductive"),
     "zegclip-supervised": Row("ZegCLIP, supervised", "zegclip", PLAIN, ADAMW, "supervised"),
-    "clip_rc": Row("CLIP-RC", "clip_rc", PLAIN, ADAMW),
+    "clip_rc": Row("CLIP-RC", "clip_rc", {"calibration": 0.1}, ADAMW),
     "probe": Row("linear probe, supervised", "probe", {}, {"lr": 1e-3}, "supervised"),
     "esda": Row("ESDA", "esda", train={"lr": 1e-3}, query=True),
     "sazs": Row("SAZS", "sazs", {**MOBILENET, "scale": 10.0}, {"lr": 2e-4}, query=True),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from unseen.arguments import checked
 from unseen.building import encode
 from unseen.clip_segmenter import TextSegmenter
-from unseen.errors import DataError, SettingError, VocabularyError
+from unseen.errors import DataError, SettingError, UnseenError, VocabularyError
 from unseen.files import RESULTS, write_json, write_labels, write_png
 from unseen.images import ImageLike, read_pixels
 from unseen.inference import LabelMaps, label_maps
@@ -199,7 +200,59 @@ class Predictor:
     ) -> Segmentation:
         """As `segment`, for class names that `encode` has encoded."""
         check_threshold(threshold)
-        pixels = read_pixels(image)
+        return self._segmented(read_pixels(image), image, text, threshold)
+
+    @checked
+    def segment_files(
+        self,
+        files: Sequence[Path],
+        text: TextFeatures,
+        out: Path,
+        *,
+        threshold: float | None = None,
+    ) -> Iterator[tuple[Path, Segmentation | UnseenError]]:
+        """Label images and save the results, by name, in a folder.
+
+        The next image is read and the last result written while the network computes.
+
+        Args:
+            files: Images.
+            text: Classes that `encode` has encoded.
+            out: The folder.
+            threshold: As for `segment`.
+
+        Yields:
+            Each file, in their order, with its result, or with what kept it from being read or
+            written.
+        """
+        check_threshold(threshold)
+        with ThreadPoolExecutor(2) as pool:
+            reads = (pool.submit(read_pixels, file) for file in files)
+            ahead, behind = next(reads, None), None
+            for file in files:
+                # Reading the next image begins before the network looks at this one.
+                read, ahead = ahead, next(reads, None)
+                assert read is not None
+                saved: Future[Segmentation] = Future()
+                try:
+                    result = self._segmented(read.result(), file, text, threshold)
+                    saved = pool.submit(_saved, result, out, file.stem)
+                except UnseenError as error:
+                    saved.set_exception(error)
+                if behind is not None:
+                    yield _outcome(*behind)
+                behind = (file, saved)
+            if behind is not None:
+                yield _outcome(*behind)
+
+    def _segmented(
+        self,
+        pixels: NDArray[np.uint8],
+        image: ImageLike,
+        text: TextFeatures,
+        threshold: float | None,
+    ) -> Segmentation:
+        """The label map of an image that has been read."""
         channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
         batch = torch.from_numpy(channels_first).unsqueeze(0).to(self.segmenter.device)
         # Which logits are reduced depends on which of these names were trained on.
@@ -234,3 +287,17 @@ class Predictor:
                 " --inference.segments_dir"
             )
         return self._refiner.refine(maps, source(images, [name]))
+
+
+def _saved(result: Segmentation, folder: Path, stem: str) -> Segmentation:
+    """The result, when it has been saved."""
+    result.save(folder, stem)
+    return result
+
+
+def _outcome(file: Path, saved: Future[Segmentation]) -> tuple[Path, Segmentation | UnseenError]:
+    """A file with its result, or with what went wrong."""
+    try:
+        return file, saved.result()
+    except UnseenError as error:
+        return file, error

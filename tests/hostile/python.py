@@ -94,6 +94,10 @@ def cases(run: Path, own: Path, model: Predictor) -> Iterator[Case]:
         "Predictor.segment_encoded": (
             model.segment_encoded, {"image": image, "text": encoded}, ("image", "threshold"),
         ),
+        "Predictor.segment_files": (
+            lambda **given: list(model.segment_files(**given)),
+            {"files": [], "text": encoded, "out": Path("labelled")}, ("files", "out", "threshold"),
+        ),
         "Segmentation.mask": (model.segment(image, ["boat"]).mask, {"name": "boat"}, ("name",)),
         "Segmentation.largest": (model.segment(image, ["boat"]).largest, {"count": 1}, ("count",)),
         "Vocabulary": (

@@ -129,13 +129,10 @@ def segment(
     remedy = "train a run on" if loaded.run else "give --clip"
     notify(about_tower(loaded.segmenter.clip.source, vocabulary.names, remedy))
     readable = True
-    for file in files:
-        try:
-            result = loaded.segment_encoded(file, text, threshold=flags.threshold)
-            result.save(flags.out, file.stem)
-        except UnseenError as error:
+    for file, result in loaded.segment_files(files, text, flags.out, threshold=flags.threshold):
+        if isinstance(result, UnseenError):
             readable = False
-            notify(f"unseen: {error}")
+            notify(f"unseen: {result}")
         else:
             print(f"{file.name}: {_largest(result)}  ->  {flags.out / file.stem}.png")
     return 0 if readable else 2
