@@ -1,4 +1,4 @@
-"""Time and memory of ZegCLIP, CLIP-RC and ESDA, beside a plain implementation, equal weights.
+"""Time and memory of the trained methods beside a plain implementation, equal weights.
 
 Plain is how the published codes work: float32, `nn.MultiheadAttention`, the maps of all classes at
 image size, losses by plain operations, one pass a class for methods with one query class. Both run
@@ -71,11 +71,15 @@ CASES = {
     "zegclip-171": Case("zegclip", 171, {"num_prompts": 100}),
     "clip_rc-20": Case("clip_rc", 20, {"num_prompts": 10}),
     "clip_rc-171": Case("clip_rc", 171, {"num_prompts": 100}),
+    "zegclip-847": Case("zegclip", 847, {"num_prompts": 100}),
     "esda-20": Case("esda", 20, {}, side=480),
+    "sazs-20": Case("sazs", 20, {}),
+    "edgeclip-20": Case("edgeclip", 20, {}, side=473),
     "train-zegclip-20": Case("zegclip", 20, {"num_prompts": 10}, training=True),
     "train-zegclip-171": Case("zegclip", 156, {"num_prompts": 100}, training=True),
     "train-clip_rc-20": Case("clip_rc", 20, {"num_prompts": 10}, training=True),
     "train-esda": Case("esda", 1, {}, training=True, side=480),
+    "train-edgeclip": Case("edgeclip", 1, {}, training=True, side=473),
 }
 
 
@@ -83,7 +87,8 @@ def make_segmenter(case: Case) -> Segmenter:
     """A method on a ViT-B/16 with random weights."""
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-16-quickgelu", load_weights=False)
-    clip = CLIP(model, mean=IMAGENET_MEAN, std=IMAGENET_STD, image_only=case.method != "esda")
+    only_images = case.method in ("zegclip", "clip_rc")
+    clip = CLIP(model, mean=IMAGENET_MEAN, std=IMAGENET_STD, image_only=only_images)
     options = dict(case.options)
     if case.method in ("zegclip", "clip_rc"):
         options["start"] = "released"  # an aligned start looks at training images
@@ -93,9 +98,10 @@ def make_segmenter(case: Case) -> Segmenter:
 def make_text(case: Case) -> TextFeatures:
     """Random unit vectors for the classes, and four tokens each."""
     torch.manual_seed(1)
-    vectors = F.normalize(torch.randn(case.classes, 512), dim=-1)
+    *vectors, background = F.normalize(torch.randn(case.classes + 1, 512), dim=-1)
     names = tuple(f"class {i}" for i in range(case.classes))
-    return TextFeatures(names, vectors, tokens=torch.randn(case.classes, 4, 512))
+    tokens = torch.randn(case.classes, 4, 512)
+    return TextFeatures(names, torch.stack(vectors), tokens=tokens, background=background)
 
 
 # --------------------------------------------------------------------------- plain

@@ -164,6 +164,8 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         "train_backbone": "all",
         "norm": "batch",
     }
+    # Each takes the pixels' features several times over, and none is faster for company.
+    classes_at_once: ClassVar[int] = 4
     mean: Tensor
     std: Tensor
 
