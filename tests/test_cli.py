@@ -22,6 +22,7 @@ from unseen.cli.notices import about_tower, is_doodle
 from unseen.cli.parser import VERBS, build, main
 from unseen.cli.scoring import ConvertFlags, EvaluateFlags
 from unseen.cli.training import TrainFlags
+from unseen.files import about
 from unseen.methods.options import argument_docs
 from unseen.settings import (
     EvaluationSettings,
@@ -303,8 +304,8 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, b
     image = folder / "photo.jpg"
     image.write_bytes(b"")
     (folder / "run").mkdir()
-    for name in ("config.yaml", "weights.safetensors"):
-        (folder / "run" / name).touch()
+    (folder / "run" / "config.yaml").write_text(f"# {about()}\n")
+    (folder / "run" / "weights.safetensors").touch()
     lines = [line.format(image=image, here=folder) for line, _ in BAD]
     command = [sys.executable, "-c", REFUSED]
     ran = subprocess.run(
