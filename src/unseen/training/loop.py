@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from unseen.data.benchmarks import Benchmark
@@ -44,6 +43,7 @@ from unseen.training.batches import (
 )
 from unseen.training.interrupts import Interrupts
 from unseen.training.lock import run_lock
+from unseen.training.progress import ProgressBar
 from unseen.training.records import Records, RunControl
 from unseen.training.schedules import learning_rate, make_optimizer
 from unseen.training.state import read_state, restore_optimizer, restore_tensors
@@ -287,7 +287,7 @@ def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunCont
         try:
             with (
                 autocast_uncached(),
-                progress_bar(shown) as bar,
+                ProgressBar(shown) as bar,
                 interrupts.noted(),
             ):
                 task = bar.add_task("training", total=settings.steps, completed=start, loss="")
@@ -298,6 +298,7 @@ def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunCont
                     # Validation while training belongs here, so that the records can keep it.
                     records.write(step + 1, losses)
                     bar.update(task, advance=1, loss=records.loss and f"loss {records.loss:.4g}")
+                    bar.draw_when_due()
                     if step + 1 < settings.steps and interrupts.end_after(fabric, step + 1):
                         records.save(step + 1)
                         raise KeyboardInterrupt
@@ -382,18 +383,6 @@ def autocast_uncached() -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_cache_enabled(before)
-
-
-def progress_bar(shown: bool) -> Progress:
-    """Steps, loss and remaining time."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, disable=not shown)
 
 
 def stop(fabric: Fabric, records: Records, number: int) -> None:

@@ -1,0 +1,38 @@
+"""The progress of a training, in the terminal."""
+
+from __future__ import annotations
+
+import time
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+DRAW_EVERY = 0.1
+"""Seconds between drawings."""
+
+
+class ProgressBar(Progress):
+    """Steps, loss and remaining time, drawn ten times a second at most.
+
+    Drawn by the loop itself: Python waits forever for a thread that has no memory to start with.
+
+    Args:
+        shown: Whether to show it.
+    """
+
+    def __init__(self, shown: bool) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeRemainingColumn(),
+        )
+        super().__init__(*columns, disable=not shown, auto_refresh=False)
+        self.drawn = 0.0
+
+    def draw_when_due(self) -> None:
+        """Draw it, unless it was drawn a moment ago."""
+        now = time.monotonic()
+        if now - self.drawn > DRAW_EVERY:
+            self.refresh()
+            self.drawn = now
