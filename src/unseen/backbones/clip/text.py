@@ -177,7 +177,12 @@ class CLIPText(nn.Module):
         device = self.text_tower.positional_embedding.device
         prompts = [template.format(name) for name in names for template in templates]
         ids = self.tokenize(prompts).to(device)
-        vectors = torch.cat([self.encode_tokens(part)[0] for part in torch.split(ids, batch_size)])
+        parts = []
+        for part in torch.split(ids, batch_size):
+            # No token sees those behind it: what is behind the longest prompt can be left out.
+            longest = int(part.argmax(dim=1).max()) + 1
+            parts.append(self.encode_tokens(part[:, :longest])[0])
+        vectors = torch.cat(parts)
         return vectors.view(len(names), len(templates), -1)
 
     def encode_names(
