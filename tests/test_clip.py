@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 from conftest import FIXTURES, golden
 from tiny import tiny_clip
 from unseen.backbones import hub
+from unseen.backbones.archives import read_state_dict
 from unseen.backbones.clip.loading import build_clip, known_sources, load_clip, load_text
 from unseen.backbones.clip.templates import TEMPLATES
 from unseen.backbones.clip.text import StoredText
@@ -467,3 +470,24 @@ def test_a_file_that_does_not_tell_its_activation(
     save_file(tiny_clip().state_to_save(), path, {"config": json.dumps(tiny_clip().config)})
     load_clip(str(path))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (MemoryError(), "not enough memory"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "Too many open files"),
+    ],
+)
+def test_weights_that_the_machine_cannot_read(
+    error: Exception, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is not blamed."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    torch.save({"a": torch.zeros(2)}, tmp_path / "a.pt")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(CheckpointError, match=f"a.pt cannot be read .{cause}.; close other"):
+        read_state_dict(tmp_path / "a.pt")

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from errno import EIO, EMFILE, ENOMEM
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             " author for safetensors or a plain state dict"
         ) from error
     except DAMAGE as error:
-        raise CheckpointError(
-            f"{path} is not a readable weight file; it may be truncated, so download it again"
-        ) from error
+        raise _unreadable(path, error) from error
     tensors = _named_tensors(content)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors; give a file of weights")
@@ -153,6 +152,18 @@ def _read(path: Path) -> Any:
     with torch.serialization.safe_globals(_NUMBERS), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of kinds of tensors that are refused in a sentence
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    """What to raise where a weight file cannot be read."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in (ENOMEM, EMFILE, EIO):
+        cause = getattr(error, "strerror", None) or "not enough memory"
+        return CheckpointError(
+            f"{path} cannot be read ({cause}); close other programs and try again"
+        )
+    return CheckpointError(
+        f"{path} is not a readable weight file; it may be truncated, so download it again"
+    )
 
 
 def _named_tensors(content: Any) -> dict[str, Tensor]:
