@@ -84,7 +84,7 @@ def clocks(segmenter: Segmenter, standing_out: int, seconds: dict[str, float]) -
     def forward(self: Segmenter, images: Tensor, text: TextFeatures) -> Prediction:
         prediction: Prediction = network(self, images, text)
         count, classes, *grid = prediction.logits.shape
-        logits = smooth_logits(standing_out, classes, (grid[0], grid[1]))
+        logits = smooth_logits(min(standing_out, classes), classes, (grid[0], grid[1]))
         return replace(prediction, logits=logits.expand(count, -1, -1, -1))
 
     with ExitStack() as stack:

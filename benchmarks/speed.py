@@ -67,6 +67,7 @@ class Case:
 
 
 CASES = {
+    "tower": Case("tower", 1, {}),
     "zegclip-20": Case("zegclip", 20, {"num_prompts": 10}),
     "zegclip-171": Case("zegclip", 171, {"num_prompts": 100}),
     "clip_rc-20": Case("clip_rc", 20, {"num_prompts": 10}),
@@ -148,6 +149,8 @@ def plain_labels(segmenter: Segmenter, image: Tensor, text: TextFeatures) -> Ten
 
 def steps_of(case: Case, precision: str) -> dict[str, Step]:
     """Ours and plain, ready to be called again and again."""
+    if case.method == "tower":
+        return tower_steps(precision)
     segmenter, text = make_segmenter(case), make_text(case)
     torch.manual_seed(2)
     image = torch.rand(1, 3, case.side, case.side)
@@ -177,6 +180,28 @@ def steps_of(case: Case, precision: str) -> dict[str, Step]:
             step("32-true")
 
     return {"ours": partial(step, precision), "plain": plain}
+
+
+def tower_steps(precision: str) -> dict[str, Step]:
+    """The image tower alone beside open_clip's own walk through it, both at one precision."""
+    torch.manual_seed(0)
+    model = open_clip.create_model(
+        "ViT-B-16-quickgelu", load_weights=False, force_image_size=SIDE
+    ).eval()
+    clip = CLIP(model, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    image = torch.rand(1, 3, SIDE, SIDE)
+
+    @torch.no_grad()
+    def ours() -> None:
+        with computing(precision, image.device):
+            clip.encode_image(image)
+
+    @torch.no_grad()
+    def plain() -> None:
+        with computing(precision, image.device):
+            model.encode_image(clip.normalize(image))
+
+    return {"ours": ours, "plain": plain}
 
 
 # --------------------------------------------------------------------- measurements

@@ -5,8 +5,9 @@ Images are resized for a method, and its score maps back to the image's size, on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -34,17 +35,22 @@ class LabelMaps:
     Attributes:
         labels: (B, H, W) int64, the label of the best class (`unseen.labels`); 255 where its
             confidence is below the background threshold.
-        confidence: (B, H, W) float32 in 0..1, of the best class.
         scores: Of the rows of the text.
         row_labels: (K,) int64, the labels of these rows; 255 for a word of the background.
         settings: The settings they were computed with.
+        measure: Computes the confidence.
     """
 
     labels: Tensor
-    confidence: Tensor
     scores: ScoreMaps
     row_labels: Tensor
     settings: InferenceSettings
+    measure: Callable[[], Tensor] = field(repr=False)
+
+    @cached_property
+    def confidence(self) -> Tensor:
+        """Of the best class, (B, H, W) float32 in 0..1; computed when it is asked for."""
+        return self.measure()
 
 
 # ------------------------------------------------------------------------- size
@@ -226,25 +232,37 @@ def label_maps(
     scores = score_maps(segmenter, images, text, settings, seen)
     resize = output_resize(scores, size, settings)
     refine = _refinement(images, settings)
+    compares = segmenter.confidence_compares
     # The best class of a pixel may be another than that of the score maps in these cases.
     changed = settings.refinement == "pamr" or settings.area_threshold is not None
-    at_image = changed or settings.confidence_at == "image" or resize.is_none
-    compares = segmenter.confidence_compares
+    at_image = changed or settings.confidence_at == "image" or (resize.is_none and not compares)
     best = best_rows(scores, resize, refine=refine, with_total=at_image and compares)
     if settings.area_threshold is not None:
         best = _without_small(best, scores, resize, text, settings.area_threshold, refine)
-    if at_image:
-        confidence = segmenter.confidence(best.score, best.total)
-    else:
-        # At the size of the score maps, which is smaller than that of large images.
-        shown = best_rows(scores, Resize.none(scores.size), with_total=compares)
-        confidence = segmenter.confidence(shown.score, shown.total)
-        confidence = resize.whole(confidence.unsqueeze(1))[:, 0]
     row_labels = labels_of_rows(text, scores.device)
-    labels = row_labels[best.row]
+    measure = partial(_confidence_at_image, segmenter, best)
+    if not at_image:
+        measure = partial(_confidence_at_scores, segmenter, scores, resize)
+    maps = LabelMaps(row_labels[best.row], scores, row_labels, settings, measure)
     if threshold is not None:
-        labels = torch.where(confidence < threshold, IGNORE, labels)
-    return LabelMaps(labels, confidence, scores, row_labels, settings)
+        confidence = maps.confidence
+        labels = torch.where(confidence < threshold, IGNORE, maps.labels)
+        maps = replace(maps, labels=labels, measure=lambda: confidence)
+    return maps
+
+
+def _confidence_at_image(segmenter: Segmenter, best: Best) -> Tensor:
+    """The confidence (B, H, W) of the best classes at image size."""
+    return segmenter.confidence(best.score, best.total)
+
+
+@torch.no_grad()
+def _confidence_at_scores(segmenter: Segmenter, scores: ScoreMaps, resize: Resize) -> Tensor:
+    """That of the best classes at the size of the score maps, resized to the image's (B, H, W)."""
+    unresized = Resize.none(scores.size)
+    best = best_rows(scores, unresized, with_total=segmenter.confidence_compares)
+    confidence = segmenter.confidence(best.score, best.total)
+    return resize.whole(confidence.unsqueeze(1))[:, 0]
 
 
 def _without_small(
