@@ -54,6 +54,14 @@ def _in_float32() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept between runs is not that of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"
 FIXTURES = (SHARED / "fixtures", HERE / "golden")

@@ -10,6 +10,7 @@ import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -491,3 +492,63 @@ def test_weights_that_the_machine_cannot_read(
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(CheckpointError, match=f"a.pt cannot be read .{cause}.; close other"):
         read_state_dict(tmp_path / "a.pt")
+
+
+# ------------------------------------------------------------ text features on disk
+
+
+def test_many_prompts_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("unseen.backbones.clip.kept.FEWEST", 4)
+    clip, encoded = tiny_clip(), []
+    forward = CLIP.encode_tokens
+
+    def counted(self: CLIP, ids: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        encoded.append(len(ids))
+        return forward(self, ids, *rest)
+
+    monkeypatch.setattr(CLIP, "encode_tokens", counted)
+    templates = ("a {}", "the {}")
+    first = clip.encode_names(["cat", "dog"], templates)
+    assert torch.equal(clip.encode_names(["cat", "dog"], templates), first)
+    assert encoded == [4]
+    # Other names, their order, templates, means or weights are other vectors.
+    clip.encode_names(["dog", "cat"], templates)
+    clip.encode_names(["cat", "dog"], templates[::-1])
+    clip.encode_names(["cat", "dog"], templates, unit=False)
+    with torch.no_grad():
+        clip.text_tower.ln_final.bias += 1
+    assert not torch.equal(clip.encode_names(["cat", "dog"], templates), first)
+    assert encoded == [4] * 5
+    assert not any("cat" in str(path) for path in tmp_path.rglob("*"))
+    # Few prompts are not kept.
+    clip.encode_names(["cat"], templates)
+    assert len(list((tmp_path / "unseen" / "text").iterdir())) == 5
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "pickled", "other", "infinite", "folder"])
+def test_damaged_vectors_are_encoded_again(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("unseen.backbones.clip.kept.FEWEST", 4)
+    clip, names = tiny_clip(), ["cat", "dog", "boat", "key"]
+    right = clip.encode_names(names, ["{}"])
+    (path,) = (tmp_path / "unseen" / "text").iterdir()
+    whole = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(whole[:-7])
+    elif damage == "text":
+        path.write_text("no vectors")
+    elif damage == "pickled":
+        np.save(path, np.array([_Harm()], dtype=object), allow_pickle=True)
+    elif damage == "other":
+        np.save(path, right.numpy()[:2])
+    elif damage == "infinite":
+        np.save(path, np.full_like(right.numpy(), np.inf))
+    else:
+        path.unlink()
+        path.mkdir()
+    assert torch.equal(clip.encode_names(names, ["{}"]), right)
+    if damage != "folder":
+        assert path.read_bytes() == whole

@@ -263,6 +263,14 @@ def copy_file(source: Path, target: Path) -> None:
 # ----------------------------------------------------------------------- folders
 
 
+def cache_folder() -> Path:
+    """Where what takes long to get is kept: in XDG_CACHE_HOME, or where that is not set ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base) / "unseen"
+    return Path.home() / ".cache" / "unseen"
+
+
 def check_output_folder(out: Path) -> None:
     """Refuse to write into what is not a folder.
 

@@ -17,7 +17,6 @@ There are four ways to draw the pairs. The literature mixes them up, and their n
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ import numpy as np
 
 from unseen.data.pairs import Pair
 from unseen.errors import DataError, SettingError
-from unseen.files import replacing
+from unseen.files import cache_folder, replacing
 from unseen.images import read_labels
 from unseen.settings import Draw
 from unseen.texts import read_names
@@ -170,7 +169,7 @@ def find_list(lists: Path | None, name: str) -> Path:
             f"{lists} holds no {short_name}; give the folder of HSNet's lists (data/splits in its"
             " repository) with --lists"
         )
-    path = _cache_folder() / "lists" / name
+    path = cache_folder() / "lists" / name
     if not path.is_file():
         data = _download_list(name)
         with replacing(path, ours=True) as beside:
@@ -200,14 +199,6 @@ def _download_list(name: str) -> bytes:
             " lists with --lists"
         )
     return data
-
-
-def _cache_folder() -> Path:
-    """Where downloads are kept: in XDG_CACHE_HOME, or in ~/.cache where that is not set."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    if base:
-        return Path(base) / "unseen"
-    return Path.home() / ".cache" / "unseen"
 
 
 def pascal_list(path: Path) -> list[tuple[str, int]]:

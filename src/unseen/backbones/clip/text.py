@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unseen.backbones.clip.blocks import run_block
+from unseen.backbones.clip.kept import kept_vectors
 from unseen.errors import DataError, SettingError, VocabularyError
 
 NO_TOWER = "none"
@@ -198,11 +199,16 @@ class CLIPText(nn.Module):
         Raises:
             VocabularyError: A prompt is too long for the tower.
         """
-        vectors = self.encode_prompts(names, templates)
-        if not unit:
-            return vectors.mean(dim=1)
-        # Prompts are normalised before the mean, so that all of them count the same (CLIP §3.1.4).
-        return F.normalize(F.normalize(vectors, dim=-1).mean(dim=1), dim=-1)
+
+        def encode() -> Tensor:
+            vectors = self.encode_prompts(names, templates)
+            if not unit:
+                return vectors.mean(dim=1)
+            # Prompts are normalised before the mean, so that all count the same (CLIP §3.1.4).
+            return F.normalize(F.normalize(vectors, dim=-1).mean(dim=1), dim=-1)
+
+        kind = "unit" if unit else "mean"
+        return kept_vectors(self.text_tower, names, templates, kind, encode)
 
 
 class TextTower(nn.Module):
