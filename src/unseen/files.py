@@ -264,7 +264,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where what takes long to get is kept: in XDG_CACHE_HOME, or where that is not set ~/.cache."""
+    """Where downloads and the like are kept: in XDG_CACHE_HOME, else in ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     if base:
         return Path(base) / "unseen"
