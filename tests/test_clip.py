@@ -477,6 +477,7 @@ def test_a_file_that_does_not_tell_its_activation(
     ("error", "cause"),
     [
         (MemoryError(), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "not enough memory"),
         (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "Too many open files"),
     ],
 )
@@ -490,7 +491,9 @@ def test_weights_that_the_machine_cannot_read(
 
     torch.save({"a": torch.zeros(2)}, tmp_path / "a.pt")
     monkeypatch.setattr(torch, "load", fail)
-    with pytest.raises(CheckpointError, match=f"a.pt cannot be read .{cause}.; close other"):
+    with pytest.raises(
+        CheckpointError, match=f"a.pt cannot be read .{cause}.; close other programs"
+    ):
         read_state_dict(tmp_path / "a.pt")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,11 +13,12 @@ from torch.nn import functional as F
 
 from tiny import given_scores, resize_output, tiny_clip, whole_scores
 from unseen import decision
+from unseen.decision import best_rows
 from unseen.errors import SettingError
 from unseen.inference import label_maps, resize_input, score_maps, window_starts
 from unseen.labels import IGNORE
 from unseen.methods import create
-from unseen.score_maps import Box
+from unseen.score_maps import Box, Place, Resize, ScoreMaps
 from unseen.segmenter import Prediction, Segmenter, TextFeatures
 from unseen.settings import InferenceSettings, change_inference
 from unseen.vocabulary import Vocabulary
@@ -277,6 +279,34 @@ def test_parts_of_any_size_change_nothing(
     assert (maps.labels == expected.argmax(dim=1)).float().mean() > 0.999
     confidence = resize_output(scores.clamp(0, 1).amax(dim=1, keepdim=True), (50, 70), settings)
     torch.testing.assert_close(maps.confidence, confidence[:, 0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("size", [(50, 70), (1, 9), (200, 31)])
+def test_score_maps_are_those_of_interpolation(size: tuple[int, int], align_corners: bool) -> None:
+    """From logits that cover a padded image, as `F.interpolate` resizes them, any part alike."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, 6, 5, 8)
+    place = Place.of(Prediction(logits, (40, 64), align_corners=align_corners), (37, 61))
+    scores = ScoreMaps((place,), (37, 61), lambda logits, seen: logits, None, True)
+    full = F.interpolate(logits, (40, 64), mode="bilinear", align_corners=align_corners)
+    known = full[..., :37, :61]
+    torch.testing.assert_close(scores.whole(), known)
+    torch.testing.assert_close(
+        scores.part(Box((3, 20), (60, 61)), [1, 4]), known[:, [1, 4], 3:20, 60:]
+    )
+    resize = Resize.between((37, 61), size, scores.device)
+    expected = F.interpolate(known, size, mode="bilinear")
+    for context in (nullcontext(), torch.autocast("cpu", torch.bfloat16)):
+        with context:
+            best = best_rows(scores, resize)
+        torch.testing.assert_close(best.score, expected.amax(dim=1), atol=1e-5, rtol=0)
+        assert (best.row == expected.argmax(dim=1)).float().mean() > 0.99
+
+
+def test_scores_that_are_no_numbers_end_in_labels() -> None:
+    maps = torch.full((1, 3, 4, 4), torch.nan)
+    assert best_rows(given_scores(maps), Resize.none((4, 4))).row.shape == (1, 4, 4)
 
 
 def test_classes_that_can_win() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,12 @@ from PIL import Image
 
 import unseen
 from tiny.commands import error_of, run_command
+from unseen import predictor
 from unseen.backbones.clip.loading import load_clip
 from unseen.errors import DataError, SettingError, UnseenError, VocabularyError
+from unseen.images import read_pixels
+from unseen.inference import LabelMaps, label_maps
+from unseen.predictor import Segmentation
 from unseen.vocabulary import Vocabulary
 
 
@@ -210,6 +216,73 @@ def test_files_are_labelled_in_order_while_others_are_read_and_written(tmp_path:
         assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / file.name)), result.labels)
     assert not (tmp_path / "out" / "c.png").exists()
     assert list(model.segment_files([], text, tmp_path / "out")) == []
+
+
+def test_the_next_image_is_read_before_the_network_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, read = [tmp_path / f"{number}.png" for number in range(3)], {}
+    for file in files:
+        Image.new("RGB", (20, 20), (9, 9, 9)).save(file)
+        read[file] = threading.Event()
+    model = unseen.load("naclip")
+    text, computed = model.encode(["boat"]), []
+
+    def reading(file: Path) -> np.ndarray:
+        read[file].set()
+        return read_pixels(file)
+
+    def computing(*given: Any, **named: Any) -> LabelMaps:
+        # Without reading ahead this waits in vain.
+        assert read[files[min(len(computed) + 1, 2)]].wait(20)
+        computed.append(given)
+        return label_maps(*given, **named)
+
+    monkeypatch.setattr(predictor, "read_pixels", reading)
+    monkeypatch.setattr(predictor, "label_maps", computing)
+    assert len(list(model.segment_files(files, text, tmp_path / "out"))) == 3
+
+
+def test_what_fails_while_others_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for file in files:
+        Image.new("RGB", (20, 20), (9, 9, 9)).save(file)
+    model = unseen.load("naclip")
+    text, save = model.encode(["boat"]), Segmentation.save
+
+    def saving(self: Segmentation, folder: Path, stem: str) -> None:
+        if stem == "1":
+            raise DataError("no space")
+        save(self, folder, stem)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmentation, "save", saving)
+        found = dict(model.segment_files(files, text, tmp_path / "out"))
+    assert [isinstance(found[file], DataError) for file in files] == [False, True, False]
+    with pytest.raises(SettingError, match="threshold is 7"):
+        model.segment_files(files, text, tmp_path / "out", threshold=7.0)
+    # Closed early, it leaves whole results.
+    some = model.segment_files(files, text, tmp_path / "early")
+    assert next(iter(some))[0] == files[0]
+    some.close()  # type: ignore[attr-defined]
+    assert (tmp_path / "early" / "0.json").exists()
+    assert not [path for path in (tmp_path / "early").iterdir() if path.name.startswith(".")]
+    # A bug in the third does not hide the second.
+    calls: list[Any] = []
+    told: list[Path] = []
+
+    def failing(*given: Any, **named: Any) -> LabelMaps:
+        calls.append(given)
+        if len(calls) == 3:
+            raise ZeroDivisionError
+        return label_maps(*given, **named)
+
+    monkeypatch.setattr(predictor, "label_maps", failing)
+    with pytest.raises(ZeroDivisionError):
+        told.extend(file for file, _ in model.segment_files(files, text, tmp_path / "bug"))
+    assert told == files[:2]
 
 
 def test_a_full_disk_leaves_nothing_behind(

@@ -193,6 +193,21 @@ def test_states_of_other_versions_and_models(cut: Path) -> None:
         trained(cut, SMALL, resume=True)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, os.strerror(errno.EMFILE))])
+def test_a_state_that_the_machine_cannot_read_is_not_damaged(
+    cut: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    before = {path.name: path.read_bytes() for path in (cut / "state").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", fail)
+        with pytest.raises(CheckpointError, match="close other programs and resume again"):
+            read_state(cut)
+    assert {path.name: path.read_bytes() for path in (cut / "state").iterdir()} == before
+
+
 def test_rates_are_those_of_the_settings(cut: Path, tmp_path: Path) -> None:
     path = cut / "state" / "last.ckpt"
     (cut / "state" / "previous.ckpt").replace(path)

@@ -145,6 +145,7 @@ def test_devices_are_called_what_they_are(
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         RuntimeError("could not create a primitive"),
+        RuntimeError("can't start new thread"),
         ImportError("some.so: failed to map segment from shared object"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -482,7 +483,7 @@ def test_a_segmenter_in_eval_mode_trains_in_training_mode(tmp_path: Path) -> Non
     assert not model.training
 
 
-def test_curves_are_written(tmp_path: Path) -> None:
+def test_curves_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(tmp_path / "csv", replace(SMALL, steps=2))
     rows = curve_of(tmp_path / "csv")
     assert [row["step"] for row in rows] == ["0", "1"]
@@ -493,6 +494,9 @@ def test_curves_are_written(tmp_path: Path) -> None:
     trained(tmp_path / "board", boards)
     assert curve_of(tmp_path / "board") == rows
     assert list((tmp_path / "board" / "logs").glob("events.*"))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(SettingError, match=r"pip install 'unseen\[track\]'"):
+        trained(tmp_path / "none", boards)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="it stands for a full disk")

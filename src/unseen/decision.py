@@ -13,11 +13,11 @@ from unseen.modules.pamr import PixelRefinement
 from unseen.score_maps import Box, Resize, ScoreMaps
 
 TILE = 64
-"""Least side of the parts of an image that are decided at once, in pixels."""
+"""Least side, in pixels, of the parts of an image that are decided at once."""
 TILES = 512
-"""About how many such parts a large image has."""
+"""Most of such parts in an image, about: in large ones their side grows."""
 MOST_VALUES = {"cpu": 2**22, "cuda": 2**27}
-"""Scores at image size that are held at a time, by kind of device."""
+"""Scores on the image's pixels that are held at a time, by kind of device."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def _best_of_refined(
 ) -> Best:
     """The best rows by maps that are refined, for which they are needed whole."""
     best = _no_best(scores, resize, with_total)
+    best.row.fill_(rows[0])
     step = max(1, _most_values(scores) // (scores.batch * resize.size[0] * resize.size[1]))
     for first in range(0, len(rows), step):
         some = rows[first : first + step]

@@ -4,8 +4,21 @@ The command line prints the message alone and exits with code 2; any other excep
 keeps its traceback.
 """
 
+import os
+from errno import EIO, EMFILE, ENFILE, ENOMEM
+
 LONGEST = 400
 """Characters of a message."""
+_NO_MEMORY = (
+    "allocate memory",
+    "out of memory",
+    "can't start new thread",
+    # oneDNN has nothing more to say.
+    "could not create a primitive",
+    # Of a library that is imported.
+    "failed to map segment",
+)
+"""How others than Python report that memory ran out."""
 
 
 class UnseenError(Exception):
@@ -53,3 +66,13 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+
+def shortage(error: BaseException) -> str | None:
+    """What the machine lacks, if an error says so: memory, open files, a disk that answers."""
+    if isinstance(error, OSError) and error.errno in (ENOMEM, EMFILE, ENFILE, EIO):
+        return os.strerror(error.errno or 0)
+    told = str(error).lower()
+    if isinstance(error, MemoryError) or any(sign in told for sign in _NO_MEMORY):
+        return "not enough memory"
+    return None

@@ -221,13 +221,18 @@ class Predictor:
             out: The folder.
             threshold: As for `segment`.
 
-        Yields:
+        Returns:
             Each file, in their order, with its result, or with what kept it from being read or
             written.
         """
         check_threshold(threshold)
-        with ThreadPoolExecutor(2) as pool:
-            reads = (pool.submit(read_pixels, file) for file in files)
+        return self._segment_files(files, text, out, threshold)
+
+    def _segment_files(
+        self, files: Sequence[Path], text: TextFeatures, out: Path, threshold: float | None
+    ) -> Iterator[tuple[Path, Segmentation | UnseenError]]:
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            reads = (reader.submit(read_pixels, file) for file in files)
             ahead, behind = next(reads, None), None
             for file in files:
                 # Reading the next image begins before the network looks at this one.
@@ -236,11 +241,12 @@ class Predictor:
                 saved: Future[Segmentation] = Future()
                 try:
                     result = self._segmented(read.result(), file, text, threshold)
-                    saved = pool.submit(_saved, result, out, file.stem)
+                    saved = writer.submit(_saved, result, out, file.stem)
                 except UnseenError as error:
                     saved.set_exception(error)
-                if behind is not None:
-                    yield _outcome(*behind)
+                finally:  # also when the network fails, the result before it is told
+                    if behind is not None:
+                        yield _outcome(*behind)
                 behind = (file, saved)
             if behind is not None:
                 yield _outcome(*behind)

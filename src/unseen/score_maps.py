@@ -143,9 +143,11 @@ class Resize:
     def apply(self, maps: Tensor, box: Box) -> Tensor:
         """A part of the resized maps, from its sources (…, h, w)."""
         rows, columns = self.rows.shares(box.rows), self.columns.shares(box.columns)
-        if columns is not None:
-            maps = maps @ columns.mT
-        return maps if rows is None else rows @ maps
+        # In float32, whatever the caller computes in.
+        with torch.autocast(maps.device.type, enabled=False):
+            if columns is not None:
+                maps = maps @ columns.mT
+            return maps if rows is None else rows @ maps
 
     def whole(self, maps: Tensor) -> Tensor:
         """All of the resized maps, from (B, K, h, w)."""
@@ -205,7 +207,7 @@ class Place:
         (rows, rows_there), (columns, columns_there) = sides
         return Box(rows, columns), Box(rows_there, columns_there)
 
-    def sources(self, box: Box) -> Tensor:
+    def logits_of(self, box: Box) -> Tensor:
         """The logits (B, K, …) that a part of the place is made of."""
         rows, columns = self.resize.sources(box).index
         return self.logits[..., rows, columns]
@@ -253,44 +255,38 @@ class ScoreMaps:
 
     def image(self, index: int) -> ScoreMaps:
         """The maps of one image."""
-        return self._with(lambda logits: logits[index : index + 1])
-
-    def _with(self, change: Callable[[Tensor], Tensor]) -> ScoreMaps:
-        return replace(
-            self,
-            places=tuple(replace(place, logits=change(place.logits)) for place in self.places),
-        )
+        one = slice(index, index + 1)
+        places = [replace(place, logits=place.logits[one]) for place in self.places]
+        return replace(self, places=tuple(places))
 
     def part(self, box: Box, rows: Sequence[int] | None = None) -> Tensor:
         """Scores (B, K', …) of some of the rows on a part of the pixels; of all rows by default."""
-        if rows is not None and not self.classwise:
+        index: slice | Tensor
+        if rows is None or len(rows) == len(self):
+            index, seen = slice(None), self.seen
+        elif self.classwise:
+            index, seen = torch.tensor(rows, device=self.device), self._seen_among(rows)
+        else:
             return self.part(box)[:, list(rows)]
-        maps, seen = self, self.seen
-        if rows is not None:
-            index = torch.tensor(rows, device=self.device)
-            maps = self._with(lambda logits: logits[:, index])
-            seen = self._seen_among(rows)
-        found = [(place, place.overlap(box)) for place in maps.places]
-        inside = [(place, *both) for place, both in found if both is not None]
+        inside: list[tuple[Tensor, Box]] = []
+        for place in self.places:
+            both = place.overlap(box)
+            if both is not None:
+                logits = place.resize.apply(place.logits_of(both[0])[:, index], both[0])
+                inside.append((self.score(logits, seen), both[1]))
         if len(inside) == 1:
-            place, here, _ = inside[0]
-            return self.score(place.resize.apply(place.sources(here), here), seen)
-        return self._mean(inside, box, seen)
+            return inside[0][0]
+        return self._mean(inside, box)
 
-    def _mean(
-        self, inside: list[tuple[Place, Box, Box]], box: Box, seen: Sequence[int] | None
-    ) -> Tensor:
+    def _mean(self, inside: list[tuple[Tensor, Box]], box: Box) -> Tensor:
         """Scores of a part of the pixels where several places overlap."""
         height, width = (end - start for start, end in (box.rows, box.columns))
-        count = torch.zeros(height, width, device=self.device)
-        total: Tensor | None = None
-        for place, here, there in inside:
-            scores = self.score(place.resize.apply(place.sources(here), here), seen)
-            if total is None:
-                total = scores.new_zeros(*scores.shape[:2], height, width)
+        scores = inside[0][0]
+        total = scores.new_zeros(*scores.shape[:2], height, width)
+        count = scores.new_zeros(height, width)
+        for scores, there in inside:
             total[(..., *there.index)] += scores
             count[there.index] += 1
-        assert total is not None
         return total.div_(count)
 
     def _seen_among(self, rows: Sequence[int]) -> tuple[int, ...] | None:
@@ -318,7 +314,7 @@ class ScoreMaps:
         for place in self.places:
             both = place.overlap(box)
             if both is not None:
-                logits = place.sources(both[0])[:1]
+                logits = place.logits_of(both[0])[:1]
                 low, high = logits.amin(dim=(2, 3)), logits.amax(dim=(2, 3))
                 lows.append(self.score(low, self.seen)[0])
                 highs.append(self.score(high, self.seen)[0])
@@ -326,5 +322,6 @@ class ScoreMaps:
         if len(rows) < len(self):
             index = torch.tensor(rows, device=self.device)
             low, high = low[index], high[index]
-        few: list[int] = (high >= low.max()).nonzero()[:, 0].tolist()
+        # Said so that what is no number stays among them.
+        few: list[int] = (~(high < low.max())).nonzero()[:, 0].tolist()
         return [rows[i] for i in few]

@@ -125,8 +125,8 @@ class Prediction:
     """What `forward` returns.
 
     Attributes:
-        logits: (B, K, h, w), one map a class; (B, 2, h, w), background and query class, from
-            `QuerySegmenter.forward_query`.
+        logits: (B, K, h, w), finite, one map a class; (B, 2, h, w), background and query class,
+            from `QuerySegmenter.forward_query`.
         padded_size: Height and width in pixels that the maps cover: the image, padded to whole
             patches.
         extras: What else the loss needs, by name.
@@ -295,8 +295,9 @@ class Segmenter(nn.Module, ABC):
         Args:
             logits: Maps, at any resolution.
             seen: Indices of the classes whose masks were trained on, for methods that calibrate
-                their scores; None where no class is at an advantage. Of `classwise` methods some of
-                the classes may be asked alone, and all of these have been seen.
+                their scores; None where no class is at an advantage, which callers see to. Of
+                `classwise` methods some of the classes may be asked alone: it may then be empty, or
+                all of those asked.
         """
         return logits
 

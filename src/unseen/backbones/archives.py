@@ -16,7 +16,6 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from errno import EIO, EMFILE, ENOMEM
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unseen.errors import CheckpointError
+from unseen.errors import CheckpointError, shortage
 from unseen.files import replacing
 
 _DTYPES = {
@@ -156,10 +155,10 @@ def _read(path: Path) -> Any:
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
     """What to raise where a weight file cannot be read."""
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) in (ENOMEM, EMFILE, EIO):
-        cause = getattr(error, "strerror", None) or "not enough memory"
+    cause = shortage(error)
+    if cause is not None:
         return CheckpointError(
-            f"{path} cannot be read ({cause}); close other programs and try again"
+            f"{path} cannot be read ({cause}); close other programs, or give another copy of it"
         )
     return CheckpointError(
         f"{path} is not a readable weight file; it may be truncated, so download it again"

@@ -28,7 +28,7 @@ import unseen
 from unseen.cli import data, images, lists, scoring, training
 from unseen.cli.flags import model_flags, settings_flags
 from unseen.cli.legacy import modernised
-from unseen.errors import SettingError, UnseenError
+from unseen.errors import SettingError, UnseenError, shortage
 from unseen.methods import known
 from unseen.methods.options import nearest, released_options
 from unseen.recipes import resolve
@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         stop(f"{str(error.filename)[:60]}... is too long for the name of a file; check the flag")
     except (MemoryError, RuntimeError, ImportError) as error:
-        if not _is_of_memory(error):
+        if shortage(error) is None:
             raise
         stop("there is not enough memory; give smaller images or batches, or close other programs")
     except KeyboardInterrupt as error:
@@ -229,18 +229,6 @@ def _check_words(words: Sequence[str]) -> None:
         # An inference setting of no text is set to nothing.
         if not value.strip() and not name.startswith("--inference."):
             raise SettingError(f"{name} is empty; give a value, or leave it out")
-
-
-def _is_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, of the machine or of a device."""
-    # The second is oneDNN's, which has nothing more to say, the last that of a library's import.
-    signs = (
-        "allocate memory",
-        "could not create a primitive",
-        "out of memory",
-        "failed to map segment",
-    )
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
 
 def stop(message: str, code: int = 2) -> None:

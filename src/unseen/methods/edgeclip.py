@@ -164,7 +164,7 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         "train_backbone": "all",
         "norm": "batch",
     }
-    # Each takes the pixels' features several times over, and none is faster for company.
+    # Each takes the pixels' features several times over; answering more at once is no faster.
     classes_at_once: ClassVar[int] = 4
     mean: Tensor
     std: Tensor

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from unseen.errors import DataError
+from unseen.errors import DataError, SettingError
 from unseen.files import unwritable, write_text
 from unseen.texts import read_text
 
@@ -92,11 +92,21 @@ class TensorBoardCurve:
     Args:
         folder: Where they lie.
         start: As for `CsvCurve`.
+
+    Raises:
+        SettingError: The package tensorboard does not work.
     """
 
     def __init__(self, folder: Path, start: int) -> None:
-        # Needs the package tensorboard, an extra: `unseen.plans` has looked for it.
-        from torch.utils.tensorboard import SummaryWriter
+        # torch has the writer, but it needs the package tensorboard, an extra. `unseen.plans` has
+        # looked for it, though it may be there and not work.
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise SettingError(
+                f"--train.logger tensorboard: the package cannot be imported ({error}); install it"
+                " again with pip install 'unseen[track]'"
+            ) from error
 
         # Events from `start` on, which a resumed run writes again, are hidden by TensorBoard.
         self.writer = SummaryWriter(str(folder), purge_step=start or None)

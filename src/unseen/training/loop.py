@@ -43,7 +43,7 @@ from unseen.training.batches import (
 )
 from unseen.training.interrupts import Interrupts
 from unseen.training.lock import run_lock
-from unseen.training.progress import ProgressBar
+from unseen.training.progress import ProgressBar, loss_shown
 from unseen.training.records import Records, RunControl
 from unseen.training.schedules import learning_rate, make_optimizer
 from unseen.training.state import read_state, restore_optimizer, restore_tensors
@@ -297,7 +297,7 @@ def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunCont
                     losses = take_step(fabric, module, optimizer, parts, step, settings)
                     # Validation while training belongs here, so that the records can keep it.
                     records.write(step + 1, losses)
-                    bar.update(task, advance=1, loss=records.loss and f"loss {records.loss:.4g}")
+                    bar.update(task, advance=1, loss=loss_shown(records.loss))
                     bar.draw_when_due()
                     if step + 1 < settings.steps and interrupts.end_after(fabric, step + 1):
                         records.save(step + 1)

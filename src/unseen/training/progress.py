@@ -13,7 +13,7 @@ DRAW_EVERY = 0.1
 class ProgressBar(Progress):
     """Steps, loss and remaining time, drawn ten times a second at most.
 
-    Drawn by the loop itself: Python waits forever for a thread that has no memory to start with.
+    Drawn by the loop itself: if memory runs out while a thread starts, Python waits for it forever.
 
     Args:
         shown: Whether to show it.
@@ -36,3 +36,8 @@ class ProgressBar(Progress):
         if now - self.drawn > DRAW_EVERY:
             self.refresh()
             self.drawn = now
+
+
+def loss_shown(loss: float | None) -> str:
+    """A loss as the bar shows it; nothing before the first."""
+    return "" if loss is None else f"loss {loss:.4g}"

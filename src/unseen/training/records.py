@@ -63,7 +63,7 @@ class Records:
         control: Where to write.
 
     Attributes:
-        loss: The total loss written last.
+        loss: The total loss written last; None before the first.
         taken: Steps taken.
         saved: The step of the last state, and when it was written.
     """
@@ -79,7 +79,7 @@ class Records:
         self.fabric, self.optimizer, self.trained = fabric, optimizer, trained
         self.settings, self.control = settings, control
         self.curves: list[Curve] = []
-        self.loss = 0.0
+        self.loss: float | None = None
         self.taken, self.saved = 0, (0, time.monotonic())
 
     def begin(self, start: int) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from unseen.backbones.archives import DAMAGE, check_is_file, check_unpacked_size, is_plain
-from unseen.errors import CheckpointError, SettingError
+from unseen.errors import CheckpointError, SettingError, shortage
 from unseen.files import replacing
 from unseen.runs import FORMER_STATE, STATE
 from unseen.settings.ranges import MOST
@@ -96,6 +96,11 @@ def _read(path: Path) -> dict[str, Any]:
     except CheckpointError as error:
         raise _DamagedError(str(error).partition(";")[0]) from error
     except (*DAMAGE, pickle.UnpicklingError) as error:
+        # Then it is not damaged, and must not give way to the state before.
+        if shortage(error) is not None:
+            raise CheckpointError(
+                f"{path} cannot be read ({shortage(error)}); close other programs and resume again"
+            ) from error
         told = error.strerror if isinstance(error, OSError) else None
         raise _DamagedError(told or "it is damaged, or was never a state") from error
     if not isinstance(state, dict):
