@@ -41,14 +41,15 @@ ROWS = {
     ),
     "zegclip-transductive": Row("ZegCLIP, transductive", "zegclip", PLAIN, ADAMW, "transductive"),
     "zegclip-supervised": Row("ZegCLIP, supervised", "zegclip", PLAIN, ADAMW, "supervised"),
-    "clip_rc": Row("CLIP-RC", "clip_rc", {"calibration": 0.1}, ADAMW),
+    "clip_rc": Row("CLIP-RC, γ = 0", "clip_rc", PLAIN, ADAMW),
+    "clip_rc-calibrated": Row("CLIP-RC", "clip_rc", {"calibration": 0.1}, ADAMW),
     "probe": Row("linear probe, supervised", "probe", {}, {"lr": 1e-3}, "supervised"),
     "esda": Row("ESDA", "esda", train={"lr": 1e-3}, query=True),
     "sazs": Row("SAZS", "sazs", {**MOBILENET, "scale": 10.0}, {"lr": 2e-4}, query=True),
     "edgeclip": Row("EdgeCLIP", "edgeclip", MOBILENET, {"lr": 2e-4}, query=True),
 }
 """The trained rows by name. Learning rates and options are those that `choices.py` chose."""
-ONE_SPLIT = ("zegclip-transductive", "zegclip-supervised", "zegclip-released", "probe")
+ONE_SPLIT = ("zegclip-transductive", "zegclip-supervised", "zegclip-released", "clip_rc", "probe")
 """Rows that are trained on VOC's usual split alone."""
 
 
