@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import ctypes
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -21,9 +22,10 @@ from pathlib import Path
 
 import torch
 from losses import high_water
-from photograph import WINDOWS, clocks
+from photograph import clocks
 from speed import Case, make_segmenter, make_text
 
+from unseen.data.benchmarks.base import WINDOWS
 from unseen.inference import label_maps
 from unseen.segmenter import Segmenter
 
@@ -60,16 +62,14 @@ def measure(
 def chart(axis: str, points: Sequence[tuple[int, float, float]], left: int) -> list[str]:
     """One panel: seconds and megabytes over one axis, all of them logarithmic."""
     top, size = 60, 200
-    ends = torch.tensor([points[0][0], points[-1][0]], dtype=torch.float64).log()
+    least, most = points[0][0], points[-1][0]
 
     def x(value: float) -> float:
-        share = (torch.tensor(value, dtype=torch.float64).log() - ends[0]) / (ends[1] - ends[0])
-        return left + 40 + size * float(share)
+        return left + 40 + size * math.log(value / least) / math.log(most / least)
 
     def y(value: float) -> float:
         # From 0.1 to 10 000.
-        share = (torch.tensor(max(value, 0.1), dtype=torch.float64).log10() + 1) / 5
-        return top + size * (1 - float(share))
+        return top + size * (1 - (math.log10(max(value, 0.1)) + 1) / 5)
 
     parts = [f'<text x="{left + 40}" y="{top + size + 40}">{axis}</text>']
     for power in range(-1, 5):

@@ -33,12 +33,11 @@ from speed import Case, make_segmenter, make_text
 from torch import Tensor
 from torch.nn import functional as F
 
+from unseen.data.benchmarks.base import WINDOWS
 from unseen.predictor import Predictor
 from unseen.segmenter import Prediction, Segmenter, TextFeatures
-from unseen.settings import InferenceSettings
 
 SIZE, CLASSES = (4000, 3000), 171
-WINDOWS = InferenceSettings(short_side=512, window=512, stride=426)
 PARTS = {
     "read": "unseen.predictor.read_pixels",
     "best classes": "unseen.inference.best_rows",

@@ -524,6 +524,10 @@ def test_many_prompts_are_encoded_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert not torch.equal(clip.encode_names(["cat", "dog"], templates), first)
     assert encoded == [4] * 5
     assert not any("cat" in str(path) for path in tmp_path.rglob("*"))
+    # A tower that is trained gives vectors with gradients, which are not kept.
+    clip.text_tower.ln_final.bias.requires_grad_(True)
+    assert clip.encode_names(["cat", "dog"], templates).requires_grad
+    clip.text_tower.ln_final.bias.requires_grad_(False)
     # Few prompts are not kept.
     clip.encode_names(["cat"], templates)
     assert len(list((tmp_path / "unseen" / "text").iterdir())) == 5

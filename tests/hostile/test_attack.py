@@ -317,3 +317,16 @@ def test_the_largest_image(tmp_path: Path) -> None:
     before = reset_peak()
     model.segment(tmp_path / "large.png", names).save(tmp_path, "result")
     assert (peak() - before) / 1e9 < GIGABYTES
+
+
+def test_the_largest_images_in_a_row(tmp_path: Path) -> None:
+    """While one is labelled, the next is read and the last written."""
+    model = unseen.load("naclip")
+    text = model.encode([f"class {number}" for number in range(40)])
+    model.segment_encoded(photograph(), text)
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for file in files:
+        Image.new("RGB", (5000, 5000), (90, 140, 60)).save(file)
+    before = reset_peak()
+    assert len(list(model.segment_files(files, text, tmp_path / "results"))) == 3
+    assert (peak() - before) / 1e9 < 2 * GIGABYTES

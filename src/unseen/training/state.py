@@ -97,9 +97,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise _DamagedError(str(error).partition(";")[0]) from error
     except (*DAMAGE, pickle.UnpicklingError) as error:
         # Then it is not damaged, and must not give way to the state before.
-        if shortage(error) is not None:
+        cause = shortage(error)
+        if cause is not None:
             raise CheckpointError(
-                f"{path} cannot be read ({shortage(error)}); close other programs and resume again"
+                f"{path} cannot be read ({cause}); close other programs and resume again"
             ) from error
         told = error.strerror if isinstance(error, OSError) else None
         raise _DamagedError(told or "it is damaged, or was never a state") from error

@@ -37,9 +37,11 @@ def kept_vectors(
         kind: Tells vectors apart that are made of the same prompts.
         encode: Encodes them.
     """
-    device = next(tower.parameters()).device
-    if len(names) * len(templates) < FEWEST:
+    trained = any(parameter.requires_grad for parameter in tower.parameters())
+    # What is trained gives other vectors in every step, and needs their gradients.
+    if trained or len(names) * len(templates) < FEWEST:
         return encode()
+    device = next(tower.parameters()).device
     path = cache_folder() / "text" / f"{_key(tower, names, templates, kind, device.type)}.npy"
     vectors = _read(path, len(names))
     if vectors is None:
@@ -53,10 +55,10 @@ def kept_vectors(
 def _key(
     tower: nn.Module, names: Sequence[str], templates: Sequence[str], kind: str, device: str
 ) -> str:
-    """A name for the vectors: everything that decides them to the bit, and nothing readable."""
-    facts = [network_fingerprint(tower), list(names), list(templates), kind, device]
-    # Another torch, or another CPU or GPU kernel, may round otherwise.
-    facts.append(version("torch"))
+    """A name for the vectors: everything that decides them, up to rounding on another machine."""
+    weights = network_fingerprint(tower)
+    facts = [weights, list(names), list(templates), kind, device, version("torch")]
+    # A hash, so that the file does not tell the names.
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
