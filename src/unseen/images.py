@@ -25,8 +25,8 @@ FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM", "GIF", "JPEG2000")
 """Pillow's formats that are read. The others are never tried: an EPS is a program, which Pillow
 would hand to an interpreter, whatever the file is called."""
 MOST_PIXELS = 25_000_000
-"""Of an image or a label map. Labelling one takes some forty bytes a pixel, several in a row seventy,
-as the next is read and the last written meanwhile."""
+"""Of an image or a label map. Labelling one takes some forty bytes a pixel, several in a row
+seventy, as the next is read and the last written meanwhile."""
 MOST_ELONGATED = 50
 """How many times as long as wide an image may be: the short side decides how far it is enlarged."""
 _DAMAGE = (
