@@ -79,6 +79,7 @@ CASES = {
     "train-zegclip-20": Case("zegclip", 20, {"num_prompts": 10}, training=True),
     "train-zegclip-171": Case("zegclip", 156, {"num_prompts": 100}, training=True),
     "train-clip_rc-20": Case("clip_rc", 20, {"num_prompts": 10}, training=True),
+    "train-clip_rc-171": Case("clip_rc", 156, {"num_prompts": 100}, training=True),
     "train-esda": Case("esda", 1, {}, training=True, side=480),
     "train-edgeclip": Case("edgeclip", 1, {}, training=True, side=473),
 }

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from unseen.modules import attention
+from unseen.modules.attention import attend
 from unseen.modules.decoders import CrossAttention, DecoderLayer, mean_scores
 from unseen.modules.prompts import VisualPrompts
 
@@ -74,6 +77,54 @@ def test_decoder_layer_is_post_norm_without_self_attention() -> None:
     out = layer(queries, memory)
     assert close(out, nn.functional.layer_norm(x, (D,), layer.norm3.weight, layer.norm3.bias))
     assert close(layer(queries[:, 1:2], memory), out[:, 1:2])
+
+
+# ------------------------------------------------------- attention in bf16 on CPUs
+
+
+def masks(queries: int, keys: int) -> dict[str, Tensor | None]:
+    """No mask, one of allowed places, one that is added."""
+    allowed = torch.rand(queries, keys) > 0.5
+    allowed[:, 0] = True  # a query that may look at nothing has no answer
+    return {"none": None, "bool": allowed, "float": torch.randn(queries, keys)}
+
+
+def relative(ours: Tensor, exact: Tensor) -> float:
+    return float(((ours.double() - exact).norm() / exact.norm()).detach())
+
+
+@pytest.mark.parametrize("queries", [9, 3])
+@pytest.mark.parametrize("kind", ["none", "bool", "float"])
+def test_attention_in_bf16_is_that_of_64_bits(
+    monkeypatch: pytest.MonkeyPatch, queries: int, kind: str
+) -> None:
+    monkeypatch.setattr(attention, "AT_ONCE", 100)  # several parts, the last one smaller
+    keys, scale = 9, 0.3
+    leaves = [torch.randn(B, t, HEADS, 8).bfloat16() for t in (queries, keys, keys)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    mask = masks(queries, keys)[kind]
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = attend(*(leaf.transpose(1, 2) for leaf in leaves), mask, scale)
+    assert ours.dtype == torch.bfloat16
+    added = mask.double() if kind == "float" and mask is not None else mask
+    reference = F.scaled_dot_product_attention(
+        *(leaf.transpose(1, 2) for leaf in exact), attn_mask=added, scale=scale
+    )
+    assert relative(ours, reference) < 0.01
+    weights = torch.randn(ours.shape)
+    (ours.float() * weights).sum().backward()
+    (reference * weights).sum().backward()
+    for leaf, twin_leaf in zip(leaves, exact, strict=True):
+        assert leaf.grad is not None
+        assert twin_leaf.grad is not None
+        assert relative(leaf.grad, twin_leaf.grad) < 0.02
+    # The same without gradients, and a mask for each image.
+    with torch.no_grad():
+        assert torch.equal(attend(*(leaf.transpose(1, 2) for leaf in leaves), mask, scale), ours)
+        own = mask if mask is None else mask.expand(B, 1, queries, keys)
+        assert relative(attend(*(x.transpose(1, 2) for x in leaves), own, scale), reference) < 0.01
 
 
 # ------------------------------------------------------------- visual prompts

@@ -24,6 +24,7 @@ from unseen.backbones.mobilenet import MobileNetFeatures
 from unseen.backbones.resnet import DilatedResNet, Norm, Trained
 from unseen.clip_segmenter import TextSegmenter
 from unseen.errors import SettingError, VocabularyError
+from unseen.modules.attention import attend
 from unseen.modules.contours import bands, sampled, triplet_loss
 from unseen.modules.losses import cross_entropy
 from unseen.released import Released, count_layers, rename
@@ -275,10 +276,9 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         count, feature = len(query), encoded.feature
         word = self.project_word(query.pooled.view(count, -1, 1, 1))
         background = self.project_background(unknown.expand(count, -1)[..., None, None])
-        # Thresholds decide here, and bf16 has three digits.
-        with torch.autocast(feature.device.type, enabled=False):
-            of_class = feature.float().expand(count, -1, -1, -1)
-            rounds = self.match(of_class, word.float(), background.float())
+        # Thresholds decide from here on, and bf16 has three digits.
+        of_class = feature.float().expand(count, -1, -1, -1)
+        rounds = self.match(of_class, word.float(), background.float())
         extras = {
             "initial": rounds[1].scores,
             "seeds": rounds[0].scores,
@@ -336,13 +336,14 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
         probability = scores.softmax(dim=1).flatten(2)  # (B, 2, N), background first
         foreground = surest(probability[:, 1], self.thresholds[0], self.top)
         background = surest(probability[:, 0], self.thresholds[1], self.top)
-        means = [
-            (flat @ mask.float().unsqueeze(2) / mask.sum(dim=1).view(-1, 1, 1)).unsqueeze(3)
-            for mask in (foreground, background)
-        ]
+        with torch.autocast(feature.device.type, enabled=False):
+            means = [
+                (flat @ mask.float().unsqueeze(2) / mask.sum(dim=1).view(-1, 1, 1)).unsqueeze(3)
+                for mask in (foreground, background)
+            ]
         pixels = flat.transpose(1, 2).contiguous()  # (B, N, D)
         local = local_background(pixels, background)
-        return means[0], means[1], local.transpose(1, 2).reshape(feature.shape)
+        return means[0], means[1], local.float().transpose(1, 2).reshape(feature.shape)
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
         """Weighted terms `mask`, `initial`, `seeds`, `edge`, and their sum `total`.
@@ -401,7 +402,7 @@ def local_background(pixels: Tensor, background: Tensor) -> Tensor:
     """For every pixel a mean (B, N, D) of the background's pixels.
 
     They are weighted with the softmax of twice their cosines with it: attention of one head, whose
-    keys are those pixels alone.
+    keys are those pixels alone, in the numbers that the network computes with.
 
     Args:
         pixels: (B, N, D).
@@ -412,9 +413,7 @@ def local_background(pixels: Tensor, background: Tensor) -> Tensor:
     for queries, values, chosen in zip(unit, pixels, background, strict=True):
         places = chosen.nonzero().squeeze(1)
         keys = queries[places]
-        mean = F.scaled_dot_product_attention(
-            queries[None, None], keys[None, None], values[places][None, None], scale=2.0
-        )
+        mean = attend(queries[None, None], keys[None, None], values[places][None, None], scale=2.0)
         means.append(mean[0, 0])
     return torch.stack(means)
 

@@ -31,7 +31,7 @@ from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP, Resize
 from unseen.clip_segmenter import ClipSegmenter, TowerQuirks
 from unseen.errors import SettingError
-from unseen.modules.attention import NeighbourAttention, merge_heads, split_heads
+from unseen.modules.attention import NeighbourAttention, attend, merge_heads, split_heads
 from unseen.segmenter import Prediction, TextFeatures
 
 Mode = Literal["clip", "maskclip", "maskclip_no_residual", "sclip", "clearclip", "naclip"]
@@ -143,9 +143,9 @@ class TrainingFree(ClipSegmenter):
         y = v
         # SCLIP and ClearCLIP both let queries attend to queries.
         if self.mode in ("sclip", "clearclip"):
-            y = F.scaled_dot_product_attention(q, q, v)
+            y = attend(q, q, v)
         if self.mode == "sclip":
-            y = y + F.scaled_dot_product_attention(k, k, v)
+            y = y + attend(k, k, v)
         y = merge_heads(block.attn, y)
         if self.mode in ("clearclip", "maskclip_no_residual"):
             return y

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unseen.errors import SettingError
+from unseen.modules.attention import attend
 
 
 def check_heads(num_heads: int, width: int) -> None:
@@ -53,8 +54,10 @@ class CrossAttention(nn.Module):
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in (self.q(queries), self.k(memory), self.v(memory))
         )
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        if self.training and self.dropout > 0:
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout)
+        else:
+            y = attend(q, k, v)
         out: Tensor = self.proj(y.transpose(1, 2).flatten(2))
         return out
 
