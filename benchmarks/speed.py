@@ -57,6 +57,8 @@ class Case:
         options: Of the method.
         training: A step with its gradients instead of a label map.
         side: Of the image.
+        recompute: Compute blocks again for their gradients, as the method's recipe says; plain
+            never does.
     """
 
     method: str
@@ -64,6 +66,7 @@ class Case:
     options: dict[str, Any]
     training: bool = False
     side: int = SIDE
+    recompute: bool = False
 
 
 CASES = {
@@ -80,7 +83,7 @@ CASES = {
     "train-zegclip-171": Case("zegclip", 156, {"num_prompts": 100}, training=True),
     "train-clip_rc-20": Case("clip_rc", 20, {"num_prompts": 10}, training=True),
     "train-clip_rc-171": Case("clip_rc", 156, {"num_prompts": 100}, training=True),
-    "train-esda": Case("esda", 1, {}, training=True, side=480),
+    "train-esda": Case("esda", 1, {}, training=True, side=480, recompute=True),
     "train-edgeclip": Case("edgeclip", 1, {}, training=True, side=473),
 }
 
@@ -166,7 +169,8 @@ def steps_of(case: Case, precision: str) -> dict[str, Step]:
     labels = torch.randint(0, max(case.classes, 2), (1, case.side // 16, case.side // 16))
     labels = labels.repeat_interleave(16, 1).repeat_interleave(16, 2)
 
-    def step(precision: str) -> None:
+    def step(precision: str, recompute: bool = False) -> None:
+        segmenter.recompute_blocks(recompute)
         with computing(precision, image.device):
             if isinstance(segmenter, QuerySegmenter):
                 prediction = segmenter.forward_query(image, text)
@@ -180,7 +184,7 @@ def steps_of(case: Case, precision: str) -> dict[str, Step]:
         with plainly():
             step("32-true")
 
-    return {"ours": partial(step, precision), "plain": plain}
+    return {"ours": partial(step, precision, case.recompute), "plain": plain}
 
 
 def tower_steps(precision: str) -> dict[str, Step]:

@@ -106,7 +106,7 @@ def test_attention_in_bf16_is_that_of_64_bits(
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
     mask = masks(queries, keys)[kind]
     with torch.autocast("cpu", torch.bfloat16):
-        ours = attend(*(leaf.transpose(1, 2) for leaf in leaves), mask, scale)
+        ours = attend(*(leaf.transpose(1, 2) for leaf in leaves), mask, scale=scale)
     assert ours.dtype == torch.bfloat16
     added = mask.double() if kind == "float" and mask is not None else mask
     reference = F.scaled_dot_product_attention(
@@ -122,9 +122,35 @@ def test_attention_in_bf16_is_that_of_64_bits(
         assert relative(leaf.grad, twin_leaf.grad) < 0.02
     # The same without gradients, and a mask for each image.
     with torch.no_grad():
-        assert torch.equal(attend(*(leaf.transpose(1, 2) for leaf in leaves), mask, scale), ours)
+        assert torch.equal(
+            attend(*(leaf.transpose(1, 2) for leaf in leaves), mask, scale=scale), ours
+        )
         own = mask if mask is None else mask.expand(B, 1, queries, keys)
-        assert relative(attend(*(x.transpose(1, 2) for x in leaves), own, scale), reference) < 0.01
+        assert (
+            relative(attend(*(x.transpose(1, 2) for x in leaves), own, scale=scale), reference)
+            < 0.01
+        )
+
+
+def test_dropout_in_bf16() -> None:
+    shape, dropout = (B, HEADS, 9, 8), 0.4
+    leaves = [torch.randn(shape).bfloat16().requires_grad_() for _ in range(3)]
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    torch.manual_seed(0)
+    ours = attend(*leaves, dropout=dropout)
+    torch.manual_seed(0)
+    kept = torch.rand(B * HEADS, 9, 9).view(B, HEADS, 9, 9) >= dropout
+    q, k, v = exact
+    weights = (q @ k.transpose(2, 3) / 8**0.5).softmax(dim=-1) * kept / (1 - dropout)
+    assert 0.3 < 1 - kept.float().mean() < 0.5
+    assert relative(ours, weights @ v) < 0.01
+    direction = torch.randn(shape)
+    (ours.float() * direction).sum().backward()
+    (weights @ v * direction).sum().backward()
+    for leaf, twin_leaf in zip(leaves, exact, strict=True):
+        assert leaf.grad is not None
+        assert twin_leaf.grad is not None
+        assert relative(leaf.grad, twin_leaf.grad) < 0.02
 
 
 # ------------------------------------------------------------- visual prompts

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from tiny import tiny_clip, write_own
 from tiny.commands import ONE_STEP, error_of
+from unseen.backbones.clip.blocks import run_block
 from unseen.data.benchmarks import BENCHMARKS, Benchmark, get_benchmark
 from unseen.data.datasets import DoodleScenes, LabelledImages, Sample, SegmentationSet
 from unseen.data.pairs import Pair
 from unseen.errors import DataError, SettingError
 from unseen.labels import IGNORE, PADDING
-from unseen.methods import create
+from unseen.methods import METHODS, create
 from unseen.segmenter import Prediction, Segmenter
 from unseen.settings import TrainSettings, TransformSettings
 from unseen.training.batches import (
@@ -406,6 +407,31 @@ def test_accumulated_parts_train_like_the_whole_batch(tmp_path: Path) -> None:
         fit_on(bench, model, tmp_path / str(parts), plain)
         states.append(model.trainable_state())
     assert all(torch.allclose(states[0][name], states[1][name], atol=1e-5) for name in states[0])
+
+
+def test_recomputed_blocks_train_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked = []
+
+    def counted(*args: Any) -> Tensor:
+        walked.append(args[0])
+        return run_block(*args)
+
+    monkeypatch.setattr("unseen.backbones.clip.tower.run_block", counted)
+    settings = replace(SMALL, precision="bf16-mixed", steps=3)
+    kept = trained(tmp_path / "kept", settings)
+    at_start, in_steps = 3, 3 * 3  # three blocks: where training starts, and in every step
+    assert len(walked) == at_start + in_steps
+    again = trained(tmp_path / "again", replace(settings, recompute=True))
+    assert len(walked) == 2 * at_start + 3 * in_steps
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+
+
+def test_only_clips_image_tower_is_recomputed(tmp_path: Path) -> None:
+    model = create("sazs", tiny_clip(), **METHODS["sazs"].cls.TINY)
+    with pytest.raises(SettingError, match="SAZS does not use .* --train.recompute"):
+        fit_on(world(), model, tmp_path, replace(SMALL, recompute=True))
 
 
 @pytest.mark.parametrize("regime", ["transductive", "supervised"])

@@ -189,6 +189,10 @@ class ClipSegmenter(TextSegmenter):
         """A whole CLIP."""
         return load_clip(source)
 
+    def recompute_blocks(self, on: bool) -> None:
+        """Whether training computes the tower's blocks again instead of keeping their results."""
+        self.clip.recompute = on
+
     @property
     def pad_color(self) -> tuple[float, float, float]:
         """The mean that the tower's normalisation takes away."""

@@ -59,6 +59,7 @@ HARMLESS = {
             "nodes",
             "strategy",
             "accumulate",
+            "recompute",
         ]
     ),
 }

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from unseen.backbones.fingerprint import network_fingerprint
+from unseen.errors import SettingError
 from unseen.modules.resize import bilinear
 from unseen.released import Released
 from unseen.settings import TrainSettings
@@ -241,6 +242,18 @@ class Segmenter(nn.Module, ABC):
         Training crops are padded with it, as images are at inference.
         """
         return (0.0, 0.0, 0.0)
+
+    def recompute_blocks(self, on: bool) -> None:
+        """Whether training computes the blocks of CLIP's image tower again for their gradients.
+
+        Raises:
+            SettingError: On, and the method does not use that tower.
+        """
+        if on:
+            raise SettingError(
+                f"{type(self).__name__} does not use CLIP's image tower, which --train.recompute is"
+                " for; leave it away"
+            )
 
     def train(self, mode: bool = True) -> Segmenter:
         """Training mode for all but the frozen submodules."""

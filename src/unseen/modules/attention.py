@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,13 @@ def self_attention(attn: nn.MultiheadAttention, x: Tensor, mask: Tensor | None =
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Scaled dot-product attention of heads (B, heads, T, C / heads), in autocast's dtype.
 
@@ -53,69 +59,87 @@ def attend(
         v: Values.
         mask: As in `self_attention`.
         scale: Factor of the scores, one over the root of their channels by default.
+        dropout: Probability with which a weight of the attention becomes 0.
     """
-    # On CPUs torch's fused kernel computes in bf16 as slowly as in float32
-    # (`benchmarks/attention.py`). What masks of several dimensions need is left to it.
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (x.to(torch.get_autocast_dtype(x.device.type)) for x in (q, k, v))
+    # On CPUs torch's fused kernel computes in bf16 as slowly as in float32, and it has no dropout
+    # (`benchmarks/attention.py`). What masks of several dimensions need is left to it.
     shared = mask is None or (mask.ndim == 2 and not mask.requires_grad)
     if not (q.device.type == "cpu" and q.dtype == torch.bfloat16 and shared):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
     elif mask is not None:
         mask = mask.to(q)
     heads = [x.flatten(0, 1) for x in (q, k, v)]
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     with torch.autocast("cpu", enabled=False):
-        out = _AttentionByProducts.apply(
-            *heads, mask, q.shape[-1] ** -0.5 if scale is None else scale
-        )
-    return out.view(*q.shape[:3], v.shape[-1])  # type: ignore[no-any-return]
+        out: Tensor = _AttentionByProducts.apply(*heads, _Weights(mask, scale, dropout))
+    return out.view(*q.shape[:3], v.shape[-1])
+
+
+class _Weights(NamedTuple):
+    """How weights are made of products: `mask` (T, T) is added to them, scaled."""
+
+    mask: Tensor | None
+    scale: float
+    dropout: float
+
+    def before_dropout(self, q: Tensor, k: Tensor) -> Tensor:
+        """The softmax (n, T, T) of n heads' queries and keys."""
+        added = q.new_zeros(()) if self.mask is None else self.mask
+        return torch.baddbmm(added, q, k.transpose(1, 2), alpha=self.scale).softmax(dim=-1)
 
 
 class _AttentionByProducts(torch.autograd.Function):
     """Attention as two matrix products, some heads at a time; its gradients compute them again."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
-    ) -> Tensor:
-        """Results (n, T, C) of n heads' queries, keys and values; `mask` (T, T) is added."""
-        out = torch.empty_like(q)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, weights: _Weights) -> Tensor:
+        """Results (n, T, C) of n heads' queries, keys and values."""
+        out, kept = torch.empty_like(q), None
+        if weights.dropout > 0:
+            kept = q.new_empty(len(q), q.shape[1], k.shape[1], dtype=torch.bool)
         for part in _parts(q, k):
-            torch.bmm(_probabilities(q[part], k[part], mask, scale), v[part], out=out[part])
-        ctx.save_for_backward(q, k, v, mask, out)
-        ctx.scale = scale
+            p = weights.before_dropout(q[part], k[part])
+            if kept is not None:
+                torch.ge(torch.rand(p.shape), weights.dropout, out=kept[part])
+                p.mul_(kept[part])
+            torch.bmm(p, v[part], out=out[part])
+        out.div_(1 - weights.dropout)
+        ctx.save_for_backward(q, k, v, kept, out)
+        ctx.weights = weights
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k and v."""
-        q, k, v, mask, out = ctx.saved_tensors
+        q, k, v, kept, out = ctx.saved_tensors
+        weights: _Weights = ctx.weights
         grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         # A softmax p of scores s has ds = p ⊙ (dp - Σ p dp), and Σ p dp = Σ out ⊙ grad.
-        common = (grad * out).sum(dim=-1, keepdim=True)
+        common, grad = (grad * out).sum(dim=-1, keepdim=True), grad / (1 - weights.dropout)
         for part in _parts(q, k):
-            p = _probabilities(q[part], k[part], mask, ctx.scale)
+            p = weights.before_dropout(q[part], k[part])
+            ds = grad[part] @ v[part].transpose(1, 2)
+            dropped = p
+            if kept is not None:
+                ds.mul_(kept[part])
+                dropped = p * kept[part]
+            ds.sub_(common[part]).mul_(p)
             dq, dk, dv = (x[part] for x in grads)
-            torch.bmm(p.transpose(1, 2), grad[part], out=dv)
-            ds = torch.baddbmm(common[part], grad[part], v[part].transpose(1, 2), beta=-1).mul_(p)
-            torch.baddbmm(dq, ds, k[part], beta=0, alpha=ctx.scale, out=dq)
-            torch.baddbmm(dk, ds.transpose(1, 2), q[part], beta=0, alpha=ctx.scale, out=dk)
-        return *grads, None, None
+            torch.baddbmm(dq, ds, k[part], beta=0, alpha=weights.scale, out=dq)
+            torch.baddbmm(dk, ds.transpose(1, 2), q[part], beta=0, alpha=weights.scale, out=dk)
+            torch.bmm(dropped.transpose(1, 2), grad[part], out=dv)
+        return *grads, None
 
 
 def _parts(q: Tensor, k: Tensor) -> Iterator[slice]:
     """Heads whose scores are held at once."""
     count = max(1, AT_ONCE // (q.shape[1] * k.shape[1]))
     return (slice(start, start + count) for start in range(0, len(q), count))
-
-
-def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """The softmax (n, T, T) of the scores of n heads."""
-    added = q.new_zeros(()) if mask is None else mask
-    return torch.baddbmm(added, q, k.transpose(1, 2), alpha=scale).softmax(dim=-1)
 
 
 class NeighbourAttention:

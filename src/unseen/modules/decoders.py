@@ -54,10 +54,7 @@ class CrossAttention(nn.Module):
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in (self.q(queries), self.k(memory), self.v(memory))
         )
-        if self.training and self.dropout > 0:
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout)
-        else:
-            y = attend(q, k, v)
+        y = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
         out: Tensor = self.proj(y.transpose(1, 2).flatten(2))
         return out
 

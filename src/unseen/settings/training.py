@@ -139,6 +139,9 @@ class TrainSettings:
         steps: Optimiser steps.
         batch_size: Images per step, over all devices and accumulated parts.
         accumulate: Parts a batch is computed in, one after the other.
+        recompute: Compute the blocks of CLIP's image tower again for their gradients instead of
+            keeping all that they computed (gradient checkpointing): the same numbers in less memory
+            and more time.
         optimizer: "adamw", or "sgd" with momentum 0.9.
         lr: Peak learning rate.
         weight_decay: Decoupled weight decay.
@@ -171,6 +174,7 @@ class TrainSettings:
     steps: int = 20_000
     batch_size: int = 16
     accumulate: int = 1
+    recompute: bool = False
     optimizer: Optimizer = "adamw"
     lr: float = 2e-4
     weight_decay: float = 0.01
@@ -207,6 +211,7 @@ TRAIN_RANGES = {
     "steps": whole(1),
     "batch_size": whole(1, 2**16),
     "accumulate": whole(1, 2**16),
+    "recompute": SWITCH,
     "optimizer": one_of(Optimizer),
     "lr": number(0, 1000, open_low=True),
     "weight_decay": number(0, 1000),

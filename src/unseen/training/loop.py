@@ -102,9 +102,10 @@ def fit(
         run.
 
     Raises:
-        SettingError: The method has nothing to train, or settings that contradict each other.
+        SettingError: The method has nothing to train, or settings that do not fit it or each other.
     """
     check_trainable(segmenter, benchmark, settings)
+    segmenter.recompute_blocks(settings.recompute)
     fabric = make_fabric(settings)
     data = benchmark.data("train", root)
     shown = control.progress and fabric.is_global_zero

@@ -16,6 +16,7 @@ import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from unseen.backbones.clip.blocks import run_block
 from unseen.backbones.clip.text import CLIPText, text_tower_of
@@ -48,6 +49,8 @@ class CLIP(CLIPText):
         width: C, channels of the image tower.
         num_layers: Blocks of the image tower.
         patch_size: Side of a patch in pixels.
+        recompute: Compute blocks again for their gradients instead of keeping all that they
+            computed.
     """
 
     mean: Tensor
@@ -74,6 +77,7 @@ class CLIP(CLIPText):
         # Not persistent: files in OpenAI's names hold no statistics.
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.recompute = False
         self._positions = TableCache()
         self.requires_grad_(False)
         self.eval()
@@ -176,7 +180,14 @@ class CLIP(CLIPText):
 
     def block(self, index: int, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """One residual block on tokens (B, T, C); `mask` as in `self_attention`."""
-        return run_block(self.visual.transformer.resblocks[index], x, mask)
+        block = self.visual.transformer.resblocks[index]
+        if self.recompute and x.requires_grad:
+            # Nothing in a block is random, so there is no state of random numbers to keep.
+            out: Tensor = checkpoint(
+                run_block, block, x, mask, use_reentrant=False, preserve_rng_state=False
+            )
+            return out
+        return run_block(block, x, mask)
 
     def blocks(
         self, x: Tensor, start: int = 0, stop: int | None = None, mask: Tensor | None = None
