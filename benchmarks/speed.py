@@ -57,8 +57,8 @@ class Case:
         options: Of the method.
         training: A step with its gradients instead of a label map.
         side: Of the image.
-        recompute: Compute blocks again for their gradients, as the method's recipe says; plain
-            never does.
+        recompute: Compute blocks again for their gradients, as the method's recipe says, but not
+            in float32, as with --published.
     """
 
     method: str
@@ -184,7 +184,8 @@ def steps_of(case: Case, precision: str) -> dict[str, Step]:
         with plainly():
             step("32-true")
 
-    return {"ours": partial(step, precision, case.recompute), "plain": plain}
+    recompute = case.recompute and precision != "32-true"
+    return {"ours": partial(step, precision, recompute), "plain": plain}
 
 
 def tower_steps(precision: str) -> dict[str, Step]:
