@@ -24,6 +24,7 @@ BAD_TRAIN: dict[str, list[Any]] = {
     "steps": [0, 2.5, True],
     "batch_size": [0],
     "accumulate": [0],
+    "recompute": ["no"],
     "optimizer": ["adam"],
     "lr": [0, -1e-3, float("nan"), float("inf")],
     "weight_decay": [-0.1],

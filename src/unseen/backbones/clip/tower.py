@@ -167,7 +167,10 @@ class CLIP(CLIPText):
                 do.
         """
         visual = self.visual
-        x = visual.conv1(self.normalize(images))  # (B, C, h, w)
+        # In float32 also where blocks compute in bf16: the rounding of what enters the first block
+        # goes through all of them, and this is half a percent of the time.
+        with torch.autocast(images.device.type, enabled=False):
+            x = visual.conv1(self.normalize(images))  # (B, C, h, w)
         positions = self.positions((x.shape[-2], x.shape[-1]), resize, via=via)
         x = x.flatten(2).transpose(1, 2)  # (B, N, C)
         # The class embedding has the first row of the position table added to it, like any token.
