@@ -63,6 +63,18 @@ def smooth_logits(count: int, classes: int, grid: tuple[int, int]) -> Tensor:
     return logits
 
 
+def smoothed(network: Callable[..., Any], standing_out: int) -> Callable[..., Prediction]:
+    """The forward of a segmenter, with smooth logits instead of those of a random network."""
+
+    def forward(self: Segmenter, images: Tensor, text: TextFeatures) -> Prediction:
+        prediction: Prediction = network(self, images, text)
+        count, classes, *grid = prediction.logits.shape
+        logits = smooth_logits(min(standing_out, classes), classes, (grid[0], grid[1]))
+        return replace(prediction, logits=logits.expand(count, -1, -1, -1))
+
+    return forward
+
+
 @contextmanager
 def clocks(segmenter: Segmenter, standing_out: int, seconds: dict[str, float]) -> Iterator[None]:
     """Add up the processor's seconds of every part; the network's logits are replaced."""
@@ -78,14 +90,7 @@ def clocks(segmenter: Segmenter, standing_out: int, seconds: dict[str, float]) -
 
         return call
 
-    network = timed("network", type(segmenter).forward)
-
-    def forward(self: Segmenter, images: Tensor, text: TextFeatures) -> Prediction:
-        prediction: Prediction = network(self, images, text)
-        count, classes, *grid = prediction.logits.shape
-        logits = smooth_logits(min(standing_out, classes), classes, (grid[0], grid[1]))
-        return replace(prediction, logits=logits.expand(count, -1, -1, -1))
-
+    forward = smoothed(timed("network", type(segmenter).forward), standing_out)
     with ExitStack() as stack:
         stack.enter_context(patch.object(type(segmenter), "forward", forward))
         for name, target in PARTS.items():
