@@ -31,7 +31,7 @@ from unseen.files import (
     write_png,
     write_text,
 )
-from unseen.images import find_images, read_image, read_labels
+from unseen.images import read_image, read_labels
 from unseen.runs import Run, save_config
 from unseen.settings import InferenceSettings, ModelSettings
 
@@ -349,41 +349,6 @@ def test_written_label_maps_come_back(tmp_path: Path) -> None:
             np.array(image.convert("RGB")), np.array(voc_palette(), dtype=np.uint8)[ids]
         )
     assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
-
-
-# ----------------------------------------------------------------- find_images
-
-
-def test_find_images(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", "notes.txt", "c.webp"):
-        (tmp_path / "folder" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "folder" / name).touch()
-    single = tmp_path / "z.dat"
-    single.touch()
-    assert [p.name for p in find_images([single, tmp_path / "folder"])] == [
-        "z.dat",
-        "a.png",
-        "b.JPG",
-        "c.webp",
-    ]
-    assert find_images([]) == []
-    with pytest.raises(DataError, match=r"no\.jpg does not exist"):
-        find_images([tmp_path / "no.jpg"])
-
-
-def test_a_folder_without_images(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match=r"holds no images \(\.jpg, .*\); check the path"):
-        find_images([tmp_path])
-
-
-def test_two_images_of_one_name(tmp_path: Path) -> None:
-    for name in ("a.jpg", "a.png"):
-        (tmp_path / name).touch()
-    with pytest.raises(
-        DataError, match=r"a\.jpg and .*a\.png would write the same results; rename one"
-    ):
-        find_images([tmp_path])
 
 
 def test_sixteen_bit_grey_keeps_its_shades(tmp_path: Path) -> None:

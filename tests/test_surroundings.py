@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tiny.commands import error_of
+from unseen.__main__ import SPINS, main
 from unseen.cli import parser
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full and Linux's names")
@@ -48,6 +49,19 @@ def test_an_output_that_cannot_be_written() -> None:
     )
     ended = unseen("list nothing", stderr=Path("/dev/full"))
     assert (ended.returncode, ended.stdout) == (2, b"")
+
+
+def test_threads_wait_asleep_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where other processes compute too, threads that spin take the processor from each other."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # taken back after the test, whatever `main` sets
+        monkeypatch.delenv(name)
+    main(["list", "methods"])
+    assert os.environ["GOMP_SPINCOUNT"] == SPINS
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    main(["list", "methods"])
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 def test_a_reader_that_has_gone() -> None:

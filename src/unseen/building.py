@@ -67,6 +67,7 @@ def encode(segmenter: TextSegmenter, vocabulary: Vocabulary | Sequence[str]) -> 
     with torch.no_grad():
         asked = vocabulary.asked()
         features = segmenter.encode_text(asked).to(segmenter.device)
+    features = replace(features, source=vocabulary)
     if vocabulary.is_plain:
         return features
     # Rows that share a word share its vector: "bed" may be a class and a word of the background.
@@ -75,6 +76,7 @@ def encode(segmenter: TextSegmenter, vocabulary: Vocabulary | Sequence[str]) -> 
         features.select([place[word] for word, _ in vocabulary.rows]),
         classes=tuple(index for _, index in vocabulary.rows),
         class_names=vocabulary.names,
+        source=vocabulary,
     )
 
 

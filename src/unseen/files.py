@@ -140,14 +140,14 @@ def check_replaceable(paths: Iterable[Path], flag: str = "--out") -> None:
                 f"the name of {path.name[:40]}... would have {len(path.name)} characters; give what"
                 " it is named after a shorter name"
             )
-        if os.path.lexists(path) and not _is_own(path):
+        if os.path.lexists(path) and not has_mark(path):
             raise DataError(
                 f"{path} exists and was not written by unseen; move it away, or choose another"
                 f" place with {flag}"
             )
 
 
-def _is_own(path: Path) -> bool:
+def has_mark(path: Path) -> bool:
     """Whether a file's beginning says that the program has written it."""
     if not path.is_file():
         return False
@@ -235,23 +235,52 @@ def write_json(path: Path, content: Mapping[str, Any], *, ours: bool = False) ->
     write_text(path, text + "\n", ours=ours)
 
 
-def write_png(path: Path, image: Image.Image, *, small: bool = False) -> None:
-    """Write an image as a PNG with the mark; `small`: spend time on a smaller file."""
+def write_png(
+    path: Path,
+    image: Image.Image,
+    *,
+    small: bool = False,
+    told: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an image as a PNG with the mark.
+
+    Args:
+        path: Its place.
+        image: The image.
+        small: Spend time on a smaller file.
+        told: What is kept in the file as JSON, as the text "unseen".
+    """
     info = PngInfo()
     info.add_text("Software", about())
+    if told:
+        info.add_itxt("unseen", json.dumps(told, ensure_ascii=False))
     with replacing(path) as beside:
         # The weakest compression takes a third of the time, and photographs hardly care.
         image.save(beside, format="PNG", compress_level=1, optimize=small, pnginfo=info)
 
 
 def write_labels(
-    path: Path, labels: NDArray[np.uint8], palette: list[tuple[int, int, int]]
+    path: Path,
+    labels: NDArray[np.uint8],
+    palette: list[tuple[int, int, int]],
+    told: Mapping[str, Any] | None = None,
 ) -> None:
-    """Save ids (H, W) as an indexed PNG, whose palette shows them in colour."""
+    """Save ids (H, W) as an indexed PNG, whose palette shows them in colour; `told` as above."""
     image = Image.fromarray(labels, mode="P")
     full_palette = (palette + [(0, 0, 0)] * 256)[:256]
     image.putpalette([channel for colour in full_palette for channel in colour])
-    write_png(path, image, small=True)
+    write_png(path, image, small=True, told=told)
+
+
+def file_state(path: Path) -> dict[str, Any]:
+    """Name, size and time of the last change of a file, as JSON types."""
+    state = path.stat()
+    return {"file": path_text(path), "bytes": state.st_size, "changed": state.st_mtime_ns}
+
+
+def path_text(path: str | Path) -> str:
+    """A path as text: bytes of a name that are none become escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -6,11 +6,12 @@ Whatever an image comes as, its pixels are the same: a path, what Pillow opened,
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -294,58 +295,43 @@ SUFFIXES = (
 """Suffixes of the images that are looked for in folders."""
 
 
-def find_images(places: Sequence[Path], results: Sequence[str] = ("", ".overlay")) -> list[Path]:
-    """The files given, and the images in the folders given, in order and without repetition.
+def images_in(
+    folder: Path, *, recursive: bool = False, remedy: str = "check the path"
+) -> list[Path]:
+    """The images in a folder, sorted by their paths.
 
-    Hidden files in folders are passed over: they may be what a killed process left.
+    Hidden files and folders are passed over: they may be what a killed process left.
 
     Args:
-        places: Files and folders.
-        results: What follows an image's name, without suffix, in the names of its results.
+        folder: Where to look.
+        recursive: Also in the folders in it, as deep as they lie; links to folders are not
+            followed.
+        remedy: What to do about a folder without images.
 
     Raises:
-        DataError: A file that does not exist, a folder without images or that cannot be read, or
-            two images whose results would take the same name.
+        DataError: It holds none, or cannot be looked at.
     """
-    # By resolved path, as an image that is given by two paths is one image.
-    images: dict[Path, Path] = {}
-    for place in places:
-        for path in _images_in(place):
-            images.setdefault(path.resolve(), path)
-    # Results are named after the image alone, without folder and suffix.
-    takers: dict[str, Path] = {}
-    for path in images.values():
-        for result in results:
-            first = takers.setdefault(path.stem + result, path)
-            if first != path:
-                raise DataError(
-                    f"{first} and {path} would write the same results; rename one, or segment them"
-                    " into different --out folders"
-                )
-    return list(images.values())
 
+    def fail(error: OSError) -> None:
+        raise error
 
-def _images_in(place: Path) -> list[Path]:
-    """A file itself, or the images in a folder, sorted."""
+    images: list[Path] = []
     try:
-        if not place.exists():
-            raise DataError(f"the image {place} does not exist; check the path")
-        if not place.is_dir():
-            return [place]
-        files = sorted(path for path in place.iterdir() if _looks_like_an_image(path))
+        for place, folders, names in os.walk(folder, onerror=fail):
+            folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+            images += [Path(place, name) for name in names if _looks_like_an_image(place, name)]
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise  # the command line has a sentence for it
         raise DataError(
-            f"{place} cannot be looked at ({error.strerror}); check its path and permissions"
+            f"{error.filename or folder} cannot be looked at ({error.strerror}); check its path and"
+            " permissions"
         ) from error
-    if not files:
-        raise DataError(
-            f"the folder {place} holds no images ({', '.join(SUFFIXES)}); check the path"
-        )
-    return files
+    if not images:
+        raise DataError(f"the folder {folder} holds no images ({', '.join(SUFFIXES)}); {remedy}")
+    return sorted(images)
 
 
-def _looks_like_an_image(path: Path) -> bool:
-    hidden = path.name.startswith(".")
-    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
+def _looks_like_an_image(folder: str, name: str) -> bool:
+    path = Path(folder, name)
+    return not name.startswith(".") and path.suffix.lower() in SUFFIXES and path.is_file()

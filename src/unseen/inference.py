@@ -5,6 +5,7 @@ Images are resized for a method, and its score maps back to the image's size, on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -304,6 +305,47 @@ def _refinement(images: Tensor, settings: InferenceSettings) -> PixelRefinement 
 
 
 # ---------------------------------------------------------------- rows and classes
+
+
+@torch.no_grad()
+def uncertainty(
+    segmenter: Segmenter, scores: ScoreMaps, text: TextFeatures
+) -> tuple[Tensor, Tensor]:
+    """How sure the decisions about images are, at the size that the method computes its maps at.
+
+    Scores become shares of one over the classes, by their softmax where the method's confidence is
+    one, and else by their sum; words of the background together are one class.
+
+    Args:
+        segmenter: The method.
+        scores: Of the rows of the text.
+        text: The encoded vocabulary.
+
+    Returns:
+        Means over the images (B,): the margin between the best class and the next, 0..1, and the
+        entropy over the classes, 0..1 of its highest value.
+    """
+    classes = _classes_of_rows(text, scores.device)
+    # What is no class comes behind all classes.
+    classes = torch.where(classes == NO_CLASS, len(text.vocabulary), classes)
+    count = int(classes.max()) + 1
+    margins, entropies = [], []
+    for place in scores.places:
+        values = scores.score(place.logits, scores.seen).flatten(2)
+        index = classes.view(1, -1, 1).expand_as(values)
+        values = values.new_full((len(values), count, values.shape[2]), -torch.inf).scatter_reduce(
+            1, index, values, "amax"
+        )
+        if segmenter.confidence_compares:
+            shares = values.softmax(dim=1)
+        else:
+            shares = values.clamp(min=0)
+            shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-12)
+        best = shares.topk(min(2, count), dim=1).values
+        margins.append(best[:, 0] - (best[:, 1] if count > 1 else 0))
+        entropies.append(torch.special.entr(shares).sum(dim=1) / math.log(max(count, 2)))
+    margin, entropy = (torch.cat(parts, dim=1).mean(dim=1) for parts in (margins, entropies))
+    return margin, entropy
 
 
 def _classes_of_rows(text: TextFeatures, device: torch.device) -> Tensor:

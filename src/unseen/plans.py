@@ -13,7 +13,7 @@ from typing import TypedDict, Unpack
 from unseen.data.benchmarks import Benchmark, check_flags_used, check_outside, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
 from unseen.files import SHEET, check_output_folder, check_replaceable
-from unseen.images import find_images
+from unseen.images import images_in
 from unseen.methods import known
 from unseen.recipes import Protocol, published
 from unseen.runs import (
@@ -296,7 +296,14 @@ def plan_extraction(
             raise SettingError(
                 f"--{flag} is for benchmarks, and {source} is a folder of images; remove it"
             )
-    files = find_images([path], results=[""])
+    files = images_in(path)
+    first: dict[str, Path] = {}
+    for file in files:
+        if first.setdefault(file.stem, file) != file:
+            raise DataError(
+                f"{first[file.stem]} and {file} would write the same eigenvectors; rename one, or"
+                " put them into different folders"
+            )
     if out.resolve() == path.resolve():
         raise DataError(
             f"the eigenvectors would be written among the images of {source}; choose another"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +17,12 @@ from torch import Tensor
 from unseen.arguments import checked
 from unseen.building import encode
 from unseen.clip_segmenter import TextSegmenter
-from unseen.errors import DataError, SettingError, UnseenError, VocabularyError
-from unseen.files import RESULTS, write_json, write_labels, write_png
+from unseen.errors import DataError, SettingError, VocabularyError
+from unseen.files import RESULTS, file_state, write_json, write_labels, write_png
 from unseen.images import ImageLike, read_pixels
-from unseen.inference import LabelMaps, label_maps
+from unseen.inference import LabelMaps, label_maps, uncertainty
 from unseen.labels import IGNORE, MAX_8BIT_CLASSES
+from unseen.provenance import label_map_provenance, model_provenance
 from unseen.runs import Run
 from unseen.segmenter import TextFeatures
 from unseen.segments.refinement import SegmentRefiner
@@ -43,6 +43,10 @@ class Segmentation:
         labels: (H, W) uint8, class ids; 255 where no class was confident enough.
         confidence: (H, W) float32 in 0..1, of the chosen class.
         unseen: The classes without masks in training; empty for methods without training.
+        margin: Mean margin between the best class and the next, in 0..1 (`uncertainty`).
+        entropy: Mean entropy over the classes, as a share of the highest, in 0..1.
+        file: The image's file, where it came from one.
+        made_with: What the label map was made with (`unseen.provenance`).
     """
 
     image: NDArray[np.uint8] = field(repr=False)
@@ -50,6 +54,10 @@ class Segmentation:
     labels: NDArray[np.uint8] = field(repr=False)
     confidence: NDArray[np.float32] = field(repr=False)
     unseen: tuple[str, ...] = ()
+    margin: float = 1.0
+    entropy: float = 0.0
+    file: Path | None = None
+    made_with: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
@@ -88,7 +96,7 @@ class Segmentation:
         return overlay(self.image, self.labels, self.names, self.unseen)
 
     def as_dict(self) -> dict[str, Any]:
-        """Class names, pixel shares and mean scores, as JSON types.
+        """Class names, pixel shares and mean scores, and what made them, as JSON types.
 
         A class without pixels has no mean score.
         """
@@ -103,18 +111,29 @@ class Segmentation:
                 mean = round(float(sums[i] / self._counts[i]), 4)
             classes.append({"id": i, "name": name, "share": round(share, 6), "mean_score": mean})
         return {
-            "format": 2,
+            "format": 3,
+            "image": self._origin(),
             "height": self.labels.shape[0],
             "width": self.labels.shape[1],
             "no_class": round(float(self._counts[IGNORE] / self.labels.size), 6),
+            "margin": round(self.margin, 4),
+            "entropy": round(self.entropy, 4),
             "classes": classes,
+            "made_with": dict(self.made_with),
         }
+
+    def _origin(self) -> dict[str, Any] | None:
+        """The image's file, as it was when it was read."""
+        if self.file is None:
+            return None
+        return file_state(self.file)
 
     @checked
     def save(self, folder: str | Path, stem: str) -> None:
         """Write STEM.png (indexed label map), STEM.overlay.png and STEM.json.
 
-        Each is written whole or not at all.
+        Each is written whole or not at all, the numbers last. The label map says in itself what it
+        was made with, as the numbers do.
 
         Raises:
             DataError: A stem that is no file name, or files that cannot be written.
@@ -123,9 +142,15 @@ class Segmentation:
         if Path(stem).name != stem:
             raise DataError(f"stem is {shown(stem)}; give a file name without folders")
         labels, drawn, numbers = (folder / (stem + ending) for ending in RESULTS)
-        write_labels(labels, self.labels, palette(len(self.names)))
+        told = self.as_dict()
+        write_labels(
+            labels,
+            self.labels,
+            palette(len(self.names)),
+            {"image": told["image"], **told["made_with"]},
+        )
         write_png(drawn, self.overlay())
-        write_json(numbers, self.as_dict())
+        write_json(numbers, told)
 
 
 class Predictor:
@@ -200,67 +225,25 @@ class Predictor:
     ) -> Segmentation:
         """As `segment`, for class names that `encode` has encoded."""
         check_threshold(threshold)
-        return self._segmented(read_pixels(image), image, text, threshold)
+        return self.segment_several([image], [read_pixels(image)], text, threshold)[0]
 
-    @checked
-    def segment_files(
+    def segment_several(
         self,
-        files: Sequence[Path],
+        images: Sequence[ImageLike],
+        pixels: Sequence[NDArray[np.uint8]],
         text: TextFeatures,
-        out: Path,
-        *,
         threshold: float | None = None,
-    ) -> Iterator[tuple[Path, Segmentation | UnseenError]]:
-        """Label images and save the results, by name, in a folder.
-
-        The next image is read and the last result written while the network computes.
+    ) -> list[Segmentation]:
+        """The label maps of images of one size that have been read, computed together.
 
         Args:
-            files: Images.
+            images: What they were read from.
+            pixels: Of each, (H, W, 3).
             text: Classes that `encode` has encoded.
-            out: The folder.
             threshold: As for `segment`.
-
-        Returns:
-            Each file, in their order, with its result, or with what kept it from being read or
-            written.
         """
-        check_threshold(threshold)
-        return self._segment_files(files, text, out, threshold)
-
-    def _segment_files(
-        self, files: Sequence[Path], text: TextFeatures, out: Path, threshold: float | None
-    ) -> Iterator[tuple[Path, Segmentation | UnseenError]]:
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            reads = (reader.submit(read_pixels, file) for file in files)
-            ahead, behind = next(reads, None), None
-            for file in files:
-                # Reading the next image begins before the network looks at this one.
-                read, ahead = ahead, next(reads, None)
-                assert read is not None
-                saved: Future[Segmentation] = Future()
-                try:
-                    result = self._segmented(read.result(), file, text, threshold)
-                    saved = writer.submit(_saved, result, out, file.stem)
-                except UnseenError as error:
-                    saved.set_exception(error)
-                finally:  # also when the network fails, the result before it is told
-                    if behind is not None:
-                        yield _outcome(*behind)
-                behind = (file, saved)
-            if behind is not None:
-                yield _outcome(*behind)
-
-    def _segmented(
-        self,
-        pixels: NDArray[np.uint8],
-        image: ImageLike,
-        text: TextFeatures,
-        threshold: float | None,
-    ) -> Segmentation:
-        """The label map of an image that has been read."""
-        channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-        batch = torch.from_numpy(channels_first).unsqueeze(0).to(self.segmenter.device)
+        channels_first = np.stack([each.transpose(2, 0, 1) for each in pixels])
+        batch = torch.from_numpy(channels_first).to(self.segmenter.device)
         # Which logits are reduced depends on which of these names were trained on.
         calibrated: list[int] | None = None
         unseen: tuple[str, ...] = ()
@@ -275,35 +258,47 @@ class Predictor:
             seen=calibrated,
             threshold=threshold,
         )
-        maps = self._refined(maps, batch, image)
-        labels = maps.labels[0].to(torch.uint8).cpu().numpy()
-        confidence = maps.confidence[0].cpu().numpy()
-        return Segmentation(pixels, text.vocabulary, labels, confidence, unseen)
+        margins, entropies = uncertainty(self.segmenter, maps.scores, text)
+        maps = self._refined(maps, batch, images)
+        labels = maps.labels.to(torch.uint8).cpu().numpy()
+        confidence = maps.confidence.cpu().numpy()
+        made_with = self.made_with(text, threshold)
+        return [
+            Segmentation(
+                pixels[i],
+                text.vocabulary,
+                labels[i],
+                confidence[i],
+                unseen,
+                margin=float(margins[i]),
+                entropy=float(entropies[i]),
+                file=Path(image) if isinstance(image, (str, Path)) else None,
+                made_with=made_with,
+            )
+            for i, image in enumerate(images)
+        ]
 
-    def _refined(self, maps: LabelMaps, images: Tensor, image: ImageLike) -> LabelMaps:
+    def made_with(self, text: TextFeatures, threshold: float | None) -> dict[str, Any]:
+        """What label maps of these classes are made with, as JSON types."""
+        return label_map_provenance(self._model_provenance, text, self.inference, threshold)
+
+    @cached_property
+    def _model_provenance(self) -> dict[str, Any]:
+        return model_provenance(self.segmenter, self.source)
+
+    def _refined(self, maps: LabelMaps, batch: Tensor, images: Sequence[ImageLike]) -> LabelMaps:
         """The label maps refined by eigen-segments, if the settings ask for it."""
         if self._refiner is None:
             return maps
-        source, name = self._refiner.source, ""
-        if isinstance(image, (str, Path)):
-            name = Path(image).stem
-        elif source.folder is not None:
-            raise SettingError(
-                "segments are read from a folder by the image's file name; give a path, or remove"
-                " --inference.segments_dir"
-            )
-        return self._refiner.refine(maps, source(images, [name]))
-
-
-def _saved(result: Segmentation, folder: Path, stem: str) -> Segmentation:
-    """The result, when it has been saved."""
-    result.save(folder, stem)
-    return result
-
-
-def _outcome(file: Path, saved: Future[Segmentation]) -> tuple[Path, Segmentation | UnseenError]:
-    """A file with its result, or with what went wrong."""
-    try:
-        return file, saved.result()
-    except UnseenError as error:
-        return file, error
+        source, names = self._refiner.source, []
+        for image in images:
+            if isinstance(image, (str, Path)):
+                names.append(Path(image).stem)
+            elif source.folder is not None:
+                raise SettingError(
+                    "segments are read from a folder by the image's file name; give a path, or"
+                    " remove --inference.segments_dir"
+                )
+            else:
+                names.append("")
+        return self._refiner.refine(maps, source(batch, names))

@@ -38,6 +38,7 @@ class TextFeatures:
         per_template: (K, P, D), the vectors of every prompt of a class, where a method needs them.
         classes: By row the index of its class, or `NO_CLASS`; None where row i is class i.
         class_names: The classes; None where they are `names`.
+        source: What was encoded, as a user gave it; None for features made by hand.
     """
 
     names: tuple[str, ...]
@@ -47,6 +48,7 @@ class TextFeatures:
     per_template: Tensor | None = None
     classes: tuple[int, ...] | None = None
     class_names: tuple[str, ...] | None = None
+    source: Vocabulary | None = None
 
     def __len__(self) -> int:
         return len(self.names)

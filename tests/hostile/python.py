@@ -12,6 +12,7 @@ import numpy as np
 import unseen
 from hostile.files import photograph
 from hostile.judge import Case
+from unseen.labelling.jobs import Job
 from unseen.predictor import Predictor
 from unseen.settings import InferenceSettings, ModelSettings, TrainSettings, TransformSettings
 from unseen.vocabulary import Vocabulary
@@ -94,9 +95,9 @@ def cases(run: Path, own: Path, model: Predictor) -> Iterator[Case]:
         "Predictor.segment_encoded": (
             model.segment_encoded, {"image": image, "text": encoded}, ("image", "threshold"),
         ),
-        "Predictor.segment_files": (
-            lambda **given: list(model.segment_files(**given)),
-            {"files": [], "text": encoded, "out": Path("labelled")}, ("files", "out", "threshold"),
+        "Job": (
+            Job, {"predictor": model, "text": encoded, "out": Path("labelled")},
+            ("out", "threshold", "batch"),
         ),
         "Segmentation.mask": (model.segment(image, ["boat"]).mask, {"name": "boat"}, ("name",)),
         "Segmentation.largest": (model.segment(image, ["boat"]).largest, {"count": 1}, ("count",)),

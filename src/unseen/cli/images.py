@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,6 +36,8 @@ from unseen.vocabulary import (
 )
 
 if TYPE_CHECKING:
+    from unseen.labelling.jobs import Job
+    from unseen.labelling.sources import Item
     from unseen.predictor import Segmentation
 
 GROUPS: dict[str, dict[str, Any]] = {
@@ -57,7 +59,10 @@ class SegmentFlags:
 
     Attributes:
         model: A method without training of `unseen list`, or a run folder.
-        out: Folder for the results.
+        out: Folder for the results; what is in folders of a folder lies in such folders in it.
+        recursive: Also take the images in folders of a folder.
+        again: Label images again that have been labelled with the same settings.
+        batch: Images of one size that are computed together, at most.
         threshold: Pixels whose best class is less confident (0..1) get no class.
         device: "auto", "cpu", "cuda", ...
         text_embeddings: A .npy file (K, D) to use instead of the text tower, one row a class.
@@ -66,6 +71,9 @@ class SegmentFlags:
 
     model: str = "naclip"
     out: Path = Path("segmented")
+    recursive: bool = False
+    again: bool = False
+    batch: int = 1
     threshold: float | None = None
     device: str = "auto"
     text_embeddings: Path | None = None
@@ -76,7 +84,7 @@ DATA, MODEL, SEGMENT = DataFlags(), ModelFlags(), SegmentFlags()
 
 
 def segment(
-    images: list[Path],
+    images: list[str],
     /,
     *,
     classes: str,
@@ -87,11 +95,14 @@ def segment(
     """Label every pixel of images with one of your classes.
 
     For each image writes NAME.png (label map, ids in the order of the classes, 255 for no class),
-    NAME.overlay.png and NAME.json (share and mean score of each class). An image that cannot be
-    read is reported and skipped; the exit code is then 2.
+    NAME.overlay.png and NAME.json (share and mean score of each class); for all of them index.csv,
+    the least sure first, and job.json, what they were made with. Images that have been labelled
+    with the same settings are left as they are, so a stopped job goes on. One that cannot be read
+    is reported at the end; the exit code is then 2.
 
     Args:
-        images: Images, or folders of images.
+        images: Images, folders of images, patterns ('scans/**/left.png'), text files with the path
+            of an image on each line, or - for such lines from standard input.
         classes: Class names separated by commas: 'cat, sofa'; a name with a comma in double quotes:
             'cat, "table, laid"'. Or a text file: a class a line, its synonyms behind commas.
         flags: With what, and where to.
@@ -99,8 +110,8 @@ def segment(
         inference: Single values to change; by default the run's own, or one and a half times the
             tower's size in windows of that size.
     """
-    from unseen.files import RESULTS, check_not_among, check_replaceable
-    from unseen.images import find_images
+    from unseen.files import check_not_among, check_replaceable
+    from unseen.labelling.sources import find_items, tables
     from unseen.sources import find_model
 
     vocabulary = read_vocabulary(classes, flags.words.given())
@@ -110,13 +121,18 @@ def segment(
             " would not be read; remove them, or the embeddings"
         )
     check_threshold(flags.threshold)
-    files = find_images(images)
-    check_not_among(files, flags.out)
-    check_replaceable(flags.out / (file.stem + ending) for file in files for ending in RESULTS)
+    if flags.batch < 1:
+        raise SettingError(f"--batch is {flags.batch}; give at least 1")
+    items = find_items(images, recursive=flags.recursive)
+    check_not_among([item.path for item in items], flags.out)
+    check_replaceable(
+        [*(result for item in items for result in item.results(flags.out)), *tables(flags.out)]
+    )
     choices = model.given()
     choices["text_embeddings"] = flags.text_embeddings
     find_model(flags.model, choices)
     from unseen import api
+    from unseen.labelling.jobs import Job
 
     loaded = api.load(
         flags.model,
@@ -128,14 +144,37 @@ def segment(
     text = loaded.encode(vocabulary)
     remedy = "train a run on" if loaded.run else "give --clip"
     notify(about_tower(loaded.segmenter.clip.source, vocabulary.names, remedy))
-    readable = True
-    for file, result in loaded.segment_files(files, text, flags.out, threshold=flags.threshold):
-        if isinstance(result, UnseenError):
-            readable = False
-            notify(f"unseen: {result}")
-        else:
-            print(f"{file.name}: {_largest(result)}  ->  {flags.out / file.stem}.png")
-    return 0 if readable else 2
+    job = Job(loaded, text, flags.out, flags.threshold, flags.batch)
+    return report_on(job, items, again=flags.again)
+
+
+def report_on(job: Job, items: Sequence[Item], *, again: bool) -> int:
+    """Do a job with a line for each image, a bar for many, and what came of it at the end."""
+    from unseen.labelling.progress import LabellingBar
+
+    pending = list(items) if again else job.pending(items)
+    failed: list[UnseenError] = []
+    with LabellingBar(len(pending)) as bar:
+        for item, result in job.run(pending):
+            if isinstance(result, UnseenError):
+                failed.append(result)
+            elif bar.has_lines:
+                print(f"{item.path.name}: {_largest(result)}  ->  {job.out / item.name}.png")
+            bar.advance()
+    job.write_index(items)
+    made = len(pending) - len(failed)
+    summary = f"labelled {made} image{'s' * (made != 1)} in {bar.seconds:.1f} s"
+    if made > 1:
+        summary += f", {made / bar.seconds:.2g} a second"
+    if len(pending) < len(items):
+        before = len(items) - len(pending)
+        summary += f"; {before} had been labelled with the same settings (--again redoes them)"
+    if failed:
+        summary += f"; {len(failed)} could not be labelled"
+    print(summary)
+    for error in failed:
+        notify(f"unseen: {error}")
+    return 2 if failed else 0
 
 
 def _largest(result: Segmentation) -> str:

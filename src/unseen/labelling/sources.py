@@ -1,0 +1,167 @@
+"""Which images are to be labelled, and the names that their results take."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path, PurePosixPath
+
+from unseen.errors import DataError
+from unseen.files import RESULTS, has_mark
+from unseen.images import images_in
+from unseen.texts import read_text
+
+STANDARD_INPUT = "-"
+"""Stands for a list of images that is read from standard input."""
+MANIFEST, INDEX = "job.json", "index.csv"
+"""Beside the results: what they are made with, and a line of numbers for each image."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image to label.
+
+    Attributes:
+        path: Its file.
+        name: Of its results, below the output folder: with "/" between folders, without ending.
+    """
+
+    path: Path
+    name: str
+
+    def results(self, out: Path) -> list[Path]:
+        """The files that are written of it."""
+        return [out / (self.name + ending) for ending in RESULTS]
+
+
+def tables(out: Path) -> list[Path]:
+    """The files that are written of all images together."""
+    return [out / MANIFEST, out / INDEX]
+
+
+def find_items(places: Sequence[str | Path], *, recursive: bool = False) -> list[Item]:
+    """The images that places stand for, in their order and without repetition.
+
+    Results take an image's own name without its suffix, below the folders that it lies in under a
+    folder that was given. Where two images would take the same, their folders are put before it,
+    and in one folder the suffixes stay.
+
+    Args:
+        places: Images, folders of images, patterns such as "scans/*/left.png" ("**" for any number
+            of folders), text files with the path of an image on each line, or "-" for such lines
+            from standard input.
+        recursive: Also take the images in folders of a folder, as deep as they lie.
+
+    Raises:
+        DataError: What does not exist or cannot be read, and places without an image.
+    """
+    # By resolved path, as an image that is given by two paths is one image.
+    found: dict[Path, tuple[Path, str]] = {}
+    for place in places:
+        for path, below in _images_of(str(place), recursive):
+            found.setdefault(path.resolve(), (path, below))
+    return _told_apart(list(found.values()))
+
+
+def _images_of(place: str, recursive: bool) -> Iterator[tuple[Path, str]]:
+    """The images of one place, and what of their path counts for the names of results."""
+    path = Path(place)
+    if place == STANDARD_INPUT:
+        yield from _listed(sys.stdin.read().splitlines(), "standard input")
+    elif has_magic(place) and not path.exists():
+        yield from _matching(place)
+    elif path.suffix.lower() == ".txt" and path.is_file():
+        yield from _listed(read_text(path).splitlines(), str(path))
+    elif path.is_dir():
+        yield from _in_folder(path, recursive)
+    elif path.exists():
+        yield path, path.name
+    else:
+        raise DataError(f"the image {path} does not exist; check the path")
+
+
+def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:
+    """The images in a folder, without results of this program, which may lie there too."""
+    remedy = "check the path"
+    if not recursive:
+        remedy += ", or look into the folders in it with --recursive"
+    files = images_in(folder, recursive=recursive, remedy=remedy)
+    files = [file for file in files if file.suffix.lower() != ".png" or not has_mark(file)]
+    if not files:
+        raise DataError(f"the folder {folder} holds results alone, and no images; {remedy}")
+    return ((file, file.relative_to(folder).as_posix()) for file in files)
+
+
+def _matching(pattern: str) -> Iterator[tuple[Path, str]]:
+    """The images that a pattern names."""
+    # `Path.glob` knows no absolute patterns.
+    files = sorted(Path(name) for name in glob(pattern, recursive=True))  # noqa: PTH207
+    files = [file for file in files if file.is_file()]
+    if not files:
+        raise DataError(f"no file is named as {pattern!r} says; check the pattern")
+    return ((file, file.name) for file in files)
+
+
+def _listed(lines: Iterable[str], source: str) -> Iterator[tuple[Path, str]]:
+    """The images whose paths stand on lines, as they are seen from the current folder."""
+    paths = [Path(line.strip()) for line in lines if line.strip()]
+    if not paths:
+        raise DataError(f"{source} names no images; give the path of one on each line")
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"the image {path}, named by {source}, does not exist; check the path")
+    return ((path, path.name) for path in paths)
+
+
+# ------------------------------------------------------------------------- names
+
+
+@dataclass
+class _Naming:
+    """How the results of an image are named.
+
+    Attributes:
+        path: The image.
+        below: Its own name and the folders above it that always count.
+        folders: How many of the further folders above it count.
+        suffix: Whether its suffix stays.
+    """
+
+    path: Path
+    below: PurePosixPath
+    folders: int = 0
+    suffix: bool = False
+
+    @property
+    def name(self) -> str:
+        own = self.below if self.suffix else self.below.with_suffix("")
+        above = self.path.resolve().parts[1 : -len(self.below.parts)]
+        return PurePosixPath(*above[len(above) - self.folders :], own).as_posix()
+
+
+def _told_apart(found: Sequence[tuple[Path, str]]) -> list[Item]:
+    """Images with names whose results do not meet."""
+    namings = [_Naming(path, PurePosixPath(below)) for path, below in found]
+    while clashes := _clashes(namings):
+        for group in clashes:
+            # Folders tell images apart that do not lie in one.
+            apart = len({naming.path.resolve().parent for naming in group}) == len(group)
+            for naming in group:
+                if apart:
+                    naming.folders += 1
+                else:
+                    naming.suffix = True
+    return [Item(naming.path, naming.name) for naming in namings]
+
+
+def _clashes(namings: Sequence[_Naming]) -> list[list[_Naming]]:
+    """Groups of images of which some results would take the same name."""
+    takers: dict[str, list[int]] = defaultdict(list)
+    for i, naming in enumerate(namings):
+        for ending in RESULTS:
+            takers[naming.name + ending].append(i)
+    groups = {tuple(group) for group in takers.values() if len(group) > 1}
+    return [[namings[i] for i in group] for group in sorted(groups)]
