@@ -110,8 +110,6 @@ def segment(
         inference: Single values to change; by default the run's own, or one and a half times the
             tower's size in windows of that size.
     """
-    from unseen.files import check_not_among, check_replaceable
-    from unseen.labelling.sources import find_items, tables
     from unseen.sources import find_model
 
     vocabulary = read_vocabulary(classes, flags.words.given())
@@ -123,11 +121,7 @@ def segment(
     check_threshold(flags.threshold)
     if flags.batch < 1:
         raise SettingError(f"--batch is {flags.batch}; give at least 1")
-    items = find_items(images, recursive=flags.recursive)
-    check_not_among([item.path for item in items], flags.out)
-    check_replaceable(
-        [*(result for item in items for result in item.results(flags.out)), *tables(flags.out)]
-    )
+    items = _found(images, flags)
     choices = model.given()
     choices["text_embeddings"] = flags.text_embeddings
     find_model(flags.model, choices)
@@ -146,6 +140,18 @@ def segment(
     notify(about_tower(loaded.segmenter.clip.source, vocabulary.names, remedy))
     job = Job(loaded, text, flags.out, flags.threshold, flags.batch)
     return report_on(job, items, again=flags.again)
+
+
+def _found(images: Sequence[str], flags: SegmentFlags) -> list[Item]:
+    """The images, whose results are not in the way of anything."""
+    from unseen.files import check_not_among, check_replaceable
+    from unseen.labelling.sources import find_items, tables
+
+    items = find_items(images, recursive=flags.recursive)
+    check_not_among([item.path for item in items], flags.out)
+    results = [result for item in items for result in item.results(flags.out)]
+    check_replaceable([*results, *tables(flags.out)])
+    return items
 
 
 def report_on(job: Job, items: Sequence[Item], *, again: bool) -> int:
