@@ -5,6 +5,9 @@ image size, losses by plain operations, one pass a class for methods with one qu
 in turn in one process; the memory of each is measured in a process of its own (Linux).
 
 Run: OMP_NUM_THREADS=1 python benchmarks/speed.py [CASE ...] [--rounds 7] [--precision auto]
+     python benchmarks/speed.py [CASE ...] --device cuda --batch 32
+
+On a GPU only the clock counts, and the memory is what torch has allocated there.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -151,13 +154,39 @@ def plain_labels(segmenter: Segmenter, image: Tensor, text: TextFeatures) -> Ten
 # --------------------------------------------------------------------------- steps
 
 
-def steps_of(case: Case, precision: str) -> dict[str, Step]:
+@dataclass(frozen=True)
+class Place:
+    """Where and with what the steps are computed.
+
+    Attributes:
+        precision: Of ours, by Lightning's name, or "auto".
+        device: As torch names it.
+        batch: Images at a time.
+    """
+
+    precision: str = "auto"
+    device: str = "cpu"
+    batch: int = 1
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether steps only begin when they are called."""
+        return torch.device(self.device).type == "cuda"
+
+    def wait(self) -> None:
+        """Until what was begun is done."""
+        if self.on_gpu:
+            torch.cuda.synchronize()
+
+
+def steps_of(case: Case, place: Place) -> dict[str, Step]:
     """Ours and plain, ready to be called again and again."""
     if case.method == "tower":
-        return tower_steps(precision)
-    segmenter, text = make_segmenter(case), make_text(case)
+        return tower_steps(place)
+    precision = place.precision
+    segmenter, text = make_segmenter(case).to(place.device), make_text(case).to(place.device)
     torch.manual_seed(2)
-    image = torch.rand(1, 3, case.side, case.side)
+    image = torch.rand(place.batch, 3, case.side, case.side).to(place.device)
     if not case.training:
         segmenter.eval()
         settings = InferenceSettings(precision=precision)
@@ -166,8 +195,9 @@ def steps_of(case: Case, precision: str) -> dict[str, Step]:
             "plain": partial(plain_labels, segmenter, image, text),
         }
     segmenter.train()
-    labels = torch.randint(0, max(case.classes, 2), (1, case.side // 16, case.side // 16))
-    labels = labels.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    grid = (place.batch, case.side // 16, case.side // 16)
+    labels = torch.randint(0, max(case.classes, 2), grid)
+    labels = labels.repeat_interleave(16, 1).repeat_interleave(16, 2).to(place.device)
 
     def step(precision: str, recompute: bool = False) -> None:
         segmenter.recompute_blocks(recompute)
@@ -188,14 +218,16 @@ def steps_of(case: Case, precision: str) -> dict[str, Step]:
     return {"ours": partial(step, precision, recompute), "plain": plain}
 
 
-def tower_steps(precision: str) -> dict[str, Step]:
+def tower_steps(place: Place) -> dict[str, Step]:
     """The image tower alone beside open_clip's own walk through it, both at one precision."""
     torch.manual_seed(0)
     model = open_clip.create_model(
         "ViT-B-16-quickgelu", load_weights=False, force_image_size=SIDE
     ).eval()
-    clip = CLIP(model, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    image = torch.rand(1, 3, SIDE, SIDE)
+    clip = CLIP(model, mean=IMAGENET_MEAN, std=IMAGENET_STD).to(place.device)
+    model.to(place.device)
+    precision = place.precision
+    image = torch.rand(place.batch, 3, SIDE, SIDE).to(place.device)
 
     @torch.no_grad()
     def ours() -> None:
@@ -213,15 +245,22 @@ def tower_steps(precision: str) -> dict[str, Step]:
 # --------------------------------------------------------------------- measurements
 
 
-def peak_of(name: str, side: str, precision: str) -> float:
+def peak_of(name: str, side: str, place: Place) -> float:
     """MB of one side above the loaded model, in a process of its own."""
-    words = [sys.executable, __file__, name, "--precision", precision, "--peak", side]
+    words = [sys.executable, __file__, name, "--peak", side]
+    for flag, value in asdict(place).items():
+        words += [f"--{flag}", str(value)]
     return float(subprocess.run(words, capture_output=True, check=True, text=True).stdout)
 
 
-def measure_peak(case: Case, side: str, precision: str) -> float:
+def measure_peak(case: Case, side: str, place: Place) -> float:
     """MB of a step above the loaded model."""
-    step = steps_of(case, precision)[side]
+    step = steps_of(case, place)[side]
+    if place.on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        loaded = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - loaded) / 1e6
     # What loading has freed goes back, or the step would take it without a trace.
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
@@ -230,18 +269,21 @@ def measure_peak(case: Case, side: str, precision: str) -> float:
     return high_water() - before
 
 
-def side_by_side(case: Case, rounds: int, precision: str) -> str:
+def side_by_side(case: Case, rounds: int, place: Place) -> str:
     """Cells of the table: seconds of both, and their ratios, for the processor and the clock."""
-    steps = steps_of(case, precision)
+    steps = steps_of(case, place)
     cpu: dict[str, list[float]] = {side: [] for side in steps}
     wall: dict[str, list[float]] = {side: [] for side in steps}
     for turn in range(rounds + 1):
         for side, step in steps.items():
             start = time.process_time(), time.perf_counter()
             step()
+            place.wait()
             if turn > 0:  # the first round warms up
                 cpu[side].append(time.process_time() - start[0])
                 wall[side].append(time.perf_counter() - start[1])
+    if place.on_gpu:
+        cpu = wall
     ratios = sorted(ours / plain for ours, plain in zip(cpu["ours"], cpu["plain"], strict=True))
     middle = {side: statistics.median(seconds) for side, seconds in cpu.items()}
     clock = statistics.median(wall["ours"]) / statistics.median(wall["plain"])
@@ -259,16 +301,19 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=list(CASES), help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--precision", default="auto", help="of ours; 32-true, bf16-mixed or auto")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--peak", choices=["ours", "plain"], help="print the memory of one side")
     flags = parser.parse_args()
+    place = Place(flags.precision, flags.device, flags.batch)
     if flags.peak:
-        print(measure_peak(CASES[flags.cases[0]], flags.peak, flags.precision))
+        print(measure_peak(CASES[flags.cases[0]], flags.peak, place))
         return
     print("| case | ours, s | plain, s | ratio (range) | by the clock | memory, MB | ratio |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for name in flags.cases:
-        cells = side_by_side(CASES[name], flags.rounds, flags.precision)
-        ours, plain = (peak_of(name, side, flags.precision) for side in ("ours", "plain"))
+        cells = side_by_side(CASES[name], flags.rounds, place)
+        ours, plain = (peak_of(name, side, place) for side in ("ours", "plain"))
         memory = f"{ours:.0f} and {plain:.0f} | {ours / max(plain, 1):.2f}"
         print(f"| {name} | {cells} | {memory} |", flush=True)
 
