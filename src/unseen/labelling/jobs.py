@@ -68,7 +68,14 @@ class Job:
 
         The next images are read and the last results written while the network computes.
         """
-        write_json(self.out / MANIFEST, self.made_with)
+        begun = False
+        for item, outcome in self._outcomes(items):
+            if not begun and isinstance(outcome, Segmentation):
+                write_json(self.out / MANIFEST, self.made_with)
+                begun = True
+            yield item, outcome
+
+    def _outcomes(self, items: Sequence[Item]) -> Iterator[Outcome]:
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             behind: list[tuple[Item, Future[Segmentation]]] = []
             for group in _groups(items, reader.submit, self.batch):
@@ -102,13 +109,15 @@ class Job:
         return list(zip(group.items, results, strict=True))
 
     def write_index(self, items: Sequence[Item]) -> None:
-        """A table of all images that are done, the least sure first, from their own numbers."""
+        """A table of all images that are done, the least sure first; none where none is."""
         rows = []
         for item in items:
             told = _numbers(item, self.out)
             if told is not None:
                 shares = {entry["name"]: entry["share"] for entry in told["classes"]}
                 rows.append((item, told, shares))
+        if not rows:
+            return
         rows.sort(key=lambda row: row[1]["margin"])
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
