@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import unseen
-from tiny.commands import run_command
+from tiny.commands import error_of, run_command
 from unseen import predictor
 from unseen.errors import DataError, SettingError, UnseenError
 from unseen.files import write_labels
@@ -56,7 +56,7 @@ def test_patterns(tmp_path: Path) -> None:
     assert names_of(f"{tmp_path}/*/left.png") == ["1/left", "2/left"]
     assert names_of(f"{tmp_path}/**/left.png") == ["1/left", "in/left", "2/left"]
     assert names_of(tmp_path / "x[1].png") == ["x[1]"]
-    with pytest.raises(DataError, match=r"no file is named as '.*up\*' says"):
+    with pytest.raises(DataError, match=r"no image is named as '.*up\*' says"):
         find_items([f"{tmp_path}/up*"])
 
 
@@ -71,8 +71,18 @@ def test_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="standard input names no images"):
         find_items(["-"])
     (tmp_path / "list.txt").write_text("no.jpg", encoding="utf-8")
-    with pytest.raises(DataError, match=r"no\.jpg, named by .*list\.txt, does not exist"):
-        find_items([tmp_path / "list.txt"])
+    assert names_of(tmp_path / "list.txt") == ["no"]
+
+
+def test_a_list_from_standard_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is missing does not stop the others."""
+    files = photographs(tmp_path, 40)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{tmp_path / 'no.jpg'}\n{files[0]}\n"))
+    error = error_of(capsys, f"segment - --classes boat --out {tmp_path / 'out'}")
+    assert "no.jpg does not exist" in error
+    assert (tmp_path / "out" / "0.json").exists()
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
@@ -317,12 +327,16 @@ def test_the_index_names_the_least_sure_first(tmp_path: Path) -> None:
     photographs(tmp_path, 40, 50, 60)
     out = tmp_path / "out"
     run_command(f"segment {tmp_path} --classes boat,key --out {out}")
-    mark, head, *rows = csv.reader((out / "index.csv").read_text().splitlines())
-    assert mark[0].startswith("# written by unseen")
+    head, *rows = csv.reader((out / "index.csv").read_text().splitlines())
     assert head == [
         *["image", "result", "height", "width", "margin", "entropy", "no_class"],
-        *["boat", "key"],
+        *["share of boat", "share of key"],
     ]
+    # One that can no longer be read is not in it, though its former results are there.
+    (tmp_path / "2.png").write_bytes(b"no image")
+    with pytest.raises(SystemExit):
+        run_command(f"segment {tmp_path} --classes boat,key --out {out}")
+    assert len((out / "index.csv").read_text().splitlines()) == 3
     margins = [float(row[4]) for row in rows]
     assert margins == sorted(margins)
     assert {row[1] for row in rows} == {"0.png", "1.png", "2.png"}

@@ -319,7 +319,8 @@ def images_in(
     try:
         for place, folders, names in os.walk(folder, onerror=fail):
             folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-            images += [Path(place, name) for name in names if _looks_like_an_image(place, name)]
+            paths = (Path(place, name) for name in names)
+            images += [path for path in paths if looks_like_an_image(path)]
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise  # the command line has a sentence for it
@@ -332,6 +333,7 @@ def images_in(
     return sorted(images)
 
 
-def _looks_like_an_image(folder: str, name: str) -> bool:
-    path = Path(folder, name)
-    return not name.startswith(".") and path.suffix.lower() in SUFFIXES and path.is_file()
+def looks_like_an_image(path: Path) -> bool:
+    """Whether a file has the suffix of an image and is not hidden."""
+    hidden = path.name.startswith(".")
+    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()

@@ -188,6 +188,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     A mistake of the user's is answered in one sentence, with exit code 2; a traceback is a bug.
     """
     words = modernised(sys.argv[1:] if argv is None else argv)
+    # A hyphen alone would be taken for a flag without a name.
+    words = ["/dev/stdin" if word == "-" else word for word in words]
     try:
         _check_words(words)
         app = build()

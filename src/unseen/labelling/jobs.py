@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from unseen.arguments import check_kind
 from unseen.errors import SettingError, UnseenError
-from unseen.files import about, file_state, path_text, write_json, write_text
+from unseen.files import file_state, path_text, write_json, write_text
 from unseen.images import read_pixels
 from unseen.labelling.sources import INDEX, MANIFEST, Item
 from unseen.predictor import Predictor, Segmentation
 from unseen.segmenter import TextFeatures
 from unseen.settings import check_threshold
 
+COLUMNS = ("image", "result", "height", "width", "margin", "entropy", "no_class")
+"""Of the index, before the shares of the classes; by them `files.has_mark` knows it."""
 Outcome = tuple[Item, Segmentation | UnseenError]
 """An image with its label map, or with what kept it from being read or written."""
 
@@ -110,9 +112,10 @@ class Job:
 
     def write_index(self, items: Sequence[Item]) -> None:
         """A table of all images that are done, the least sure first; none where none is."""
-        rows = []
+        rows, fingerprint = [], self.made_with["fingerprint"]
         for item in items:
-            told = _numbers(item, self.out)
+            # One that could not be labelled again may have results of former settings or pixels.
+            told = _numbers(item, self.out) if _is_done(item, self.out, fingerprint) else None
             if told is not None:
                 shares = {entry["name"]: entry["share"] for entry in told["classes"]}
                 rows.append((item, told, shares))
@@ -122,14 +125,13 @@ class Job:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         names = self.text.vocabulary
-        table.writerow(
-            ["image", "result", "height", "width", "margin", "entropy", "no_class", *names]
-        )
+        # A name alone could be that of another column, or a formula for a spreadsheet.
+        table.writerow([*COLUMNS, *(f"share of {name}" for name in names)])
         for item, told, shares in rows:
-            numbers = [told[key] for key in ("height", "width", "margin", "entropy", "no_class")]
+            numbers = [told[key] for key in COLUMNS[2:]]
             files = [path_text(item.path), path_text(f"{item.name}.png")]
             table.writerow([*files, *numbers, *(shares.get(name, "") for name in names)])
-        write_text(self.out / INDEX, f"# {about()}\n{text.getvalue()}")
+        write_text(self.out / INDEX, text.getvalue())
 
 
 # --------------------------------------------------------------- what is done already

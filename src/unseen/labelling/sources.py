@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 
 from unseen.errors import DataError
 from unseen.files import RESULTS, has_mark
-from unseen.images import images_in
+from unseen.images import images_in, looks_like_an_image
 from unseen.texts import read_text
 
-STANDARD_INPUT = "-"
-"""Stands for a list of images that is read from standard input."""
+STANDARD_INPUT = ("-", "/dev/stdin")
+"""Stand for a list of images that is read from standard input."""
 MANIFEST, INDEX = "job.json", "index.csv"
 """Beside the results: what they are made with, and a line of numbers for each image."""
 
@@ -52,7 +52,8 @@ def find_items(places: Sequence[str | Path], *, recursive: bool = False) -> list
     Args:
         places: Images, folders of images, patterns such as "scans/*/left.png" ("**" for any number
             of folders), text files with the path of an image on each line, or "-" for such lines
-            from standard input.
+            from standard input. The images of a list are not looked for yet: one that is missing
+            is told when its turn comes, as one that cannot be read.
         recursive: Also take the images in folders of a folder, as deep as they lie.
 
     Raises:
@@ -69,7 +70,7 @@ def find_items(places: Sequence[str | Path], *, recursive: bool = False) -> list
 def _images_of(place: str, recursive: bool) -> Iterator[tuple[Path, str]]:
     """The images of one place, and what of their path counts for the names of results."""
     path = Path(place)
-    if place == STANDARD_INPUT:
+    if place in STANDARD_INPUT:
         yield from _listed(sys.stdin.read().splitlines(), "standard input")
     elif has_magic(place) and not path.exists():
         yield from _matching(place)
@@ -88,20 +89,23 @@ def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:
     remedy = "check the path"
     if not recursive:
         remedy += ", or look into the folders in it with --recursive"
-    files = images_in(folder, recursive=recursive, remedy=remedy)
-    files = [file for file in files if file.suffix.lower() != ".png" or not has_mark(file)]
+    files = _no_results(images_in(folder, recursive=recursive, remedy=remedy))
     if not files:
         raise DataError(f"the folder {folder} holds results alone, and no images; {remedy}")
     return ((file, file.relative_to(folder).as_posix()) for file in files)
 
 
+def _no_results(files: Iterable[Path]) -> list[Path]:
+    return [file for file in files if file.suffix.lower() != ".png" or not has_mark(file)]
+
+
 def _matching(pattern: str) -> Iterator[tuple[Path, str]]:
-    """The images that a pattern names."""
+    """The images that a pattern names; other files may match it too."""
     # `Path.glob` knows no absolute patterns.
     files = sorted(Path(name) for name in glob(pattern, recursive=True))  # noqa: PTH207
-    files = [file for file in files if file.is_file()]
+    files = _no_results(file for file in files if looks_like_an_image(file))
     if not files:
-        raise DataError(f"no file is named as {pattern!r} says; check the pattern")
+        raise DataError(f"no image is named as {pattern!r} says; check the pattern")
     return ((file, file.name) for file in files)
 
 
@@ -110,9 +114,6 @@ def _listed(lines: Iterable[str], source: str) -> Iterator[tuple[Path, str]]:
     paths = [Path(line.strip()) for line in lines if line.strip()]
     if not paths:
         raise DataError(f"{source} names no images; give the path of one on each line")
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"the image {path}, named by {source}, does not exist; check the path")
     return ((path, path.name) for path in paths)
 
 
