@@ -351,9 +351,17 @@ def test_the_index_names_the_least_sure_first(tmp_path: Path) -> None:
 def test_many_images_have_a_bar_instead_of_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unseen.labelling.progress.FEW", 2)
+    monkeypatch.setattr("unseen.cli.images.FEW", 2)
     photographs(tmp_path, 40, 50, 60)
     run_command(f"segment {tmp_path} --classes boat,key --out {tmp_path / 'out'}")
     said = capsys.readouterr()
     assert said.out.startswith("labelled 3 images in ")
     assert len(said.out.splitlines()) == 1
+
+
+def test_a_result_can_be_saved_when_its_image_has_gone(tmp_path: Path) -> None:
+    (file,) = photographs(tmp_path, 40)
+    result = unseen.segment(file, ["boat", "key"])
+    file.unlink()
+    result.save(tmp_path / "out", "0")
+    assert json.loads((tmp_path / "out" / "0.json").read_text())["image"]["file"] == str(file)

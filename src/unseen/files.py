@@ -274,9 +274,12 @@ def write_labels(
     write_png(path, image, small=True, told=told)
 
 
-def file_state(path: Path) -> dict[str, Any]:
-    """Name, size and time of the last change of a file, as JSON types."""
-    state = path.stat()
+def file_state(path: Path) -> dict[str, Any] | None:
+    """Name, size and time of the last change of a file, as JSON types; None if it has gone."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
     return {"file": path_text(path), "bytes": state.st_size, "changed": state.st_mtime_ns}
 
 

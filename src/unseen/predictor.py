@@ -45,7 +45,7 @@ class Segmentation:
         unseen: The classes without masks in training; empty for methods without training.
         margin: Mean margin between the best class and the next, in 0..1 (`uncertainty`).
         entropy: Mean entropy over the classes, as a share of the highest, in 0..1.
-        file: The image's file, where it came from one.
+        origin: Name, size and time of the image's file, where it came from one (`file_state`).
         made_with: What the label map was made with (`unseen.provenance`).
     """
 
@@ -56,7 +56,7 @@ class Segmentation:
     unseen: tuple[str, ...] = ()
     margin: float = 1.0
     entropy: float = 0.0
-    file: Path | None = None
+    origin: Mapping[str, Any] | None = None
     made_with: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -112,7 +112,7 @@ class Segmentation:
             classes.append({"id": i, "name": name, "share": round(share, 6), "mean_score": mean})
         return {
             "format": 3,
-            "image": self._origin(),
+            "image": self.origin,
             "height": self.labels.shape[0],
             "width": self.labels.shape[1],
             "no_class": round(float(self._counts[IGNORE] / self.labels.size), 6),
@@ -121,12 +121,6 @@ class Segmentation:
             "classes": classes,
             "made_with": dict(self.made_with),
         }
-
-    def _origin(self) -> dict[str, Any] | None:
-        """The image's file, as it was when it was read."""
-        if self.file is None:
-            return None
-        return file_state(self.file)
 
     @checked
     def save(self, folder: str | Path, stem: str) -> None:
@@ -272,7 +266,7 @@ class Predictor:
                 unseen,
                 margin=float(margins[i]),
                 entropy=float(entropies[i]),
-                file=Path(image) if isinstance(image, (str, Path)) else None,
+                origin=file_state(Path(image)) if isinstance(image, (str, Path)) else None,
                 made_with=made_with,
             )
             for i, image in enumerate(images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,33 +155,48 @@ def _found(images: Sequence[str], flags: SegmentFlags) -> list[Item]:
     return items
 
 
+FEW = 20
+"""Images of which each has a line; of more there is a bar, and lines would run away."""
+
+
 def report_on(job: Job, items: Sequence[Item], *, again: bool) -> int:
     """Do a job with a line for each image, a bar for many, and what came of it at the end."""
-    from unseen.labelling.progress import LabellingBar
+    from rich.console import Console
+
+    from unseen.progress import ProgressBar
 
     pending = list(items) if again else job.pending(items)
     failed: list[UnseenError] = []
-    with LabellingBar(len(pending)) as bar:
-        for item, result in job.run(pending):
+    many, begun, seconds = len(pending) > FEW, time.monotonic(), 0.0
+    with ProgressBar(many, Console(stderr=True)) as bar:
+        task = bar.add_task("labelling", total=len(pending), note="")
+        for number, (item, result) in enumerate(job.run(pending), start=1):
             if isinstance(result, UnseenError):
                 failed.append(result)
-            elif bar.has_lines:
+            elif not many:
                 print(f"{item.path.name}: {_largest(result)}  ->  {job.out / item.name}.png")
-            bar.advance()
+            seconds = time.monotonic() - begun
+            bar.update(task, completed=number, note=f"{number / seconds:.2g} a second")
+            bar.draw_when_due()
     job.write_index(items)
-    made = len(pending) - len(failed)
-    summary = f"labelled {made} image{'s' * (made != 1)} in {bar.seconds:.1f} s"
-    if made > 1:
-        summary += f", {made / bar.seconds:.2g} a second"
-    if len(pending) < len(items):
-        before = len(items) - len(pending)
-        summary += f"; {before} had been labelled with the same settings (--again redoes them)"
-    if failed:
-        summary += f"; {len(failed)} could not be labelled"
-    print(summary)
+    print(_summary(len(items), len(pending), len(failed), seconds))
     for error in failed:
         notify(f"unseen: {error}")
     return 2 if failed else 0
+
+
+def _summary(found: int, pending: int, failed: int, seconds: float) -> str:
+    """What a job came to."""
+    made = pending - failed
+    words = f"labelled {made} image{'s' * (made != 1)} in {seconds:.1f} s"
+    if made > 1:
+        words += f", {made / seconds:.2g} a second"
+    if pending < found:
+        before = found - pending
+        words += f"; {before} had been labelled with the same settings (--again redoes them)"
+    if failed:
+        words += f"; {failed} could not be labelled"
+    return words
 
 
 def _largest(result: Segmentation) -> str:

@@ -63,7 +63,7 @@ class Job:
     def pending(self, items: Sequence[Item]) -> list[Item]:
         """The images that have not been labelled with the same settings as they are now."""
         fingerprint = self.made_with["fingerprint"]
-        return [item for item in items if not _is_done(item, self.out, fingerprint)]
+        return [item for item in items if _done(item, self.out, fingerprint) is None]
 
     def run(self, items: Sequence[Item]) -> Iterator[Outcome]:
         """Label images and save the results, in their order.
@@ -115,7 +115,7 @@ class Job:
         rows, fingerprint = [], self.made_with["fingerprint"]
         for item in items:
             # One that could not be labelled again may have results of former settings or pixels.
-            told = _numbers(item, self.out) if _is_done(item, self.out, fingerprint) else None
+            told = _done(item, self.out, fingerprint)
             if told is not None:
                 shares = {entry["name"]: entry["share"] for entry in told["classes"]}
                 rows.append((item, told, shares))
@@ -137,29 +137,22 @@ class Job:
 # --------------------------------------------------------------- what is done already
 
 
-def _is_done(item: Item, out: Path, fingerprint: str) -> bool:
-    """Whether an image's results are there, of the same settings and of the file as it is."""
-    told = _numbers(item, out)
-    if told is None or not all(result.exists() for result in item.results(out)):
-        return False
-    try:
-        state = file_state(item.path)
-    except OSError:
-        return False  # told as any image that cannot be read
-    origin = told["image"] or {}
-    same_file = all(origin.get(key) == state[key] for key in ("bytes", "changed"))
-    return bool(same_file and told["made_with"].get("fingerprint") == fingerprint)
-
-
-def _numbers(item: Item, out: Path) -> dict[str, Any] | None:
-    """What was written of an image, if it was in this version's format."""
+def _done(item: Item, out: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The numbers of an image, if its results are of the same settings and of the file as it is."""
     try:
         told = json.loads((out / f"{item.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    # Other versions are told apart first: what follows is of this one's format.
     if not isinstance(told, dict) or told.get("format") != 3:
         return None
-    return told
+    state, origin = file_state(item.path), told["image"] or {}
+    if state is None or told["made_with"].get("fingerprint") != fingerprint:
+        return None
+    # Not by its path, which depends on the folder that one is in.
+    same_file = all(origin.get(key) == state[key] for key in ("bytes", "changed"))
+    whole = all(result.exists() for result in item.results(out))
+    return told if same_file and whole else None
 
 
 # ------------------------------------------------------------- reading, computing, writing

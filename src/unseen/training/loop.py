@@ -28,6 +28,7 @@ from unseen.data.benchmarks import Benchmark
 from unseen.errors import Interrupted, SettingError
 from unseen.labels import MAX_8BIT_CLASSES
 from unseen.precision import chosen_precision
+from unseen.progress import ProgressBar, loss_shown
 from unseen.runs import WEIGHTS, has_state
 from unseen.segmenter import Prediction, QuerySegmenter, Segmenter, TextFeatures
 from unseen.settings import TrainSettings
@@ -43,7 +44,6 @@ from unseen.training.batches import (
 )
 from unseen.training.interrupts import Interrupts
 from unseen.training.lock import run_lock
-from unseen.training.progress import ProgressBar, loss_shown
 from unseen.training.records import Records, RunControl
 from unseen.training.schedules import learning_rate, make_optimizer
 from unseen.training.state import read_state, restore_optimizer, restore_tensors
@@ -291,14 +291,14 @@ def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunCont
                 ProgressBar(shown) as bar,
                 interrupts.noted(),
             ):
-                task = bar.add_task("training", total=settings.steps, completed=start, loss="")
+                task = bar.add_task("training", total=settings.steps, completed=start, note="")
                 for step in range(start, settings.steps):
                     for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
                         group["lr"] = peak * job.factor(step)
                     losses = take_step(fabric, module, optimizer, parts, step, settings)
                     # Validation while training belongs here, so that the records can keep it.
                     records.write(step + 1, losses)
-                    bar.update(task, advance=1, loss=loss_shown(records.loss))
+                    bar.update(task, advance=1, note=loss_shown(records.loss))
                     bar.draw_when_due()
                     if step + 1 < settings.steps and interrupts.end_after(fabric, step + 1):
                         records.save(step + 1)

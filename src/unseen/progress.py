@@ -1,9 +1,10 @@
-"""The progress of a training, in the terminal."""
+"""The progress of a training or a job, in the terminal."""
 
 from __future__ import annotations
 
 import time
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 DRAW_EVERY = 0.1
@@ -11,23 +12,24 @@ DRAW_EVERY = 0.1
 
 
 class ProgressBar(Progress):
-    """Steps, loss and remaining time, drawn ten times a second at most.
+    """What is done, a note such as the loss, and the time left; ten times a second at most.
 
     Drawn by the loop itself: if memory runs out while a thread starts, Python waits for it forever.
 
     Args:
         shown: Whether to show it.
+        console: Where; standard output by default.
     """
 
-    def __init__(self, shown: bool) -> None:
+    def __init__(self, shown: bool, console: Console | None = None) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
         )
-        super().__init__(*columns, disable=not shown, auto_refresh=False)
+        super().__init__(*columns, console=console, disable=not shown, auto_refresh=False)
         self.drawn = 0.0
 
     def draw_when_due(self) -> None:
