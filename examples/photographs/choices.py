@@ -28,9 +28,11 @@ from common import FREE, Row, held_back, in_folds, kept, places_of, score, train
 from unseen.data.benchmarks import get_benchmark
 
 MOBILENET = {"backbone": "mobilenet_v2", "weights": "MOBILENET", "background": "learned"}
+BEFORE = {"calibration": 0.0, "focal_over": "labelled"}
+"""Options as they were before these choices."""
 ROWS = {
-    "zegclip": Row("ZegCLIP", "zegclip", {"calibration": 0.0}, {"lr": 1e-4}),
-    "clip_rc": Row("CLIP-RC", "clip_rc", {"calibration": 0.0}, {"lr": 1e-4}),
+    "zegclip": Row("ZegCLIP", "zegclip", BEFORE, {"lr": 1e-4}),
+    "clip_rc": Row("CLIP-RC", "clip_rc", BEFORE, {"lr": 1e-4}),
     "esda": Row("ESDA", "esda", train={"lr": 1e-3, "unseen_pixels": "ignore"}, query=True),
     "sazs": Row(
         "SAZS",
@@ -84,6 +86,7 @@ CHOICES = {
         "ours",
         "scored.calibration=0.1",
         "scored.calibration=0.2",
+        "focal_over=all",
         "start=released",
         "train.lr=3e-4",
         "scale=none",

@@ -33,16 +33,16 @@ from unseen.segmenter import QuerySegmenter
 
 FOLDS = range(4)
 MOBILENET = {"backbone": "mobilenet_v2", "weights": "MOBILENET", "background": "learned"}
-ADAMW, PLAIN = {"lr": 1e-4}, {"calibration": 0.0}
+ADAMW = {"lr": 1e-4}
 ROWS = {
-    "zegclip": Row("ZegCLIP", "zegclip", PLAIN, ADAMW),
+    "zegclip": Row("ZegCLIP", "zegclip", train=ADAMW),
     "zegclip-released": Row(
         "ZegCLIP, released start", "zegclip", {"start": "released"}, {"lr": 1e-3}
     ),
-    "zegclip-transductive": Row("ZegCLIP, transductive", "zegclip", PLAIN, ADAMW, "transductive"),
-    "zegclip-supervised": Row("ZegCLIP, supervised", "zegclip", PLAIN, ADAMW, "supervised"),
-    "clip_rc": Row("CLIP-RC, γ = 0", "clip_rc", PLAIN, ADAMW),
-    "clip_rc-calibrated": Row("CLIP-RC", "clip_rc", {"calibration": 0.1}, ADAMW),
+    "zegclip-transductive": Row("ZegCLIP, transductive", "zegclip", {}, ADAMW, "transductive"),
+    "zegclip-supervised": Row("ZegCLIP, supervised", "zegclip", {}, ADAMW, "supervised"),
+    "clip_rc": Row("CLIP-RC, γ = 0", "clip_rc", {"calibration": 0.0}, ADAMW),
+    "clip_rc-calibrated": Row("CLIP-RC", "clip_rc", train=ADAMW),
     "probe": Row("linear probe, supervised", "probe", {}, {"lr": 1e-3}, "supervised"),
     "esda": Row("ESDA", "esda", train={"lr": 1e-3}, query=True),
     "sazs": Row("SAZS", "sazs", {**MOBILENET, "scale": 10.0}, {"lr": 2e-4}, query=True),

@@ -242,7 +242,7 @@ class CLIPRC(AlignedStart, ClipSegmenter):
         dice_weight: float = 1.0,
         recovery_weight: float = 2.0,
         focal_alpha: float = 0.25,
-        focal_over: FocalOver = "labelled",
+        focal_over: FocalOver = "all",
         calibration: float = 0.1,
         start: Start = "aligned",
         templates: Templated = "single",

@@ -113,7 +113,7 @@ class ZegCLIP(AlignedStart, ClipSegmenter):
         quirks: What the released code does otherwise.
     """
 
-    PUBLISHED: ClassVar[dict[str, Any]] = {"start": "released"}
+    PUBLISHED: ClassVar[dict[str, Any]] = {"start": "released", "calibration": 0.1}
     Quirks = ZegCLIPQuirks
     RELEASED = RELEASED
     TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3, "decoder_heads": 2}
@@ -133,9 +133,9 @@ class ZegCLIP(AlignedStart, ClipSegmenter):
         mask_weight: float = 100.0,
         dice_weight: float = 1.0,
         focal_alpha: float = 0.25,
-        focal_over: FocalOver = "labelled",
+        focal_over: FocalOver = "all",
         deep_supervision: bool = False,
-        calibration: float = 0.1,
+        calibration: float = 0.0,
         start: Start = "aligned",
         templates: Templated = "single",
         quirks: ZegCLIPQuirks | None = None,
