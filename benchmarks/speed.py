@@ -5,7 +5,7 @@ image size, losses by plain operations, one pass a class for methods with one qu
 in turn in one process; the memory of each is measured in a process of its own (Linux).
 
 Run: OMP_NUM_THREADS=1 python benchmarks/speed.py [CASE ...] [--rounds 7] [--precision auto]
-     python benchmarks/speed.py [CASE ...] --device cuda --batch 32
+     python benchmarks/speed.py [CASE ...] --device cuda --batch 32 [--compile]
 
 On a GPU only the clock counts, and the memory is what torch has allocated there.
 """
@@ -162,11 +162,13 @@ class Place:
         precision: Of ours, by Lightning's name, or "auto".
         device: As torch names it.
         batch: Images at a time.
+        compile: Let torch compile ours.
     """
 
     precision: str = "auto"
     device: str = "cpu"
     batch: int = 1
+    compile: bool = False
 
     @property
     def on_gpu(self) -> bool:
@@ -185,21 +187,28 @@ def steps_of(case: Case, place: Place) -> dict[str, Step]:
         return tower_steps(place)
     precision = place.precision
     segmenter, text = make_segmenter(case).to(place.device), make_text(case).to(place.device)
+    # The same weights in a module of its own, which is never compiled.
+    plain_segmenter = make_segmenter(case).to(place.device)
+    if place.compile:
+        torch._dynamo.config.recompile_limit = 64  # one program a block of the tower
+        segmenter.compile()
     torch.manual_seed(2)
     image = torch.rand(place.batch, 3, case.side, case.side).to(place.device)
     if not case.training:
         segmenter.eval()
+        plain_segmenter.eval()
         settings = InferenceSettings(precision=precision)
         return {
             "ours": partial(label_maps, segmenter, image, text, settings),
-            "plain": partial(plain_labels, segmenter, image, text),
+            "plain": partial(plain_labels, plain_segmenter, image, text),
         }
     segmenter.train()
+    plain_segmenter.train()
     grid = (place.batch, case.side // 16, case.side // 16)
     labels = torch.randint(0, max(case.classes, 2), grid)
     labels = labels.repeat_interleave(16, 1).repeat_interleave(16, 2).to(place.device)
 
-    def step(precision: str, recompute: bool = False) -> None:
+    def step(segmenter: Segmenter, precision: str, recompute: bool = False) -> None:
         segmenter.recompute_blocks(recompute)
         with computing(precision, image.device):
             if isinstance(segmenter, QuerySegmenter):
@@ -212,10 +221,10 @@ def steps_of(case: Case, place: Place) -> dict[str, Step]:
 
     def plain() -> None:
         with plainly():
-            step("32-true")
+            step(plain_segmenter, "32-true")
 
     recompute = case.recompute and precision != "32-true"
-    return {"ours": partial(step, precision, recompute), "plain": plain}
+    return {"ours": partial(step, segmenter, precision, recompute), "plain": plain}
 
 
 def tower_steps(place: Place) -> dict[str, Step]:
@@ -249,7 +258,10 @@ def peak_of(name: str, side: str, place: Place) -> float:
     """MB of one side above the loaded model, in a process of its own."""
     words = [sys.executable, __file__, name, "--peak", side]
     for flag, value in asdict(place).items():
-        words += [f"--{flag}", str(value)]
+        if value is True:
+            words.append(f"--{flag}")
+        elif value is not False:
+            words += [f"--{flag}", str(value)]
     return float(subprocess.run(words, capture_output=True, check=True, text=True).stdout)
 
 
@@ -303,9 +315,10 @@ def main() -> None:
     parser.add_argument("--precision", default="auto", help="of ours; 32-true, bf16-mixed or auto")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="let torch compile ours")
     parser.add_argument("--peak", choices=["ours", "plain"], help="print the memory of one side")
     flags = parser.parse_args()
-    place = Place(flags.precision, flags.device, flags.batch)
+    place = Place(flags.precision, flags.device, flags.batch, flags.compile)
     if flags.peak:
         print(measure_peak(CASES[flags.cases[0]], flags.peak, place))
         return
