@@ -42,7 +42,7 @@ PARTS = {
     "read": "unseen.predictor.read_pixels",
     "best classes": "unseen.inference.best_rows",
     "overlay": "unseen.predictor.overlay",
-    "numbers": "unseen.predictor.Segmentation.as_dict",
+    "numbers": "unseen.segmentation.Segmentation.as_dict",
     "label map, written": "unseen.predictor.write_labels",
     "overlay, written": "unseen.predictor.write_png",
 }

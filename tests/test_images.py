@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import subprocess
 import sys
+import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +201,7 @@ def test_rotation_holds_for_pil_images_too(tmp_path: Path) -> None:
         (np.zeros((4, 5), complex), "values are complex128"),
         (np.array([["a"]]), "values are"),
         (np.zeros((7000, 7000), np.uint8), "the array is too large .7000 x 7000 pixels"),
-        (None, "the image is of type NoneType; give a path, a PIL image, or an"),
+        (None, "the image is of type NoneType; give a path, a PIL image, an "),
         (3, "the image is of type int"),
     ],
 )
@@ -231,3 +235,46 @@ def test_folders_are_searched_for_all_formats(tmp_path: Path) -> None:
     found = images_in(tmp_path)
     assert [path.stem for path in found] == sorted(endings)
     assert all(read_image(path).shape == (12, 16, 3) for path in found)
+
+
+# ---------------------------------------------------------------------- addresses
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address of a server of the files in `tmp_path`."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_images_are_fetched(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert (read_pixels(f"{server}/a.png") == pixels).all()
+    (tmp_path / "page.png").write_text("<html>sign in</html>")
+    with pytest.raises(DataError, match=r"page\.png holds cannot be read \(not an image\)"):
+        read_pixels(f"{server}/page.png")
+    with pytest.raises(DataError, match=r"no\.png cannot be fetched \(File not found\)"):
+        read_pixels(f"{server}/no.png")
+    monkeypatch.setattr("unseen.images.MOST_FETCHED", 100)
+    with pytest.raises(DataError, match=r"a\.png is too large"):
+        read_pixels(f"{server}/a.png")
+
+
+def test_servers_that_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unseen.images.FETCH_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(DataError, match=r"cannot be fetched \(timed out\)"):
+            read_pixels(f"http://127.0.0.1:{port}/a.png")
+    with pytest.raises(DataError, match="cannot be fetched"):
+        read_pixels(f"http://127.0.0.1:{port}/a.png")
+    with pytest.raises(DataError, match="cannot be fetched"):
+        read_pixels("http://[half/a.png")

@@ -24,7 +24,8 @@ from unseen.inference import LabelMaps, label_maps
 from unseen.labelling import jobs
 from unseen.labelling.jobs import Job
 from unseen.labelling.sources import find_items
-from unseen.predictor import Predictor, Segmentation
+from unseen.predictor import Predictor
+from unseen.segmentation import Segmentation
 from unseen.segmenter import TextFeatures
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import unseen
 from tiny.commands import error_of, run_command
 from unseen.backbones.clip.loading import load_clip
 from unseen.errors import SettingError, VocabularyError
+from unseen.segmentation import Segmentation
 from unseen.vocabulary import Vocabulary
 
 
@@ -206,3 +209,52 @@ def test_a_full_disk_leaves_nothing_behind(
         error = error_of(capsys, f"segment {photo} --classes tree --out {tmp_path / 'out'}")
     assert "No space left on device" in error
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_list_of_images_and_tensors(photo: Path) -> None:
+    model = unseen.load("naclip")
+    pixels = np.array(Image.open(photo))
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    kinds = [photo, str(photo), Image.open(photo), pixels, tensor, tensor / 255]
+    one = model.segment(photo, ["tree", "fish"])
+    results = model.segment(kinds, ["tree", "fish"])
+    assert len(results) == len(kinds)
+    for result in results:
+        assert (result.labels == one.labels).all()
+    assert model.segment([], ["tree"]) == []
+
+
+def test_label_maps_for_other_libraries() -> None:
+    """As transformers' pipeline returns them, and as supervision draws them."""
+    labels = np.full((6, 8), 255, dtype=np.uint8)
+    labels[:2, :3] = labels[4:, 5:] = 0
+    labels[3, 2] = 2
+    confidence = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
+    image = np.zeros((6, 8, 3), dtype=np.uint8)
+    result = Segmentation(image, ("tree", "fish", "kite"), labels, confidence)
+    entries = result.to_transformers()
+    assert [entry["label"] for entry in entries] == ["tree", "kite"]
+    for entry, label in zip(entries, (0, 2), strict=True):
+        assert entry["mask"].mode == "L"
+        assert (np.array(entry["mask"]) == 255 * (labels == label)).all()
+        assert entry["score"] == pytest.approx(confidence[labels == label].mean())
+    found = result.to_supervision()
+    assert found.class_id.tolist() == [0, 0, 2]
+    assert found.data["class_name"].tolist() == ["tree", "tree", "kite"]
+    assert found.mask.sum(axis=(1, 2)).tolist() == [6, 6, 1]
+    assert found.confidence[2] == confidence[3, 2]
+    assert found.xyxy[:2].tolist() == [[0, 0, 2, 1], [5, 4, 7, 5]]
+    assert len(found.with_nms(0.5)) == 3
+    nothing = Segmentation(image, ("tree",), np.full_like(labels, 255), confidence)
+    assert nothing.to_transformers() == []
+    assert len(nothing.to_supervision()) == 0
+
+
+def test_without_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    labels = np.zeros((2, 2), dtype=np.uint8)
+    result = Segmentation(
+        np.zeros((2, 2, 3), np.uint8), ("a",), labels, np.ones((2, 2), np.float32)
+    )
+    with pytest.raises(SettingError, match="pip install supervision"):
+        result.to_supervision()

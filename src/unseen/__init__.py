@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unseen.api import convert, eigenvectors, evaluate, load, segment, train
+    from unseen.exports.formats import export_labels
     from unseen.segmenter import Segmenter
     from unseen.vocabulary import Vocabulary
 
@@ -19,6 +20,7 @@ __all__ = [
     "convert",
     "eigenvectors",
     "evaluate",
+    "export_labels",
     "list_benchmarks",
     "list_methods",
     "load",
@@ -29,6 +31,7 @@ _MODULES = {
     "convert": "unseen.api",
     "eigenvectors": "unseen.api",
     "evaluate": "unseen.api",
+    "export_labels": "unseen.exports.formats",
     "load": "unseen.api",
     "segment": "unseen.api",
     "train": "unseen.api",

@@ -33,10 +33,11 @@ from unseen.plans import (
     plan_extraction,
     plan_training,
 )
-from unseen.predictor import Predictor, Segmentation
+from unseen.predictor import Predictor
 from unseen.recipes import Protocol, published, recipe
 from unseen.reports import Report
 from unseen.runs import TEXT, TOWER, Run, save_config, versions
+from unseen.segmentation import Segmentation
 from unseen.segmenter import TextFeatures
 from unseen.settings import (
     EvaluationSettings,

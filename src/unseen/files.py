@@ -36,12 +36,15 @@ _BEGINNINGS = re.compile(
 )
 """How text files of the program's own begin."""
 _PNG, _PNG_MARK = b"\x89PNG", b"Software\0written by unseen "
+_PNG_END = b"IEND\xaeB`\x82"
 _TENSORS, _TENSOR_KEYS = b'{"__metadata__":{"', (b'unseen":', b'format":"1"', b'format":"2"')
 """How files of tensors begin that have no mark: eigenvectors, and weights of former versions."""
 _HEAD = 4096
 """Bytes in which a mark is looked for."""
 RESULTS = (".png", ".overlay.png", ".json")
 """How the names of the results of an image end: label map, overlay, numbers."""
+MANIFEST, INDEX = "job.json", "index.csv"
+"""Beside the results of a job: what they are made with, and a line of numbers for each image."""
 LONGEST_NAME = 255
 """Bytes of a file's name."""
 SHEET = "sheet.png"
@@ -162,6 +165,17 @@ def has_mark(path: Path) -> bool:
         names = tuple(_TENSORS + key for key in _TENSOR_KEYS)
         return b'"about":"written by unseen ' in head or head[8:].startswith(names)
     return _BEGINNINGS.match(head) is not None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there, with its end if it is a PNG: copies that were stopped have none."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        if file.read(len(_PNG)) != _PNG:
+            return True
+        file.seek(-min(len(_PNG_END), path.stat().st_size), os.SEEK_END)
+        return file.read() == _PNG_END
 
 
 # ---------------------------------------------------------------- what kills leave

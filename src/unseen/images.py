@@ -6,6 +6,7 @@ Whatever an image comes as, its pixels are the same: a path, what Pillow opened,
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import struct
@@ -14,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +48,23 @@ _DAMAGE = (
 """What Pillow's decoders raise on damaged files."""
 
 Decoded = TypeVar("Decoded")
-ImageLike = str | Path | Image.Image | NDArray[Any]
+
+
+@runtime_checkable
+class TensorLike(Protocol):
+    """A tensor of torch, which is not imported here."""
+
+    def detach(self) -> Any:
+        """The same values without gradients."""
+
+    def cpu(self) -> Any:
+        """The same values in the main memory."""
+
+
+ImageLike = str | Path | Image.Image | NDArray[Any] | TensorLike
 """What an image may be given as."""
+ADDRESSES = ("http://", "https://")
+"""How the address of an image begins."""
 
 
 # ------------------------------------------------------------------------- files
@@ -155,13 +171,16 @@ def read_pixels(image: ImageLike) -> NDArray[np.uint8]:
     """The pixels (H, W, 3) uint8, RGB, of whatever an image is given as.
 
     Args:
-        image: A path, a PIL image (turned as its EXIF data ask), or an array (H, W), (H, W, 1) or
-            (H, W, 3), or with transparency as a further channel: uint8, uint16, or floats in 0..1
-            or 0..255.
+        image: A path, an address that begins with http:// or https://, a PIL image (turned as its
+            EXIF data ask), an array (H, W), (H, W, 1) or (H, W, 3), or with transparency as a
+            further channel, or a tensor (H, W) or with channels first: uint8, uint16, or floats in
+            0..1 or 0..255.
 
     Raises:
-        DataError: Anything else, or a file that cannot be read.
+        DataError: Anything else, or a file that cannot be read or fetched.
     """
+    if isinstance(image, str) and image.startswith(ADDRESSES):
+        return _fetched(image)
     if isinstance(image, (str, Path)):
         return read_image(Path(image), upright=True)
     if isinstance(image, Image.Image):
@@ -174,11 +193,52 @@ def read_pixels(image: ImageLike) -> NDArray[np.uint8]:
             ) from error
     if isinstance(image, np.ndarray):
         return _pixels_of_array(image)
+    if isinstance(image, TensorLike):
+        values = np.asarray(image.detach().cpu())
+        return _pixels_of_array(np.moveaxis(values, 0, -1) if values.ndim == 3 else values)
     # Python users may give anything.
     raise DataError(
-        f"the image is of type {type(image).__name__}; give a path, a PIL image, or an (H, W, 3)"
-        " uint8 array"
+        f"the image is of type {type(image).__name__}; give a path, a PIL image, an (H, W, 3)"
+        " array or a (3, H, W) tensor"
     )
+
+
+MOST_FETCHED = 100_000_000
+"""Bytes of an image that is fetched; one of `MOST_PIXELS` has fewer."""
+FETCH_SECONDS = 30
+"""How long a server may say nothing."""
+
+
+def _fetched(address: str) -> NDArray[np.uint8]:
+    """The pixels of an image on a server.
+
+    Raises:
+        DataError: The server does not answer, or not with an image.
+    """
+    # Few need it, and it takes long to import.
+    from http.client import HTTPException
+    from urllib.request import urlopen
+
+    try:
+        # `address` begins as one of `ADDRESSES` does, and files are no redirection of theirs.
+        with urlopen(address, timeout=FETCH_SECONDS) as answer:  # noqa: S310
+            content = answer.read(MOST_FETCHED + 1)
+    except (OSError, ValueError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise DataError(
+            f"the image {address} cannot be fetched ({reason}); open it in a browser, or give the"
+            " file"
+        ) from error
+    if len(content) > MOST_FETCHED:
+        raise DataError(f"the image {address} is too large; make it smaller")
+    try:
+        with _without_warnings(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            check_size(image.size, f"the image {address}")
+            return _rgb(_turned(image))
+    except (Image.DecompressionBombError, *_DAMAGE) as error:
+        raise DataError(
+            f"what {address} holds cannot be read ({_short(error)}); give the address of an image"
+        ) from error
 
 
 def _pixels_of_array(array: NDArray[Any]) -> NDArray[np.uint8]:

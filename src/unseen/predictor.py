@@ -2,149 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from unseen.arguments import checked
 from unseen.building import encode
 from unseen.clip_segmenter import TextSegmenter
-from unseen.errors import DataError, SettingError, VocabularyError
-from unseen.files import RESULTS, file_state, write_json, write_labels, write_png
+from unseen.errors import SettingError, VocabularyError
+from unseen.files import file_state
 from unseen.images import ImageLike, read_pixels
 from unseen.inference import LabelMaps, label_maps, uncertainty
-from unseen.labels import IGNORE, MAX_8BIT_CLASSES
+from unseen.labels import MAX_8BIT_CLASSES
 from unseen.provenance import label_map_provenance, model_provenance
 from unseen.runs import Run
+from unseen.segmentation import Segmentation
 from unseen.segmenter import TextFeatures
 from unseen.segments.refinement import SegmentRefiner
 from unseen.settings import InferenceSettings, check_threshold
-from unseen.settings.ranges import shown
 from unseen.sources import ModelSource
-from unseen.visualize import overlay, palette
 from unseen.vocabulary import Vocabulary, check_names
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """A labelled image.
-
-    Attributes:
-        image: (H, W, 3) uint8, RGB.
-        names: The class names, in the order of the ids.
-        labels: (H, W) uint8, class ids; 255 where no class was confident enough.
-        confidence: (H, W) float32 in 0..1, of the chosen class.
-        unseen: The classes without masks in training; empty for methods without training.
-        margin: Mean margin between the best class and the next, in 0..1 (`uncertainty`).
-        entropy: Mean entropy over the classes, as a share of the highest, in 0..1.
-        origin: Name, size and time of the image's file, where it came from one (`file_state`).
-        made_with: What the label map was made with (`unseen.provenance`).
-    """
-
-    image: NDArray[np.uint8] = field(repr=False)
-    names: tuple[str, ...]
-    labels: NDArray[np.uint8] = field(repr=False)
-    confidence: NDArray[np.float32] = field(repr=False)
-    unseen: tuple[str, ...] = ()
-    margin: float = 1.0
-    entropy: float = 0.0
-    origin: Mapping[str, Any] | None = None
-    made_with: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def _counts(self) -> NDArray[np.int64]:
-        """Pixels of each label (256)."""
-        return np.bincount(self.labels.ravel(), minlength=IGNORE + 1)
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Share of the pixels of each class, in 0..1."""
-        return {
-            name: float(self._counts[i] / self.labels.size) for i, name in enumerate(self.names)
-        }
-
-    @checked
-    def largest(self, count: int) -> list[tuple[str, float]]:
-        """The `count` classes with the most pixels, and their shares; none without pixels."""
-        if count < 0:
-            raise SettingError(f"count is {count}; give at least 0")
-        ranked = sorted(self.shares.items(), key=lambda item: -item[1])
-        return [(name, share) for name, share in ranked[:count] if share > 0]
-
-    @checked
-    def mask(self, name: str) -> NDArray[np.bool_]:
-        """The pixels (H, W) of one class.
-
-        Raises:
-            VocabularyError: It is not among the names.
-        """
-        if name not in self.names:
-            known = ", ".join(self.names)
-            raise VocabularyError(f"there is no class {shown(name)}; choose among {known}")
-        return np.asarray(self.labels == self.names.index(name))
-
-    def overlay(self) -> Image.Image:
-        """The image with its label map and a legend."""
-        return overlay(self.image, self.labels, self.names, self.unseen)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Class names, pixel shares and mean scores, and what made them, as JSON types.
-
-        A class without pixels has no mean score.
-        """
-        # Row by row, as the weights are copied in double precision.
-        sums = np.zeros(IGNORE + 1)
-        for ids, scores in zip(self.labels, self.confidence, strict=True):
-            sums += np.bincount(ids, scores, minlength=IGNORE + 1)
-        classes = []
-        for i, (name, share) in enumerate(self.shares.items()):
-            mean = None
-            if share > 0:
-                mean = round(float(sums[i] / self._counts[i]), 4)
-            classes.append({"id": i, "name": name, "share": round(share, 6), "mean_score": mean})
-        return {
-            "format": 3,
-            "image": self.origin,
-            "height": self.labels.shape[0],
-            "width": self.labels.shape[1],
-            "no_class": round(float(self._counts[IGNORE] / self.labels.size), 6),
-            "margin": round(self.margin, 4),
-            "entropy": round(self.entropy, 4),
-            "classes": classes,
-            "made_with": dict(self.made_with),
-        }
-
-    @checked
-    def save(self, folder: str | Path, stem: str) -> None:
-        """Write STEM.png (indexed label map), STEM.overlay.png and STEM.json.
-
-        Each is written whole or not at all, the numbers last. The label map says in itself what it
-        was made with, as the numbers do.
-
-        Raises:
-            DataError: A stem that is no file name, or files that cannot be written.
-        """
-        folder = Path(folder)
-        if Path(stem).name != stem:
-            raise DataError(f"stem is {shown(stem)}; give a file name without folders")
-        labels, drawn, numbers = (folder / (stem + ending) for ending in RESULTS)
-        told = self.as_dict()
-        write_labels(
-            labels,
-            self.labels,
-            palette(len(self.names)),
-            {"image": told["image"], **told["made_with"]},
-        )
-        write_png(drawn, self.overlay())
-        write_json(numbers, told)
 
 
 class Predictor:
@@ -196,22 +79,44 @@ class Predictor:
             )
         return encode(self.segmenter, vocabulary)
 
-    @checked
+    @overload
+    def segment(
+        self,
+        image: list[ImageLike],
+        names: Sequence[str] | Vocabulary,
+        *,
+        threshold: float | None = None,
+    ) -> list[Segmentation]: ...
+
+    @overload
     def segment(
         self,
         image: ImageLike,
         names: Sequence[str] | Vocabulary,
         *,
         threshold: float | None = None,
-    ) -> Segmentation:
-        """Label every pixel of an image with one of the classes.
+    ) -> Segmentation: ...
+
+    @checked
+    def segment(
+        self,
+        image: ImageLike | list[ImageLike],
+        names: Sequence[str] | Vocabulary,
+        *,
+        threshold: float | None = None,
+    ) -> Segmentation | list[Segmentation]:
+        """Label every pixel of an image, or of each of a list, with one of the classes.
 
         Args:
-            image: Path, PIL image or array (`unseen.images.read_pixels`).
+            image: Path, address, PIL image, array or tensor (`unseen.images.read_pixels`), or a
+                list of them, for a list of label maps.
             names: At least one class name, or a vocabulary.
             threshold: Pixels whose best class is less confident (0..1) get no class (255).
         """
-        return self.segment_encoded(image, self.encode(names), threshold=threshold)
+        text = self.encode(names)
+        if isinstance(image, list):
+            return [self.segment_encoded(each, text, threshold=threshold) for each in image]
+        return self.segment_encoded(image, text, threshold=threshold)
 
     @checked
     def segment_encoded(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from unseen.cli.exports import report_exports, split_formats
 from unseen.cli.flags import (
     FLAT,
     NOTHING,
@@ -21,6 +22,8 @@ from unseen.cli.notices import about_tower, notify
 from unseen.data.own.layout import read_classes
 from unseen.errors import DataError, SettingError, UnseenError, VocabularyError
 from unseen.settings import (
+    EXPORTS,
+    ExportSettings,
     ExtractionSettings,
     InferenceSettings,
     SpectralSettings,
@@ -39,7 +42,7 @@ from unseen.vocabulary import (
 if TYPE_CHECKING:
     from unseen.labelling.jobs import Job
     from unseen.labelling.sources import Item
-    from unseen.predictor import Segmentation
+    from unseen.segmentation import Segmentation
 
 GROUPS: dict[str, dict[str, Any]] = {
     "segment": {"inference": settings_flags(InferenceSettings(), "Inference", defaults=False)},
@@ -64,6 +67,8 @@ class SegmentFlags:
         recursive: Also take the images in folders of a folder.
         again: Label images again that have been labelled with the same settings.
         batch: Images of one size that are computed together, at most.
+        to: Also write the label maps for other tools, in OUT/exports: formats of `unseen
+            export-labels`, separated by commas.
         threshold: Pixels whose best class is less confident (0..1) get no class.
         device: "auto", "cpu", "cuda", ...
         text_embeddings: A .npy file (K, D) to use instead of the text tower, one row a class.
@@ -75,6 +80,7 @@ class SegmentFlags:
     recursive: bool = False
     again: bool = False
     batch: int = 1
+    to: str | None = None
     threshold: float | None = None
     device: str = "auto"
     text_embeddings: Path | None = None
@@ -114,14 +120,8 @@ def segment(
     from unseen.sources import find_model
 
     vocabulary = read_vocabulary(classes, flags.words.given())
-    if flags.text_embeddings is not None and not vocabulary.is_plain:
-        raise SettingError(
-            "--text-embeddings holds a vector a class, so synonyms and words for the background"
-            " would not be read; remove them, or the embeddings"
-        )
-    check_threshold(flags.threshold)
-    if flags.batch < 1:
-        raise SettingError(f"--batch is {flags.batch}; give at least 1")
+    _check_flags(flags, vocabulary)
+    formats = [] if flags.to is None else split_formats(flags.to)
     items = _found(images, flags)
     choices = model.given()
     choices["text_embeddings"] = flags.text_embeddings
@@ -140,7 +140,26 @@ def segment(
     remedy = "train a run on" if loaded.run else "give --clip"
     notify(about_tower(loaded.segmenter.clip.source, vocabulary.names, remedy))
     job = Job(loaded, text, flags.out, flags.threshold, flags.batch)
-    return report_on(job, items, again=flags.again)
+    code = report_on(job, items, again=flags.again)
+    if formats:
+        code |= report_exports(flags.out, formats, flags.out / EXPORTS, ExportSettings())
+    return code
+
+
+def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary) -> None:
+    """Refuse values out of range, and words that would not be read.
+
+    Raises:
+        SettingError: Names the flag.
+    """
+    if flags.text_embeddings is not None and not vocabulary.is_plain:
+        raise SettingError(
+            "--text-embeddings holds a vector a class, so synonyms and words for the background"
+            " would not be read; remove them, or the embeddings"
+        )
+    check_threshold(flags.threshold)
+    if flags.batch < 1:
+        raise SettingError(f"--batch is {flags.batch}; give at least 1")
 
 
 def _found(images: Sequence[str], flags: SegmentFlags) -> list[Item]:

@@ -20,8 +20,9 @@ def list_(what: str = "all", /) -> None:
 
     Args:
         what: "methods", "benchmarks", "templates", "class-files" (what released codes put into
-            prompts), "clips" (towers open_clip knows) or "all" (the first three); or the name of a
-            method, for its options, or of a benchmark.
+            prompts), "clips" (towers open_clip knows), "formats" (of other tools, for label maps)
+            or "all" (the first three); or the name of a method, for its options, or of a
+            benchmark.
     """
     from unseen.data.benchmarks import BENCHMARKS, folds_of, get_benchmark
 
@@ -91,12 +92,20 @@ def class_files_table() -> list[Row]:
     return [("class file", "classes", "first"), *rows]
 
 
+def formats_table() -> list[Row]:
+    """One row a format of `unseen export-labels`."""
+    from unseen.exports.formats import FORMATS
+
+    return [("format", "what it is"), *((name, each.summary) for name, each in FORMATS.items())]
+
+
 TABLES: dict[str, Callable[[], list[Row]]] = {
     "methods": methods_table,
     "benchmarks": benchmarks_table,
     "templates": templates_table,
     "class-files": class_files_table,
     "clips": clips_table,
+    "formats": formats_table,
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,10 +15,12 @@ from numpy.typing import NDArray
 
 from unseen.arguments import check_kind
 from unseen.errors import SettingError, UnseenError
-from unseen.files import file_state, path_text, write_json, write_text
+from unseen.files import INDEX, MANIFEST, file_state, is_whole, path_text, write_json, write_text
 from unseen.images import read_pixels
-from unseen.labelling.sources import INDEX, MANIFEST, Item
-from unseen.predictor import Predictor, Segmentation
+from unseen.labelling.results import read_result
+from unseen.labelling.sources import Item
+from unseen.predictor import Predictor
+from unseen.segmentation import Segmentation
 from unseen.segmenter import TextFeatures
 from unseen.settings import check_threshold
 
@@ -139,20 +140,14 @@ class Job:
 
 def _done(item: Item, out: Path, fingerprint: str) -> dict[str, Any] | None:
     """The numbers of an image, if its results are of the same settings and of the file as it is."""
-    try:
-        told = json.loads((out / f"{item.name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    # Other versions are told apart first: what follows is of this one's format.
-    if not isinstance(told, dict) or told.get("format") != 3:
-        return None
-    state, origin = file_state(item.path), told["image"] or {}
-    if state is None or told["made_with"].get("fingerprint") != fingerprint:
+    result, state = read_result(out, item.name), file_state(item.path)
+    if result is None or state is None or result.fingerprint != fingerprint:
         return None
     # Not by its path, which depends on the folder that one is in.
+    origin = result.told["image"] or {}
     same_file = all(origin.get(key) == state[key] for key in ("bytes", "changed"))
-    whole = all(result.exists() for result in item.results(out))
-    return told if same_file and whole else None
+    whole = all(is_whole(file) for file in item.results(out))
+    return result.told if same_file and whole else None
 
 
 # ------------------------------------------------------------- reading, computing, writing

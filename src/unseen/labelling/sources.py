@@ -10,14 +10,12 @@ from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
 
 from unseen.errors import DataError
-from unseen.files import RESULTS, has_mark
+from unseen.files import INDEX, MANIFEST, RESULTS, has_mark
 from unseen.images import images_in, looks_like_an_image
 from unseen.texts import read_text
 
 STANDARD_INPUT = ("-", "/dev/stdin")
 """Stand for a list of images that is read from standard input."""
-MANIFEST, INDEX = "job.json", "index.csv"
-"""Beside the results: what they are made with, and a line of numbers for each image."""
 
 
 @dataclass(frozen=True)

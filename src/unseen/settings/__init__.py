@@ -5,6 +5,7 @@ is imported here, so `--help` answers at once.
 """
 
 from unseen.settings.evaluation import Draw, EvaluationSettings, check_threshold
+from unseen.settings.export import EXPORTS, ExportSettings, FormatName, known_formats
 from unseen.settings.inference import (
     InferenceSettings,
     Refinement,
@@ -29,13 +30,16 @@ from unseen.settings.training import (
 )
 
 __all__ = [
+    "EXPORTS",
     "LEGACY_NAMES",
     "LEGACY_VALUES",
     "TRAIN_RANGES",
     "TRANSFORM_RANGES",
     "Draw",
     "EvaluationSettings",
+    "ExportSettings",
     "ExtractionSettings",
+    "FormatName",
     "InferenceSettings",
     "Logger",
     "ModelSettings",
@@ -55,5 +59,6 @@ __all__ = [
     "flat",
     "from_legacy",
     "is_own",
+    "known_formats",
     "update_legacy",
 ]

@@ -190,7 +190,8 @@ def shown_labels(
     """The different labels of each image; reads every label map."""
 
     def of_image(index: int) -> NDArray[np.int64]:
-        return np.unique(data.labels(index).numpy())
+        different: NDArray[np.int64] = np.unique(data.labels(index).numpy())
+        return different
 
     # Reading and decoding files releases the interpreter's lock: threads are enough, and `map`
     # keeps the order.

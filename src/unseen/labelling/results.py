@@ -1,0 +1,148 @@
+"""Label maps that were made before, as they lie in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unseen.errors import DataError
+from unseen.files import MANIFEST
+from unseen.labels import IGNORE
+
+FORMAT = 3
+"""Of the numbers beside a label map."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A labelled image in a folder of results.
+
+    Attributes:
+        folder: Of the results.
+        name: Of the results below it, with "/" between folders and without ending.
+        told: The numbers beside the label map.
+    """
+
+    folder: Path
+    name: str
+    told: dict[str, Any]
+
+    @property
+    def image(self) -> Path | None:
+        """The image's file; None if it came from none."""
+        origin = self.told["image"]
+        return None if origin is None else Path(origin["file"])
+
+    @property
+    def file_name(self) -> str:
+        """The image's file below the folder that was labelled, with "/" between folders."""
+        if self.image is None:
+            return f"{self.name}.png"
+        return PurePosixPath(self.name).with_name(self.image.name).as_posix()
+
+    @property
+    def stem(self) -> str:
+        """`file_name` without its ending."""
+        return PurePosixPath(self.file_name).with_suffix("").as_posix()
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of what the label map was made with; None for one that was made by hand."""
+        fingerprint: str | None = self.told["made_with"].get("fingerprint")
+        return fingerprint
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.told["height"], self.told["width"]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the order of the ids."""
+        return tuple(entry["name"] for entry in self.told["classes"])
+
+    def read_labels(self) -> NDArray[np.uint8]:
+        """The label map (H, W); 255 where there is no class.
+
+        Raises:
+            DataError: It cannot be read, or is not what the numbers say.
+        """
+        path = self.folder / f"{self.name}.png"
+        try:
+            with Image.open(path) as image:
+                labels = np.asarray(image)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"the label map {path} cannot be read; label the image again") from (
+                error
+            )
+        count = len(self.class_names)
+        known = labels.dtype == np.uint8 and labels.shape == self.size
+        if not known or (labels[labels != IGNORE] >= count).any():
+            raise DataError(
+                f"the label map {path} is not the one that {self.name}.json tells of; label the"
+                " image again"
+            )
+        return labels
+
+
+def find_results(folder: Path) -> tuple[list[Result], int]:
+    """The results in a folder and all folders in it, and how many others were left out.
+
+    Where the folder was a job's, results of other settings than the last are left out.
+
+    Raises:
+        DataError: No results, or results with other classes than the rest.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; give the folder that label maps are in")
+    found = list(_told_in(folder))
+    manifest = _read_json(folder / MANIFEST) or {}
+    wanted = manifest.get("fingerprint")
+    results = [result for result in found if wanted is None or result.fingerprint == wanted]
+    if not results:
+        raise DataError(f"{folder} holds no label maps of unseen segment; check the path")
+    _check_classes(results)
+    return results, len(found) - len(results)
+
+
+def _told_in(folder: Path) -> Iterator[Result]:
+    for path in sorted(folder.rglob("*.json")):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        result = read_result(folder, name)
+        if result is not None:
+            yield result
+
+
+def read_result(folder: Path, name: str) -> Result | None:
+    """The results of a name, or None where there are none of this version's format."""
+    told = _read_json(folder / f"{name}.json")
+    if told is None or told.get("format") != FORMAT or "made_with" not in told:
+        return None
+    return Result(folder, name, told)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """An object in a file, or None where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _check_classes(results: Sequence[Result]) -> None:
+    """One list of classes is all that a format holds."""
+    first = results[0]
+    for result in results:
+        if result.class_names != first.class_names:
+            raise DataError(
+                f"{result.name}.json has other classes than {first.name}.json; label all images"
+                " with the same classes, or keep them in folders of their own"
+            )
