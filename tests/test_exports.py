@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import cv2
-import datumaro
 import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from label_studio_sdk.converter.brush import decode_rle, encode_rle
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_masks
@@ -34,6 +31,11 @@ from unseen.exports.yolo import one_ring, regions
 from unseen.labelling.results import find_results
 from unseen.segmentation import Segmentation
 from unseen.settings import ExportSettings
+
+cv2 = pytest.importorskip("cv2")
+datumaro = pytest.importorskip("datumaro")
+brush = pytest.importorskip("label_studio_sdk.converter.brush")
+decode_rle, encode_rle = brush.decode_rle, brush.encode_rle
 
 NAMES = ("cat", 'a "sofa", old', "<b>größe</b> 猫", "tree")
 MASK = np.zeros((4, 5), dtype=bool)

@@ -226,6 +226,7 @@ def test_a_list_of_images_and_tensors(photo: Path) -> None:
 
 def test_label_maps_for_other_libraries() -> None:
     """As transformers' pipeline returns them, and as supervision draws them."""
+    pytest.importorskip("supervision")
     labels = np.full((6, 8), 255, dtype=np.uint8)
     labels[:2, :3] = labels[4:, 5:] = 0
     labels[3, 2] = 2
