@@ -43,9 +43,11 @@ from unseen.errors import DataError, SettingError
 from unseen.inference import label_maps, labels_of_rows
 from unseen.labels import BACKGROUND, IGNORE, PADDING, index_to_label, label_to_index, subset_lookup
 from unseen.metrics import ConfusionMatrix
+from unseen.palettes import colours
 from unseen.score_maps import Resize
 from unseen.segmenter import TextFeatures
-from unseen.visualize import colours, paint, palette
+from unseen.settings import DrawSettings
+from unseen.visualize import label_palette, paint
 
 SMALL = (
     f"--clip doodles {FEW} --train.transforms.resize [128,32] "
@@ -401,14 +403,13 @@ def test_metric_and_best_classes_above_253() -> None:
 
 
 def test_colours_above_253() -> None:
-    table = palette(300)
+    table = label_palette(colours(300))
     assert (table[252], table[256], table[302]) == tuple(colours(300)[i] for i in (252, 253, 299))
     assert table[253] == table[255] == (0, 0, 0)
-    assert palette(20)[20:] == [(0, 0, 0)] * 236
-    assert len(palette(253)) == 256
-    painted = paint(
-        np.zeros((1, 3, 3), dtype=np.uint8), np.array([[302, 302, 302]]), 300, strength=1.0
-    )
+    assert label_palette(colours(20))[20:] == [(0, 0, 0)] * 236
+    assert len(label_palette(colours(253))) == 256
+    image, labels = np.zeros((1, 3, 3), dtype=np.uint8), np.array([[302] * 3])
+    painted = paint(image, labels, colours(300), DrawSettings(alpha=1.0))
     assert painted[0, 0].tolist() == list(colours(300)[299])
 
 

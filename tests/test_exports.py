@@ -25,7 +25,6 @@ from pycocotools.coco import COCO
 import unseen
 from tiny.commands import error_of, run_command
 from unseen.exports.formats import FORMATS
-from unseen.exports.maps import voc_colours
 from unseen.exports.runs import brush_bytes, coco_mask, coco_runs, coco_text, run_lengths
 from unseen.exports.yolo import one_ring, regions
 from unseen.labelling.results import find_results
@@ -245,12 +244,6 @@ def test_formats_of_masks_hold_every_pixel(
 
 def test_every_format_is_read_back() -> None:
     assert {*READERS, "yolo"} == set(FORMATS)
-
-
-def test_voc_colours() -> None:
-    assert voc_colours()[:4] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
-    assert voc_colours()[255] == (224, 224, 192)
-    assert len(set(voc_colours())) == 256
 
 
 # ----------------------------------------------------------------------- outlines

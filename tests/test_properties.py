@@ -28,9 +28,10 @@ from unseen.files import about, write_json, write_labels, write_png, write_text
 from unseen.images import read_image, read_labels, read_pixels
 from unseen.inference import window_starts
 from unseen.legends import fit_text
+from unseen.palettes import colours
 from unseen.segments.source import load_spectrum
 from unseen.texts import read_json, read_text, read_yaml
-from unseen.visualize import palette
+from unseen.visualize import label_palette
 from unseen.vocabulary import Vocabulary, read_class_file, split_words
 
 TEXT = st.text(max_size=200)
@@ -114,7 +115,7 @@ def test_damaged_files(tmp_path: Path, name: str, data: st.DataObject) -> None:
 
 @given(labels=arrays.arrays(np.uint8, SIZES))
 def test_labels_come_back(tmp_path: Path, labels: np.ndarray) -> None:
-    write_labels(tmp_path / "labels.png", labels, palette(254))
+    write_labels(tmp_path / "labels.png", labels, label_palette(colours(254)))
     assert np.array_equal(read_labels(tmp_path / "labels.png"), labels)
 
 

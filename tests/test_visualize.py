@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import itertools
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from unseen.errors import SettingError
 from unseen.labels import IGNORE
 from unseen.legends import PAPER, Entry, fit_text, font_of, legend
-from unseen.visualize import Row, colours, overlay, paint, palette, sheet, spread
+from unseen.palettes import class_colours, colours
+from unseen.settings import DrawSettings
+from unseen.visualize import Row, _percent, label_palette, overlay, paint, sheet, spread
+
+_SPEC = spec_from_file_location("palette", Path(__file__).parents[1] / "tools" / "palette.py")
+assert _SPEC is not None
+assert _SPEC.loader is not None
+palette_tool = module_from_spec(_SPEC)
+_SPEC.loader.exec_module(palette_tool)
 
 
 def scene(h: int = 30, w: int = 40) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -33,15 +44,46 @@ def holds(image: Image.Image, colour: tuple[int, int, int]) -> int:
 def test_twenty_classes_have_twenty_colours() -> None:
     table = colours(20)
     assert min(distance(a, b) for a, b in itertools.combinations(table, 2)) > 40
-    assert min(distance(a, b) for a, b in itertools.pairwise(table)) > 90
+    assert min(distance(a, b) for a, b in itertools.pairwise(table)) > 80
     assert colours(5) == table[:5]
-    assert all(distance(colour, (0, 0, 0)) > 90 for colour in table)
+    assert all(distance(colour, (0, 0, 0)) > 130 for colour in table)
+    assert colours(254)[253] == table[0]
+
+
+def test_colours_are_far_apart_for_colour_blind_eyes() -> None:
+    """In OKLab times 100; two is about what the eye can tell."""
+    told = ["".join(f"{channel:02x}" for channel in colour) for colour in colours(60)]
+    assert min(palette_tool.measure(told, 7).values()) > 7
+    assert min(palette_tool.measure(told, 20).values()) > 5.5
+    assert min(palette_tool.measure(told, 60).values()) > 3
+
+
+def test_the_colours_are_those_that_the_tool_makes() -> None:
+    made = palette_tool.make()
+    assert [bytes.fromhex(colour) for colour in made] == [bytes(each) for each in colours(253)]
+
+
+def test_palettes(tmp_path: Path) -> None:
+    names = ["sky", "tree", "red house"]
+    assert class_colours("safe", names) == colours(3)
+    assert class_colours("voc", names) == [(128, 0, 0), (0, 128, 0), (128, 128, 0)]
+    assert len(class_colours("voc", ["name"] * 300)) == 300
+    file = tmp_path / "p.txt"
+    file.write_text("#010203\n\n#FF0000\n")
+    assert class_colours(str(file), names) == [(1, 2, 3), (255, 0, 0), colours(3)[2]]
+    file.write_text("red house: #ff0000\nnobody #000000\nsky #0000ff")
+    assert class_colours(str(file), names) == [(0, 0, 255), colours(3)[1], (255, 0, 0)]
+    file.write_text("sky #0000ff\ntree green")
+    with pytest.raises(SettingError, match="line 2: 'tree green' is no colour"):
+        class_colours(str(file), names)
+    with pytest.raises(SettingError, match="no palette 'rainbow'; choose safe or voc"):
+        class_colours("rainbow", names)
 
 
 def test_the_palette_is_full() -> None:
-    assert len(palette(20)) == 256
-    assert palette(20)[:20] == colours(20)
-    assert set(palette(20)[20:]) == {(0, 0, 0)}
+    assert len(label_palette(colours(20))) == 256
+    assert label_palette(colours(20))[:20] == colours(20)
+    assert set(label_palette(colours(20))[20:]) == {(0, 0, 0)}
 
 
 # ----------------------------------------------------------------------- paint
@@ -49,7 +91,7 @@ def test_the_palette_is_full() -> None:
 
 def test_classes_carry_their_colours() -> None:
     image, labels = scene()
-    painted = paint(image, labels, 2, strength=1.0)
+    painted = paint(image, labels, colours(2), DrawSettings(alpha=1.0))
     assert painted.shape == image.shape
     assert painted.dtype == np.uint8
     for label in (0, 1):
@@ -65,20 +107,20 @@ def test_the_image_shows_through() -> None:
         0.3 * (0.45 * image + 0.55 * grey[..., None])
         + 0.7 * np.array(colours(2))[labels.clip(max=1)]
     )
-    painted = paint(image, labels, 2)
+    painted = paint(image, labels, colours(2))
     # Two blends of whole numbers, each of which cuts off what is behind the point.
     assert np.abs(painted[:, 12:28].astype(float) - mixed[:, 12:28]).max() < 2
 
 
 def test_ignored_pixels_are_grey() -> None:
     image, labels = scene()
-    painted = paint(image, labels, 2)
+    painted = paint(image, labels, colours(2))
     ignored = painted[:, -9:].astype(int)
     assert (ignored == ignored[..., :1]).all()
     assert ignored.std() > 10
     assert (
-        paint(image, np.full_like(labels, IGNORE), 2)
-        == paint(image, np.full_like(labels, IGNORE), 9)
+        paint(image, np.full_like(labels, IGNORE), colours(2))
+        == paint(image, np.full_like(labels, IGNORE), colours(9))
     ).all()
 
 
@@ -86,13 +128,26 @@ def test_a_dark_line_where_classes_meet() -> None:
     image = np.full((6, 8, 3), 200, dtype=np.uint8)
     labels = np.zeros((6, 8), dtype=np.uint8)
     labels[3:, 4:] = 1
-    painted = paint(image, labels, 2).astype(int).sum(axis=2)
+    painted = paint(image, labels, colours(2)).astype(int).sum(axis=2)
     dark = np.zeros((6, 8), dtype=bool)
     dark[3, 4:] = dark[3:, 4] = True
     for label in (0, 1):
         inside = np.unique(painted[(labels == label) & ~dark])
         assert len(inside) == 1
         assert (painted[(labels == label) & dark] < 0.5 * inside[0]).all()
+
+
+def test_width_of_the_line() -> None:
+    """None, one pixel, or more on both sides; wider in large images unless it is given."""
+    image = np.full((20, 20, 3), 200, dtype=np.uint8)
+    labels = np.zeros((20, 20), dtype=np.uint8)
+    labels[:, 10:] = 1
+    for width, dark in ((0, 0), (1, 1), (3, 3)):
+        painted = paint(image, labels, colours(2), DrawSettings(contour=width))
+        lines = (painted.astype(int).sum(axis=2) < 0.6 * painted[0, 0].sum()).all(axis=0)
+        assert lines.sum() == dark, width
+    assert DrawSettings().contour_of((4000, 3000)) == 3
+    assert DrawSettings(contour=0).contour_of((4000, 3000)) == 0
 
 
 def test_the_inputs_are_left_alone() -> None:
@@ -149,8 +204,9 @@ def test_small_overlays_are_enlarged_whole(size: tuple[int, int], factor: int) -
     assert result.width == size[1] * factor
     assert size[0] * factor < result.height < size[0] * factor + 120
     pixels = np.array(result)[: size[0] * factor]
-    assert (pixels[::factor, ::factor] == paint(image, labels, 2)).all()
-    assert (pixels[factor - 1 :: factor, factor - 1 :: factor] == paint(image, labels, 2)).all()
+    assert (pixels[::factor, ::factor] == paint(image, labels, colours(2))).all()
+    last = pixels[factor - 1 :: factor, factor - 1 :: factor]
+    assert (last == paint(image, labels, colours(2))).all()
 
 
 def test_the_legend_names_what_is_there() -> None:
@@ -167,6 +223,10 @@ def test_the_legend_names_what_is_there() -> None:
         )
         < 20
     )
+
+
+def test_small_shares_are_not_nothing() -> None:
+    assert [_percent(share) for share in (0.5, 0.0006, 0.0004)] == ["50.0 %", "0.1 %", "< 0.1 %"]
 
 
 def test_the_largest_class_comes_first() -> None:
@@ -190,7 +250,8 @@ def test_sheet_size(count: int, across: int, lines: int) -> None:
         [Entry("sky", colours(2)[0]), Entry("tree", colours(2)[1], unseen=True)], result.width
     )
     assert result.width == across * (4 * 108 + 8) + (across - 1) * 16
-    assert result.height == 42 + 30 + lines * 108 + key.height
+    # An image is 40 wide and 30 high.
+    assert result.height == 42 + 30 + lines * (75 + 8) + key.height
     taller = sheet(
         rows, ["sky", "tree"], ["tree"], title="A title", subtitle="more", cell=100, across=across
     )
@@ -208,8 +269,8 @@ def test_sheet_cells() -> None:
     cells = [sheeted[72:172, 8 + i * 108 : 108 + i * 108] for i in range(3)]
     expected = [
         image,
-        paint(image, labels, 2),
-        paint(image, np.where(labels == IGNORE, IGNORE, prediction), 2),
+        paint(image, labels, colours(2)),
+        paint(image, np.where(labels == IGNORE, IGNORE, prediction), colours(2)),
     ]
     for cell, pixels in zip(cells, expected, strict=True):
         assert (cell == pixels.repeat(2, axis=0).repeat(2, axis=1)).all()
@@ -226,7 +287,7 @@ def test_the_sheets_legend_names_the_classes_shown() -> None:
         title="t",
         cell=200,
     )
-    below = result.crop((0, 42 + 30 + 208, result.width, result.height))
+    below = result.crop((0, 42 + 30 + 58, result.width, result.height))
     assert [holds(below, colour) > 80 for colour in colours(4)] == [True, True, True, False]
 
 
@@ -235,19 +296,30 @@ def test_a_class_whose_index_is_the_ignore_value_is_in_the_legend() -> None:
     labels = np.full(image.shape[:2], 258)  # of index 255 (`unseen.labels`)
     names = [f"class {i}" for i in range(300)]
     result = sheet([Row(image, labels, {"ours": labels})], names, [], title="t", cell=200)
-    below = result.crop((0, 42 + 30 + 208, result.width, result.height))
+    below = result.crop((0, 42 + 30 + 58, result.width, result.height))
     assert holds(below, colours(300)[255]) > 80
 
 
 def test_images_keep_their_ratio_in_a_cell() -> None:
-    image, labels = np.full((20, 40, 3), 7, dtype=np.uint8), np.zeros((20, 40), dtype=np.uint8)
-    cell = np.array(sheet([Row(image, labels, {"ours": labels})], ["sky"], [], title="t", cell=80))[
-        72:152, 8:88
-    ]
-    inside = (cell == 7).all(axis=2)
-    assert inside[20:60].all()
-    assert not inside[:20].any()
-    assert not inside[60:].any()
+    """Rows are as high as their highest image; beside narrower ones the paper shows."""
+
+    def row(height: int, width: int) -> Row:
+        image = np.full((height, width, 3), 7, dtype=np.uint8)
+        labels = np.zeros((height, width), dtype=np.uint8)
+        return Row(image, labels, {"ours": labels})
+
+    def cell(*rows: Row) -> NDArray[np.uint8]:
+        return np.array(sheet(rows, ["sky"], [], title="t", cell=80, across=2))
+
+    flat = cell(row(20, 40))
+    assert (flat[72:112, 8:88] == 7).all()
+    assert (flat[112:120, 8:88] == PAPER).all()
+    both = cell(row(20, 40), row(40, 20))
+    assert (both[92:132, 8:88] == 7).all(), "in the middle"
+    assert (both[72:92, 8:88] == PAPER).all()
+    upright = both[72:152, 3 * 88 + 32 :][:, :80]
+    assert (upright[:, 20:60] == 7).all()
+    assert (upright[:, :20] == PAPER).all()
 
 
 def test_long_names_are_cut_to_the_width() -> None:

@@ -26,6 +26,7 @@ from unseen.evaluation.comparison import compare
 from unseen.evaluation.entries import Changes, Places, plan_entries
 from unseen.files import copy_file
 from unseen.images import ImageLike
+from unseen.palettes import class_colours
 from unseen.plans import (
     TrainingPlan,
     TrainingStart,
@@ -40,6 +41,7 @@ from unseen.runs import TEXT, TOWER, Run, save_config, versions
 from unseen.segmentation import Segmentation
 from unseen.segmenter import TextFeatures
 from unseen.settings import (
+    DrawSettings,
     EvaluationSettings,
     ExtractionSettings,
     InferenceSettings,
@@ -66,6 +68,7 @@ def load(
     inference: InferenceSettings | Mapping[str, Any] | None = None,
     class_names: Sequence[str] = (),
     device: str = "auto",
+    drawing: DrawSettings | Mapping[str, Any] | None = None,
     **choices: Unpack[ModelChoices],
 ) -> Predictor:
     """A predictor from a method without training, or from a run folder.
@@ -76,6 +79,7 @@ def load(
             a half times the tower's size, in windows of that size.
         class_names: The classes that the rows of `text_embeddings` belong to, in their order.
         device: "auto" (a GPU if there is one), "cpu", "cuda", ...
+        drawing: How label maps are drawn: single fields to change, or whole settings.
         **choices: `clip`, `published`, `options`, `text_embeddings` (`ModelChoices`).
 
     Raises:
@@ -84,6 +88,9 @@ def load(
         CheckpointError: A folder that cannot be loaded.
     """
     device = device_named(device)
+    if not isinstance(drawing, DrawSettings):
+        drawing = DrawSettings(**(drawing or {}))
+    class_colours(drawing.palette, class_names)  # a file that cannot be read is told first
     source = find_model(model, choices)
     if source.run is not None and choices.get("published"):
         raise SettingError(
@@ -96,7 +103,7 @@ def load(
         base = source.run.inference
     settings = change_inference(base, inference)
     check_segments_used(settings, inference)
-    return Predictor(segmenter.to(device), settings, source)
+    return Predictor(segmenter.to(device), settings, source, drawing)
 
 
 @checked

@@ -25,7 +25,7 @@ from unseen.runs import Run
 from unseen.segmentation import Segmentation
 from unseen.segmenter import TextFeatures
 from unseen.segments.refinement import SegmentRefiner
-from unseen.settings import InferenceSettings, check_threshold
+from unseen.settings import DrawSettings, InferenceSettings, check_threshold
 from unseen.sources import ModelSource
 from unseen.vocabulary import Vocabulary, check_names
 
@@ -37,6 +37,7 @@ class Predictor:
         segmenter: The method, on the device to compute on.
         inference: Size, windows and refinement.
         source: Where the segmenter comes from; None for one that was made by hand.
+        drawing: How label maps are drawn.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class Predictor:
         segmenter: TextSegmenter,
         inference: InferenceSettings,
         source: ModelSource | None = None,
+        drawing: DrawSettings | None = None,
     ) -> None:
+        self.drawing = drawing or DrawSettings()
         self.segmenter, self.inference, self.source = segmenter.eval(), inference, source
         self._refiner = SegmentRefiner.from_settings(segmenter, inference)
 
@@ -173,13 +176,16 @@ class Predictor:
                 entropy=float(entropies[i]),
                 origin=file_state(Path(image)) if isinstance(image, (str, Path)) else None,
                 made_with=made_with,
+                drawing=self.drawing,
             )
             for i, image in enumerate(images)
         ]
 
     def made_with(self, text: TextFeatures, threshold: float | None) -> dict[str, Any]:
         """What label maps of these classes are made with, as JSON types."""
-        return label_map_provenance(self._model_provenance, text, self.inference, threshold)
+        return label_map_provenance(
+            self._model_provenance, text, self.inference, threshold, self.drawing
+        )
 
     @cached_property
     def _model_provenance(self) -> dict[str, Any]:

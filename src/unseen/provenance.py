@@ -12,10 +12,11 @@ from typing import Any
 
 from unseen.checkpoints import tower_identities
 from unseen.clip_segmenter import TextSegmenter
+from unseen.palettes import class_colours
 from unseen.precision import chosen_precision
 from unseen.runs import WEIGHTS
 from unseen.segmenter import TextFeatures
-from unseen.settings import InferenceSettings
+from unseen.settings import DrawSettings, InferenceSettings
 from unseen.sources import ModelSource
 from unseen.vocabulary import Vocabulary
 
@@ -44,6 +45,7 @@ def label_map_provenance(
     text: TextFeatures,
     inference: InferenceSettings,
     threshold: float | None,
+    drawing: DrawSettings,
 ) -> dict[str, Any]:
     """All that decides a label map besides the image, as JSON types.
 
@@ -55,6 +57,7 @@ def label_map_provenance(
         text: The classes.
         inference: Size, windows and refinement.
         threshold: Of the background.
+        drawing: How label maps are drawn; the colours of the classes are told one by one.
     """
     vocabulary = text.source or Vocabulary(text.vocabulary)
     told = {
@@ -63,12 +66,22 @@ def label_map_provenance(
         "vocabulary": asdict(vocabulary),
         "inference": asdict(inference),
         "threshold": threshold,
+        "drawing": {**asdict(drawing), "palette": _colours_told(drawing, vocabulary)},
     }
     # Through JSON, so that tuples and paths are what they will be when it is read again.
     plain: dict[str, Any] = json.loads(json.dumps(told, default=str, ensure_ascii=False))
     precision = chosen_precision(inference.precision, text.pooled.device)
     fingerprint = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
     return {**plain, "precision": precision, "fingerprint": fingerprint}
+
+
+def _colours_told(drawing: DrawSettings, vocabulary: Vocabulary) -> dict[str, str]:
+    """The colour of each class, as #rrggbb."""
+    table = class_colours(drawing.palette, vocabulary.names)
+    return {
+        name: f"#{r:02x}{g:02x}{b:02x}"
+        for name, (r, g, b) in zip(vocabulary.names, table, strict=True)
+    }
 
 
 def file_fingerprint(path: Path) -> str:

@@ -17,8 +17,10 @@ from unseen.arguments import checked
 from unseen.errors import DataError, SettingError, VocabularyError
 from unseen.files import RESULTS, write_json, write_labels, write_png
 from unseen.labels import IGNORE
+from unseen.palettes import class_colours
+from unseen.settings import DrawSettings
 from unseen.settings.ranges import shown
-from unseen.visualize import overlay, palette
+from unseen.visualize import label_palette, overlay
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Segmentation:
         entropy: Mean entropy over the classes, as a share of the highest, in 0..1.
         origin: Name, size and time of the image's file, where it came from one (`file_state`).
         made_with: What the label map was made with (`unseen.provenance`).
+        drawing: How it is drawn.
     """
 
     image: NDArray[np.uint8] = field(repr=False)
@@ -46,6 +49,7 @@ class Segmentation:
     entropy: float = 0.0
     origin: Mapping[str, Any] | None = None
     made_with: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    drawing: DrawSettings = field(default_factory=DrawSettings, repr=False)
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
@@ -81,7 +85,7 @@ class Segmentation:
 
     def overlay(self) -> Image.Image:
         """The image with its label map and a legend."""
-        return overlay(self.image, self.labels, self.names, self.unseen)
+        return overlay(self.image, self.labels, self.names, self.unseen, self.drawing)
 
     def as_dict(self) -> dict[str, Any]:
         """Class names, pixel shares and mean scores, and what made them, as JSON types.
@@ -172,7 +176,7 @@ class Segmentation:
         write_labels(
             labels,
             self.labels,
-            palette(len(self.names)),
+            label_palette(class_colours(self.drawing.palette, self.names)),
             {"image": told["image"], **told["made_with"]},
         )
         write_png(drawn, self.overlay())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from unseen.labels import IGNORE, MAX_8BIT_CLASSES, label_to_index
 from unseen.legends import ACCENT, FAINT, INK, PAPER, Colour, Entry, fit_text, font_of, legend
+from unseen.palettes import class_colours, colours
+from unseen.settings import DrawSettings
 
 IGNORED = (150, 150, 150)
 """The colour of ignored pixels in legends."""
@@ -21,59 +23,48 @@ GAP, HEAD, FOOT = 8, 30, 20
 below cells."""
 
 
-# ---------------------------------------------------------------------- colours
-
-
-def colours(count: int) -> list[Colour]:
-    """Distinct colours of classes, by index.
-
-    Hues are a golden angle apart, in three strengths, so that neighbours in the list differ most.
-    """
-    # Saturation and value (HSV).
-    strengths = ((0.62, 0.92), (0.85, 0.72), (0.45, 0.98))
-    table = []
-    for i in range(count):
-        saturation, value = strengths[i % 3]
-        # 0.618034, the golden ratio less 1, of a turn: no two of many hues fall close together.
-        r, g, b = colorsys.hsv_to_rgb((0.02 + i * 0.618034) % 1.0, saturation, value)
-        table.append((round(255 * r), round(255 * g), round(255 * b)))
-    return table
-
-
-def palette(count: int) -> list[Colour]:
-    """A colour for every label, at least 256: `colours` for the classes, black for all else.
+def label_palette(classes: Sequence[Colour]) -> list[Colour]:
+    """A colour for every label, at least 256: those of the classes, black for all else.
 
     Tables and indexed PNGs use it; labels are those of `unseen.labels`.
     """
     # Classes past the 8-bit labels go on behind 255; labels of no class in between are black.
-    table = colours(count)
-    unused = 256 - min(count, MAX_8BIT_CLASSES)
+    table = list(classes)
+    unused = 256 - min(len(table), MAX_8BIT_CLASSES)
     return [*table[:MAX_8BIT_CLASSES], *[(0, 0, 0)] * unused, *table[MAX_8BIT_CLASSES:]]
 
 
 def paint(
-    image: NDArray[np.uint8], labels: NDArray[Any], count: int, *, strength: float = 0.7
+    image: NDArray[np.uint8],
+    labels: NDArray[Any],
+    classes: Sequence[Colour],
+    drawing: DrawSettings | None = None,
 ) -> NDArray[np.uint8]:
     """An image with its label map laid over it, a dark line where two labels meet.
 
     Args:
         image: (H, W, 3).
         labels: (H, W); ignored pixels are shown in grey.
-        count: Of classes.
-        strength: Of the classes' colours, in 0..1.
+        classes: Their colours.
+        drawing: Strength of the colours, width of the line.
     """
+    drawing = drawing or DrawSettings()
+    width = drawing.contour_of(labels.shape)
     # An edge pixel has another label than the one above or to the left of it.
     edge = np.zeros(labels.shape, dtype=bool)
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edge[1:] |= labels[1:] != labels[:-1]
-    table = np.array(palette(count), dtype=np.uint8)
+    if width > 1:
+        edge = ndimage.maximum_filter(edge, size=width)
+    table = np.array(label_palette(classes), dtype=np.uint8)
     painted = np.empty_like(image)
     # Strip by strip, so that what is mixed stays small.
     rows = max(1, STRIP // labels.shape[1])
     for top in range(0, len(labels), rows):
         strip = slice(top, top + rows)
-        mixed = _mixed(Image.fromarray(image[strip]), labels[strip], table, strength)
-        mixed.paste(mixed.point(_DARKER), mask=_mask(edge[strip]))
+        mixed = _mixed(Image.fromarray(image[strip]), labels[strip], table, drawing.alpha)
+        if width > 0:
+            mixed.paste(mixed.point(_DARKER), mask=_mask(edge[strip]))
         painted[strip] = np.asarray(mixed)
     return painted
 
@@ -103,7 +94,11 @@ def _mask(pixels: NDArray[np.bool_]) -> Image.Image:
 
 
 def overlay(
-    image: NDArray[np.uint8], labels: NDArray[Any], names: Sequence[str], unseen: Sequence[str] = ()
+    image: NDArray[np.uint8],
+    labels: NDArray[Any],
+    names: Sequence[str],
+    unseen: Sequence[str] = (),
+    drawing: DrawSettings | None = None,
 ) -> Image.Image:
     """A painted image above a legend of its classes, the largest first, with their pixel shares.
 
@@ -112,19 +107,21 @@ def overlay(
         labels: (H, W); 255 where no class was given.
         names: The class names.
         unseen: Those without masks in training.
+        drawing: Colours, their strength, the line where classes meet.
     """
+    drawing = drawing or DrawSettings()
     share = np.bincount(labels.ravel(), minlength=256) / labels.size
     # A stable sort: classes of equal size keep the order of the vocabulary.
     by_size = np.argsort(-share[: len(names)], kind="stable").tolist()
-    table = colours(len(names))
+    table = class_colours(drawing.palette, names)
     entries = [
-        Entry(names[i], table[i], names[i] in unseen, f"{100 * share[i]:.1f} %")
+        Entry(names[i], table[i], names[i] in unseen, _percent(share[i]))
         for i in by_size
         if share[i] > 0
     ]
     if share[IGNORE] > 0:
-        entries.append(Entry("no class", IGNORED, note=f"{100 * share[IGNORE]:.1f} %"))
-    painted = Image.fromarray(paint(image, labels, len(names)))
+        entries.append(Entry("no class", IGNORED, note=_percent(share[IGNORE])))
+    painted = Image.fromarray(paint(image, labels, table, drawing))
     if painted.width < 480:
         # Small images are enlarged by a whole factor, so that every pixel stays a square.
         factor = min(-(-480 // painted.width), max(1, 2000 // painted.height))
@@ -133,6 +130,11 @@ def overlay(
     # Text grows with images that are wider than 900 pixels, which are shown scaled down.
     scale = max(1.0, painted.width / 900)
     return _stack([painted, legend(entries, max(480, painted.width), scale=scale)])
+
+
+def _percent(share: float) -> str:
+    """A share that is not 0, of which something is left when it is rounded."""
+    return f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
 
 
 # ----------------------------------------------------------------------- sheets
@@ -155,7 +157,7 @@ class Row:
         image: (H, W, 3).
         truth: Its true label map (H, W).
         predictions: Label maps (H, W) by column head.
-        note: On the image: the query class, for one.
+        note: On the image: its file and the query class, for one.
     """
 
     image: NDArray[np.uint8]
@@ -183,7 +185,7 @@ def sheet(  # noqa: PLR0913 - keyword-only
         unseen: Those without masks in training.
         title: Head line.
         subtitle: Smaller line under it.
-        cell: Side of an image in pixels.
+        cell: The longer side of an image in pixels.
         across: Rows set side by side.
         everywhere: Show predictions where the truth has no class too (folds, where that means
             background).
@@ -191,24 +193,28 @@ def sheet(  # noqa: PLR0913 - keyword-only
     heads = ["image", "truth", *rows[0].predictions]
     block = len(heads) * (cell + GAP) + GAP
     # Blocks of columns beside each other are two gaps apart; their rows share lines.
-    lines = -(-len(rows) // across)
     width = across * block + (across - 1) * 2 * GAP
-    body = Image.new("RGB", (width, HEAD + lines * (cell + GAP)), PAPER)
+    heights = [
+        max(_fitted(row.image, cell)[1] for row in rows[first : first + across])
+        for first in range(0, len(rows), across)
+    ]
+    tops = [HEAD + sum(heights[:line]) + GAP * line for line in range(len(heights) + 1)]
+    body = Image.new("RGB", (width, tops[-1]), PAPER)
     for column in range(across):
         _draw_heads(body, heads, column * (block + 2 * GAP), cell, given=2)
-    present: set[int] = set()
+    present, table = set[int](), colours(len(names))
     for index, row in enumerate(rows):
         line, column = divmod(index, across)
-        corner = (column * (block + 2 * GAP) + GAP, HEAD + line * (cell + GAP))
+        left = column * (block + 2 * GAP) + GAP
+        box = (left, tops[line], left + cell, tops[line] + heights[line])
         # Predictions on ignored pixels do not count, and are not shown unless asked for.
         scored = (row.truth != IGNORE) | everywhere
         maps = [row.truth]
         maps += [np.where(scored, labels, IGNORE) for labels in row.predictions.values()]
-        _paste_row(body, row, maps, corner, cell, len(names))
+        _paste_row(body, row, maps, box, table)
         for labels in maps:
             shown = np.unique(labels[scored & (labels != IGNORE)])
             present |= {int(label_to_index(label)) for label in shown}
-    table = colours(len(names))
     # Seen classes come first, then the unseen ones, each in the order of the vocabulary.
     classes = sorted(present, key=lambda i: (names[i] in unseen, i))
     entries = [Entry(names[i], table[i], names[i] in unseen) for i in classes]
@@ -232,21 +238,20 @@ def _paste_row(
     body: Image.Image,
     row: Row,
     maps: Sequence[NDArray[Any]],
-    corner: tuple[int, int],
-    cell: int,
-    count: int,
+    box: tuple[int, int, int, int],
+    classes: Sequence[Colour],
 ) -> None:
-    """A row's image and label maps, painted with `count` classes, from an upper left corner on."""
-    left, top = corner
-    cells = [row.image, *(paint(row.image, labels, count) for labels in maps)]
+    """A row's image and label maps, painted in the colours of the classes, from a first cell on."""
+    left, top, right, bottom = box
+    cells = [row.image, *(paint(row.image, labels, classes) for labels in maps)]
     for column, pixels in enumerate(cells):
-        body.paste(_centre(pixels, cell), (left + column * (cell + GAP), top))
+        place = (left + column * (right - left + GAP), top)
+        _paste_centred(body, pixels, place, (right - left, bottom - top))
     if row.note:
         pen = ImageDraw.Draw(body)
-        text, font = fit_text(row.note, 14, cell - 16)
-        box = (left, top + cell - 22, left + font.getlength(text) + 12, top + cell)
-        pen.rectangle(box, fill=PAPER)
-        pen.text((left + 6, top + cell - 11), text, fill=INK, font=font, anchor="lm")
+        text, font = fit_text(row.note, 14, right - left - 16)
+        pen.rectangle((left, bottom - 22, left + font.getlength(text) + 12, bottom), fill=PAPER)
+        pen.text((left + 6, bottom - 11), text, fill=INK, font=font, anchor="lm")
 
 
 def segments_sheet(
@@ -274,7 +279,7 @@ def segments_sheet(
         top = HEAD + line * (cell + FOOT + GAP)
         # A segment has the colour of its number, whatever it shows; the rest is grey.
         painted = [
-            paint(image, np.where(segment, k, IGNORE), count, strength=0.55)
+            paint(image, np.where(segment, k, IGNORE), colours(count), DrawSettings(alpha=0.55))
             for k, segment in enumerate(segments)
         ]
         notes = [fit_text(name, 12, cell)]
@@ -284,7 +289,7 @@ def segments_sheet(
         ]
         for column, pixels in enumerate([image, *painted]):
             left = GAP + column * (cell + GAP)
-            body.paste(_centre(pixels, cell), (left, top))
+            _paste_centred(body, pixels, (left, top), (cell, cell))
             text, font = notes[column]
             middle = (left + cell / 2, top + cell + FOOT / 2)
             pen.text(middle, text, fill=FAINT, font=font, anchor="mm")
@@ -304,19 +309,23 @@ def _title(title: str, subtitle: str, width: int) -> Image.Image:
     return canvas
 
 
-def _centre(pixels: NDArray[np.uint8], cell: int) -> Image.Image:
-    """An image centred in a square cell; small ones are enlarged without smoothing."""
-    image = Image.fromarray(pixels)
+def _fitted(pixels: NDArray[np.uint8], cell: int) -> tuple[int, int]:
+    """Width and height of an image whose longer side is as long as a cell."""
+    height, width = pixels.shape[:2]
+    factor = cell / max(height, width)
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _paste_centred(
+    body: Image.Image, pixels: NDArray[np.uint8], corner: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """An image in the middle of a cell; small ones are enlarged without smoothing."""
+    width, height = _fitted(pixels, size[0])
     # Pixels of small drawings stay sharp squares; photographs are smoothed when reduced.
-    factor = cell / max(image.size)
-    resampling = Image.Resampling.LANCZOS
-    if factor > 1:
-        resampling = Image.Resampling.NEAREST
-    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    image = image.resize(size, resampling)
-    canvas = Image.new("RGB", (cell, cell), (238, 239, 241))
-    canvas.paste(image, ((cell - image.width) // 2, (cell - image.height) // 2))
-    return canvas
+    larger = width > pixels.shape[1]
+    resampling = Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS
+    image = Image.fromarray(pixels).resize((width, height), resampling)
+    body.paste(image, (corner[0] + (size[0] - width) // 2, corner[1] + (size[1] - height) // 2))
 
 
 def _stack(parts: Sequence[Image.Image]) -> Image.Image:

@@ -23,6 +23,7 @@ from unseen.data.own.layout import read_classes
 from unseen.errors import DataError, SettingError, UnseenError, VocabularyError
 from unseen.settings import (
     EXPORTS,
+    DrawSettings,
     ExportSettings,
     ExtractionSettings,
     InferenceSettings,
@@ -45,7 +46,10 @@ if TYPE_CHECKING:
     from unseen.segmentation import Segmentation
 
 GROUPS: dict[str, dict[str, Any]] = {
-    "segment": {"inference": settings_flags(InferenceSettings(), "Inference", defaults=False)},
+    "segment": {
+        "inference": settings_flags(InferenceSettings(), "Inference", defaults=False),
+        "drawing": settings_flags(DrawSettings(), "Overlays", flat=True),
+    },
     "eigenvectors": {
         "extraction": settings_flags(ExtractionSettings(), "Images and network", flat=True),
         "spectral": settings_flags(SpectralSettings(), "Graph", flat=True),
@@ -98,6 +102,7 @@ def segment(
     flags: Annotated[SegmentFlags, FLAT] = SEGMENT,
     model: Annotated[ModelFlags, FLAT] = MODEL,
     inference: Given = NOTHING,
+    drawing: Given = NOTHING,
 ) -> int:
     """Label every pixel of images with one of your classes.
 
@@ -116,11 +121,15 @@ def segment(
         model: What a method is built with.
         inference: Single values to change; by default the run's own, or one and a half times the
             tower's size in windows of that size.
+        drawing: Values of `DrawSettings`.
     """
+    from unseen.palettes import class_colours
     from unseen.sources import find_model
 
     vocabulary = read_vocabulary(classes, flags.words.given())
     _check_flags(flags, vocabulary)
+    drawn = DrawSettings(**drawing)
+    class_colours(drawn.palette, vocabulary.names)
     formats = [] if flags.to is None else split_formats(flags.to)
     items = _found(images, flags)
     choices = model.given()
@@ -134,6 +143,7 @@ def segment(
         inference=inference,
         class_names=vocabulary.names,
         device=flags.device,
+        drawing=drawn,
         **choices,
     )
     text = loaded.encode(vocabulary)

@@ -92,9 +92,9 @@ class Judged:
 
     def row(self, names: Sequence[str]) -> Row:
         """A row of the sheet."""
-        truth, guess, note = self.truth, self.predictions[0], ""
+        truth, guess, note = self.truth, self.predictions[0], self.name
         if self.class_id is not None:
-            note = names[self.class_id]
+            note += f": {names[self.class_id]}"
             truth, guess = (
                 torch.where(mask, self.class_id, IGNORE).to(torch.uint8)
                 for mask in (truth == 1, guess)

@@ -18,8 +18,8 @@ from unseen.exports.streams import json_list
 from unseen.exports.writers import Add
 from unseen.files import about
 from unseen.labelling.results import Result
+from unseen.palettes import colours
 from unseen.settings import ExportSettings
-from unseen.visualize import palette
 
 IMAGE, TAG = "image", "tag"
 """What the interface calls the image and its labels; results name them."""
@@ -78,7 +78,7 @@ def interface(names: Sequence[str]) -> str:
     view = Xml.Element("View")
     Xml.SubElement(view, "Image", name=IMAGE, value=f"${IMAGE}", zoom="true")
     brushes = Xml.SubElement(view, "BrushLabels", name=TAG, toName=IMAGE)
-    for name, (r, g, b) in zip(names, palette(len(names)), strict=False):
+    for name, (r, g, b) in zip(names, colours(len(names)), strict=False):
         Xml.SubElement(brushes, "Label", value=name, background=f"#{r:02x}{g:02x}{b:02x}")
     Xml.indent(view)
     return Xml.tostring(view, encoding="unicode") + "\n"

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unseen.data.classes import voc_palette
 from unseen.errors import VocabularyError
 from unseen.exports.writers import Add
 from unseen.files import write_labels
 from unseen.labelling.results import Result
 from unseen.labels import IGNORE
-from unseen.legends import Colour
+from unseen.palettes import colours
 from unseen.settings import ExportSettings
-from unseen.visualize import palette
 
 BACKGROUND = "background"
 LIST = "ImageSets/Segmentation/default.txt"
@@ -30,7 +30,7 @@ LIST = "ImageSets/Segmentation/default.txt"
 @contextmanager
 def write_png(out: Path, names: Sequence[str], _: ExportSettings) -> Iterator[Add]:
     """labels/NAME.png: ids from 1 on, 0 without a class; classes.json: what they mean."""
-    table = [(0, 0, 0), *palette(len(names))]
+    table = [(0, 0, 0), *colours(len(names))]
 
     def add(result: Result, labels: NDArray[np.uint8]) -> int:
         counted = np.where(labels == IGNORE, 0, labels + 1).astype(np.uint8)
@@ -46,15 +46,6 @@ def write_png(out: Path, names: Sequence[str], _: ExportSettings) -> Iterator[Ad
 # ------------------------------------------------------------------ VOC and CVAT
 
 
-def voc_colours() -> list[Colour]:
-    """The colours of VOC's ids: their bits are dealt out to red, green and blue, highest first."""
-    table = np.zeros((256, 3), dtype=np.int64)
-    for bit in range(8):
-        channel, place = bit % 3, 7 - bit // 3
-        table[:, channel] |= (np.arange(256) >> bit & 1) << place
-    return [(r, g, b) for r, g, b in table.tolist()]
-
-
 class _Painted:
     """Ids and colours of classes, as VOC has them: 0, which is black, is the background.
 
@@ -68,7 +59,7 @@ class _Painted:
         self.ids = np.zeros(256, dtype=np.uint8)
         self.ids[: len(names)] = [ids.get(name, 0) for name in names]
         self.has_background = BACKGROUND in names
-        self.colours = voc_colours()
+        self.colours = voc_palette()
 
     def paint(self, labels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
         """The ids (H, W), and of how many pixels they do not tell that they have no class."""

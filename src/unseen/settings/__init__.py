@@ -4,6 +4,7 @@ The command line makes its flags from them, recipes fill them, run folders store
 is imported here, so `--help` answers at once.
 """
 
+from unseen.settings.drawing import DrawSettings
 from unseen.settings.evaluation import Draw, EvaluationSettings, check_threshold
 from unseen.settings.export import EXPORTS, ExportSettings, FormatName, known_formats
 from unseen.settings.inference import (
@@ -36,6 +37,7 @@ __all__ = [
     "TRAIN_RANGES",
     "TRANSFORM_RANGES",
     "Draw",
+    "DrawSettings",
     "EvaluationSettings",
     "ExportSettings",
     "ExtractionSettings",
