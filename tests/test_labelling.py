@@ -23,7 +23,7 @@ from unseen.images import read_pixels
 from unseen.inference import LabelMaps, label_maps
 from unseen.labelling import jobs
 from unseen.labelling.jobs import Job
-from unseen.labelling.sources import find_items
+from unseen.labelling.sources import Item, Shard, find_items
 from unseen.predictor import Predictor
 from unseen.segmentation import Segmentation
 from unseen.segmenter import TextFeatures
@@ -53,9 +53,9 @@ def test_images_and_folders_in_order_and_once(tmp_path: Path) -> None:
 
 def test_patterns(tmp_path: Path) -> None:
     touch(tmp_path, "1/left.png", "1/right.png", "2/left.png", "2/in/left.png", "x[1].png")
-    assert names_of(f"{tmp_path}/*/right.png") == ["right"]
+    assert names_of(f"{tmp_path}/*/right.png") == ["1/right"]
     assert names_of(f"{tmp_path}/*/left.png") == ["1/left", "2/left"]
-    assert names_of(f"{tmp_path}/**/left.png") == ["1/left", "in/left", "2/left"]
+    assert names_of(f"{tmp_path}/**/left.png") == ["1/left", "2/in/left", "2/left"]
     assert names_of(tmp_path / "x[1].png") == ["x[1]"]
     with pytest.raises(DataError, match=r"no image is named as '.*up\*' says"):
         find_items([f"{tmp_path}/up*"])
@@ -81,7 +81,7 @@ def test_a_list_from_standard_input(
     """One that is missing does not stop the others."""
     files = photographs(tmp_path, 40)
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{tmp_path / 'no.jpg'}\n{files[0]}\n"))
-    error = error_of(capsys, f"segment - --classes boat --out {tmp_path / 'out'}")
+    error = error_of(capsys, f"segment - --classes boat,tree --out {tmp_path / 'out'}")
     assert "no.jpg does not exist" in error
     assert (tmp_path / "out" / "0.json").exists()
 
@@ -230,6 +230,7 @@ def test_what_fails_while_others_are_written(
 
 def photographs(folder: Path, *sides: int) -> list[Path]:
     """Images of noise, squares of these sides."""
+    folder.mkdir(exist_ok=True)
     files = []
     for number, side in enumerate(sides):
         pixels = np.random.default_rng(number).integers(0, 255, (side, side, 3), dtype=np.uint8)
@@ -366,3 +367,58 @@ def test_a_result_can_be_saved_when_its_image_has_gone(tmp_path: Path) -> None:
     file.unlink()
     result.save(tmp_path / "out", "0")
     assert json.loads((tmp_path / "out" / "0.json").read_text())["image"]["file"] == str(file)
+
+
+# ------------------------------------------------------------------------- shards
+
+
+def test_parts_of_a_job(tmp_path: Path) -> None:
+    """Each image is in one part, and stays there when others come."""
+    items = [Item(tmp_path / f"{i}.png", f"in/{i}") for i in range(200)]
+    parts = [Shard(i, 4).part(items) for i in range(4)]
+    assert sorted(item.name for part in parts for item in part) == sorted(i.name for i in items)
+    assert all(30 < len(part) < 70 for part in parts)
+    assert Shard(2, 4).part(items[::2]) == [item for item in parts[2] if item in items[::2]]
+    assert Shard().part(items) == items
+    assert Shard.of("3/16") == Shard(3, 16)
+    for text in ("4/4", "1", "-1/4", "a/b", "0/0", "1/4/2", "1.0/4"):
+        with pytest.raises(SettingError, match="--shard is"):
+            Shard.of(text)
+
+
+def test_shards_make_what_one_process_makes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs(tmp_path / "photos", 40, 44, 48, 52, 56)
+    words = f"segment {tmp_path / 'photos'} --classes boat,tree --out"
+    run_command(f"{words} {tmp_path / 'whole'}")
+    for index in (2, 0, 1):
+        run_command(f"{words} {tmp_path / 'parts'} --shard {index}/3")
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    made = sorted(path.name for path in (tmp_path / "parts").iterdir())
+    assert [name for name in made if name != ".index.lock"] == names
+    for name in names:
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    error = error_of(capsys, f"{words} {tmp_path / 'parts'} --shard 0/3 --to coco")
+    assert "call unseen export-labels when all parts are done" in error
+
+
+# ------------------------------------------------------------------- other results
+
+
+def test_results_of_another_image_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unless it has gone, or moved with its folder."""
+    photographs(tmp_path / "a", 40)
+    photographs(tmp_path / "b", 44)
+    words, out = f"--classes boat,tree --out {tmp_path / 'out'}", tmp_path / "out" / "0.json"
+    run_command(f"segment {tmp_path / 'a'} {words}")
+    before = out.read_bytes()
+    error = error_of(capsys, f"segment {tmp_path / 'b'} {words}")
+    assert f"0.json is of another image, {tmp_path / 'a' / '0.png'}" in error
+    assert out.read_bytes() == before
+    run_command(f"segment {tmp_path / 'a' / '.' / '0.png'} {words} --threshold 0.5")
+    (tmp_path / "a").rename(tmp_path / "c")
+    run_command(f"segment {tmp_path / 'c'} {words}")
+    capsys.readouterr()
+    run_command(f"segment {tmp_path / 'c'} --classes boat --out {tmp_path / 'one'}")
+    assert "'boat' is the only class, so every pixel gets it" in capsys.readouterr().err

@@ -9,14 +9,15 @@ ignore index everywhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-Labels = TypeVar("Labels", Tensor, NDArray[np.integer[Any]])
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Labels = TypeVar("Labels", "Tensor", NDArray[np.integer[Any]])
 
 IGNORE = 255
 """Ignored pixels: no metric counts them, and no loss does (but for some released ones)."""
@@ -41,7 +42,7 @@ def index_to_label(indices: Tensor) -> Tensor:
 
     Indices from 253 on move up by three, past the special values.
     """
-    return torch.where(indices >= MAX_8BIT_CLASSES, indices + 3, indices)
+    return indices + 3 * (indices >= MAX_8BIT_CLASSES)
 
 
 def label_to_index(labels: Labels) -> Labels:
@@ -50,7 +51,6 @@ def label_to_index(labels: Labels) -> Labels:
     Args:
         labels: None of them is a special value.
     """
-    # A comparison instead of `where`, as tensors and arrays both have it.
     return labels - 3 * (labels > IGNORE)
 
 
@@ -63,6 +63,9 @@ def subset_lookup(classes: Sequence[int], *, size: int = 256) -> Tensor:
         classes: Indices in the vocabulary.
         size: Least length of the table.
     """
+    # Whoever only reads label maps does not wait for torch.
+    import torch
+
     labels = index_to_label(torch.as_tensor(classes, dtype=torch.int64))
     # Long enough for the largest label; 256 entries serve every 8-bit label map.
     length = max(size, *(label + 1 for label in labels.tolist()), 0)

@@ -18,7 +18,7 @@ from unseen.cli.flags import (
     WordFlags,
     settings_flags,
 )
-from unseen.cli.notices import about_tower, notify
+from unseen.cli.notices import about_one_class, about_tower, notify
 from unseen.data.own.layout import read_classes
 from unseen.errors import DataError, SettingError, UnseenError, VocabularyError
 from unseen.settings import (
@@ -42,7 +42,7 @@ from unseen.vocabulary import (
 
 if TYPE_CHECKING:
     from unseen.labelling.jobs import Job
-    from unseen.labelling.sources import Item
+    from unseen.labelling.sources import Item, Shard
     from unseen.segmentation import Segmentation
 
 GROUPS: dict[str, dict[str, Any]] = {
@@ -69,6 +69,8 @@ class SegmentFlags:
         model: A method without training of `unseen list`, or a run folder.
         out: Folder for the results; what is in folders of a folder lies in such folders in it.
         recursive: Also take the images in folders of a folder.
+        shard: Label only one of several parts of the images, index/count such as 0/4; each process
+            of a cluster takes its own.
         again: Label images again that have been labelled with the same settings.
         batch: Images of one size that are computed together, at most.
         to: Also write the label maps for other tools, in OUT/exports: formats of `unseen
@@ -82,6 +84,7 @@ class SegmentFlags:
     model: str = "naclip"
     out: Path = Path("segmented")
     recursive: bool = False
+    shard: str = "0/1"
     again: bool = False
     batch: int = 1
     to: str | None = None
@@ -123,6 +126,7 @@ def segment(
             tower's size in windows of that size.
         drawing: Values of `DrawSettings`.
     """
+    from unseen.labelling.sources import Shard
     from unseen.palettes import class_colours
     from unseen.sources import find_model
 
@@ -131,6 +135,7 @@ def segment(
     drawn = DrawSettings(**drawing)
     class_colours(drawn.palette, vocabulary.names)
     formats = [] if flags.to is None else split_formats(flags.to)
+    shard = Shard.of(flags.shard)
     items = _found(images, flags)
     choices = model.given()
     choices["text_embeddings"] = flags.text_embeddings
@@ -150,7 +155,7 @@ def segment(
     remedy = "train a run on" if loaded.run else "give --clip"
     notify(about_tower(loaded.segmenter.clip.source, vocabulary.names, remedy))
     job = Job(loaded, text, flags.out, flags.threshold, flags.batch)
-    code = report_on(job, items, again=flags.again)
+    code = report_on(job, items, shard, again=flags.again)
     if formats:
         code |= report_exports(flags.out, formats, flags.out / EXPORTS, ExportSettings())
     return code
@@ -170,17 +175,24 @@ def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary) -> None:
     check_threshold(flags.threshold)
     if flags.batch < 1:
         raise SettingError(f"--batch is {flags.batch}; give at least 1")
+    if flags.to is not None and flags.shard != SegmentFlags.shard:
+        raise SettingError(
+            "--to writes all images of a job, and --shard labels a part; remove --to, and call"
+            " unseen export-labels when all parts are done"
+        )
 
 
 def _found(images: Sequence[str], flags: SegmentFlags) -> list[Item]:
     """The images, whose results are not in the way of anything."""
     from unseen.files import check_not_among, check_replaceable
+    from unseen.labelling.results import check_not_of_others
     from unseen.labelling.sources import find_items, tables
 
     items = find_items(images, recursive=flags.recursive)
     check_not_among([item.path for item in items], flags.out)
     results = [result for item in items for result in item.results(flags.out)]
     check_replaceable([*results, *tables(flags.out)])
+    check_not_of_others(items, flags.out)
     return items
 
 
@@ -188,13 +200,14 @@ FEW = 20
 """Images of which each has a line; of more there is a bar, and lines would run away."""
 
 
-def report_on(job: Job, items: Sequence[Item], *, again: bool) -> int:
-    """Do a job with a line for each image, a bar for many, and what came of it at the end."""
+def report_on(job: Job, items: Sequence[Item], shard: Shard, *, again: bool) -> int:
+    """Do a part of a job, with a line for each image, a bar for many, and what came of it."""
     from rich.console import Console
 
     from unseen.progress import ProgressBar
 
-    pending = list(items) if again else job.pending(items)
+    part = shard.part(items)
+    pending = part if again else job.pending(part)
     failed: list[UnseenError] = []
     many, begun, seconds = len(pending) > FEW, time.monotonic(), 0.0
     with ProgressBar(many, Console(stderr=True)) as bar:
@@ -203,12 +216,14 @@ def report_on(job: Job, items: Sequence[Item], *, again: bool) -> int:
             if isinstance(result, UnseenError):
                 failed.append(result)
             elif not many:
-                print(f"{item.path.name}: {_largest(result)}  ->  {job.out / item.name}.png")
+                print(f"{item.shown}: {_largest(result)}  ->  {job.out / item.name}.png")
             seconds = time.monotonic() - begun
             bar.update(task, completed=number, note=f"{number / seconds:.2g} a second")
             bar.draw_when_due()
-    job.write_index(items)
-    print(_summary(len(items), len(pending), len(failed), seconds))
+    job.write_index(items, alone=shard.count == 1)
+    print(_summary(len(part), len(pending), len(failed), seconds))
+    if len(pending) > len(failed):
+        notify(about_one_class(job.text, job.threshold))
     for error in failed:
         notify(f"unseen: {error}")
     return 2 if failed else 0

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from unseen.data.classes import DOODLES
 from unseen.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from unseen.segmenter import TextFeatures
 
 
 def notify(notice: str) -> None:
@@ -30,6 +34,16 @@ def about_tower(clip: str | None, names: Sequence[str], remedy: str) -> str:
     return (
         "unseen: the doodle tower knows drawings of twenty things and cannot recognise"
         f" {unknown[0]!r}; for photographs {remedy} ViT-B-16-quickgelu/openai"
+    )
+
+
+def about_one_class(text: TextFeatures, threshold: float | None) -> str:
+    """The notice where every pixel gets the only class; empty for all else."""
+    if len(text) > 1 or threshold is not None:
+        return ""
+    return (
+        f"unseen: {text.vocabulary[0]!r} is the only class, so every pixel gets it; give"
+        " --threshold, more classes or --background-words"
     )
 
 

@@ -6,11 +6,13 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from unseen.arguments import check_kind
@@ -26,6 +28,8 @@ from unseen.settings import check_threshold
 
 COLUMNS = ("image", "result", "height", "width", "margin", "entropy", "no_class")
 """Of the index, before the shares of the classes; by them `files.has_mark` knows it."""
+LOCK = ".index.lock"
+"""Held by a process of several that writes the index."""
 Outcome = tuple[Item, Segmentation | UnseenError]
 """An image with its label map, or with what kept it from being read or written."""
 
@@ -111,8 +115,18 @@ class Job:
             return [part for (part,) in parts]
         return list(zip(group.items, results, strict=True))
 
-    def write_index(self, items: Sequence[Item]) -> None:
-        """A table of all images that are done, the least sure first; none where none is."""
+    def write_index(self, items: Sequence[Item], *, alone: bool = True) -> None:
+        """A table of all images that are done, the least sure first; none where none is.
+
+        Args:
+            items: All images of the job.
+            alone: Whether no other process writes the same table. Else they take turns, and the
+                last one finds the results of all.
+        """
+        with nullcontext() if alone else FileLock(self.out / LOCK):
+            self._write_index(items)
+
+    def _write_index(self, items: Sequence[Item]) -> None:
         rows, fingerprint = [], self.made_with["fingerprint"]
         for item in items:
             # One that could not be labelled again may have results of former settings or pixels.

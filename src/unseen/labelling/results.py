@@ -14,6 +14,7 @@ from PIL import Image
 
 from unseen.errors import DataError
 from unseen.files import MANIFEST
+from unseen.labelling.sources import Item
 from unseen.labels import IGNORE
 
 FORMAT = 3
@@ -145,4 +146,22 @@ def _check_classes(results: Sequence[Result]) -> None:
             raise DataError(
                 f"{result.name}.json has other classes than {first.name}.json; label all images"
                 " with the same classes, or keep them in folders of their own"
+            )
+
+
+def check_not_of_others(items: Sequence[Item], out: Path) -> None:
+    """Refuse to replace the results of another image that is still there.
+
+    Raises:
+        DataError: Names both images.
+    """
+    for item in items:
+        result = read_result(out, item.name)
+        other = None if result is None else result.image
+        if other is None or not other.exists() or not item.path.exists():
+            continue
+        if not other.samefile(item.path):
+            raise DataError(
+                f"{out / item.name}.json is of another image, {other}; choose another folder for"
+                f" {item.path} with --out, or give both images in one command"
             )

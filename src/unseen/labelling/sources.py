@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,9 +12,10 @@ from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
 
-from unseen.errors import DataError
+from unseen.errors import DataError, SettingError
 from unseen.files import INDEX, MANIFEST, RESULTS, has_mark
 from unseen.images import images_in, looks_like_an_image
+from unseen.settings.ranges import shown
 from unseen.texts import read_text
 
 STANDARD_INPUT = ("-", "/dev/stdin")
@@ -30,9 +34,50 @@ class Item:
     path: Path
     name: str
 
+    @property
+    def shown(self) -> str:
+        """The image's file as messages show it."""
+        return PurePosixPath(self.name).with_name(self.path.name).as_posix()
+
     def results(self, out: Path) -> list[Path]:
         """The files that are written of it."""
         return [out / (self.name + ending) for ending in RESULTS]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several parts of a job, each for a process of its own.
+
+    Attributes:
+        index: From 0 on.
+        count: Of parts.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def of(cls, text: str) -> Shard:
+        """From "index/count", such as "0/4".
+
+        Raises:
+            SettingError: Anything else.
+        """
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        if found is None or int(found[1]) >= int(found[2]):
+            raise SettingError(
+                f"--shard is {shown(text)}; give the part, from 0 on, and how many there are, such"
+                " as 0/4 or $RANK/$WORLD_SIZE"
+            )
+        return cls(int(found[1]), int(found[2]))
+
+    def part(self, items: Sequence[Item]) -> list[Item]:
+        """The images of this part, whatever other images there are."""
+        return [item for item in items if self._place(item) == self.index]
+
+    def _place(self, item: Item) -> int:
+        digest = hashlib.sha256(item.name.encode("utf-8", "surrogateescape")).digest()
+        return int.from_bytes(digest[:8], "big") % self.count
 
 
 def tables(out: Path) -> list[Path]:
@@ -44,8 +89,9 @@ def find_items(places: Sequence[str | Path], *, recursive: bool = False) -> list
     """The images that places stand for, in their order and without repetition.
 
     Results take an image's own name without its suffix, below the folders that it lies in under a
-    folder that was given. Where two images would take the same, their folders are put before it,
-    and in one folder the suffixes stay.
+    folder that was given, or under the part of a pattern before its first wildcard. Where two
+    images would take the same, their folders are put before it, and in one folder the suffixes
+    stay.
 
     Args:
         places: Images, folders of images, patterns such as "scans/*/left.png" ("**" for any number
@@ -98,13 +144,15 @@ def _no_results(files: Iterable[Path]) -> list[Path]:
 
 
 def _matching(pattern: str) -> Iterator[tuple[Path, str]]:
-    """The images that a pattern names; other files may match it too."""
+    """The images that a pattern names, below what of it is no pattern; other files may match."""
     # `Path.glob` knows no absolute patterns.
     files = sorted(Path(name) for name in glob(pattern, recursive=True))  # noqa: PTH207
     files = _no_results(file for file in files if looks_like_an_image(file))
     if not files:
         raise DataError(f"no image is named as {pattern!r} says; check the pattern")
-    return ((file, file.name) for file in files)
+    parts = Path(pattern).parts
+    fixed = Path(*itertools.takewhile(lambda part: not has_magic(part), parts[:-1]))
+    return ((file, file.relative_to(fixed).as_posix()) for file in files)
 
 
 def _listed(lines: Iterable[str], source: str) -> Iterator[tuple[Path, str]]:
