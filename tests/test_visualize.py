@@ -16,7 +16,7 @@ from unseen.labels import IGNORE
 from unseen.legends import PAPER, Entry, fit_text, font_of, legend
 from unseen.palettes import class_colours, colours
 from unseen.settings import DrawSettings
-from unseen.visualize import Row, _percent, label_palette, overlay, paint, sheet, spread
+from unseen.visualize import Row, label_palette, overlay, paint, percent, sheet, spread
 
 _SPEC = spec_from_file_location("palette", Path(__file__).parents[1] / "tools" / "palette.py")
 assert _SPEC is not None
@@ -226,7 +226,7 @@ def test_the_legend_names_what_is_there() -> None:
 
 
 def test_small_shares_are_not_nothing() -> None:
-    assert [_percent(share) for share in (0.5, 0.0006, 0.0004)] == ["50.0 %", "0.1 %", "< 0.1 %"]
+    assert [percent(share) for share in (0.5, 0.0006, 0.0004)] == ["50.0 %", "0.1 %", "< 0.1 %"]
 
 
 def test_the_largest_class_comes_first() -> None:

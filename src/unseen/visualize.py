@@ -115,12 +115,12 @@ def overlay(
     by_size = np.argsort(-share[: len(names)], kind="stable").tolist()
     table = class_colours(drawing.palette, names)
     entries = [
-        Entry(names[i], table[i], names[i] in unseen, _percent(share[i]))
+        Entry(names[i], table[i], names[i] in unseen, percent(share[i]))
         for i in by_size
         if share[i] > 0
     ]
     if share[IGNORE] > 0:
-        entries.append(Entry("no class", IGNORED, note=_percent(share[IGNORE])))
+        entries.append(Entry("no class", IGNORED, note=percent(share[IGNORE])))
     painted = Image.fromarray(paint(image, labels, table, drawing))
     if painted.width < 480:
         # Small images are enlarged by a whole factor, so that every pixel stays a square.
@@ -132,7 +132,7 @@ def overlay(
     return _stack([painted, legend(entries, max(480, painted.width), scale=scale)])
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """A share that is not 0, of which something is left when it is rounded."""
     return f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
 

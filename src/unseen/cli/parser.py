@@ -25,7 +25,7 @@ from cyclopts import (
 )
 
 import unseen
-from unseen.cli import data, exports, images, lists, scoring, training
+from unseen.cli import data, exports, images, lists, scoring, serving, training
 from unseen.cli.flags import model_flags, settings_flags
 from unseen.cli.legacy import modernised
 from unseen.errors import SettingError, UnseenError, shortage
@@ -43,6 +43,7 @@ VERBS: dict[str, Verb] = {
     "convert": scoring.convert,
     "segment": images.segment,
     "export-labels": exports.export_labels,
+    "serve": serving.serve,
     "eigenvectors": images.eigenvectors,
     "prepare": data.prepare,
     "demo": training.demo,
@@ -53,6 +54,7 @@ GROUPS: dict[str, Mapping[str, Any]] = {
     **scoring.GROUPS,
     **images.GROUPS,
     **exports.GROUPS,
+    **serving.GROUPS,
 }
 """By verb, its parameters that are mappings, and the flags that fill them."""
 KINDS = {int: "a whole number", float: "a number", bool: "true or false"}

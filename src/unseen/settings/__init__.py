@@ -16,6 +16,7 @@ from unseen.settings.inference import (
 from unseen.settings.legacy import LEGACY_NAMES, LEGACY_VALUES, from_legacy, update_legacy
 from unseen.settings.model import ModelSettings, flat, is_own
 from unseen.settings.segments import ExtractionSettings, SpectralSettings
+from unseen.settings.serving import ServeSettings
 from unseen.settings.training import (
     TRAIN_RANGES,
     TRANSFORM_RANGES,
@@ -50,6 +51,7 @@ __all__ = [
     "Refinement",
     "Regime",
     "Schedule",
+    "ServeSettings",
     "SpectralSettings",
     "Strategy",
     "TrainSettings",

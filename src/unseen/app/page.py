@@ -1,0 +1,232 @@
+"""The web page: images and classes in, label maps to look at and to take away."""
+
+from __future__ import annotations
+
+import html
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from unseen.app.sessions import Session, downloads, label
+from unseen.app.view import shown
+from unseen.errors import SettingError, UnseenError
+from unseen.predictor import Predictor
+from unseen.segmenter import TextFeatures
+from unseen.settings import ServeSettings
+from unseen.vocabulary import Vocabulary, split_words
+
+ONE_AT_A_TIME = "model"
+"""Jobs of this name wait for each other."""
+THEME = gr.themes.Base(
+    primary_hue="blue",
+    font=["system-ui", "sans-serif"],  # no fonts of other servers
+    font_mono=["ui-monospace", "monospace"],
+)
+
+
+def refused(error: UnseenError) -> gr.Error:
+    """An error as the page shows it, which takes messages for HTML."""
+    return gr.Error(html.escape(str(error)), print_exception=False)
+
+
+class Page:
+    """What the page does.
+
+    Args:
+        predictors: By the names that are shown.
+        settings: Bounds.
+    """
+
+    def __init__(self, predictors: Mapping[str, Predictor], settings: ServeSettings) -> None:
+        self.predictors, self.settings = predictors, settings
+        self.place = tempfile.TemporaryDirectory(prefix="unseen-page-")
+
+    def encode(self, model: str, classes: str) -> tuple[Predictor, TextFeatures]:
+        """The chosen model, and the classes encoded by it."""
+        predictor = self.predictors[model]
+        words = split_words(classes.strip().removesuffix(","), "the list of classes")
+        return predictor, predictor.encode(Vocabulary(words))
+
+    def segment(
+        self,
+        files: Sequence[str] | None,
+        classes: str,
+        model: str,
+        threshold: float,
+        before: Session | None,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Label images; after each, what the page shows of them."""
+        if not files:
+            raise gr.Error("Choose an image first.", print_exception=False)
+        if len(files) > self.settings.images:
+            most = self.settings.images
+            raise gr.Error(
+                f"{len(files)} images are too many; choose at most {most}.", print_exception=False
+            )
+        try:
+            predictor, text = self.encode(model, classes)
+        except UnseenError as error:
+            raise refused(error) from error
+        if before is not None:
+            before.remove()
+        paths = [Path(file) for file in files]
+        for session in label(predictor, text, paths, Path(self.place.name), self.settings.seconds):
+            names = [each.name for each in session.images]
+            done = f"{len(names)} of {len(files)} labelled"
+            problems = "".join(f"<li>{html.escape(each)}</li>" for each in session.problems)
+            yield (
+                session,
+                gr.Dropdown(choices=names, value=names[0] if names else None, visible=bool(names)),
+                self.show(session, names[0] if names else None, threshold),
+                f"<p>{done}</p><ul>{problems}</ul>",
+                gr.Button(interactive=bool(names)),
+            )
+
+    def show(self, session: Session | None, name: str | None, threshold: float) -> str:
+        """An image at a threshold, which needs no network."""
+        for each in [] if session is None else session.images:
+            if each.name == name:
+                return shown(each.at(threshold), each.name)
+        return ""
+
+    def pack(self, session: Session | None, kind: str, threshold: float) -> str:
+        """The file with all label maps."""
+        if session is None or not session.images:
+            raise gr.Error("There are no label maps yet.", print_exception=False)
+        try:
+            return str(session.pack(kind, threshold))
+        except UnseenError as error:
+            raise refused(error) from error
+
+    def api_segment(
+        self, image: str, classes: str, model: str, threshold: float
+    ) -> tuple[str, dict[str, Any]]:
+        """One image: the label map as an indexed PNG (255 is no class), and its numbers."""
+        try:
+            predictor, text = self.encode(model, classes)
+            result = predictor.segment_encoded(Path(image), text, threshold=threshold or None)
+            folder = Path(tempfile.mkdtemp(dir=self.place.name))
+            result.save(folder, "labels")
+        except UnseenError as error:
+            raise refused(error) from error
+        told = result.as_dict()
+        told["image"] = Path(image).name
+        return str(folder / "labels.png"), told
+
+    def build(self) -> Any:
+        """The page."""
+        models = list(self.predictors)
+        # What visitors send and get is removed after a while.
+        kept = round(60 * self.settings.keep_minutes)
+        with gr.Blocks(title="unseen", analytics_enabled=False, delete_cache=(kept, kept)) as page:
+            session = gr.State(time_to_live=kept, delete_callback=_forget)
+            gr.Markdown("# unseen\nImages and class names in, one label map per image out.")
+            with gr.Row():
+                with gr.Column(scale=1, min_width=320):
+                    files = gr.File(
+                        label="Images",
+                        file_count="multiple",
+                        file_types=["image"],
+                        height=160,
+                        elem_id="images",
+                    )
+                    classes = gr.Textbox(
+                        label="Classes, separated by commas",
+                        placeholder="cat, sofa, floor",
+                        elem_id="classes",
+                    )
+                    model = gr.Dropdown(models, value=models[0], label="Model", elem_id="model")
+                    go = gr.Button("Segment", variant="primary", elem_id="go")
+                    threshold = gr.Slider(
+                        0, 1, 0, step=0.01, label="Least confidence", elem_id="threshold"
+                    )
+                    kind = gr.Dropdown(
+                        downloads(), value=downloads()[0], label="Download as", elem_id="kind"
+                    )
+                    take = gr.Button("Download", interactive=False, elem_id="download")
+                    file = gr.DownloadButton(visible="hidden", elem_id="file")
+                    status = gr.HTML(elem_id="status")
+                with gr.Column(scale=2, min_width=320):
+                    which = gr.Dropdown([], label="Image", visible=False, elem_id="which")
+                    view = gr.HTML(elem_id="view")
+            go.click(
+                self.segment,
+                [files, classes, model, threshold, session],
+                [session, which, view, status, take],
+                concurrency_limit=1,
+                concurrency_id=ONE_AT_A_TIME,
+                api_name="page",
+                api_visibility="private",
+            )
+            for event in (which.input, threshold.change):
+                event(
+                    self.show,
+                    [session, which, threshold],
+                    view,
+                    show_progress="hidden",
+                    trigger_mode="always_last",
+                    api_visibility="private",
+                )
+            packed = take.click(
+                self.pack, [session, kind, threshold], file, api_visibility="private"
+            )
+            # The file can be fetched when the button for it has its address.
+            packed.success(None, js="() => document.querySelector('#file').click()")
+            self._add_api()
+        return page
+
+    def _add_api(self) -> None:
+        """The endpoint /segment for programs, which shows nothing."""
+        image, classes = gr.File(visible=False), gr.Textbox(visible=False)
+        model = gr.Dropdown(list(self.predictors), visible=False)
+        threshold = gr.Number(0, visible=False)
+        gr.Button(visible=False).click(
+            self.api_segment,
+            [image, classes, model, threshold],
+            [gr.File(visible=False), gr.JSON(visible=False)],
+            api_name="segment",
+            concurrency_limit=1,
+            concurrency_id=ONE_AT_A_TIME,
+        )
+
+    def start(self) -> Any:
+        """Serve the page in the background; gives gradio's page, which is blocked on or closed.
+
+        Raises:
+            SettingError: The port is taken, or the address is not one of this machine.
+        """
+        told = self.settings
+        page = self.build().queue(max_size=told.queue)
+        try:
+            page.launch(
+                server_name=told.host,
+                server_port=told.port or None,
+                prevent_thread_lock=True,
+                quiet=True,
+                share=False,
+                max_file_size=f"{told.megabytes}mb",
+                ssr_mode=False,
+                footer_links=["api"],
+                theme=THEME,
+                css=_asset("page.css"),
+                head=f"<script>{_asset('page.js')}</script>",
+            )
+        except OSError as error:
+            raise SettingError(
+                f"the page cannot be served at {told.host}, port {told.port}; give others with"
+                " --host and --port"
+            ) from error
+        return page
+
+
+def _asset(name: str) -> str:
+    return (resources.files("unseen") / "app" / name).read_text(encoding="utf-8")
+
+
+def _forget(session: Session | None) -> None:
+    if session is not None:
+        session.remove()
