@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import threading
 import time
@@ -16,7 +17,8 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from unseen.backbones.hub import cached_file, create_from_timm, load_from_hub
+from unseen.backbones.hub import cached_file, load_from_hub
+from unseen.backbones.timm_weights import create_from_timm
 from unseen.backbones.vit import load_keys
 from unseen.errors import CheckpointError
 
@@ -85,7 +87,11 @@ class Handler(BaseHTTPRequestHandler):
         start = 0
         if self.headers.get("Range"):
             start = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
-        about = {"X-Repo-Commit": COMMIT, "ETag": '"abc"', "Accept-Ranges": "bytes"}
+        about = {
+            "X-Repo-Commit": COMMIT,
+            "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+            "Accept-Ranges": "bytes",
+        }
         if start:
             about["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         self.send(206 if start else 200, data[start:], body, about)

@@ -43,6 +43,8 @@ STATE, FORMER_STATE = "state/last.ckpt", "state/previous.ckpt"
 SCORES, LOGS, METRICS = "metrics.json", "logs", "logs/metrics.csv"
 LOCK, HOLDER = "state/lock", "state/running.txt"
 """What is locked while a run is trained, and who has locked it."""
+HUB = "hf://"
+"""How the address of a run on the Hugging Face hub begins."""
 TEXT, TOWER = "text_embeddings.npy", "clip.safetensors"
 HARMLESS = {
     "inference.precision",

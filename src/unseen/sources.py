@@ -16,7 +16,7 @@ from unseen.errors import SettingError
 from unseen.methods import METHODS
 from unseen.methods.options import nearest
 from unseen.recipes import Protocol, published_on
-from unseen.runs import CONFIG, Run, read_config
+from unseen.runs import CONFIG, HUB, Run, read_config
 from unseen.settings import ModelSettings, is_own
 
 DEFAULT_CLIP = "doodles"
@@ -52,6 +52,7 @@ class ModelSource:
         text_embeddings: A file with the vectors of the classes, in place of the text tower.
         run: What the run folder says; None for methods without training.
         folder: Where the run lies.
+        fetched: It lies in the cache of the hub, where nothing is written.
     """
 
     settings: ModelSettings
@@ -59,6 +60,7 @@ class ModelSource:
     text_embeddings: Path | None = None
     run: Run | None = None
     folder: Path | None = None
+    fetched: bool = False
 
     def by(self, protocol: Protocol) -> ModelSource:
         """The same source with the options of a published protocol, unless options say otherwise.
@@ -78,12 +80,12 @@ class ModelSource:
 
 
 def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
-    """The source of a method without training, by name, or of a run, by folder.
+    """The source of a method without training, by name, or of a run, by folder or address.
 
     Raises:
         SettingError: Neither; a method that has to be trained first; a tower or released choices
             for a run, which has its own.
-        CheckpointError: A folder that is not a run.
+        CheckpointError: A folder that is not a run, or a run that cannot be fetched.
     """
     name, folder = str(model), Path(model)
     options = settled(choices.get("options") or {})
@@ -100,6 +102,11 @@ def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
         clip = choices.get("clip") or DEFAULT_CLIP
         settings = ModelSettings(name, clip, choices.get("published", False), options)
         return ModelSource(settings, options, embeddings)
+    fetched = name.startswith(HUB)
+    if fetched:
+        from unseen.sharing import fetch_run  # the hub's library takes long to import
+
+        folder = fetch_run(name)
     if not folder.is_dir():
         free = ", ".join(name for name, method in METHODS.items() if not method.trainable)
         raise SettingError(
@@ -115,7 +122,7 @@ def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
             " single ones with --options.NAME"
         )
     settings = replace(run.model, options={**run.model.options, **options})
-    return ModelSource(settings, options, embeddings, run, folder)
+    return ModelSource(settings, options, embeddings, run, folder, fetched)
 
 
 def benchmark_templates(model: ModelSettings, benchmark: Benchmark) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import huggingface_hub
-import timm
 from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from safetensors import SafetensorError
@@ -93,13 +92,23 @@ def cached_file(repo: str, names: Sequence[str], title: str, revision: str | Non
     raise missing
 
 
+def check_reachable(repo: str, name: str, title: str, revision: str | None = None) -> None:
+    """Ask once whether a file can be downloaded.
+
+    Arguments and errors are those of `load_from_hub`.
+    """
+    problem = _problem(repo, name, title, revision)
+    if problem is not None:
+        raise problem
+
+
 def _problem(repo: str, name: str, title: str, revision: str | None) -> CheckpointError | None:
     """Why a file cannot be downloaded, by one question without repetition; None if it can."""
     url = hf_hub_url(repo, name, revision=revision)
     try:
         about = huggingface_hub.get_hf_file_metadata(url, timeout=TIMEOUT)
     except Exception as error:
-        return _explained(error, title)
+        return explained(error, title)
     # Networks with a login answer every question with a page of their own.
     if about.commit_hash is None:
         return CheckpointError(
@@ -116,25 +125,34 @@ def _download(repo: str, name: str, title: str, revision: str | None) -> Path:
         with log_first_warning_only():
             return Path(hf_hub_download(repo, name, revision=revision))
     except Exception as error:
-        raise _explained(error, title) from error
+        raise explained(error, title) from error
 
 
-def _explained(error: Exception, title: str) -> CheckpointError:
-    """The message for a failed request."""
-    failed = f"the weights of {title} could not be fetched"
+def explained(
+    error: Exception, title: str, *, failed: str = "", local: str = LOCAL
+) -> CheckpointError:
+    """The message for a failed request.
+
+    Args:
+        error: Of the hub's library.
+        title: Of the weights.
+        failed: What could not be done, where it is not that the weights could not be fetched.
+        local: What to do instead, at the end of the message.
+    """
+    failed = failed or f"the weights of {title} could not be fetched"
     if isinstance(error, OfflineModeIsEnabled):
         problem = CheckpointError(
-            f"{failed}: HF_HUB_OFFLINE is set, and they are not in the cache; unset it, {LOCAL}"
+            f"{failed}: HF_HUB_OFFLINE is set, and they are not in the cache; unset it, {local}"
         )
     elif isinstance(error, HfHubHTTPError) and _status(error):
         status = _status(error)
         cause, remedy = CAUSES.get(status, FAULT)
-        problem = CheckpointError(f"{failed}: {cause} (answer {status}); {remedy}, {LOCAL}")
+        problem = CheckpointError(f"{failed}: {cause} (answer {status}); {remedy}, {local}")
     else:
         reason = _first_line(error)
         problem = CheckpointError(
             f"{failed}: {constants.ENDPOINT} cannot be reached ({reason}); check the network,"
-            f" {LOCAL}"
+            f" {local}"
         )
     problem.__cause__ = error
     return problem
@@ -190,31 +208,3 @@ def log_first_warning_only() -> Iterator[None]:
             logger.removeFilter(is_first)
             logger.propagate = propagate
         root.disabled = disabled
-
-
-# ---------------------------------------------------------------------------- timm
-
-
-def create_from_timm(name: str, **options: Any) -> Any:
-    """A network of timm with its weights.
-
-    Args:
-        name: timm's, with or without a tag.
-        options: As for `timm.create_model`.
-
-    Raises:
-        CheckpointError: The weights cannot be had.
-        RuntimeError: timm has no such weights.
-    """
-
-    def load() -> Any:
-        return timm.create_model(name, pretrained=True, **options)
-
-    about = timm.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
-    if about is None or not about.hf_hub_id:
-        return load()
-    repo, _, revision = about.hf_hub_id.partition("@")
-    names = [about.hf_hub_filename or "pytorch_model.bin"]
-    if about.hf_hub_filename is None:
-        names = ["model.safetensors", *names]
-    return load_from_hub(repo, names, f"timm's {name}", load, revision or None)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, conv1x1, conv3x3
 
 from unseen.backbones.archives import load_matching, read_state_dict
-from unseen.backbones.hub import create_from_timm
+from unseen.backbones.timm_weights import create_from_timm
 from unseen.errors import CheckpointError, SettingError
 
 Norm = Literal["frozen", "affine", "batch"]

@@ -26,7 +26,8 @@ from unseen.backbones.clip.loading import load_clip
 from unseen.backbones.clip.tower import CLIP
 from unseen.backbones.dense import DenseBackbone
 from unseen.backbones.fingerprint import network_fingerprint
-from unseen.backbones.hub import create_from_timm, log_first_warning_only
+from unseen.backbones.hub import log_first_warning_only
+from unseen.backbones.timm_weights import create_from_timm
 from unseen.errors import DataError, SettingError
 from unseen.modules.positions import resize_as_dino
 

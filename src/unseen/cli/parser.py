@@ -41,6 +41,7 @@ VERBS: dict[str, Verb] = {
     "train": training.train,
     "evaluate": scoring.evaluate,
     "convert": scoring.convert,
+    "push": scoring.push,
     "segment": images.segment,
     "export-labels": exports.export_labels,
     "serve": serving.serve,

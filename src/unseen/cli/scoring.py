@@ -192,3 +192,20 @@ def convert(
             " it is a checkpoint of this method and size"
         )
     print(f"wrote {out}; next: unseen evaluate {out} --root DATA")
+
+
+def push(run: Path, repo: str, /, *, license: str, private: bool = False) -> None:
+    """Put a run on the Hugging Face hub, where others load it as hf://USER/NAME.
+
+    It goes with a card that says what it was trained on, its classes and scores.
+
+    Args:
+        run: Run folder.
+        repo: USER/NAME on the hub.
+        license: Of the weights, by the hub's name: mit, apache-2.0, cc-by-4.0, other, ...
+        private: A new repository is only for its owner.
+    """
+    from unseen.sharing import push_run
+
+    address = push_run(run, repo, licence=license, private=private)
+    print(f"pushed {run}; others load it as {address}")

@@ -20,7 +20,7 @@ from unseen.evaluation.loop import choose_threshold, evaluate
 from unseen.evaluation.protocols import Candidate
 from unseen.files import SHEET, check_replaceable, write_json
 from unseen.reports import NAME, Report
-from unseen.runs import SCORES
+from unseen.runs import HUB, SCORES
 from unseen.settings import EvaluationSettings
 from unseen.sources import ModelSource
 from unseen.sources import run_folder as default_folder
@@ -45,16 +45,16 @@ def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[
     reports: list[Report] = []
     if places.save:
         for entry in entries:
-            if entry.source.folder is not None:
-                _kept_scores(entry.source.folder)  # before anything is computed
+            if entry.run_folder is not None:
+                _kept_scores(entry.run_folder)  # before anything is computed
             for folder in _folders(entry, places).values():
                 check_outside(entry.benchmark, folder)
                 check_replaceable(folder / name for name in (NAME, SHEET))
     for entry, title, segmenter in _built(entries):
         made = list(_reports(entry, title, segmenter, places))
         keep = entry.settings.complete and places.save and not changed
-        if keep and entry.source.folder is not None:
-            _keep_scores(entry.source.folder, made[0])
+        if keep and entry.run_folder is not None:
+            _keep_scores(entry.run_folder, made[0])
         reports += made
     return reports
 
@@ -144,9 +144,10 @@ def _folder(entry: Entry, places: Places) -> Path:
     settings = entry.settings
     if places.out is not None:
         return places.out
-    folder = default_folder(entry.model, entry.benchmark.name)
-    if entry.source.folder is not None:
-        folder = entry.source.folder / f"eval-{entry.benchmark.slug}"
+    name = entry.model.removeprefix(HUB).replace("/", "-") if entry.source.fetched else entry.model
+    folder = default_folder(name, entry.benchmark.name)
+    if entry.run_folder is not None:
+        folder = entry.run_folder / f"eval-{entry.benchmark.slug}"
     parts = [folder.name]
     if settings.episodes != "all":
         parts.append(settings.episodes)

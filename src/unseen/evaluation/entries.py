@@ -72,6 +72,11 @@ class Entry:
         return None if run is None else run.train.get("regime")
 
     @property
+    def run_folder(self) -> Path | None:
+        """The run's folder, where its scores are kept; None where nothing is to be written."""
+        return None if self.source.fetched else self.source.folder
+
+    @property
     def built_from(self) -> ModelSource:
         """The source with the benchmark's templates; imports the method.
 
