@@ -162,15 +162,10 @@ class Page:
                 api_name="page",
                 api_visibility="private",
             )
+            quietly = {"show_progress": "hidden", "trigger_mode": "always_last"}
             for event in (which.input, threshold.change):
-                event(
-                    self.show,
-                    [session, which, threshold],
-                    view,
-                    show_progress="hidden",
-                    trigger_mode="always_last",
-                    api_visibility="private",
-                )
+                shown_at = [session, which, threshold]
+                event(self.show, shown_at, view, api_visibility="private", **quietly)
             packed = take.click(
                 self.pack, [session, kind, threshold], file, api_visibility="private"
             )

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from unseen.labelling.jobs import Job
     from unseen.labelling.sources import Item, Shard
     from unseen.segmentation import Segmentation
+    from unseen.sources import ModelChoices
 
 GROUPS: dict[str, dict[str, Any]] = {
     "segment": {
@@ -137,8 +138,7 @@ def segment(
     formats = [] if flags.to is None else split_formats(flags.to)
     shard = Shard.of(flags.shard)
     items = _found(images, flags)
-    choices = model.given()
-    choices["text_embeddings"] = flags.text_embeddings
+    choices: ModelChoices = {**model.given(), "text_embeddings": flags.text_embeddings}
     find_model(flags.model, choices)
     from unseen import api
     from unseen.labelling.jobs import Job
@@ -151,10 +151,9 @@ def segment(
         drawing=drawn,
         **choices,
     )
-    text = loaded.encode(vocabulary)
+    job = Job(loaded, loaded.encode(vocabulary), flags.out, flags.threshold, flags.batch)
     remedy = "train a run on" if loaded.run else "give --clip"
     notify(about_tower(loaded.segmenter.clip.source, vocabulary.names, remedy))
-    job = Job(loaded, text, flags.out, flags.threshold, flags.batch)
     code = report_on(job, items, shard, again=flags.again)
     if formats:
         code |= report_exports(flags.out, formats, flags.out / EXPORTS, ExportSettings())

@@ -25,7 +25,7 @@ from cyclopts import (
 )
 
 import unseen
-from unseen.cli import data, exports, images, lists, scoring, serving, training
+from unseen.cli import data, deploying, exports, images, lists, scoring, serving, training
 from unseen.cli.flags import model_flags, settings_flags
 from unseen.cli.legacy import modernised
 from unseen.errors import SettingError, UnseenError, shortage
@@ -42,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": scoring.evaluate,
     "convert": scoring.convert,
     "push": scoring.push,
+    "export": deploying.export,
     "segment": images.segment,
     "export-labels": exports.export_labels,
     "serve": serving.serve,

@@ -300,7 +300,7 @@ class CLIPRC(AlignedStart, ClipSegmenter):
         """
         grid, count = self.clip.grid(images), self.bridge.count
         x = self.embed(images)
-        regions = self.clip.visual.ln_pre(self.bridge.tokens).expand(len(x), -1, -1)
+        regions = self.clip.visual.ln_pre(self.bridge.tokens).expand(x.shape[0], -1, -1)
 
         def block(layer: int, x: Tensor) -> Tensor:
             front = x.shape[1] - grid[0] * grid[1] - count  # the class token and the prompts
@@ -327,7 +327,7 @@ class CLIPRC(AlignedStart, ClipSegmenter):
         v = self._lateral(class_token, patches, regions, grid)
         q, v = self.decoder(q, v)
         # The mean over regions of dot products with the patches is the dot product with the mean.
-        mean = q.reshape(len(q), self.bridge.count, -1, q.shape[-1]).mean(dim=1)  # (B, K, D)
+        mean = q.reshape(q.shape[0], self.bridge.count, -1, q.shape[-1]).mean(dim=1)  # (B, K, D)
         # Unscaled products are too large for bf16.
         with torch.autocast(v.device.type, enabled=False):
             logits = (self.scale * mean.float() @ v.float().transpose(1, 2)).unflatten(2, grid)
@@ -348,7 +348,7 @@ class CLIPRC(AlignedStart, ClipSegmenter):
         self, class_token: Tensor, patches: Tensor, regions: Tensor, grid: tuple[int, int]
     ) -> Tensor:
         """Patches (B, N, D), each joined with its surrounding regions and the class token."""
-        lattice = regions.transpose(1, 2).reshape(len(regions), -1, *self.bridge.lattice)
+        lattice = regions.transpose(1, 2).reshape(regions.shape[0], -1, *self.bridge.lattice)
         around = F.interpolate(lattice, grid, mode="bilinear", align_corners=False)  # (B, D, h, w)
         around = around.flatten(2).transpose(1, 2)  # (B, N, D)
         image = class_token.unsqueeze(1).expand_as(patches)

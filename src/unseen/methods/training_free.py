@@ -117,7 +117,7 @@ class TrainingFree(ClipSegmenter):
         x = self.clip.blocks(self.embed(images), stop=-1)
         patches = self._last_block(x, (h, w))[:, 1:]
         features = F.normalize(self.clip.finish(patches), dim=-1)  # (B, N, D)
-        logits = (features @ text.pooled.T).transpose(1, 2).reshape(len(images), -1, h, w)
+        logits = (features @ text.pooled.T).transpose(1, 2).reshape(images.shape[0], -1, h, w)
         return Prediction(logits, covered)
 
     def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:

@@ -176,4 +176,5 @@ class NeighbourAttention:
             for n in grid
         )
         # The Gaussian of a distance is the product of those of its two components.
-        return F.pad(torch.kron(rows, columns), (1, 0, 1, 0))
+        both = rows[:, None, :, None] * columns[:, None, :]  # (h, w, h, w)
+        return F.pad(both.flatten(2).flatten(0, 1), (1, 0, 1, 0))

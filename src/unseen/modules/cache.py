@@ -23,6 +23,8 @@ class TableCache:
         A table is made outside of inference mode: a tensor made inside could not take part in a
         later training step.
         """
+        if torch.compiler.is_exporting():  # the key is not known yet
+            return make()
         if key not in self._tables:
             if len(self._tables) >= CACHE_SIZE:
                 self._tables.pop(next(iter(self._tables)))

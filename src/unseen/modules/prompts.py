@@ -138,7 +138,7 @@ class VisualPrompts(nn.Module):
 
     def insert_prompts(self, x: Tensor) -> Tensor:
         """Tokens (B, 1 + N, C) for the first block, with its prompts: (B, 1 + P + N, C)."""
-        return torch.cat([x[:, :1], self._prompts(0, len(x)), x[:, 1:]], dim=1)
+        return torch.cat([x[:, :1], self._prompts(0, x.shape[0]), x[:, 1:]], dim=1)
 
     def replace_prompts(self, layer: int, x: Tensor) -> Tensor:
         """Tokens that enter block `layer` > 0: its own prompts replace those of the block before.
@@ -152,4 +152,4 @@ class VisualPrompts(nn.Module):
         patches = x[:, 1 + self.num_prompts :]
         if layer == self.depth:
             return torch.cat([x[:, :1], patches], dim=1)
-        return torch.cat([x[:, :1], self._prompts(layer, len(x)), patches], dim=1)
+        return torch.cat([x[:, :1], self._prompts(layer, x.shape[0]), patches], dim=1)

@@ -51,7 +51,7 @@ def region_mask(front: int, owner: Tensor, count: int) -> Tensor:
         owner: Region of every patch (`regions_of`).
         count: Regions.
     """
-    device, total = owner.device, front + len(owner) + count
+    device, total = owner.device, front + owner.shape[0] + count
     own = owner[:, None] == torch.arange(count, device=device)  # (N, R)
     mask = torch.ones(total, total, dtype=torch.bool, device=device)
     patches, regions = slice(front, total - count), slice(total - count, total)

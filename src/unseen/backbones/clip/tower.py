@@ -79,6 +79,7 @@ class CLIP(CLIPText):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.recompute = False
         self._positions = TableCache()
+        self._only_table: Tensor | None = None
         self.requires_grad_(False)
         self.eval()
 
@@ -91,6 +92,17 @@ class CLIP(CLIPText):
             "mean": self.mean.new_tensor(mean).view(3, 1, 1),
             "std": self.std.new_tensor(std).view(3, 1, 1),
         }
+        return other
+
+    def image_part(self, table: Tensor | None = None) -> CLIP:
+        """The same image tower without a text tower; this tower stays as it is.
+
+        Args:
+            table: Positions of one grid (`positions`), for programs that cannot resize them.
+        """
+        other = copy(self)
+        other._modules = {**self._modules, "text": None}
+        other._only_table = table
         return other
 
     def positions(
@@ -109,6 +121,8 @@ class CLIP(CLIPText):
             via: A grid the table goes through on the way (released code resizes once at loading and
                 again at run time).
         """
+        if self._only_table is not None:
+            return self._only_table
         table: Tensor = self.visual.positional_embedding
         sizes = [size for size in (via, grid) if size is not None]
         if all(size == self.visual.grid_size for size in sizes):
@@ -125,6 +139,8 @@ class CLIP(CLIPText):
         if table.requires_grad:  # a stored table would cut the gradient
             return resized()
         # With address and version in the key, a table that is loaded anew is resized anew.
+        if torch.compiler.is_exporting():  # of any grid; and its tensors have no address
+            return resized()
         key = (grid, resize, via, table.device, table.dtype, table.data_ptr(), table._version)
         return self._positions.get(key, resized)
 
@@ -174,7 +190,7 @@ class CLIP(CLIPText):
         positions = self.positions((x.shape[-2], x.shape[-1]), resize, via=via)
         x = x.flatten(2).transpose(1, 2)  # (B, N, C)
         # The class embedding has the first row of the position table added to it, like any token.
-        first = visual.class_embedding.expand(len(x), 1, -1)
+        first = visual.class_embedding.expand(x.shape[0], 1, -1)
         x = torch.cat([first, x], dim=1) + positions
         if twice:
             x = torch.cat([x[:, :1] + visual.class_embedding, x[:, 1:]], dim=1)

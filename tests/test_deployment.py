@@ -1,0 +1,115 @@
+"""Methods as files for other programs: equal to the method, free in what they say is free."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+import unseen
+from tiny.commands import error_of, run_command
+from unseen.backbones.clip.loading import load_clip
+from unseen.clip_segmenter import ClipSegmenter
+from unseen.data.doodles import draw
+from unseen.deployment import Deployed, export_model
+from unseen.errors import SettingError
+from unseen.methods import METHODS, create
+from unseen.predictor import Predictor
+from unseen.segmenter import QuerySegmenter
+from unseen.settings import InferenceSettings
+
+EXPORTED = [
+    name
+    for name, method in METHODS.items()
+    if issubclass(method.cls, ClipSegmenter) and not issubclass(method.cls, QuerySegmenter)
+]
+
+
+def predictor_of(name: str) -> Predictor:
+    if not METHODS[name].trainable:
+        return unseen.load(name)
+    torch.manual_seed(0)
+    options = {"start": "released", "decoder_heads": 4, "num_prompts": 2}
+    return Predictor(create(name, load_clip("doodles"), **options), InferenceSettings())
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_torch_export_is_the_method(name: str, tmp_path: Path) -> None:
+    """At sizes, batches and vocabularies that it was not traced with."""
+    predictor = predictor_of(name)
+    made = export_model(predictor, tmp_path / "model.pt2")
+    assert made.difference < 1e-5
+    assert made.checked == 12
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    images, text = torch.rand(4, 3, 40, 120), F.normalize(torch.randn(7, 128), dim=-1)
+    with torch.no_grad():
+        assert torch.allclose(
+            loaded(images, text), Deployed(predictor.segmenter)(images, text), atol=1e-5
+        )
+    names = dict(loaded.named_parameters())
+    assert not any("text" in each for each in names), "the text tower stays behind"
+    assert predictor.segmenter.clip.text is not None
+
+
+@pytest.mark.parametrize("name", ["naclip", "sclip", "zegclip", "clip_rc"])
+def test_onnx_is_the_method(name: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    predictor = predictor_of(name)
+    made = export_model(predictor, tmp_path / "model.onnx", size=72, classes=["sun", "fish"])
+    assert made.difference < 1e-3
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    images, text = torch.rand(5, 3, 72, 72), F.normalize(torch.randn(9, 128), dim=-1)
+    (scores,) = session.run(None, {"images": images.numpy(), "text": text.numpy()})
+    with torch.no_grad():
+        ours = Deployed(predictor.segmenter)(images, text)
+    assert np.abs(scores - ours.numpy()).max() < 1e-3
+    vectors = np.load(tmp_path / "model.onnx.npy")
+    assert (vectors == predictor.encode(["sun", "fish"]).pooled.numpy()).all()
+    told = json.loads((tmp_path / "model.onnx.json").read_text())
+    assert told["size"] == 72
+    assert told["classes"] == ["sun", "fish"]
+
+
+def test_the_example_runs_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    run_command(f"export naclip --out {tmp_path / 'm.onnx'} --size 64 --classes 'sun, tree, fish'")
+    assert "differ by at most" in capsys.readouterr().out
+    Image.fromarray(draw(3, 0, size=64).image).save(tmp_path / "photo.png")
+    script = Path(__file__).parents[1] / "examples" / "onnx" / "segment.py"
+    code = (
+        "import runpy, sys; sys.modules['torch'] = None;"
+        f" sys.argv = ['x', {str(tmp_path / 'm.onnx')!r}, {str(tmp_path / 'photo.png')!r},"
+        f" {str(tmp_path / 'out.png')!r}]; runpy.run_path({str(script)!r}, run_name='__main__')"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.count("%") == 3
+    labels = np.array(Image.open(tmp_path / "out.png"))
+    model = unseen.load("naclip", inference={"short_side": 64, "window": None})
+    ours = model.segment(tmp_path / "photo.png", ["sun", "tree", "fish"]).labels
+    assert (labels == ours).mean() > 0.97
+
+
+def test_what_cannot_be_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "m.onnx"
+    assert "ends in .onnx" in error_of(capsys, f"export naclip --out {tmp_path / 'm.tflite'}")
+    assert "multiple of 8" in error_of(capsys, f"export naclip --out {out} --size 65")
+    assert "has to be trained" in error_of(capsys, f"export zegclip --out {out}")
+    torch.manual_seed(0)
+    esda = Predictor(create("esda", load_clip("doodles")), InferenceSettings())
+    with pytest.raises(SettingError, match="ESDA is asked one class at a time"):
+        export_model(esda, out)
+    out.write_text("mine")
+    assert "was not written by unseen" in error_of(capsys, f"export naclip --out {out}")
+    out.unlink()
+    monkeypatch.setattr("unseen.deployment.find_spec", lambda _: None)
+    assert "pip install 'unseen[onnx]'" in error_of(capsys, f"export naclip --out {out}")
+    assert not list(tmp_path.iterdir())
