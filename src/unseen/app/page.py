@@ -162,7 +162,7 @@ class Page:
                 api_name="page",
                 api_visibility="private",
             )
-            quietly = {"show_progress": "hidden", "trigger_mode": "always_last"}
+            quietly: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
             for event in (which.input, threshold.change):
                 shown_at = [session, which, threshold]
                 event(self.show, shown_at, view, api_visibility="private", **quietly)
