@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,7 @@ from unseen.settings import (
     ExtractionSettings,
     InferenceSettings,
     SpectralSettings,
+    TileSettings,
     check_threshold,
 )
 from unseen.texts import is_file, is_folder, is_path, is_special
@@ -43,6 +45,7 @@ from unseen.vocabulary import (
 if TYPE_CHECKING:
     from unseen.labelling.jobs import Job
     from unseen.labelling.sources import Item, Shard
+    from unseen.labelling.tiles import TiledJob
     from unseen.segmentation import Segmentation
     from unseen.sources import ModelChoices
 
@@ -50,6 +53,7 @@ GROUPS: dict[str, dict[str, Any]] = {
     "segment": {
         "inference": settings_flags(InferenceSettings(), "Inference", defaults=False),
         "drawing": settings_flags(DrawSettings(), "Overlays", flat=True),
+        "tiling": settings_flags(TileSettings(), "Large images", flat=True),
     },
     "eigenvectors": {
         "extraction": settings_flags(ExtractionSettings(), "Images and network", flat=True),
@@ -98,7 +102,7 @@ class SegmentFlags:
 DATA, MODEL, SEGMENT = DataFlags(), ModelFlags(), SegmentFlags()
 
 
-def segment(
+def segment(  # noqa: PLR0913 - keyword-only
     images: list[str],
     /,
     *,
@@ -107,6 +111,7 @@ def segment(
     model: Annotated[ModelFlags, FLAT] = MODEL,
     inference: Given = NOTHING,
     drawing: Given = NOTHING,
+    tiling: Given = NOTHING,
 ) -> int:
     """Label every pixel of images with one of your classes.
 
@@ -126,18 +131,20 @@ def segment(
         inference: Single values to change; by default the run's own, or one and a half times the
             tower's size in windows of that size.
         drawing: Values of `DrawSettings`.
+        tiling: Values of `TileSettings`.
     """
     from unseen.labelling.sources import Shard
     from unseen.palettes import class_colours
     from unseen.sources import find_model
 
     vocabulary = read_vocabulary(classes, flags.words.given())
-    _check_flags(flags, vocabulary)
+    tiles = TileSettings(**tiling)
+    _check_flags(flags, vocabulary, tiles)
     drawn = DrawSettings(**drawing)
     class_colours(drawn.palette, vocabulary.names)
     formats = [] if flags.to is None else split_formats(flags.to)
     shard = Shard.of(flags.shard)
-    items = _found(images, flags)
+    items = _found(images, flags, tiles)
     choices: ModelChoices = {**model.given(), "text_embeddings": flags.text_embeddings}
     find_model(flags.model, choices)
     from unseen import api
@@ -151,16 +158,22 @@ def segment(
         drawing=drawn,
         **choices,
     )
-    job = Job(loaded, loaded.encode(vocabulary), flags.out, flags.threshold, flags.batch)
+    text = loaded.encode(vocabulary)
     remedy = "train a run on" if loaded.run else "give --clip"
     notify(about_tower(loaded.segmenter.clip.source, vocabulary.names, remedy))
+    if tiles.tile is not None:
+        from unseen.labelling.tiles import TiledJob
+
+        large = TiledJob(loaded, text, flags.out, tiles.tile, flags.threshold, tiles.bands)
+        return report_on_large(large, shard.part(items), again=flags.again)
+    job = Job(loaded, text, flags.out, flags.threshold, flags.batch)
     code = report_on(job, items, shard, again=flags.again)
     if formats:
         code |= report_exports(flags.out, formats, flags.out / EXPORTS, ExportSettings())
     return code
 
 
-def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary) -> None:
+def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary, tiles: TileSettings) -> None:
     """Refuse values out of range, and words that would not be read.
 
     Raises:
@@ -179,9 +192,17 @@ def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary) -> None:
             "--to writes all images of a job, and --shard labels a part; remove --to, and call"
             " unseen export-labels when all parts are done"
         )
+    if tiles.tile is None:
+        return
+    if flags.to is not None or flags.batch > 1:
+        raise SettingError(
+            "--to and --batch are for images that are opened whole; remove them, or --tile"
+        )
+    if find_spec("rasterio") is None:
+        raise SettingError("--tile needs rasterio; install it with pip install 'unseen[geo]'")
 
 
-def _found(images: Sequence[str], flags: SegmentFlags) -> list[Item]:
+def _found(images: Sequence[str], flags: SegmentFlags, tiles: TileSettings) -> list[Item]:
     """The images, whose results are not in the way of anything."""
     from unseen.files import check_not_among, check_replaceable
     from unseen.labelling.results import check_not_of_others
@@ -190,6 +211,8 @@ def _found(images: Sequence[str], flags: SegmentFlags) -> list[Item]:
     items = find_items(images, recursive=flags.recursive)
     check_not_among([item.path for item in items], flags.out)
     results = [result for item in items for result in item.results(flags.out)]
+    if tiles.tile is not None:  # their label maps are no PNGs
+        results = [result for item in items for result in item.results(flags.out)[1:]]
     check_replaceable([*results, *tables(flags.out)])
     check_not_of_others(items, flags.out)
     return items
@@ -223,6 +246,26 @@ def report_on(job: Job, items: Sequence[Item], shard: Shard, *, again: bool) -> 
     print(_summary(len(part), len(pending), len(failed), seconds))
     if len(pending) > len(failed):
         notify(about_one_class(job.text, job.threshold))
+    for error in failed:
+        notify(f"unseen: {error}")
+    return 2 if failed else 0
+
+
+def report_on_large(job: TiledJob, items: Sequence[Item], *, again: bool) -> int:
+    """Label large images, with a line for each, and what came of it."""
+    pending = [item for item in items if again or not job.is_done(item)]
+    failed: list[UnseenError] = []
+    begun = time.monotonic()
+    for item in pending:
+        try:
+            told = job.label(item)
+        except DataError as unreadable:
+            failed.append(unreadable)
+            continue
+        ranked = sorted(told["classes"], key=lambda entry: -entry["share"])[:3]
+        shares = ", ".join(f"{each['name']} {100 * each['share']:.1f} %" for each in ranked)
+        print(f"{item.shown}: {shares}  ->  {job.target(item)}")
+    print(_summary(len(items), len(pending), len(failed), time.monotonic() - begun))
     for error in failed:
         notify(f"unseen: {error}")
     return 2 if failed else 0

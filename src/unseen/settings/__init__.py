@@ -17,6 +17,7 @@ from unseen.settings.legacy import LEGACY_NAMES, LEGACY_VALUES, from_legacy, upd
 from unseen.settings.model import ModelSettings, flat, is_own
 from unseen.settings.segments import ExtractionSettings, SpectralSettings
 from unseen.settings.serving import ServeSettings
+from unseen.settings.tiles import TileSettings
 from unseen.settings.training import (
     TRAIN_RANGES,
     TRANSFORM_RANGES,
@@ -54,6 +55,7 @@ __all__ = [
     "ServeSettings",
     "SpectralSettings",
     "Strategy",
+    "TileSettings",
     "TrainSettings",
     "TransformSettings",
     "UnseenPixels",

@@ -1,0 +1,178 @@
+"""Large images, labelled part by part: the same as at once, in their place on the earth."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import unseen
+from tiny.commands import error_of, run_command
+from unseen.data.doodles import draw
+from unseen.inference import window_starts
+
+rasterio = pytest.importorskip("rasterio")
+from rasterio.transform import from_origin  # noqa: E402
+
+from unseen.labelling.sources import Item  # noqa: E402
+from unseen.labelling.tiles import TiledJob, spans  # noqa: E402
+
+NAMES = ["sun", "tree", "fish", "house"]
+
+
+@given(st.integers(1, 400), st.integers(8, 64), st.integers(4, 64), st.integers(1, 200))
+def test_parts_have_all_windows_of_their_pixels(
+    length: int, window: int, stride: int, side: int
+) -> None:
+    """And no other way of laying windows over them than that of the whole image."""
+    stride = min(stride, window)
+    whole = window_starts(length, window, stride)
+    parts = spans(length, window, stride, side)
+    assert parts[0].start == 0
+    assert parts[-1].stop == length
+    assert all(one.stop == other.start for one, other in itertools.pairwise(parts))
+    for part in parts:
+        own = [part.first + s for s in window_starts(part.last - part.first, window, stride)]
+        for pixel in (part.start, (part.start + part.stop) // 2, part.stop - 1):
+            of_whole = [start for start in whole if start <= pixel < start + window]
+            assert [start for start in own if start <= pixel < start + window] == of_whole
+
+
+def scene(height: int, width: int) -> Image.Image:
+    """Doodles beside each other."""
+    tiles = [np.array(draw(5, i, size=96).image) for i in range(20)]
+    rows = [np.concatenate(tiles[i : i + 5], axis=1) for i in (0, 5, 10, 15)]
+    return Image.fromarray(np.concatenate(rows)[:height, :width])
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return unseen.load("naclip", inference={"short_side": None, "window": 64, "stride": 40})
+
+
+@pytest.mark.parametrize("side", [40, 100, 1000])
+def test_a_tiled_image_is_labelled_as_a_whole_one(side: int, model: Any, tmp_path: Path) -> None:
+    scene(300, 410).save(tmp_path / "a.png")
+    whole = model.segment(tmp_path / "a.png", NAMES, threshold=0.4)
+    job = TiledJob(model, model.encode(NAMES), tmp_path / "out", side, 0.4)
+    told = job.label(Item(tmp_path / "a.png", "in/a"))
+    with rasterio.open(tmp_path / "out" / "in" / "a.tif") as made:
+        labels = made.read(1)
+        assert made.tags()["classes"] == "sun, tree, fish, house"
+    assert (labels == whole.labels).mean() > 0.9999, "but for rounding"
+    for entry, wanted in zip(told["classes"], whole.as_dict()["classes"], strict=True):
+        assert entry["share"] == pytest.approx(wanted["share"], abs=1e-4)
+        assert entry["mean_score"] == pytest.approx(wanted["mean_score"], abs=1e-3)
+    assert told["no_class"] == pytest.approx(whole.as_dict()["no_class"], abs=1e-4)
+    assert json.loads((tmp_path / "out" / "in" / "a.json").read_text())["height"] == 300
+
+
+def geotiff(path: Path, values: Any, **profile: Any) -> None:
+    """A GeoTIFF of bands (N, H, W) near Bern, half a metre a pixel."""
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=len(values),
+        height=values.shape[1],
+        width=values.shape[2],
+        dtype=values.dtype,
+        crs="EPSG:2056",
+        transform=from_origin(2_600_000, 1_200_000, 0.5, 0.5),
+        **profile,
+    ) as file:
+        file.write(values)
+
+
+def test_a_geotiff_keeps_its_place(model: Any, tmp_path: Path) -> None:
+    """Its reference, what has no data, and more bands or bits than an image has."""
+    pixels = np.asarray(scene(200, 300)).transpose(2, 0, 1)
+    plain = model.segment(scene(200, 300), NAMES)
+    pixels = np.concatenate([pixels, np.full((1, 200, 300), 9, dtype=np.uint8)])
+    pixels[:3, :50] = 0
+    geotiff(tmp_path / "a.tif", pixels, nodata=0)
+    job = TiledJob(model, model.encode(NAMES), tmp_path / "out", 80)
+    job.label(Item(tmp_path / "a.tif", "a"))
+    with rasterio.open(tmp_path / "out" / "a.tif") as made:
+        labels = made.read(1)
+        assert made.crs.to_epsg() == 2056
+        assert made.transform == from_origin(2_600_000, 1_200_000, 0.5, 0.5)
+        assert made.nodata == 255
+        assert made.block_shapes == [(512, 512)]
+        assert made.colormap(1)[0][:3] == (230, 159, 0)
+    assert (labels[:50] == 255).all()
+    assert (labels[130:] == plain.labels[130:]).mean() > 0.99, "away from what is missing"
+    deep = pixels[:3].astype(np.uint16) * 40
+    geotiff(tmp_path / "deep.tif", deep[::-1])
+    reordered = TiledJob(model, model.encode(NAMES), tmp_path / "out", 80, bands=(3, 2, 1))
+    reordered.label(Item(tmp_path / "deep.tif", "deep"))
+    with rasterio.open(tmp_path / "out" / "deep.tif") as made:
+        assert (made.read(1)[130:] == plain.labels[130:]).mean() > 0.8
+
+
+def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
+    """64 million pixels, more than are opened at once, in a process of its own."""
+    code = f"""
+import resource, sys
+import numpy as np, torch, rasterio, unseen
+from pathlib import Path
+from types import SimpleNamespace
+from unseen.labelling import tiles
+from unseen.labelling.sources import Item
+from unseen.labelling.tiles import TiledJob
+side = int(sys.argv[1])
+path = Path({str(tmp_path)!r}) / f"{{side}}.tif"
+def quick(segmenter, images, text, settings, **_):
+    size = images.shape[-2:]
+    labels = torch.zeros(1, *size, dtype=torch.int64)
+    return SimpleNamespace(labels=labels, confidence=torch.ones(1, *size))
+tiles.label_maps = quick
+model = unseen.load("naclip", inference={{"short_side": None, "window": 64, "stride": 64}})
+TiledJob(model, model.encode(["a", "b"]), path.parent / "out", 1024).label(Item(path, str(side)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+    how = {"tiled": True, "compress": "deflate", "dtype": "uint8", "driver": "GTiff", "count": 3}
+    for side in (1000, 8000):
+        with rasterio.open(tmp_path / f"{side}.tif", "w", height=side, width=side, **how):
+            pass
+    peaks = [
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code, str(side)], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for side in (1000, 8000)
+    ]
+    assert peaks[1] < peaks[0] + 250
+
+
+def test_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    scene(150, 200).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    words = f"segment {tmp_path} --classes sun,tree --out {tmp_path / 'out'} --tile 128"
+    error = error_of(capsys, words)
+    assert "b.png cannot be read" in error
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["a.json", "a.overlay.png", "a.tif"]
+    capsys.readouterr()
+    (tmp_path / "b.png").unlink()
+    run_command(words)
+    out = capsys.readouterr().out
+    assert "1 had been labelled" in out
+    run_command(words, "--again")
+    assert "labelled 1 image" in capsys.readouterr().out
+    assert "--to" in error_of(capsys, words, "--to coco")
+    assert "--tile is 0" in error_of(capsys, words.replace("--tile 128", "--tile 0"))
+    assert "--bands" in error_of(capsys, words.replace("--tile 128", "--bands [1,2,3]"))
+    assert "--bands is [1, 2, 9]" in error_of(capsys, words, "--bands [1,2,9]")
+    torch.manual_seed(0)
