@@ -422,3 +422,23 @@ def test_results_of_another_image_stay(tmp_path: Path, capsys: pytest.CaptureFix
     capsys.readouterr()
     run_command(f"segment {tmp_path / 'c'} --classes boat --out {tmp_path / 'one'}")
     assert "'boat' is the only class, so every pixel gets it" in capsys.readouterr().err
+
+
+def test_an_index_as_parquet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows and columns as the CSV, with types."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    photographs(tmp_path / "photos", 40, 44)
+    words = f"segment {tmp_path / 'photos'} --classes boat,tree --out {tmp_path / 'out'} --parquet"
+    run_command(words)
+    run_command(words)  # it replaces its own
+    table = parquet.read_table(tmp_path / "out" / "index.parquet")
+    with (tmp_path / "out" / "index.csv").open(encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert table.column_names == rows[0]
+    told = [[str(value) for value in row.values()] for row in table.to_pylist()]
+    assert told == rows[1:]
+    assert str(table.schema.field("height").type) == "int64"
+    monkeypatch.setattr("unseen.cli.images.find_spec", lambda _: None)
+    assert "pip install 'unseen[parquet]'" in error_of(capsys, words)

@@ -45,6 +45,8 @@ RESULTS = (".png", ".overlay.png", ".json")
 """How the names of the results of an image end: label map, overlay, numbers."""
 MANIFEST, INDEX = "job.json", "index.csv"
 """Beside the results of a job: what they are made with, and a line of numbers for each image."""
+PARQUET = "index.parquet"
+"""The same numbers for programs that read Parquet."""
 LONGEST_NAME = 255
 """Bytes of a file's name."""
 SHEET = "sheet.png"

@@ -78,6 +78,7 @@ class SegmentFlags:
             of a cluster takes its own.
         again: Label images again that have been labelled with the same settings.
         batch: Images of one size that are computed together, at most.
+        parquet: Write index.parquet beside index.csv.
         to: Also write the label maps for other tools, in OUT/exports: formats of `unseen
             export-labels`, separated by commas.
         threshold: Pixels whose best class is less confident (0..1) get no class.
@@ -92,6 +93,7 @@ class SegmentFlags:
     shard: str = "0/1"
     again: bool = False
     batch: int = 1
+    parquet: bool = False
     to: str | None = None
     threshold: float | None = None
     device: str = "auto"
@@ -166,7 +168,7 @@ def segment(  # noqa: PLR0913 - keyword-only
 
         large = TiledJob(loaded, text, flags.out, tiles.tile, flags.threshold, tiles.bands)
         return report_on_large(large, shard.part(items), again=flags.again)
-    job = Job(loaded, text, flags.out, flags.threshold, flags.batch)
+    job = Job(loaded, text, flags.out, flags.threshold, flags.batch, flags.parquet)
     code = report_on(job, items, shard, again=flags.again)
     if formats:
         code |= report_exports(flags.out, formats, flags.out / EXPORTS, ExportSettings())
@@ -192,11 +194,14 @@ def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary, tiles: TileSetting
             "--to writes all images of a job, and --shard labels a part; remove --to, and call"
             " unseen export-labels when all parts are done"
         )
+    if flags.parquet and find_spec("pyarrow") is None:
+        raise SettingError("--parquet needs pyarrow; install it with pip install 'unseen[parquet]'")
     if tiles.tile is None:
         return
-    if flags.to is not None or flags.batch > 1:
+    if flags.to is not None or flags.batch > 1 or flags.parquet:
         raise SettingError(
-            "--to and --batch are for images that are opened whole; remove them, or --tile"
+            "--to, --batch and --parquet are for images that are opened whole; remove them, or"
+            " --tile"
         )
     if find_spec("rasterio") is None:
         raise SettingError("--tile needs rasterio; install it with pip install 'unseen[geo]'")

@@ -17,7 +17,18 @@ from numpy.typing import NDArray
 
 from unseen.arguments import check_kind
 from unseen.errors import SettingError, UnseenError
-from unseen.files import INDEX, MANIFEST, file_state, is_whole, path_text, write_json, write_text
+from unseen.files import (
+    INDEX,
+    MANIFEST,
+    PARQUET,
+    file_state,
+    has_mark,
+    is_whole,
+    path_text,
+    replacing,
+    write_json,
+    write_text,
+)
 from unseen.images import read_pixels
 from unseen.labelling.results import read_result
 from unseen.labelling.sources import Item
@@ -44,6 +55,7 @@ class Job:
         out: Folder for the results.
         threshold: Pixels whose best class is less confident (0..1) get no class.
         batch: Images of one size that are computed together, at most.
+        parquet: Write the index as a Parquet table too.
     """
 
     predictor: Predictor
@@ -51,10 +63,11 @@ class Job:
     out: Path
     threshold: float | None = None
     batch: int = 1
+    parquet: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what is of another kind or out of range."""
-        for name, kind in (("out", Path), ("batch", int)):
+        for name, kind in (("out", Path), ("batch", int), ("parquet", bool)):
             check_kind(name, getattr(self, name), kind)
         check_threshold(self.threshold)
         if self.batch < 1:
@@ -137,16 +150,35 @@ class Job:
         if not rows:
             return
         rows.sort(key=lambda row: row[1]["margin"])
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
         names = self.text.vocabulary
         # A name alone could be that of another column, or a formula for a spreadsheet.
-        table.writerow([*COLUMNS, *(f"share of {name}" for name in names)])
-        for item, told, shares in rows:
-            numbers = [told[key] for key in COLUMNS[2:]]
-            files = [path_text(item.path), path_text(f"{item.name}.png")]
-            table.writerow([*files, *numbers, *(shares.get(name, "") for name in names)])
+        heads = [*COLUMNS, *(f"share of {name}" for name in names)]
+        lines = [
+            [
+                path_text(item.path),
+                path_text(f"{item.name}.png"),
+                *(told[key] for key in COLUMNS[2:]),
+                *(shares[name] for name in names),
+            ]
+            for item, told, shares in rows
+        ]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([heads, *lines])
         write_text(self.out / INDEX, text.getvalue())
+        if self.parquet:
+            write_parquet(self.out / PARQUET, heads, lines)
+
+
+def write_parquet(path: Path, heads: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
+    """A table as Parquet."""
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    columns = dict(zip(heads, zip(*lines, strict=True), strict=True))
+    table = pyarrow.table({name: list(values) for name, values in columns.items()})
+    # Parquet files have no mark; the index beside it has.
+    with replacing(path, ours=has_mark(path.with_name(INDEX))) as beside:
+        write_table(table, beside)
 
 
 # --------------------------------------------------------------- what is done already
