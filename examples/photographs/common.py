@@ -48,6 +48,7 @@ class Row:
         train: Values of `TrainSettings` that differ from those all rows share.
         regime: How it is trained.
         query: Whether it is asked one class an image.
+        trained_as: The row whose runs are scored with these options, instead of runs of its own.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Row:
     train: Mapping[str, Any] = field(default_factory=dict)
     regime: Regime = "inductive"
     query: bool = False
+    trained_as: str = ""
 
 
 def settings(

@@ -10,8 +10,6 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
-
 from unseen.errors import SettingError, UnseenError
 from unseen.files import LONGEST_NAME
 from unseen.settings.ranges import shown
@@ -57,6 +55,9 @@ def check_kind(name: str, value: Any, kind: Any, error: type[UnseenError] = Sett
         kind: An annotation, with the names resolved.
         error: What to raise.
     """
+    # Not needed for help, and it takes a while to import.
+    from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
+
     try:
         check_type(value, kind, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
     except TypeCheckError:

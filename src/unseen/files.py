@@ -16,14 +16,14 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from typing import TYPE_CHECKING, Any
 
 from unseen.errors import DataError
+
+if TYPE_CHECKING:  # every command imports this module, and few write images
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
 
 MARK = "written by unseen"
 """Stands near the start of all files of the program's own."""
@@ -268,6 +268,8 @@ def write_png(
         small: Spend time on a smaller file.
         told: What is kept in the file as JSON, as the text "unseen".
     """
+    from PIL.PngImagePlugin import PngInfo
+
     info = PngInfo()
     info.add_text("Software", about())
     if told:
@@ -284,6 +286,8 @@ def write_labels(
     told: Mapping[str, Any] | None = None,
 ) -> None:
     """Save ids (H, W) as an indexed PNG, whose palette shows them in colour; `told` as above."""
+    from PIL import Image
+
     image = Image.fromarray(labels, mode="P")
     full_palette = (palette + [(0, 0, 0)] * 256)[:256]
     image.putpalette([channel for colour in full_palette for channel in colour])

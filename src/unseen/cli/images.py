@@ -20,7 +20,6 @@ from unseen.cli.flags import (
     settings_flags,
 )
 from unseen.cli.notices import about_one_class, about_tower, notify
-from unseen.data.own.layout import read_classes
 from unseen.errors import DataError, SettingError, UnseenError, VocabularyError
 from unseen.settings import (
     EXPORTS,
@@ -303,6 +302,8 @@ def read_vocabulary(classes: str, words: Mapping[str, Any]) -> Vocabulary:
         UnseenError: Double quotes that are not closed, or a file that cannot be read.
     """
     if is_file(classes):
+        from unseen.data.own.layout import read_classes
+
         listed = read_classes(Path(classes))
         try:
             vocabulary = Vocabulary(listed.class_names, listed.synonyms)

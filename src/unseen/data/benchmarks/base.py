@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unseen.data.episodes import Episode
 from unseen.data.layouts import require_root
 from unseen.data.pairs import Background
 from unseen.errors import SettingError
@@ -16,10 +15,11 @@ from unseen.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from unseen.data.datasets import SegmentationSet
+    from unseen.data.episodes import Episode
 
 Opener = Callable[[Path | None, str], "SegmentationSet"]
 """From root and split ("train" or "val") to the images and label maps."""
-EpisodeOpener = Callable[[Path | None, Draw, int], tuple["SegmentationSet", list[Episode]]]
+EpisodeOpener = Callable[[Path | None, Draw, int], tuple["SegmentationSet", list["Episode"]]]
 """From root, way to draw and seed to the validation images and the pairs to score."""
 
 
