@@ -187,7 +187,9 @@ def curve_chart(places: argparse.Namespace) -> str:
             parts += [
                 f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}"/>' for px, py in points
             ]
-            parts.append(_text(points[0][0] + 8, points[0][1] - 12, title, colour=colour))
+            # Above the flat part of the line.
+            middle = points[len(points) // 2 - 1]
+            parts.append(_text(middle[0] - 50, middle[1] - 16, title, colour=colour))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
