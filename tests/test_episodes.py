@@ -126,7 +126,7 @@ def test_lists_are_downloaded_once_and_checked(
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr("unseen.data.episodes.urlopen", fetch)
+    monkeypatch.setattr("urllib.request.urlopen", fetch)
     with pytest.raises(DataError, match="is not the list that was published"):
         find_list(None, name)
     monkeypatch.setitem(HASHES, name, hashlib.sha256(text).hexdigest()[:16])
@@ -134,7 +134,7 @@ def test_lists_are_downloaded_once_and_checked(
     assert find_list(None, name).is_relative_to(tmp_path)
     assert len(requests) == 2
     monkeypatch.setattr(
-        "unseen.data.episodes.urlopen",
+        "urllib.request.urlopen",
         lambda *_, **__: (_ for _ in ()).throw(URLError("no network")),
     )
     with pytest.raises(DataError, match="could not be fetched"):
@@ -146,7 +146,7 @@ def test_lists_are_kept_in_the_cache_folder_of_the_system(
 ) -> None:
     name, text = "pascal/val/fold1.txt", b"2007_000001__06\n"
     monkeypatch.setitem(HASHES, name, hashlib.sha256(text).hexdigest()[:16])
-    monkeypatch.setattr("unseen.data.episodes.urlopen", lambda url, timeout: io.BytesIO(text))
+    monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: io.BytesIO(text))
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = find_list(None, name)

@@ -23,7 +23,8 @@ from PIL import Image
 from unseen.data.own.survey import read_pair
 from unseen.data.pairs import Pair
 from unseen.errors import DataError
-from unseen.images import MOST_PIXELS, images_in, read_image, read_labels, read_pixels
+from unseen.image_files import images_in
+from unseen.images import MOST_PIXELS, read_image, read_labels, read_pixels
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\nshowpage\n"
 

@@ -13,7 +13,7 @@ from typing import TypedDict, Unpack
 from unseen.data.benchmarks import Benchmark, check_flags_used, check_outside, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
 from unseen.files import SHEET, check_output_folder, check_replaceable
-from unseen.images import images_in
+from unseen.image_files import images_in
 from unseen.methods import known
 from unseen.recipes import Protocol, published
 from unseen.runs import (

@@ -20,20 +20,17 @@ import hashlib
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any, get_args
-from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, get_args
 
 from unseen.data.pairs import Pair
 from unseen.errors import DataError, SettingError
 from unseen.files import cache_folder, replacing
-from unseen.images import read_labels
 from unseen.settings import Draw
 from unseen.texts import read_names
+
+if TYPE_CHECKING:  # help and refusals, which name the folds, do without
+    import numpy as np
 
 DRAWS = 1000
 """Pairs that the released codes score for every fold."""
@@ -84,6 +81,8 @@ def draw(
         )
     if how == "all" or not episodes:
         return list(episodes)
+    import numpy as np
+
     # The released codes draw with numpy's old generator, whose numbers must be repeated.
     rng = np.random.RandomState(seed)
     if how == "bam":
@@ -182,6 +181,10 @@ LONGEST_LIST = 10_000_000
 
 
 def _download_list(name: str) -> bytes:
+    from http.client import HTTPException
+    from urllib.error import HTTPError, URLError
+    from urllib.request import urlopen
+
     url = f"{SOURCE}/{name}"
     try:
         with urlopen(url, timeout=30) as answer:  # noqa: S310 - SOURCE is https
@@ -322,6 +325,10 @@ def bam_list(
     counts in an image if it covers at least `AREA` pixels; an image is kept if a novel class counts
     in it.
     """
+    import numpy as np
+
+    from unseen.images import read_labels
+
     kept: list[Pair] = []
     episodes: list[Episode] = []
     for pair in pairs:

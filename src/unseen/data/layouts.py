@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from unseen.data.classes import COCO
 from unseen.data.pairs import Background, Pair
 from unseen.errors import DataError
-from unseen.images import read_labels
 from unseen.texts import read_names
 
 if TYPE_CHECKING:
@@ -125,6 +122,10 @@ def pairs_without(pairs: list[Pair], ids: tuple[int, ...]) -> list[Pair]:
     Raises:
         DataError: Every image contains one of the ids.
     """
+    # Help and refusals, which name benchmarks, do without.
+    import numpy as np
+
+    from unseen.images import read_labels
 
     def contains_ids(pair: Pair) -> bool:
         return bool(np.isin(read_labels(pair.labels), ids).any())

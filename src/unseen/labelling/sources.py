@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from unseen.errors import DataError, SettingError
 from unseen.files import INDEX, MANIFEST, RESULTS, has_mark
-from unseen.images import images_in, looks_like_an_image
+from unseen.image_files import images_in, looks_like_an_image
 from unseen.settings.ranges import shown
 from unseen.texts import read_text
 

@@ -32,7 +32,7 @@ from pathlib import Path
 
 from unseen.data.pairs import Background, Pair
 from unseen.errors import DataError, VocabularyError
-from unseen.images import SUFFIXES
+from unseen.image_files import SUFFIXES
 from unseen.texts import read_text
 from unseen.vocabulary import Vocabulary, split_words
 
