@@ -41,10 +41,10 @@ SIZE, CLASSES = (4000, 3000), 171
 PARTS = {
     "read": "unseen.predictor.read_pixels",
     "best classes": "unseen.inference.best_rows",
-    "overlay": "unseen.predictor.overlay",
+    "overlay": "unseen.segmentation.overlay",
     "numbers": "unseen.segmentation.Segmentation.as_dict",
-    "label map, written": "unseen.predictor.write_labels",
-    "overlay, written": "unseen.predictor.write_png",
+    "label map, written": "unseen.segmentation.write_labels",
+    "overlay, written": "unseen.segmentation.write_png",
 }
 """What is timed besides the network, by name."""
 

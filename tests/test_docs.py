@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -206,3 +207,15 @@ def test_every_dependency_is_named_once_with_a_lower_bound() -> None:
     ).stdout.splitlines()
     assert len(set(names)) == len(names)
     assert set(names) <= {line.partition("==")[0].lower() for line in printed}
+
+
+def test_functions_that_benchmarks_replace_exist() -> None:
+    """By name: a benchmark of a function that has moved would end with an error."""
+    named = [
+        name
+        for file in (ROOT / "benchmarks").glob("*.py")
+        for name in re.findall(r'"(unseen\.[\w.]+)"', file.read_text(encoding="utf-8"))
+    ]
+    assert len(named) > 5
+    for name in named:
+        assert resolve_name(name) is not None

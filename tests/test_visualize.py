@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from unseen.errors import SettingError
 from unseen.labels import IGNORE
 from unseen.legends import PAPER, Entry, fit_text, font_of, legend
 from unseen.palettes import class_colours, colours
 from unseen.settings import DrawSettings
-from unseen.visualize import Row, label_palette, overlay, paint, percent, sheet, spread
+from unseen.visualize import Row, _wider, label_palette, overlay, paint, percent, sheet, spread
 
 _SPEC = spec_from_file_location("palette", Path(__file__).parents[1] / "tools" / "palette.py")
 assert _SPEC is not None
@@ -148,6 +149,13 @@ def test_width_of_the_line() -> None:
         assert lines.sum() == dark, width
     assert DrawSettings().contour_of((4000, 3000)) == 3
     assert DrawSettings(contour=0).contour_of((4000, 3000)) == 0
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 7])
+def test_wider_lines_are_squares_around_their_pixels(width: int) -> None:
+    edge = np.random.default_rng(0).random((20, 30)) < 0.05
+    wider = _wider(_wider(edge, width, 0), width, 1)
+    assert (wider == ndimage.maximum_filter(edge, size=width, mode="constant")).all()
 
 
 def test_the_inputs_are_left_alone() -> None:

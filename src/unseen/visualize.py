@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from unseen.labels import IGNORE, MAX_8BIT_CLASSES, label_to_index
 from unseen.legends import ACCENT, FAINT, INK, PAPER, Colour, Entry, fit_text, font_of, legend
@@ -54,8 +53,8 @@ def paint(
     edge = np.zeros(labels.shape, dtype=bool)
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edge[1:] |= labels[1:] != labels[:-1]
-    if width > 1:
-        edge = ndimage.maximum_filter(edge, size=width)
+    for axis in (0, 1):
+        edge = _wider(edge, width, axis)
     table = np.array(label_palette(classes), dtype=np.uint8)
     painted = np.empty_like(image)
     # Strip by strip, so that what is mixed stays small.
@@ -67,6 +66,17 @@ def paint(
             mixed.paste(mixed.point(_DARKER), mask=_mask(edge[strip]))
         painted[strip] = np.asarray(mixed)
     return painted
+
+
+def _wider(edge: NDArray[np.bool_], width: int, axis: int) -> NDArray[np.bool_]:
+    """Lines of one pixel with so many along one axis, to both sides."""
+    wider = edge.copy()
+    grown, thin = np.moveaxis(wider, axis, 0), np.moveaxis(edge, axis, 0)
+    for step in range(1, width // 2 + 1):
+        grown[step:] |= thin[:-step]
+    for step in range(1, (width - 1) // 2 + 1):
+        grown[:-step] |= thin[step:]
+    return wider
 
 
 STRIP = 2**20
