@@ -260,7 +260,7 @@ def test_images_are_fetched(server: str, tmp_path: Path, monkeypatch: pytest.Mon
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert (read_pixels(f"{server}/a.png") == pixels).all()
     (tmp_path / "page.png").write_text("<html>sign in</html>")
-    with pytest.raises(DataError, match=r"page\.png holds cannot be read \(not an image\)"):
+    with pytest.raises(DataError, match=r"page\.png cannot be read \(not an image\)"):
         read_pixels(f"{server}/page.png")
     with pytest.raises(DataError, match=r"no\.png cannot be fetched \(File not found\)"):
         read_pixels(f"{server}/no.png")

@@ -105,21 +105,32 @@ def read_file(
     Raises:
         DataError: Missing, not a regular file, in another format, damaged, or too large.
     """
+    name = f"the {kind} {path}"
     try:
         # A pipe or a device would be read for ever.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError(f"the {kind} {path} is not a file; {missing}")
-        with _without_warnings(), Image.open(path, formats=FORMATS) as image:
-            check_size(image.size, f"the {kind} {path}")
-            return decode(image)
+            raise DataError(f"{name} is not a file; {missing}")
     except FileNotFoundError as error:
-        raise DataError(f"the {kind} {path} does not exist; {missing}") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(_too_large(f"the {kind} {path}", "by its header")) from error
-    except MemoryError as error:
-        raise DataError(f"the {kind} {path} does not fit into memory; {remedy}") from error
+        raise DataError(f"{name} does not exist; {missing}") from error
     except _DAMAGE as error:
-        raise DataError(f"the {kind} {path} cannot be read ({_short(error)}); {remedy}") from error
+        raise DataError(f"{name} cannot be read ({_short(error)}); {remedy}") from error
+    return _decoded(path, name, decode, remedy)
+
+
+def _decoded(
+    source: Path | io.BytesIO, name: str, decode: Callable[[Image.Image], Decoded], remedy: str
+) -> Decoded:
+    """What `decode` makes of an image, whose header was judged before any pixel is read."""
+    try:
+        with _without_warnings(), Image.open(source, formats=FORMATS) as image:
+            check_size(image.size, name)
+            return decode(image)
+    except Image.DecompressionBombError as error:
+        raise DataError(_too_large(name, "by its header")) from error
+    except MemoryError as error:
+        raise DataError(f"{name} does not fit into memory; {remedy}") from error
+    except _DAMAGE as error:
+        raise DataError(f"{name} cannot be read ({_short(error)}); {remedy}") from error
 
 
 @contextmanager
@@ -229,14 +240,8 @@ def _fetched(address: str) -> NDArray[np.uint8]:
         ) from error
     if len(content) > MOST_FETCHED:
         raise DataError(f"the image {address} is too large; make it smaller")
-    try:
-        with _without_warnings(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            check_size(image.size, f"the image {address}")
-            return _rgb(_turned(image))
-    except (Image.DecompressionBombError, *_DAMAGE) as error:
-        raise DataError(
-            f"what {address} holds cannot be read ({_short(error)}); give the address of an image"
-        ) from error
+    name, remedy = f"the image {address}", "give the address of an image"
+    return _decoded(io.BytesIO(content), name, lambda image: _rgb(_turned(image)), remedy)
 
 
 def _pixels_of_array(array: NDArray[Any]) -> NDArray[np.uint8]:
