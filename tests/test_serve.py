@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import os
 import shutil
 import threading
 import time
@@ -198,6 +199,28 @@ def test_ten_visitors_at_once(address: str, tmp_path: Path) -> None:
 def test_what_the_command_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert "port is 70000" in error_of(capsys, "serve --port 70000")
     assert "nobody" in error_of(capsys, "serve nobody")
+
+
+def test_answers_to_programs_do_not_stay(model: Any, tmp_path: Path) -> None:
+    page = Page({"naclip": model}, ServeSettings(keep_minutes=5))
+    file = str(drawn(tmp_path, "a.png"))
+    path, _ = page.api_segment(file, "sun, tree", "naclip", 0)
+    assert [each.name for each in Path(path).parent.iterdir()] == ["labels.png"]
+    old = time.time() - 600
+    os.utime(Path(path).parent, (old, old))
+    again, _ = page.api_segment(file, "sun, tree", "naclip", 0)
+    assert not Path(path).exists()
+    assert Path(again).exists()
+
+
+def test_images_are_shown_once(model: Any, tmp_path: Path) -> None:
+    """What a visitor looks at stays while the others are labelled."""
+    files = [str(drawn(tmp_path, f"{name}.png")) for name in ("a", "bb", "ccc")]
+    page = Page({"naclip": model}, ServeSettings())
+    steps = list(page.segment(files, "sun, tree", "naclip", 0, None))
+    views = [step[2] for step in steps]
+    assert isinstance(views[0], str)
+    assert not any(isinstance(view, str) for view in views[1:])
 
 
 def test_a_port_that_is_taken(model: Any, address: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -21,6 +23,8 @@ from unseen.vocabulary import Vocabulary, split_words
 
 ONE_AT_A_TIME = "model"
 """Jobs of this name wait for each other."""
+ANSWER = "answer-"
+"""How the folders of answers to programs begin."""
 THEME = gr.themes.Base(
     primary_hue="blue",
     font=["system-ui", "sans-serif"],  # no fonts of other servers
@@ -73,18 +77,18 @@ class Page:
             raise refused(error) from error
         if before is not None:
             before.remove()
-        paths = [Path(file) for file in files]
+        paths, first = [Path(file) for file in files], ""
         for session in label(predictor, text, paths, Path(self.place.name), self.settings.seconds):
             names = [each.name for each in session.images]
-            done = f"{len(names)} of {len(files)} labelled"
             problems = "".join(f"<li>{html.escape(each)}</li>" for each in session.problems)
-            yield (
-                session,
-                gr.Dropdown(choices=names, value=names[0] if names else None, visible=bool(names)),
-                self.show(session, names[0] if names else None, threshold),
-                f"<p>{done}</p><ul>{problems}</ul>",
-                gr.Button(interactive=bool(names)),
-            )
+            status = f"<p>{len(names)} of {len(files)} labelled</p><ul>{problems}</ul>"
+            # What is shown stays as it is, once there is something.
+            which, view = gr.Dropdown(choices=names), gr.skip()
+            if not first:
+                first = names[0] if names else ""
+                which = gr.Dropdown(choices=names, value=first or None, visible=bool(first))
+                view = self.show(session, first, threshold)
+            yield session, which, view, status, gr.Button(interactive=bool(first))
 
     def show(self, session: Session | None, name: str | None, threshold: float) -> str:
         """An image at a threshold, which needs no network."""
@@ -109,17 +113,23 @@ class Page:
         try:
             predictor, text = self.encode(model, classes)
             result = predictor.segment_encoded(Path(image), text, threshold=threshold or None)
-            folder = Path(tempfile.mkdtemp(dir=self.place.name))
-            result.save(folder, "labels")
+            file = self._fresh_folder() / "labels.png"
+            result.save_labels(file)
         except UnseenError as error:
             raise refused(error) from error
-        told = result.as_dict()
-        told["image"] = Path(image).name
-        return str(folder / "labels.png"), told
+        return str(file), {**result.as_dict(), "image": Path(image).name}
+
+    def _fresh_folder(self) -> Path:
+        """For the answer to a program; gradio has copied the earlier ones, and old ones go."""
+        oldest = time.time() - 60 * self.settings.keep_minutes
+        for folder in Path(self.place.name).glob(f"{ANSWER}*"):
+            if folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=ANSWER, dir=self.place.name))
 
     def build(self) -> Any:
         """The page."""
-        models = list(self.predictors)
+        models, kinds = list(self.predictors), downloads()
         # What visitors send and get is removed after a while.
         kept = round(60 * self.settings.keep_minutes)
         with gr.Blocks(title="unseen", analytics_enabled=False, delete_cache=(kept, kept)) as page:
@@ -144,9 +154,7 @@ class Page:
                     threshold = gr.Slider(
                         0, 1, 0, step=0.01, label="Least confidence", elem_id="threshold"
                     )
-                    kind = gr.Dropdown(
-                        downloads(), value=downloads()[0], label="Download as", elem_id="kind"
-                    )
+                    kind = gr.Dropdown(kinds, value=kinds[0], label="Download as", elem_id="kind")
                     take = gr.Button("Download", interactive=False, elem_id="download")
                     file = gr.DownloadButton(visible="hidden", elem_id="file")
                     status = gr.HTML(elem_id="status")

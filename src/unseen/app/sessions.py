@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unseen.errors import UnseenError
-from unseen.exports.formats import FORMATS, check_installed, export
+from unseen.exports.formats import FORMATS, export, is_installed
 from unseen.labelling.results import find_results
 from unseen.labels import IGNORE
 from unseen.predictor import Predictor
 from unseen.segmentation import Segmentation
 from unseen.segmenter import TextFeatures
-from unseen.settings import DrawSettings, ExportSettings, FormatName
+from unseen.settings import DrawSettings, ExportSettings, known_formats
 
 LABEL_MAPS = "label maps"
 """What can be downloaded besides the formats of other tools."""
@@ -30,14 +30,7 @@ LABEL_MAPS = "label maps"
 
 def downloads() -> list[str]:
     """What can be downloaded on this machine."""
-    formats = []
-    for name in FORMATS:
-        try:
-            check_installed([name])
-        except UnseenError:
-            continue
-        formats.append(name)
-    return [LABEL_MAPS, *formats]
+    return [LABEL_MAPS, *(name for name in FORMATS if is_installed(name))]
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,7 @@ class Session:
             labelled.at(threshold).save(results, labelled.name)
         if kind != LABEL_MAPS:
             found, _ = find_results(results)
-            name: FormatName = next(each for each in FORMATS if each == kind)
+            (name,) = known_formats([kind])
             results = place / name
             export(found, found[0].class_names, name, results, ExportSettings())
         return _zipped(results, place / f"{kind.replace(' ', '-')}.zip")

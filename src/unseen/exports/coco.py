@@ -13,7 +13,7 @@ from PIL import Image
 
 from unseen.exports.runs import bounds, coco_mask
 from unseen.exports.streams import json_list
-from unseen.exports.writers import Add
+from unseen.exports.writers import Add, present
 from unseen.files import about
 from unseen.labelling.results import Result
 from unseen.labels import IGNORE
@@ -28,11 +28,6 @@ def categories(names: Sequence[str]) -> list[dict[str, Any]]:
 def _image(result: Result, number: int) -> dict[str, Any]:
     height, width = result.size
     return {"id": number, "file_name": result.file_name, "height": height, "width": width}
-
-
-def present(labels: NDArray[np.uint8]) -> list[int]:
-    """The classes that a label map shows."""
-    return [label for label in np.unique(labels).tolist() if label != IGNORE]
 
 
 @contextmanager

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unseen.exports.coco import present
 from unseen.exports.runs import coco_mask
 from unseen.exports.streams import json_list
-from unseen.exports.writers import Add
+from unseen.exports.writers import Add, present
 from unseen.labelling.results import Result
 from unseen.settings import ExportSettings
 

@@ -54,6 +54,11 @@ class Exported:
     failed: tuple[UnseenError, ...] = ()
 
 
+def is_installed(name: FormatName) -> bool:
+    """Whether the modules of a format are there."""
+    return all(find_spec(module) for module in FORMATS[name].needs)
+
+
 def check_installed(names: Sequence[FormatName]) -> None:
     """Refuse formats whose modules are not there.
 
@@ -61,7 +66,7 @@ def check_installed(names: Sequence[FormatName]) -> None:
         SettingError: Names the format and what to install.
     """
     for name in names:
-        if not all(find_spec(module) for module in FORMATS[name].needs):
+        if not is_installed(name):
             needs = " and ".join(FORMATS[name].needs)
             raise SettingError(f"{name} needs {needs}; install them with pip install 'unseen[geo]'")
 

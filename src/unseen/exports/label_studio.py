@@ -12,10 +12,9 @@ from xml.etree import ElementTree as Xml
 import numpy as np
 from numpy.typing import NDArray
 
-from unseen.exports.coco import present
 from unseen.exports.runs import brush_bytes
 from unseen.exports.streams import json_list
-from unseen.exports.writers import Add
+from unseen.exports.writers import Add, present
 from unseen.files import about
 from unseen.labelling.results import Result
 from unseen.palettes import colours

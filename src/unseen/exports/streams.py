@@ -42,11 +42,8 @@ def json_list(
 
 
 def _opened(before: Mapping[str, Any], key: str) -> str:
-    return (
-        "{\n"
-        + "".join(f"{_pair(name, value)},\n" for name, value in before.items())
-        + (f"{json.dumps(key)}: [")
-    )
+    pairs = "".join(f"{_pair(name, value)},\n" for name, value in before.items())
+    return f"{{\n{pairs}{json.dumps(key)}: ["
 
 
 def _pair(name: str, value: Any) -> str:

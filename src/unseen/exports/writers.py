@@ -1,4 +1,4 @@
-"""What a format is."""
+"""What a format is, and what all writers need."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unseen.labelling.results import Result
+from unseen.labels import IGNORE
 from unseen.settings import ExportSettings
 
 Add = Callable[[Result, NDArray[np.uint8]], int]
@@ -35,3 +36,8 @@ class Format:
     summary: str
     images: str | None = None
     needs: tuple[str, ...] = ()
+
+
+def present(labels: NDArray[np.uint8]) -> list[int]:
+    """The classes that a label map shows."""
+    return [label for label in np.unique(labels).tolist() if label != IGNORE]

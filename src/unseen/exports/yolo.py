@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unseen.exports.coco import present
-from unseen.exports.writers import Add
+from unseen.exports.writers import Add, present
 from unseen.labelling.results import Result
 from unseen.labels import IGNORE
 from unseen.settings import ExportSettings
