@@ -24,6 +24,7 @@ from unseen.methods import METHODS, create
 from unseen.predictor import Predictor
 from unseen.segmenter import QuerySegmenter
 from unseen.settings import InferenceSettings
+from unseen.vocabulary import Vocabulary
 
 EXPORTED = [
     name
@@ -75,6 +76,21 @@ def test_onnx_is_the_method(name: str, tmp_path: Path) -> None:
     told = json.loads((tmp_path / "model.onnx.json").read_text())
     assert told["size"] == 72
     assert told["classes"] == ["sun", "fish"]
+
+
+def test_a_run_with_vectors_of_its_own_and_synonyms(tmp_path: Path) -> None:
+    """No class has to be encoded, and synonyms count."""
+    vectors = F.normalize(torch.randn(2, 128), dim=-1)
+    np.save(tmp_path / "text.npy", vectors.numpy())
+    given = unseen.load("naclip", class_names=["a", "b"], text_embeddings=tmp_path / "text.npy")
+    export_model(given, tmp_path / "given.pt2")
+    export_model(given, tmp_path / "given.pt2", classes=["b", "a"])
+    assert np.allclose(np.load(tmp_path / "given.pt2.npy"), vectors.flip(0), atol=1e-6)
+    model, words = unseen.load("naclip"), Vocabulary(("sun",), {"sun": ("sun", "star")})
+    export_model(model, tmp_path / "words.pt2", classes=words)
+    written = np.load(tmp_path / "words.pt2.npy")
+    assert (written == model.encode(words).pooled.numpy()).all()
+    assert not np.allclose(written, model.encode(["sun"]).pooled.numpy())
 
 
 def test_the_example_runs_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -440,5 +440,14 @@ def test_an_index_as_parquet(
     told = [[str(value) for value in row.values()] for row in table.to_pylist()]
     assert told == rows[1:]
     assert str(table.schema.field("height").type) == "int64"
+    for content in (b"mine", None):
+        other = tmp_path / "out" / "index.parquet"
+        if content is None:
+            parquet.write_table(table.replace_schema_metadata({}), other)
+        else:
+            other.write_bytes(content)
+        before = other.read_bytes()
+        assert "index.parquet exists and was not written by unseen" in error_of(capsys, words)
+        assert other.read_bytes() == before
     monkeypatch.setattr("unseen.cli.images.find_spec", lambda _: None)
     assert "pip install 'unseen[parquet]'" in error_of(capsys, words)

@@ -166,6 +166,9 @@ def test_what_cannot_be_pushed(
     error = error_of(capsys, f"push {copy} {REPO} --license mit")
     assert f"is the file ViT-B-16@{tower}, which others do not have" in error
     (copy / "config.yaml").write_text(config)
+    (copy / "metrics.json").write_text("{")
+    assert "metrics.json" in error_of(capsys, f"push {copy} {REPO} --license mit")
+    (copy / "metrics.json").unlink()
     (copy / "weights.safetensors").unlink()
     assert "end its training" in error_of(capsys, f"push {copy} {REPO} --license mit")
     monkeypatch.delenv("HF_TOKEN")

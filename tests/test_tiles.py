@@ -19,6 +19,7 @@ from PIL import Image
 import unseen
 from tiny.commands import error_of, run_command
 from unseen.data.doodles import draw
+from unseen.errors import DataError, SettingError
 from unseen.inference import window_starts
 
 rasterio = pytest.importorskip("rasterio")
@@ -176,3 +177,40 @@ def test_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert "--bands" in error_of(capsys, words.replace("--tile 128", "--bands [1,2,3]"))
     assert "--bands is [1, 2, 9]" in error_of(capsys, words, "--bands [1,2,9]")
     torch.manual_seed(0)
+
+
+def test_a_map_of_somebody_else_stays(
+    model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where numbers of the program lie beside it."""
+    scene(100, 100).save(tmp_path / "a.png")
+    job = TiledJob(model, model.encode(NAMES), tmp_path / "out", 80)
+    job.label(Item(tmp_path / "a.png", "a"))
+    assert job.is_done(Item(tmp_path / "a.png", "a"))
+    job.label(Item(tmp_path / "a.png", "a"))  # its own is replaced
+    geotiff(tmp_path / "out" / "a.tif", np.zeros((1, 4, 4), dtype=np.uint8))
+    before = (tmp_path / "out" / "a.tif").read_bytes()
+    with pytest.raises(DataError, match="was not written by unseen"):
+        job.label(Item(tmp_path / "a.png", "a"))
+    assert (tmp_path / "out" / "a.tif").read_bytes() == before
+    error = error_of(capsys, f"export-labels {tmp_path / 'out'} --to coco")
+    assert "a.tif of --tile is too large for the formats of other tools" in error
+
+
+def test_bands_that_one_image_lacks_do_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.asarray(scene(100, 100)).transpose(2, 0, 1)
+    (tmp_path / "photos").mkdir()
+    geotiff(tmp_path / "photos" / "a.tif", pixels)
+    geotiff(tmp_path / "photos" / "b.tif", np.concatenate([pixels, pixels[:1]]))
+    words = f"segment {tmp_path / 'photos'} --classes sun,tree --out {tmp_path / 'out'} --tile 128"
+    assert "of the 3 bands" in error_of(capsys, words, "--bands [4,2,1]")
+    assert not (tmp_path / "out" / "a.tif").exists()
+    assert (tmp_path / "out" / "b.tif").exists()
+
+
+def test_methods_that_look_at_whole_images_are_told_first(tmp_path: Path) -> None:
+    whole = unseen.load("naclip", inference={"short_side": None, "window": None, "stride": None})
+    with pytest.raises(SettingError, match="give --inference.window"):
+        TiledJob(whole, whole.encode(NAMES), tmp_path / "out")

@@ -6,6 +6,7 @@ classes. The answer is a small score map a class.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from unseen.errors import SettingError
 from unseen.files import check_replaceable, replacing, write_json
 from unseen.predictor import Predictor
 from unseen.segmenter import QuerySegmenter, TextFeatures
+from unseen.vocabulary import Vocabulary
 
 TORCH, ONNX = ".pt2", ".onnx"
 """Suffixes of the two kinds."""
@@ -87,11 +89,9 @@ def check_exportable(path: Path) -> None:
         needs = ", ".join(ONNX_NEEDS)
         raise SettingError(f"ONNX needs {needs}; install them with pip install 'unseen[onnx]'")
     check_replaceable([about_file(path)])
-    if path.exists() and not about_file(path).exists():
-        raise SettingError(
-            f"{path} exists and was not written by unseen; move it away, or choose another place"
-            " with --out"
-        )
+    # The others have no mark, and are ours where the one that has is there.
+    if not about_file(path).exists():
+        check_replaceable([path, vectors_file(path)])
 
 
 def about_file(path: Path) -> Path:
@@ -105,7 +105,11 @@ def vectors_file(path: Path) -> Path:
 
 
 def export_model(
-    predictor: Predictor, path: Path, *, size: int = 512, classes: Sequence[str] = ()
+    predictor: Predictor,
+    path: Path,
+    *,
+    size: int = 512,
+    classes: Sequence[str] | Vocabulary = (),
 ) -> Deployment:
     """Write a method as a file, with a description and the vectors of classes beside it.
 
@@ -116,7 +120,7 @@ def export_model(
         predictor: The model; its windows and refinement stay behind.
         path: Ends in .onnx or .pt2; PATH.json and, with classes, PATH.npy come beside it.
         size: Side of images in pixels, for ONNX; whole patches.
-        classes: Names whose vectors (K, D) are written.
+        classes: Those whose vectors (K, D) are written, with their synonyms.
 
     Raises:
         SettingError: A method that cannot be exported, or a size that is no whole patches.
@@ -133,7 +137,7 @@ def export_model(
         raise SettingError(f"--size is {size}; give a multiple of {patch_size} pixels")
     only = (size // patch_size,) * 2 if path.suffix == ONNX else None
     module = Deployed(segmenter, only).eval()
-    text = predictor.encode(classes).pooled.cpu().numpy() if classes else None
+    text = predictor.encode(classes) if len(classes) else None
     write = _write_onnx if path.suffix == ONNX else _write_torch
     with torch.no_grad(), replacing(path, ours=True) as beside:
         cases = write(module, beside, size)
@@ -144,19 +148,19 @@ def export_model(
                 " export with another version of torch"
             )
     told = {
-        "model": predictor.made_with(predictor.encode(classes or ["class"]), None)["model"],
+        "model": json.loads(json.dumps(predictor.model_told, default=str)),
         "images": "float32 (batch, 3, height, width), RGB in 0..1",
         "text": f"float32 (classes, {segmenter.clip.embed_dim}), unit vectors",
         "scores": f"(batch, classes, height / {patch_size}, width / {patch_size}); the best is the"
         " class",
         "size": size if path.suffix == ONNX else f"any multiple of {patch_size}",
-        "classes": list(classes),
+        "classes": [] if text is None else list(text.names),
         "difference": difference,
     }
     write_json(about_file(path), told)
     if text is not None:
         with replacing(vectors_file(path), ours=True) as beside, beside.open("wb") as file:
-            np.save(file, text)
+            np.save(file, text.pooled.cpu().numpy())
     return Deployment(path, difference, len(cases))
 
 

@@ -43,6 +43,8 @@ _HEAD = 4096
 """Bytes in which a mark is looked for."""
 RESULTS = (".png", ".overlay.png", ".json")
 """How the names of the results of an image end: label map, overlay, numbers."""
+RESULTS_FORMAT = 3
+"""Version of the numbers beside a label map."""
 MANIFEST, INDEX = "job.json", "index.csv"
 """Beside the results of a job: what they are made with, and a line of numbers for each image."""
 PARQUET = "index.parquet"

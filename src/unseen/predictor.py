@@ -183,12 +183,11 @@ class Predictor:
 
     def made_with(self, text: TextFeatures, threshold: float | None) -> dict[str, Any]:
         """What label maps of these classes are made with, as JSON types."""
-        return label_map_provenance(
-            self._model_provenance, text, self.inference, threshold, self.drawing
-        )
+        return label_map_provenance(self.model_told, text, self.inference, threshold, self.drawing)
 
     @cached_property
-    def _model_provenance(self) -> dict[str, Any]:
+    def model_told(self) -> dict[str, Any]:
+        """Method or run, options, weights and towers, as JSON types."""
         return model_provenance(self.segmenter, self.source)
 
     def _refined(self, maps: LabelMaps, batch: Tensor, images: Sequence[ImageLike]) -> LabelMaps:

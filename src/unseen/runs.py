@@ -32,7 +32,7 @@ from unseen.settings import (
     flat,
     update_legacy,
 )
-from unseen.texts import read_yaml
+from unseen.texts import read_json, read_yaml
 from unseen.vocabulary import Vocabulary
 
 FORMAT = 4
@@ -265,3 +265,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """What the run's metrics.json says so far.
+
+    Raises:
+        DataError: It is another file.
+    """
+    path = folder / SCORES
+    if not path.exists():
+        return {}
+    scores = read_json(path)
+    if not isinstance(scores, dict):
+        raise DataError(f"{path} holds no scores of a run; remove it")
+    return {name: value for name, value in scores.items() if name != "about"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from unseen.arguments import checked
 from unseen.errors import DataError, SettingError, VocabularyError
-from unseen.files import RESULTS, write_json, write_labels, write_png
+from unseen.files import RESULTS, RESULTS_FORMAT, write_json, write_labels, write_png
 from unseen.labels import IGNORE
 from unseen.palettes import class_colours
 from unseen.settings import DrawSettings
@@ -68,8 +68,7 @@ class Segmentation:
         """The `count` classes with the most pixels, and their shares; none without pixels."""
         if count < 0:
             raise SettingError(f"count is {count}; give at least 0")
-        ranked = sorted(self.shares.items(), key=lambda item: -item[1])
-        return [(name, share) for name, share in ranked[:count] if share > 0]
+        return largest(self.shares, count)
 
     @checked
     def mask(self, name: str) -> NDArray[np.bool_]:
@@ -96,21 +95,12 @@ class Segmentation:
         sums = np.zeros(IGNORE + 1)
         for ids, scores in zip(self.labels, self.confidence, strict=True):
             sums += np.bincount(ids, scores, minlength=IGNORE + 1)
-        classes = []
-        for i, (name, share) in enumerate(self.shares.items()):
-            mean = None
-            if share > 0:
-                mean = round(float(sums[i] / self._counts[i]), 4)
-            classes.append({"id": i, "name": name, "share": round(share, 6), "mean_score": mean})
+        told = numbers(self.names, self._counts, sums, self.labels.shape)
         return {
-            "format": 3,
+            **told,
             "image": self.origin,
-            "height": self.labels.shape[0],
-            "width": self.labels.shape[1],
-            "no_class": round(float(self._counts[IGNORE] / self.labels.size), 6),
             "margin": round(self.margin, 4),
             "entropy": round(self.entropy, 4),
-            "classes": classes,
             "made_with": dict(self.made_with),
         }
 
@@ -171,13 +161,49 @@ class Segmentation:
         folder = Path(folder)
         if Path(stem).name != stem:
             raise DataError(f"stem is {shown(stem)}; give a file name without folders")
-        labels, drawn, numbers = (folder / (stem + ending) for ending in RESULTS)
-        told = self.as_dict()
-        write_labels(
-            labels,
-            self.labels,
-            label_palette(class_colours(self.drawing.palette, self.names)),
-            {"image": told["image"], **told["made_with"]},
-        )
+        labels, drawn, beside = (folder / (stem + ending) for ending in RESULTS)
+        self.save_labels(labels)
         write_png(drawn, self.overlay())
-        write_json(numbers, told)
+        write_json(beside, self.as_dict())
+
+    def save_labels(self, path: Path) -> None:
+        """Write the label map alone, which says in itself what it was made with."""
+        table = label_palette(class_colours(self.drawing.palette, self.names))
+        write_labels(path, self.labels, table, {"image": self.origin, **self.made_with})
+
+
+def largest(shares: Mapping[str, float], count: int) -> list[tuple[str, float]]:
+    """The `count` classes with the largest shares, none without pixels."""
+    ranked = sorted(shares.items(), key=lambda item: -item[1])
+    return [(name, share) for name, share in ranked[:count] if share > 0]
+
+
+def numbers(
+    names: Sequence[str], counts: NDArray[Any], sums: NDArray[Any], size: tuple[int, ...]
+) -> dict[str, Any]:
+    """Size, pixel shares and mean scores of a label map, as JSON types.
+
+    Args:
+        names: Of the classes.
+        counts: Pixels of each label (256).
+        sums: Of their confidences (256).
+        size: H and W.
+    """
+    pixels = size[0] * size[1]
+    classes = [
+        {
+            "id": i,
+            "name": name,
+            "share": round(float(counts[i] / pixels), 6),
+            "mean_score": round(float(sums[i] / counts[i]), 4) if counts[i] else None,
+        }
+        for i, name in enumerate(names)
+    ]
+    no_class = round(float(counts[IGNORE] / pixels), 6)
+    return {
+        "format": RESULTS_FORMAT,
+        "height": size[0],
+        "width": size[1],
+        "no_class": no_class,
+        "classes": classes,
+    }

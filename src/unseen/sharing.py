@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from unseen.backbones.hub import check_reachable, explained, log_first_warning_only
 from unseen.errors import CheckpointError, SettingError
-from unseen.runs import CONFIG, HUB, SCORES, TEXT, TOWER, WEIGHTS, Run, read_config
+from unseen.runs import CONFIG, HUB, SCORES, TEXT, TOWER, WEIGHTS, Run, read_config, read_scores
 from unseen.settings.ranges import shown
 from unseen.texts import is_file
 
@@ -114,7 +113,7 @@ def push_run(folder: Path, repo: str, *, licence: str, private: bool = False) ->
             "the hub wants to know who pushes; log in with `hf auth login`, or set HF_TOKEN"
         )
     api = HfApi(endpoint=constants.ENDPOINT)
-    scores = _scores(folder)
+    scores = read_scores(folder)
     with tempfile.TemporaryDirectory() as place:
         card = Path(place) / CARD
         card.write_text(model_card(run, repo, licence, scores), encoding="utf-8")
@@ -149,15 +148,6 @@ def _check_alone(run: Run, folder: Path) -> None:
                 f"{name} of {folder} is the file {value}, which others do not have; train with a"
                 " tower and weights that have a name"
             )
-
-
-def _scores(folder: Path) -> Mapping[str, Any]:
-    """What evaluations of the run have measured, by benchmark."""
-    path = folder / SCORES
-    if not path.exists():
-        return {}
-    stored: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return {name: told for name, told in stored.items() if isinstance(told, dict)}
 
 
 def model_card(run: Run, repo: str, licence: str, scores: Mapping[str, Any]) -> str:

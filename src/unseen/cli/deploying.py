@@ -39,7 +39,8 @@ def export(
     from unseen.methods import METHODS
     from unseen.sources import find_model
 
-    names = read_vocabulary(classes, {}).names if classes is not None else ()
+    vocabulary = None if classes is None else read_vocabulary(classes, {})
+    names = () if vocabulary is None else vocabulary.names
     choices: ModelChoices = model.given() if name in METHODS else {}
     find_model(name, choices)
     from unseen import api
@@ -47,7 +48,7 @@ def export(
 
     check_exportable(out)
     loaded = api.load(name, class_names=names, device="cpu", **choices)
-    made = export_model(loaded, out, size=size, classes=names)
+    made = export_model(loaded, out, size=size, classes=vocabulary or ())
     print(
         f"wrote {made.path}; in {made.checked} combinations of batch, size and classes its scores"
         f" differ by at most {made.difference:.1g}"

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from unseen.labelling.jobs import Job
     from unseen.labelling.sources import Item, Shard
     from unseen.labelling.tiles import TiledJob
-    from unseen.segmentation import Segmentation
     from unseen.sources import ModelChoices
 
 GROUPS: dict[str, dict[str, Any]] = {
@@ -140,7 +139,8 @@ def segment(  # noqa: PLR0913 - keyword-only
 
     vocabulary = read_vocabulary(classes, flags.words.given())
     tiles = TileSettings(**tiling)
-    _check_flags(flags, vocabulary, tiles)
+    _check_flags(flags, vocabulary)
+    _check_tiling(flags, tiles)
     drawn = DrawSettings(**drawing)
     class_colours(drawn.palette, vocabulary.names)
     formats = [] if flags.to is None else split_formats(flags.to)
@@ -149,16 +149,9 @@ def segment(  # noqa: PLR0913 - keyword-only
     choices: ModelChoices = {**model.given(), "text_embeddings": flags.text_embeddings}
     find_model(flags.model, choices)
     from unseen import api
-    from unseen.labelling.jobs import Job
 
-    loaded = api.load(
-        flags.model,
-        inference=inference,
-        class_names=vocabulary.names,
-        device=flags.device,
-        drawing=drawn,
-        **choices,
-    )
+    about: dict[str, Any] = {"inference": inference, "device": flags.device, "drawing": drawn}
+    loaded = api.load(flags.model, class_names=vocabulary.names, **about, **choices)
     text = loaded.encode(vocabulary)
     remedy = "train a run on" if loaded.run else "give --clip"
     notify(about_tower(loaded.segmenter.clip.source, vocabulary.names, remedy))
@@ -167,6 +160,8 @@ def segment(  # noqa: PLR0913 - keyword-only
 
         large = TiledJob(loaded, text, flags.out, tiles.tile, flags.threshold, tiles.bands)
         return report_on_large(large, shard.part(items), again=flags.again)
+    from unseen.labelling.jobs import Job
+
     job = Job(loaded, text, flags.out, flags.threshold, flags.batch, flags.parquet)
     code = report_on(job, items, shard, again=flags.again)
     if formats:
@@ -174,7 +169,7 @@ def segment(  # noqa: PLR0913 - keyword-only
     return code
 
 
-def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary, tiles: TileSettings) -> None:
+def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary) -> None:
     """Refuse values out of range, and words that would not be read.
 
     Raises:
@@ -195,6 +190,14 @@ def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary, tiles: TileSetting
         )
     if flags.parquet and find_spec("pyarrow") is None:
         raise SettingError("--parquet needs pyarrow; install it with pip install 'unseen[parquet]'")
+
+
+def _check_tiling(flags: SegmentFlags, tiles: TileSettings) -> None:
+    """Refuse flags that images in parts do not have.
+
+    Raises:
+        SettingError: Names them, or what is not installed.
+    """
     if tiles.tile is None:
         return
     if flags.to is not None or flags.batch > 1 or flags.parquet:
@@ -208,17 +211,21 @@ def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary, tiles: TileSetting
 
 def _found(images: Sequence[str], flags: SegmentFlags, tiles: TileSettings) -> list[Item]:
     """The images, whose results are not in the way of anything."""
-    from unseen.files import check_not_among, check_replaceable
+    from unseen.files import PARQUET, check_not_among, check_replaceable
     from unseen.labelling.results import check_not_of_others
     from unseen.labelling.sources import find_items, tables
 
     items = find_items(images, recursive=flags.recursive)
     check_not_among([item.path for item in items], flags.out)
-    results = [result for item in items for result in item.results(flags.out)]
-    if tiles.tile is not None:  # their label maps are no PNGs
-        results = [result for item in items for result in item.results(flags.out)[1:]]
+    # Label maps of images in parts are no PNGs, and looked at when they are written.
+    first = 0 if tiles.tile is None else 1
+    results = [result for item in items for result in item.results(flags.out)[first:]]
     check_replaceable([*results, *tables(flags.out)])
     check_not_of_others(items, flags.out)
+    if flags.parquet:
+        from unseen.labelling.parquet import check_parquet
+
+        check_parquet(flags.out / PARQUET)
     return items
 
 
@@ -242,7 +249,7 @@ def report_on(job: Job, items: Sequence[Item], shard: Shard, *, again: bool) -> 
             if isinstance(result, UnseenError):
                 failed.append(result)
             elif not many:
-                print(f"{item.shown}: {_largest(result)}  ->  {job.out / item.name}.png")
+                print(f"{item.shown}: {_shares(result.largest(3))}  ->  {job.out / item.name}.png")
             seconds = time.monotonic() - begun
             bar.update(task, completed=number, note=f"{number / seconds:.2g} a second")
             bar.draw_when_due()
@@ -257,6 +264,8 @@ def report_on(job: Job, items: Sequence[Item], shard: Shard, *, again: bool) -> 
 
 def report_on_large(job: TiledJob, items: Sequence[Item], *, again: bool) -> int:
     """Label large images, with a line for each, and what came of it."""
+    from unseen.segmentation import largest
+
     pending = [item for item in items if again or not job.is_done(item)]
     failed: list[UnseenError] = []
     begun = time.monotonic()
@@ -266,9 +275,8 @@ def report_on_large(job: TiledJob, items: Sequence[Item], *, again: bool) -> int
         except DataError as unreadable:
             failed.append(unreadable)
             continue
-        ranked = sorted(told["classes"], key=lambda entry: -entry["share"])[:3]
-        shares = ", ".join(f"{each['name']} {100 * each['share']:.1f} %" for each in ranked)
-        print(f"{item.shown}: {shares}  ->  {job.target(item)}")
+        shares = {entry["name"]: entry["share"] for entry in told["classes"]}
+        print(f"{item.shown}: {_shares(largest(shares, 3))}  ->  {job.target(item)}")
     print(_summary(len(items), len(pending), len(failed), time.monotonic() - begun))
     for error in failed:
         notify(f"unseen: {error}")
@@ -289,10 +297,9 @@ def _summary(found: int, pending: int, failed: int, seconds: float) -> str:
     return words
 
 
-def _largest(result: Segmentation) -> str:
-    """The three classes with the most pixels."""
-    shares = (f"{name} {100 * share:.1f} %" for name, share in result.largest(3))
-    return ", ".join(shares) or "no class"
+def _shares(ranked: Sequence[tuple[str, float]]) -> str:
+    """Classes with their shares of the pixels."""
+    return ", ".join(f"{name} {100 * share:.1f} %" for name, share in ranked) or "no class"
 
 
 def read_vocabulary(classes: str, words: Mapping[str, Any]) -> Vocabulary:

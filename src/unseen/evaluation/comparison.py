@@ -14,17 +14,15 @@ from typing import Any
 from unseen.building import build, device_named, encode
 from unseen.clip_segmenter import TextSegmenter
 from unseen.data.benchmarks import Benchmark, check_outside
-from unseen.errors import DataError
 from unseen.evaluation.entries import Entry, Places
 from unseen.evaluation.loop import choose_threshold, evaluate
 from unseen.evaluation.protocols import Candidate
 from unseen.files import SHEET, check_replaceable, write_json
 from unseen.reports import NAME, Report
-from unseen.runs import HUB, SCORES
+from unseen.runs import HUB, SCORES, read_scores
 from unseen.settings import EvaluationSettings
 from unseen.sources import ModelSource
 from unseen.sources import run_folder as default_folder
-from unseen.texts import read_json
 
 
 def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[Report]:
@@ -46,7 +44,7 @@ def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[
     if places.save:
         for entry in entries:
             if entry.run_folder is not None:
-                _kept_scores(entry.run_folder)  # before anything is computed
+                read_scores(entry.run_folder)  # before anything is computed
             for folder in _folders(entry, places).values():
                 check_outside(entry.benchmark, folder)
                 check_replaceable(folder / name for name in (NAME, SHEET))
@@ -158,21 +156,6 @@ def _folder(entry: Entry, places: Places) -> Path:
 
 def _keep_scores(folder: Path, report: Report) -> None:
     """Write the scores of a whole evaluation into the run's metrics.json."""
-    scores = _kept_scores(folder)
+    scores = read_scores(folder)
     scores[report.benchmark.name] = report.as_dict()["scores"]
     write_json(folder / SCORES, scores, ours=True)
-
-
-def _kept_scores(folder: Path) -> dict[str, Any]:
-    """What the run's metrics.json says so far.
-
-    Raises:
-        DataError: It is another file.
-    """
-    path = folder / SCORES
-    if not path.exists():
-        return {}
-    scores = read_json(path)
-    if not isinstance(scores, dict):
-        raise DataError(f"{path} holds no scores of a run; remove it")
-    return {name: value for name, value in scores.items() if name != "about"}

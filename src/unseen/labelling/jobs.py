@@ -21,15 +21,13 @@ from unseen.files import (
     INDEX,
     MANIFEST,
     PARQUET,
-    file_state,
-    has_mark,
     is_whole,
     path_text,
-    replacing,
     write_json,
     write_text,
 )
 from unseen.images import read_pixels
+from unseen.labelling.parquet import write_parquet
 from unseen.labelling.results import read_result
 from unseen.labelling.sources import Item
 from unseen.predictor import Predictor
@@ -169,31 +167,15 @@ class Job:
             write_parquet(self.out / PARQUET, heads, lines)
 
 
-def write_parquet(path: Path, heads: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
-    """A table as Parquet."""
-    import pyarrow
-    from pyarrow.parquet import write_table
-
-    columns = dict(zip(heads, zip(*lines, strict=True), strict=True))
-    table = pyarrow.table({name: list(values) for name, values in columns.items()})
-    # Parquet files have no mark; the index beside it has.
-    with replacing(path, ours=has_mark(path.with_name(INDEX))) as beside:
-        write_table(table, beside)
-
-
 # --------------------------------------------------------------- what is done already
 
 
 def _done(item: Item, out: Path, fingerprint: str) -> dict[str, Any] | None:
     """The numbers of an image, if its results are of the same settings and of the file as it is."""
-    result, state = read_result(out, item.name), file_state(item.path)
-    if result is None or state is None or result.fingerprint != fingerprint:
+    result = read_result(out, item.name)
+    if result is None or result.fingerprint != fingerprint or not result.is_of(item.path):
         return None
-    # Not by its path, which depends on the folder that one is in.
-    origin = result.told["image"] or {}
-    same_file = all(origin.get(key) == state[key] for key in ("bytes", "changed"))
-    whole = all(is_whole(file) for file in item.results(out))
-    return result.told if same_file and whole else None
+    return result.told if all(is_whole(file) for file in item.results(out)) else None
 
 
 # ------------------------------------------------------------- reading, computing, writing

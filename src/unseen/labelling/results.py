@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unseen.errors import DataError
-from unseen.files import MANIFEST
+from unseen.files import MANIFEST, RESULTS_FORMAT, file_state
 from unseen.labelling.sources import Item
 from unseen.labels import IGNORE
-
-FORMAT = 3
-"""Of the numbers beside a label map."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,14 @@ class Result:
         """The classes, in the order of the ids."""
         return tuple(entry["name"] for entry in self.told["classes"])
 
+    def is_of(self, image: Path) -> bool:
+        """Whether an image's file is there and as it was, wherever it lies."""
+        state, origin = file_state(image), self.told["image"] or {}
+        # Not by its path, which depends on the folder that one is in.
+        return state is not None and all(
+            origin.get(key) == state[key] for key in ("bytes", "changed")
+        )
+
     def read_labels(self) -> NDArray[np.uint8]:
         """The label map (H, W); 255 where there is no class.
 
@@ -76,6 +81,11 @@ class Result:
             DataError: It cannot be read, or is not what the numbers say.
         """
         path = self.folder / f"{self.name}.png"
+        if "tiles" in self.told["made_with"]:
+            raise DataError(
+                f"the label map {path.with_suffix('.tif')} of --tile is too large for the formats"
+                " of other tools; read it as a GeoTIFF"
+            )
         try:
             with Image.open(path) as image:
                 labels = np.asarray(image)
@@ -124,7 +134,7 @@ def _told_in(folder: Path) -> Iterator[Result]:
 def read_result(folder: Path, name: str) -> Result | None:
     """The results of a name, or None where there are none of this version's format."""
     told = _read_json(folder / f"{name}.json")
-    if told is None or told.get("format") != FORMAT or "made_with" not in told:
+    if told is None or told.get("format") != RESULTS_FORMAT or "made_with" not in told:
         return None
     return Result(folder, name, told)
 

@@ -22,13 +22,14 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from unseen.errors import DataError, SettingError
-from unseen.files import file_state, has_mark, replacing, write_json, write_png
+from unseen.files import MARK, about, file_state, replacing, write_json, write_png
 from unseen.inference import label_maps, window_starts
 from unseen.labelling.results import read_result
 from unseen.labelling.sources import Item
 from unseen.labels import IGNORE
 from unseen.palettes import class_colours
 from unseen.predictor import Predictor
+from unseen.segmentation import numbers
 from unseen.segmenter import TextFeatures
 from unseen.settings import InferenceSettings
 from unseen.visualize import overlay
@@ -97,12 +98,12 @@ class Raster:
         """With the bands that are given, or the first three, or the only one.
 
         Raises:
-            SettingError: A band that there is not.
+            DataError: A band that there is not.
         """
         colours = [i for i in source.indexes if source.colorinterp[i - 1] != ColorInterp.alpha]
         chosen = list(bands or (colours[:3] if len(colours) >= 3 else colours[:1] * 3))
         if len(chosen) != 3 or not set(chosen) <= set(source.indexes):
-            raise SettingError(
+            raise DataError(
                 f"--bands is {chosen}; give three of the {source.count} bands of {path}, such as"
                 " [1,2,3]"
             )
@@ -155,6 +156,15 @@ def _quietly() -> Iterator[None]:
         yield
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether a GeoTIFF says that the program has written it."""
+    try:
+        with rasterio.open(path) as file:
+            return str(file.tags().get("TIFFTAG_SOFTWARE", "")).startswith(MARK)
+    except RasterioError:
+        return False
+
+
 @dataclass(frozen=True)
 class TiledJob:
     """Large images to label, part by part.
@@ -174,6 +184,10 @@ class TiledJob:
     side: int = 4096
     threshold: float | None = None
     bands: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done in parts, before any image."""
+        assert self.settings.window is not None
 
     @property
     def settings(self) -> InferenceSettings:
@@ -200,12 +214,11 @@ class TiledJob:
 
     def is_done(self, item: Item) -> bool:
         """Whether the image, as it is, has been labelled with the same settings."""
-        result, state = read_result(self.out, item.name), file_state(item.path)
-        if result is None or state is None or not self.target(item).is_file():
+        result = read_result(self.out, item.name)
+        if result is None or not self.target(item).is_file():
             return False
-        made_with = self.made_with(result.told["made_with"].get("tiles", {}).get("bands", []))
-        same_file = all((result.told["image"] or {}).get(key) == state[key] for key in state)
-        return same_file and result.told["made_with"] == made_with
+        bands = result.told["made_with"].get("tiles", {}).get("bands", [])
+        return result.is_of(item.path) and result.told["made_with"] == self.made_with(bands)
 
     def made_with(self, bands: Sequence[int]) -> dict[str, Any]:
         """What label maps of bands are made with."""
@@ -235,19 +248,19 @@ class TiledJob:
         totals = np.zeros((2, IGNORE + 1))  # pixels of each label, and the sum of their confidences
         made_with = self.made_with(raster.bands)
         names = self.text.vocabulary
-        _, overlaid, numbers = item.results(self.out)
-        # GeoTIFFs have no mark; the numbers beside one have.
-        with replacing(self.target(item), ours=has_mark(numbers)) as beside:
+        _, overlaid, told_in = item.results(self.out)
+        with replacing(self.target(item), ours=_is_ours(self.target(item))) as beside:
             with rasterio.open(beside, "w", **self._profile(raster)) as written:
                 table = class_colours(self.predictor.drawing.palette, names)
-                written.write_colormap(1, dict(enumerate([*table])))
+                written.write_colormap(1, dict(enumerate(table)))
+                written.update_tags(TIFFTAG_SOFTWARE=about())
                 written.update_tags(classes=", ".join(names), fingerprint=made_with["fingerprint"])
                 self._write_parts(raster, written, totals)
             with rasterio.open(beside) as done:
                 drawn = self._drawn(raster, done)
         write_png(overlaid, drawn)
         told = self._told(raster, item.path, totals, made_with)
-        write_json(numbers, told)
+        write_json(told_in, told)
         return told
 
     def _profile(self, raster: Raster) -> dict[str, Any]:
@@ -327,22 +340,5 @@ class TiledJob:
         self, raster: Raster, path: Path, totals: NDArray[np.float64], made_with: dict[str, Any]
     ) -> dict[str, Any]:
         """What the numbers say, as those of `Segmentation.as_dict`."""
-        pixels = raster.size[0] * raster.size[1]
-        classes = [
-            {
-                "id": i,
-                "name": name,
-                "share": round(totals[0, i] / pixels, 6),
-                "mean_score": round(totals[1, i] / totals[0, i], 4) if totals[0, i] else None,
-            }
-            for i, name in enumerate(self.text.vocabulary)
-        ]
-        return {
-            "format": 3,
-            "image": file_state(path),
-            "height": raster.size[0],
-            "width": raster.size[1],
-            "no_class": round(totals[0, IGNORE] / pixels, 6),
-            "classes": classes,
-            "made_with": made_with,
-        }
+        told = numbers(self.text.vocabulary, totals[0], totals[1], raster.size)
+        return {**told, "image": file_state(path), "made_with": made_with}

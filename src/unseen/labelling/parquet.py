@@ -1,0 +1,51 @@
+"""The index of a job as a Parquet table, which says in itself that the program has written it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unseen.errors import DataError
+from unseen.files import MARK, about, replacing
+
+KEY = b"about"
+"""Of the mark, in the table's own data."""
+
+
+def check_parquet(path: Path) -> None:
+    """Refuse to write over a table of somebody else's.
+
+    Raises:
+        DataError: It is one, or no table.
+    """
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_schema
+
+    if not path.exists():
+        return
+    try:
+        told = (read_schema(path).metadata or {}).get(KEY, b"")
+    except (ArrowException, OSError):
+        told = b""
+    if not told.startswith(MARK.encode()):
+        raise DataError(
+            f"{path} exists and was not written by unseen; move it away, or choose another place"
+            " with --out"
+        )
+
+
+def write_parquet(path: Path, heads: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
+    """Write a table with a row a line.
+
+    Raises:
+        DataError: `check_parquet` refuses, or it cannot be written.
+    """
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    check_parquet(path)
+    columns = dict(zip(heads, map(list, zip(*lines, strict=True)), strict=True))
+    table = pyarrow.table(columns).replace_schema_metadata({KEY: about()})
+    with replacing(path, ours=True) as beside:
+        write_table(table, beside)
