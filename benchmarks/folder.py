@@ -26,8 +26,8 @@ from unseen.data.benchmarks.base import WINDOWS
 from unseen.errors import UnseenError
 from unseen.images import read_pixels
 from unseen.inference import score_maps
-from unseen.labelling.jobs import Job
 from unseen.labelling.sources import find_items
+from unseen.labelling.whole import WholeJob
 from unseen.predictor import Predictor
 
 
@@ -56,7 +56,7 @@ def main() -> None:
                 for image in images:
                     score_maps(predictor.segmenter, image.unsqueeze(0), text, WINDOWS)
             middle = time.perf_counter()
-            for _, result in Job(predictor, text, Path(out)).run(find_items(part)):
+            for _, result in WholeJob(predictor, text, Path(out)).run(find_items(part)):
                 if isinstance(result, UnseenError):
                     raise result
             alone.append(middle - start)

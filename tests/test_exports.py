@@ -243,7 +243,7 @@ def test_formats_of_masks_hold_every_pixel(
 
 
 def test_every_format_is_read_back() -> None:
-    assert {*READERS, "yolo"} == set(FORMATS)
+    assert {*READERS, "yolo", "geo"} == set(FORMATS)  # yolo below, geo in test_geo.py
 
 
 # ----------------------------------------------------------------------- outlines

@@ -14,17 +14,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 import unseen
 from tiny.commands import error_of, run_command
-from unseen.data.doodles import draw
 from unseen.errors import DataError, SettingError
 from unseen.inference import window_starts
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.transform import from_origin  # noqa: E402
 
+from tiny.rasters import geotiff, scene  # noqa: E402
 from unseen.labelling.sources import Item  # noqa: E402
 from unseen.labelling.tiles import TiledJob, spans  # noqa: E402
 
@@ -49,13 +48,6 @@ def test_parts_have_all_windows_of_their_pixels(
             assert [start for start in own if start <= pixel < start + window] == of_whole
 
 
-def scene(height: int, width: int) -> Image.Image:
-    """Doodles beside each other."""
-    tiles = [np.array(draw(5, i, size=96).image) for i in range(20)]
-    rows = [np.concatenate(tiles[i : i + 5], axis=1) for i in (0, 5, 10, 15)]
-    return Image.fromarray(np.concatenate(rows)[:height, :width])
-
-
 @pytest.fixture(scope="module")
 def model() -> Any:
     return unseen.load("naclip", inference={"short_side": None, "window": 64, "stride": 40})
@@ -65,7 +57,7 @@ def model() -> Any:
 def test_a_tiled_image_is_labelled_as_a_whole_one(side: int, model: Any, tmp_path: Path) -> None:
     scene(300, 410).save(tmp_path / "a.png")
     whole = model.segment(tmp_path / "a.png", NAMES, threshold=0.4)
-    job = TiledJob(model, model.encode(NAMES), tmp_path / "out", side, 0.4)
+    job = TiledJob(model, model.encode(NAMES), tmp_path / "out", 0.4, side=side)
     told = job.label(Item(tmp_path / "a.png", "in/a"))
     with rasterio.open(tmp_path / "out" / "in" / "a.tif") as made:
         labels = made.read(1)
@@ -74,25 +66,10 @@ def test_a_tiled_image_is_labelled_as_a_whole_one(side: int, model: Any, tmp_pat
     for entry, wanted in zip(told["classes"], whole.as_dict()["classes"], strict=True):
         assert entry["share"] == pytest.approx(wanted["share"], abs=1e-4)
         assert entry["mean_score"] == pytest.approx(wanted["mean_score"], abs=1e-3)
+    assert told["margin"] == pytest.approx(whole.margin, abs=0.01)
+    assert told["entropy"] == pytest.approx(whole.entropy, abs=0.01)
     assert told["no_class"] == pytest.approx(whole.as_dict()["no_class"], abs=1e-4)
     assert json.loads((tmp_path / "out" / "in" / "a.json").read_text())["height"] == 300
-
-
-def geotiff(path: Path, values: Any, **profile: Any) -> None:
-    """A GeoTIFF of bands (N, H, W) near Bern, half a metre a pixel."""
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=len(values),
-        height=values.shape[1],
-        width=values.shape[2],
-        dtype=values.dtype,
-        crs="EPSG:2056",
-        transform=from_origin(2_600_000, 1_200_000, 0.5, 0.5),
-        **profile,
-    ) as file:
-        file.write(values)
 
 
 def test_a_geotiff_keeps_its_place(model: Any, tmp_path: Path) -> None:
@@ -102,7 +79,7 @@ def test_a_geotiff_keeps_its_place(model: Any, tmp_path: Path) -> None:
     pixels = np.concatenate([pixels, np.full((1, 200, 300), 9, dtype=np.uint8)])
     pixels[:3, :50] = 0
     geotiff(tmp_path / "a.tif", pixels, nodata=0)
-    job = TiledJob(model, model.encode(NAMES), tmp_path / "out", 80)
+    job = TiledJob(model, model.encode(NAMES), tmp_path / "out", side=80)
     job.label(Item(tmp_path / "a.tif", "a"))
     with rasterio.open(tmp_path / "out" / "a.tif") as made:
         labels = made.read(1)
@@ -115,7 +92,7 @@ def test_a_geotiff_keeps_its_place(model: Any, tmp_path: Path) -> None:
     assert (labels[130:] == plain.labels[130:]).mean() > 0.99, "away from what is missing"
     deep = pixels[:3].astype(np.uint16) * 40
     geotiff(tmp_path / "deep.tif", deep[::-1])
-    reordered = TiledJob(model, model.encode(NAMES), tmp_path / "out", 80, bands=(3, 2, 1))
+    reordered = TiledJob(model, model.encode(NAMES), tmp_path / "out", side=80, bands=(3, 2, 1))
     reordered.label(Item(tmp_path / "deep.tif", "deep"))
     with rasterio.open(tmp_path / "out" / "deep.tif") as made:
         assert (made.read(1)[130:] == plain.labels[130:]).mean() > 0.8
@@ -136,10 +113,12 @@ path = Path({str(tmp_path)!r}) / f"{{side}}.tif"
 def quick(segmenter, images, text, settings, **_):
     size = images.shape[-2:]
     labels = torch.zeros(1, *size, dtype=torch.int64)
-    return SimpleNamespace(labels=labels, confidence=torch.ones(1, *size))
+    return SimpleNamespace(labels=labels, confidence=torch.ones(1, *size), scores=None)
 tiles.label_maps = quick
+tiles.uncertainty = lambda *_: (torch.ones(1), torch.ones(1))
 model = unseen.load("naclip", inference={{"short_side": None, "window": 64, "stride": 64}})
-TiledJob(model, model.encode(["a", "b"]), path.parent / "out", 1024).label(Item(path, str(side)))
+job = TiledJob(model, model.encode(["a", "b"]), path.parent / "out", side=1024)
+job.label(Item(path, str(side)))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
     how = {"tiled": True, "compress": "deflate", "dtype": "uint8", "driver": "GTiff", "count": 3}
@@ -164,7 +143,9 @@ def test_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     error = error_of(capsys, words)
     assert "b.png cannot be read" in error
     made = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert made == ["a.json", "a.overlay.png", "a.tif"]
+    assert made == ["a.json", "a.overlay.png", "a.tif", "index.csv", "job.json"]
+    _, row = (tmp_path / "out" / "index.csv").read_text().splitlines()
+    assert row.startswith(f"{tmp_path / 'a.png'},a.tif,150,200,0.")
     capsys.readouterr()
     (tmp_path / "b.png").unlink()
     run_command(words)
@@ -172,7 +153,7 @@ def test_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert "1 had been labelled" in out
     run_command(words, "--again")
     assert "labelled 1 image" in capsys.readouterr().out
-    assert "--to" in error_of(capsys, words, "--to coco")
+    assert "--batch" in error_of(capsys, words, "--batch 2")
     assert "--tile is 0" in error_of(capsys, words.replace("--tile 128", "--tile 0"))
     assert "--bands" in error_of(capsys, words.replace("--tile 128", "--bands [1,2,3]"))
     assert "--bands is [1, 2, 9]" in error_of(capsys, words, "--bands [1,2,9]")
@@ -184,9 +165,9 @@ def test_a_map_of_somebody_else_stays(
 ) -> None:
     """Also where numbers of the program lie beside it."""
     scene(100, 100).save(tmp_path / "a.png")
-    job = TiledJob(model, model.encode(NAMES), tmp_path / "out", 80)
+    job = TiledJob(model, model.encode(NAMES), tmp_path / "out", side=80)
     job.label(Item(tmp_path / "a.png", "a"))
-    assert job.is_done(Item(tmp_path / "a.png", "a"))
+    assert job.pending([Item(tmp_path / "a.png", "a")]) == []
     job.label(Item(tmp_path / "a.png", "a"))  # its own is replaced
     geotiff(tmp_path / "out" / "a.tif", np.zeros((1, 4, 4), dtype=np.uint8))
     before = (tmp_path / "out" / "a.tif").read_bytes()
@@ -194,7 +175,7 @@ def test_a_map_of_somebody_else_stays(
         job.label(Item(tmp_path / "a.png", "a"))
     assert (tmp_path / "out" / "a.tif").read_bytes() == before
     error = error_of(capsys, f"export-labels {tmp_path / 'out'} --to coco")
-    assert "a.tif of --tile is too large for the formats of other tools" in error
+    assert "a.tif is not the one that a.json tells of" in error
 
 
 def test_bands_that_one_image_lacks_do_not_stop_the_others(

@@ -43,6 +43,8 @@ _HEAD = 4096
 """Bytes in which a mark is looked for."""
 RESULTS = (".png", ".overlay.png", ".json")
 """How the names of the results of an image end: label map, overlay, numbers."""
+TILED = ".tif"
+"""In place of the first, of an image that was labelled in parts."""
 RESULTS_FORMAT = 3
 """Version of the numbers beside a label map."""
 MANIFEST, INDEX = "job.json", "index.csv"

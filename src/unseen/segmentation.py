@@ -149,11 +149,14 @@ class Segmentation:
         )
 
     @checked
-    def save(self, folder: str | Path, stem: str) -> None:
+    def save(self, folder: str | Path, stem: str) -> dict[str, Any]:
         """Write STEM.png (indexed label map), STEM.overlay.png and STEM.json.
 
         Each is written whole or not at all, the numbers last. The label map says in itself what it
         was made with, as the numbers do.
+
+        Returns:
+            The numbers.
 
         Raises:
             DataError: A stem that is no file name, or files that cannot be written.
@@ -164,7 +167,9 @@ class Segmentation:
         labels, drawn, beside = (folder / (stem + ending) for ending in RESULTS)
         self.save_labels(labels)
         write_png(drawn, self.overlay())
-        write_json(beside, self.as_dict())
+        told = self.as_dict()
+        write_json(beside, told)
+        return told
 
     def save_labels(self, path: Path) -> None:
         """Write the label map alone, which says in itself what it was made with."""

@@ -12,7 +12,7 @@ import numpy as np
 import unseen
 from hostile.files import photograph
 from hostile.judge import Case
-from unseen.labelling.jobs import Job
+from unseen.labelling.whole import WholeJob
 from unseen.predictor import Predictor
 from unseen.settings import InferenceSettings, ModelSettings, TrainSettings, TransformSettings
 from unseen.vocabulary import Vocabulary
@@ -95,8 +95,8 @@ def cases(run: Path, own: Path, model: Predictor) -> Iterator[Case]:
         "Predictor.segment_encoded": (
             model.segment_encoded, {"image": image, "text": encoded}, ("image", "threshold"),
         ),
-        "Job": (
-            Job, {"predictor": model, "text": encoded, "out": Path("labelled")},
+        "WholeJob": (
+            WholeJob, {"predictor": model, "text": encoded, "out": Path("labelled")},
             ("out", "threshold", "batch"),
         ),
         "Segmentation.mask": (model.segment(image, ["boat"]).mask, {"name": "boat"}, ("name",)),

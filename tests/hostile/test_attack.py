@@ -30,8 +30,8 @@ from tiny import archives as tiny_archives
 from tiny import write_own
 from unseen.backbones.archives import read_state_dict
 from unseen.files import UNFINISHED
-from unseen.labelling.jobs import Job
 from unseen.labelling.sources import find_items
+from unseen.labelling.whole import WholeJob
 
 pytestmark = [
     pytest.mark.attack,
@@ -330,5 +330,5 @@ def test_the_largest_images_in_a_row(tmp_path: Path) -> None:
     for file in files:
         Image.new("RGB", (5000, 5000), (90, 140, 60)).save(file)
     before = reset_peak()
-    assert len(list(Job(model, text, tmp_path / "results").run(find_items(files)))) == 3
+    assert len(list(WholeJob(model, text, tmp_path / "results").run(find_items(files)))) == 3
     assert (peak() - before) / 1e9 < 2 * GIGABYTES

@@ -30,7 +30,7 @@ def export_labels(
     Args:
         folder: What `unseen segment` wrote with --out.
         to: Formats, separated by commas: png, coco, coco-panoptic, cvat, label-studio, yolo,
-            datumaro, voc (`unseen list formats`).
+            datumaro, voc, geo (`unseen list formats`).
         out: Folder to write to; FOLDER/exports by default.
         settings: Values of `ExportSettings`.
     """

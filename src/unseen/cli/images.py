@@ -44,7 +44,8 @@ from unseen.vocabulary import (
 if TYPE_CHECKING:
     from unseen.labelling.jobs import Job
     from unseen.labelling.sources import Item, Shard
-    from unseen.labelling.tiles import TiledJob
+    from unseen.predictor import Predictor
+    from unseen.segmenter import TextFeatures
     from unseen.sources import ModelChoices
 
 GROUPS: dict[str, dict[str, Any]] = {
@@ -155,18 +156,23 @@ def segment(  # noqa: PLR0913 - keyword-only
     text = loaded.encode(vocabulary)
     remedy = "train a run on" if loaded.run else "give --clip"
     notify(about_tower(loaded.segmenter.clip.source, vocabulary.names, remedy))
-    if tiles.tile is not None:
-        from unseen.labelling.tiles import TiledJob
-
-        large = TiledJob(loaded, text, flags.out, tiles.tile, flags.threshold, tiles.bands)
-        return report_on_large(large, shard.part(items), again=flags.again)
-    from unseen.labelling.jobs import Job
-
-    job = Job(loaded, text, flags.out, flags.threshold, flags.batch, flags.parquet)
+    job = _job(loaded, text, flags, tiles)
     code = report_on(job, items, shard, again=flags.again)
     if formats:
         code |= report_exports(flags.out, formats, flags.out / EXPORTS, ExportSettings())
     return code
+
+
+def _job(predictor: Predictor, text: TextFeatures, flags: SegmentFlags, tiles: TileSettings) -> Job:
+    """Of images that are opened whole, or in parts."""
+    about = (predictor, text, flags.out, flags.threshold, flags.parquet)
+    if tiles.tile is not None:
+        from unseen.labelling.tiles import TiledJob
+
+        return TiledJob(*about, tiles.tile, tiles.bands)
+    from unseen.labelling.whole import WholeJob
+
+    return WholeJob(*about, flags.batch)
 
 
 def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary) -> None:
@@ -200,11 +206,8 @@ def _check_tiling(flags: SegmentFlags, tiles: TileSettings) -> None:
     """
     if tiles.tile is None:
         return
-    if flags.to is not None or flags.batch > 1 or flags.parquet:
-        raise SettingError(
-            "--to, --batch and --parquet are for images that are opened whole; remove them, or"
-            " --tile"
-        )
+    if flags.batch > 1:
+        raise SettingError("--batch is for images that are opened whole; remove it, or --tile")
     if find_spec("rasterio") is None:
         raise SettingError("--tile needs rasterio; install it with pip install 'unseen[geo]'")
 
@@ -249,7 +252,7 @@ def report_on(job: Job, items: Sequence[Item], shard: Shard, *, again: bool) -> 
             if isinstance(result, UnseenError):
                 failed.append(result)
             elif not many:
-                print(f"{item.shown}: {_shares(result.largest(3))}  ->  {job.out / item.name}.png")
+                print(f"{item.shown}: {_shares(result)}  ->  {job.target(item)}")
             seconds = time.monotonic() - begun
             bar.update(task, completed=number, note=f"{number / seconds:.2g} a second")
             bar.draw_when_due()
@@ -257,27 +260,6 @@ def report_on(job: Job, items: Sequence[Item], shard: Shard, *, again: bool) -> 
     print(_summary(len(part), len(pending), len(failed), seconds))
     if len(pending) > len(failed):
         notify(about_one_class(job.text, job.threshold))
-    for error in failed:
-        notify(f"unseen: {error}")
-    return 2 if failed else 0
-
-
-def report_on_large(job: TiledJob, items: Sequence[Item], *, again: bool) -> int:
-    """Label large images, with a line for each, and what came of it."""
-    from unseen.segmentation import largest
-
-    pending = [item for item in items if again or not job.is_done(item)]
-    failed: list[UnseenError] = []
-    begun = time.monotonic()
-    for item in pending:
-        try:
-            told = job.label(item)
-        except DataError as unreadable:
-            failed.append(unreadable)
-            continue
-        shares = {entry["name"]: entry["share"] for entry in told["classes"]}
-        print(f"{item.shown}: {_shares(largest(shares, 3))}  ->  {job.target(item)}")
-    print(_summary(len(items), len(pending), len(failed), time.monotonic() - begun))
     for error in failed:
         notify(f"unseen: {error}")
     return 2 if failed else 0
@@ -297,8 +279,11 @@ def _summary(found: int, pending: int, failed: int, seconds: float) -> str:
     return words
 
 
-def _shares(ranked: Sequence[tuple[str, float]]) -> str:
-    """Classes with their shares of the pixels."""
+def _shares(told: Mapping[str, Any]) -> str:
+    """The three largest classes of a label map's numbers, with their shares of the pixels."""
+    from unseen.segmentation import largest
+
+    ranked = largest({entry["name"]: entry["share"] for entry in told["classes"]}, 3)
     return ", ".join(f"{name} {100 * share:.1f} %" for name, share in ranked) or "no class"
 
 

@@ -14,9 +14,10 @@ from unseen.errors import DataError, SettingError, UnseenError
 from unseen.exports.coco import write_coco, write_panoptic
 from unseen.exports.datumaro import write_datumaro
 from unseen.exports.folders import RECORD, check_export_folder, replacing_folder
+from unseen.exports.geo import write_geo
 from unseen.exports.label_studio import write_label_studio
 from unseen.exports.maps import write_cvat, write_png, write_voc
-from unseen.exports.writers import Format
+from unseen.exports.writers import Format, LeftOutError
 from unseen.exports.yolo import write_yolo
 from unseen.files import write_json
 from unseen.labelling.results import Result, find_results
@@ -31,6 +32,9 @@ FORMATS: dict[FormatName, Format] = {
     "yolo": Format(write_yolo, "outlines of regions", "images", ("rasterio", "shapely")),
     "datumaro": Format(write_datumaro, "a mask a class, for Datumaro", "images/default"),
     "voc": Format(write_voc, "label maps in VOC's colours", "JPEGImages"),
+    "geo": Format(
+        write_geo, "polygons in their place on the earth", None, ("rasterio", "shapely", "pyogrio")
+    ),
 }
 
 
@@ -103,7 +107,11 @@ def export(
                 except DataError as error:
                     failed.append(error)
                     continue
-                changed += add(result, labels)
+                try:
+                    changed += add(result, labels)
+                except LeftOutError as error:
+                    failed.append(error)
+                    continue
                 pixels += labels.size
                 written += 1
                 if settings.with_images and form.images is not None:

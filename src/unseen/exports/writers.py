@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from unseen.errors import DataError
 from unseen.labelling.results import Result
 from unseen.labels import IGNORE
 from unseen.settings import ExportSettings
@@ -19,6 +20,10 @@ Add = Callable[[Result, NDArray[np.uint8]], int]
 class, or none, as it is."""
 Write = Callable[[Path, Sequence[str], ExportSettings], AbstractContextManager[Add]]
 """Opens the files of a format in a new folder, for classes by name."""
+
+
+class LeftOutError(DataError):
+    """An image that a format cannot hold, while it holds the others."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unseen.errors import DataError
-from unseen.files import MANIFEST, RESULTS_FORMAT, file_state
+from unseen.errors import DataError, SettingError
+from unseen.files import MANIFEST, RESULTS, RESULTS_FORMAT, TILED, file_state
 from unseen.labelling.sources import Item
 from unseen.labels import IGNORE
 
@@ -66,6 +66,16 @@ class Result:
         """The classes, in the order of the ids."""
         return tuple(entry["name"] for entry in self.told["classes"])
 
+    @property
+    def is_tiled(self) -> bool:
+        """Whether the image was labelled in parts."""
+        return "tiles" in self.told["made_with"]
+
+    @property
+    def label_map(self) -> Path:
+        """Its label map: a PNG, or the GeoTIFF of an image in parts."""
+        return self.folder / f"{self.name}{TILED if self.is_tiled else RESULTS[0]}"
+
     def is_of(self, image: Path) -> bool:
         """Whether an image's file is there and as it was, wherever it lies."""
         state, origin = file_state(image), self.told["image"] or {}
@@ -80,15 +90,9 @@ class Result:
         Raises:
             DataError: It cannot be read, or is not what the numbers say.
         """
-        path = self.folder / f"{self.name}.png"
-        if "tiles" in self.told["made_with"]:
-            raise DataError(
-                f"the label map {path.with_suffix('.tif')} of --tile is too large for the formats"
-                " of other tools; read it as a GeoTIFF"
-            )
+        path = self.label_map
         try:
-            with Image.open(path) as image:
-                labels = np.asarray(image)
+            labels = _read_geotiff(path) if self.is_tiled else _read_png(path)
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"the label map {path} cannot be read; label the image again") from (
                 error
@@ -101,6 +105,31 @@ class Result:
                 " image again"
             )
         return labels
+
+
+def _read_png(path: Path) -> NDArray[Any]:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def _read_geotiff(path: Path) -> NDArray[Any]:
+    """A label map of any size.
+
+    Raises:
+        SettingError: rasterio is not installed.
+    """
+    try:
+        import rasterio
+    except ModuleNotFoundError as error:
+        raise SettingError(
+            f"{path} was written in parts, and to read it needs rasterio; install it with pip"
+            " install 'unseen[geo]'"
+        ) from error
+    from unseen.labelling.rasters import without_warnings
+
+    with without_warnings(), rasterio.open(path) as file:
+        labels: NDArray[Any] = file.read(1)
+    return labels
 
 
 def find_results(folder: Path) -> tuple[list[Result], int]:

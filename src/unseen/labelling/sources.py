@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from unseen.errors import DataError, SettingError
-from unseen.files import INDEX, MANIFEST, RESULTS, has_mark
+from unseen.files import INDEX, MANIFEST, RESULTS, file_state, has_mark
 from unseen.image_files import images_in, looks_like_an_image
 from unseen.settings.ranges import shown
 from unseen.texts import read_text
@@ -33,6 +34,11 @@ class Item:
 
     path: Path
     name: str
+
+    @property
+    def state(self) -> dict[str, Any] | None:
+        """Name, size and time of the last change of its file; None if that has gone."""
+        return file_state(self.path)
 
     @property
     def shown(self) -> str:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from unseen.errors import SettingError
-from unseen.settings.ranges import SWITCH, check_ranges, number, shown, text, whole
+from unseen.settings.ranges import SWITCH, check_ranges, number, one_of, shown, text, whole
 
 FormatName = Literal[
-    "png", "coco", "coco-panoptic", "cvat", "label-studio", "yolo", "datumaro", "voc"
+    "png", "coco", "coco-panoptic", "cvat", "label-studio", "yolo", "datumaro", "voc", "geo"
 ]
+Vectors = Literal["gpkg", "geojson"]
 
 
 EXPORTS = "exports"
@@ -45,6 +46,8 @@ class ExportSettings:
         tolerance: How far an outline may lie from the edge of a class, in pixels; 0 keeps every
             corner; for yolo.
         smallest: Regions of fewer pixels have no outline; for yolo.
+        vectors: Files of polygons: GeoPackages, in the image's own reference system, or GeoJSON,
+            in degrees; for geo.
         with_images: Put the images beside their labels, where a format has a place for them: as
             links to the same bytes, or copies where that cannot be.
     """
@@ -52,6 +55,7 @@ class ExportSettings:
     prefix: str = ""
     tolerance: float = 1.0
     smallest: int = 16
+    vectors: Vectors = "gpkg"
     with_images: bool = False
 
     def __post_init__(self) -> None:
@@ -67,5 +71,6 @@ EXPORT_RANGES = {
     "prefix": text(empty=True),
     "tolerance": number(0),
     "smallest": whole(0),
+    "vectors": one_of(Vectors),
     "with_images": SWITCH,
 }
