@@ -73,6 +73,7 @@ class SegmentFlags:
         model: A method without training of `unseen list`, or a run folder.
         out: Folder for the results; what is in folders of a folder lies in such folders in it.
         recursive: Also take the images in folders of a folder.
+        every: Of videos, label every n-th frame.
         shard: Label only one of several parts of the images, index/count such as 0/4; each process
             of a cluster takes its own.
         again: Label images again that have been labelled with the same settings.
@@ -89,6 +90,7 @@ class SegmentFlags:
     model: str = "naclip"
     out: Path = Path("segmented")
     recursive: bool = False
+    every: int = 1
     shard: str = "0/1"
     again: bool = False
     batch: int = 1
@@ -123,8 +125,8 @@ def segment(  # noqa: PLR0913 - keyword-only
     is reported at the end; the exit code is then 2.
 
     Args:
-        images: Images, folders of images, patterns ('scans/**/left.png'), text files with the path
-            of an image on each line, or - for such lines from standard input.
+        images: Images, videos, folders of images, patterns ('scans/**/left.png'), text files with
+            the path of an image on each line, or - for such lines from standard input.
         classes: Class names separated by commas: 'cat, sofa'; a name with a comma in double quotes:
             'cat, "table, laid"'. Or a text file: a class a line, its synonyms behind commas.
         flags: With what, and where to.
@@ -153,6 +155,7 @@ def segment(  # noqa: PLR0913 - keyword-only
 
     about: dict[str, Any] = {"inference": inference, "device": flags.device, "drawing": drawn}
     loaded = api.load(flags.model, class_names=vocabulary.names, **about, **choices)
+    _check_refinement(items, loaded.inference)
     text = loaded.encode(vocabulary)
     remedy = "train a run on" if loaded.run else "give --clip"
     notify(about_tower(loaded.segmenter.clip.source, vocabulary.names, remedy))
@@ -189,6 +192,8 @@ def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary) -> None:
     check_threshold(flags.threshold)
     if flags.batch < 1:
         raise SettingError(f"--batch is {flags.batch}; give at least 1")
+    if flags.every < 1:
+        raise SettingError(f"--every is {flags.every}; give at least 1")
     if flags.to is not None and flags.shard != SegmentFlags.shard:
         raise SettingError(
             "--to writes all images of a job, and --shard labels a part; remove --to, and call"
@@ -218,7 +223,8 @@ def _found(images: Sequence[str], flags: SegmentFlags, tiles: TileSettings) -> l
     from unseen.labelling.results import check_not_of_others
     from unseen.labelling.sources import find_items, tables
 
-    items = find_items(images, recursive=flags.recursive)
+    items = find_items(images, recursive=flags.recursive, every=flags.every)
+    _check_videos(any(item.frame is not None for item in items), flags, tiles)
     check_not_among([item.path for item in items], flags.out)
     # Label maps of images in parts are no PNGs, and looked at when they are written.
     first = 0 if tiles.tile is None else 1
@@ -230,6 +236,31 @@ def _found(images: Sequence[str], flags: SegmentFlags, tiles: TileSettings) -> l
 
         check_parquet(flags.out / PARQUET)
     return items
+
+
+def _check_videos(found: bool, flags: SegmentFlags, tiles: TileSettings) -> None:
+    """Refuse flags that do not go with the images.
+
+    Raises:
+        SettingError: Names them.
+    """
+    if not found and flags.every != SegmentFlags.every:
+        raise SettingError("--every is for videos, and there is none among the images; remove it")
+    if found and tiles.tile is not None:
+        raise SettingError("--tile is for images, and there are videos among them; remove it")
+
+
+def _check_refinement(items: Sequence[Item], inference: InferenceSettings) -> None:
+    """Refuse videos where segments are read by the names of images.
+
+    Raises:
+        SettingError: Names the flag.
+    """
+    if inference.segments_dir is not None and any(item.frame is not None for item in items):
+        raise SettingError(
+            "--inference.segments_dir holds segments by the names of images, and frames of videos"
+            " have none; remove it"
+        )
 
 
 FEW = 20

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +14,7 @@ from unseen.exports.coco import write_coco, write_panoptic
 from unseen.exports.datumaro import write_datumaro
 from unseen.exports.folders import RECORD, check_export_folder, replacing_folder
 from unseen.exports.geo import write_geo
+from unseen.exports.images import ImagePlacer
 from unseen.exports.label_studio import write_label_studio
 from unseen.exports.maps import write_cvat, write_png, write_voc
 from unseen.exports.writers import Format, LeftOutError
@@ -99,7 +99,7 @@ def export(
     """
     form = FORMATS[name]
     pixels, changed, written, failed = 0, 0, 0, list[UnseenError]()
-    with replacing_folder(folder) as beside:
+    with replacing_folder(folder) as beside, closing(ImagePlacer()) as images:
         with form.write(beside, names, settings) as add:
             for result in results:
                 try:
@@ -115,24 +115,11 @@ def export(
                 pixels += labels.size
                 written += 1
                 if settings.with_images and form.images is not None:
-                    failed += _place_image(result, beside / form.images)
+                    failed += images.place(result, beside / form.images)
         share = changed / max(pixels, 1)
         told = {"format": name, "images": written, "classes": list(names), "changed": share}
         write_json(beside / RECORD, told)
     return Exported(name, folder, written, share, tuple(failed))
-
-
-def _place_image(result: Result, folder: Path) -> list[UnseenError]:
-    """Put an image into a folder of images; what kept it out, if anything."""
-    if result.image is None or not result.image.is_file():
-        return [DataError(f"the image {result.file_name} is not where it was; put it there again")]
-    target = folder / result.file_name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(result.image.resolve(), target)
-    except OSError:  # another disk, or one that has no links
-        shutil.copy2(result.image, target)
-    return []
 
 
 @checked

@@ -39,9 +39,17 @@ class Result:
         return None if origin is None else Path(origin["file"])
 
     @property
+    def frame(self) -> int | None:
+        """Which frame of the file the image is; None if that is no video."""
+        return None if self.told["image"] is None else self.told["image"].get("frame")
+
+    @property
     def file_name(self) -> str:
-        """The image's file below the folder that was labelled, with "/" between folders."""
-        if self.image is None:
+        """The image's file below the folder that was labelled, with "/" between folders.
+
+        One that came from no file, and a frame of a video, is named as a PNG.
+        """
+        if self.image is None or self.frame is not None:
             return f"{self.name}.png"
         return PurePosixPath(self.name).with_name(self.image.name).as_posix()
 

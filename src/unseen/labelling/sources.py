@@ -16,6 +16,7 @@ from typing import Any
 from unseen.errors import DataError, SettingError
 from unseen.files import INDEX, MANIFEST, RESULTS, file_state, has_mark
 from unseen.image_files import images_in, looks_like_an_image
+from unseen.labelling.videos import Frame, check_videos_readable, frames_of, looks_like_a_video
 from unseen.settings.ranges import shown
 from unseen.texts import read_text
 
@@ -30,19 +31,26 @@ class Item:
     Attributes:
         path: Its file.
         name: Of its results, below the output folder: with "/" between folders, without ending.
+        frame: Which frame of the file, if that is a video.
     """
 
     path: Path
     name: str
+    frame: Frame | None = None
 
     @property
     def state(self) -> dict[str, Any] | None:
         """Name, size and time of the last change of its file; None if that has gone."""
-        return file_state(self.path)
+        state = file_state(self.path)
+        if state is None or self.frame is None:
+            return state
+        return {**state, "frame": self.frame.number, "seconds": round(self.frame.seconds, 3)}
 
     @property
     def shown(self) -> str:
-        """The image's file as messages show it."""
+        """The image's file, or the frame, as messages show it."""
+        if self.frame is not None:
+            return self.name
         return PurePosixPath(self.name).with_name(self.path.name).as_posix()
 
     def results(self, out: Path) -> list[Path]:
@@ -91,30 +99,45 @@ def tables(out: Path) -> list[Path]:
     return [out / MANIFEST, out / INDEX]
 
 
-def find_items(places: Sequence[str | Path], *, recursive: bool = False) -> list[Item]:
+def find_items(
+    places: Sequence[str | Path], *, recursive: bool = False, every: int = 1
+) -> list[Item]:
     """The images that places stand for, in their order and without repetition.
 
     Results take an image's own name without its suffix, below the folders that it lies in under a
     folder that was given, or under the part of a pattern before its first wildcard. Where two
     images would take the same, their folders are put before it, and in one folder the suffixes
-    stay.
+    stay. Frames of a video lie in a folder of its name.
 
     Args:
-        places: Images, folders of images, patterns such as "scans/*/left.png" ("**" for any number
-            of folders), text files with the path of an image on each line, or "-" for such lines
-            from standard input. The images of a list are not looked for yet: one that is missing
-            is told when its turn comes, as one that cannot be read.
+        places: Images, videos, folders of images, patterns such as "scans/*/left.png" ("**" for
+            any number of folders), text files with the path of an image on each line, or "-" for
+            such lines from standard input. The images of a list are not looked for yet: one that is
+            missing is told when its turn comes, as one that cannot be read.
         recursive: Also take the images in folders of a folder, as deep as they lie.
+        every: Of videos, take each `every`-th frame.
 
     Raises:
         DataError: What does not exist or cannot be read, and places without an image.
+        SettingError: Videos where nothing reads them.
     """
     # By resolved path, as an image that is given by two paths is one image.
     found: dict[Path, tuple[Path, str]] = {}
     for place in places:
         for path, below in _images_of(str(place), recursive):
             found.setdefault(path.resolve(), (path, below))
-    return _told_apart(list(found.values()))
+    return [
+        frame for item in _told_apart(list(found.values())) for frame in _with_frames(item, every)
+    ]
+
+
+def _with_frames(item: Item, every: int) -> list[Item]:
+    """An image; or of a video, its frames."""
+    if not looks_like_a_video(item.path):
+        return [item]
+    check_videos_readable()
+    frames = frames_of(item.path, every)
+    return [Item(item.path, f"{item.name}/{frame.name}", frame) for frame in frames]
 
 
 def _images_of(place: str, recursive: bool) -> Iterator[tuple[Path, str]]:
@@ -153,7 +176,8 @@ def _matching(pattern: str) -> Iterator[tuple[Path, str]]:
     """The images that a pattern names, below what of it is no pattern; other files may match."""
     # `Path.glob` knows no absolute patterns.
     files = sorted(Path(name) for name in glob(pattern, recursive=True))  # noqa: PTH207
-    files = _no_results(file for file in files if looks_like_an_image(file))
+    wanted = (file for file in files if looks_like_an_image(file) or looks_like_a_video(file))
+    files = _no_results(wanted)
     if not files:
         raise DataError(f"no image is named as {pattern!r} says; check the pattern")
     parts = Path(pattern).parts

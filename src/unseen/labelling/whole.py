@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from unseen.arguments import check_kind
 from unseen.errors import SettingError, UnseenError
 from unseen.files import RESULTS, is_whole
-from unseen.images import read_pixels
+from unseen.images import ImageLike, read_pixels
 from unseen.labelling.jobs import Job, Outcome
 from unseen.labelling.results import Result
 from unseen.labelling.sources import Item
+from unseen.labelling.videos import VideoReader
 from unseen.segmentation import Segmentation
 
 
@@ -60,9 +62,17 @@ class WholeJob(Job):
             yield item, outcome
 
     def _outcomes(self, items: Sequence[Item]) -> Iterator[Outcome]:
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        with (
+            closing(VideoReader()) as videos,
+            ThreadPoolExecutor(1) as reader,
+            ThreadPoolExecutor(1) as writer,
+        ):
+
+            def read(item: Item) -> Future[NDArray[np.uint8]]:
+                return reader.submit(_read, item, videos)
+
             behind: list[tuple[Item, Future[dict[str, Any]]]] = []
-            for group in _groups(items, reader.submit, self.batch):
+            for group in _groups(items, read, self.batch):
                 ahead: list[tuple[Item, Future[dict[str, Any]]]] = []
                 try:
                     ahead = [
@@ -80,9 +90,15 @@ class WholeJob(Job):
         """A group's images with their label maps, or with what is wrong with them."""
         if isinstance(group.pixels, UnseenError):
             return [(group.items[0], group.pixels)]
-        files = [item.path for item in group.items]
+        # A frame has no file of its own.
+        images: list[ImageLike] = [
+            pixels if item.frame else item.path
+            for item, pixels in zip(group.items, group.pixels, strict=True)
+        ]
         try:
-            results = self.predictor.segment_several(files, group.pixels, self.text, self.threshold)
+            results = self.predictor.segment_several(
+                images, group.pixels, self.text, self.threshold
+            )
         except UnseenError as error:
             if len(group.items) == 1:
                 return [(group.items[0], error)]
@@ -90,7 +106,8 @@ class WholeJob(Job):
             alone = zip(group.items, group.pixels, strict=True)
             parts = [self._labelled(_Group([item], [pixels])) for item, pixels in alone]
             return [part for (part,) in parts]
-        return list(zip(group.items, results, strict=True))
+        told = zip(group.items, results, strict=True)
+        return [(item, replace(result, origin=item.state)) for item, result in told]
 
 
 # ------------------------------------------------------------- reading, computing, writing
@@ -106,16 +123,16 @@ class _Group:
 
 def _groups(
     items: Sequence[Item],
-    submit: Callable[..., Future[NDArray[np.uint8]]],
+    read_ahead: Callable[[Item], Future[NDArray[np.uint8]]],
     most: int,
 ) -> Iterator[_Group]:
     """Images as far as they follow each other in one size; the next ones are being read."""
-    reads = [submit(read_pixels, item.path) for item in items[: most + 1]]
+    reads = [read_ahead(item) for item in items[: most + 1]]
     group, pixels = list[Item](), list[NDArray[np.uint8]]()
     for place, item in enumerate(items):
         read = reads.pop(0)
         if place + most + 1 < len(items):
-            reads.append(submit(read_pixels, items[place + most + 1].path))
+            reads.append(read_ahead(items[place + most + 1]))
         image: NDArray[np.uint8] | UnseenError
         try:
             image = read.result()
@@ -134,6 +151,11 @@ def _groups(
             group, pixels = [], []
     if group:
         yield _Group(group, pixels)
+
+
+def _read(item: Item, videos: VideoReader) -> NDArray[np.uint8]:
+    """The pixels of an image or a frame."""
+    return read_pixels(item.path) if item.frame is None else videos.read(item.path, item.frame)
 
 
 def _saved(result: Segmentation | UnseenError, out: Path, name: str) -> dict[str, Any]:
