@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,7 @@ from unseen.cli.notices import about_one_class, about_tower, notify
 from unseen.errors import DataError, SettingError, UnseenError, VocabularyError
 from unseen.settings import (
     EXPORTS,
+    ClusterSettings,
     DrawSettings,
     ExportSettings,
     ExtractionSettings,
@@ -42,7 +44,7 @@ from unseen.vocabulary import (
 )
 
 if TYPE_CHECKING:
-    from unseen.labelling.jobs import Job
+    from unseen.labelling.jobs import Job, Outcome
     from unseen.labelling.sources import Item, Shard
     from unseen.predictor import Predictor
     from unseen.segmenter import TextFeatures
@@ -53,6 +55,7 @@ GROUPS: dict[str, dict[str, Any]] = {
         "inference": settings_flags(InferenceSettings(), "Inference", defaults=False),
         "drawing": settings_flags(DrawSettings(), "Overlays", flat=True),
         "tiling": settings_flags(TileSettings(), "Large images", flat=True),
+        "cluster": settings_flags(ClusterSettings(), "Cluster", flat=True),
     },
     "eigenvectors": {
         "extraction": settings_flags(ExtractionSettings(), "Images and network", flat=True),
@@ -115,6 +118,7 @@ def segment(  # noqa: PLR0913 - keyword-only
     inference: Given = NOTHING,
     drawing: Given = NOTHING,
     tiling: Given = NOTHING,
+    cluster: Given = NOTHING,
 ) -> int:
     """Label every pixel of images with one of your classes.
 
@@ -135,14 +139,16 @@ def segment(  # noqa: PLR0913 - keyword-only
             tower's size in windows of that size.
         drawing: Values of `DrawSettings`.
         tiling: Values of `TileSettings`.
+        cluster: Values of `ClusterSettings`.
     """
     from unseen.labelling.sources import Shard
     from unseen.palettes import class_colours
     from unseen.sources import find_model
 
     vocabulary = read_vocabulary(classes, flags.words.given())
-    tiles = TileSettings(**tiling)
+    tiles, spread = TileSettings(**tiling), ClusterSettings(**cluster)
     _check_flags(flags, vocabulary)
+    _check_cluster(flags, spread)
     _check_tiling(flags, tiles)
     drawn = DrawSettings(**drawing)
     class_colours(drawn.palette, vocabulary.names)
@@ -153,14 +159,21 @@ def segment(  # noqa: PLR0913 - keyword-only
     find_model(flags.model, choices)
     from unseen import api
 
-    about: dict[str, Any] = {"inference": inference, "device": flags.device, "drawing": drawn}
+    # Workers of a cluster have devices of their own.
+    device = flags.device if spread.engine == "local" else "cpu"
+    about: dict[str, Any] = {"inference": inference, "device": device, "drawing": drawn}
     loaded = api.load(flags.model, class_names=vocabulary.names, **about, **choices)
     _check_refinement(items, loaded.inference)
     text = loaded.encode(vocabulary)
     remedy = "train a run on" if loaded.run else "give --clip"
     notify(about_tower(loaded.segmenter.clip.source, vocabulary.names, remedy))
     job = _job(loaded, text, flags, tiles)
-    code = report_on(job, items, shard, again=flags.again)
+    run = job.run
+    if spread.engine == "ray":
+        from unseen.labelling.clusters import run_on_ray
+
+        run = partial(run_on_ray, job, settings=spread, device=flags.device)
+    code = report_on(job, items, shard, again=flags.again, run=run)
     if formats:
         code |= report_exports(flags.out, formats, flags.out / EXPORTS, ExportSettings())
     return code
@@ -201,6 +214,20 @@ def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary) -> None:
         )
     if flags.parquet and find_spec("pyarrow") is None:
         raise SettingError("--parquet needs pyarrow; install it with pip install 'unseen[parquet]'")
+
+
+def _check_cluster(flags: SegmentFlags, cluster: ClusterSettings) -> None:
+    """Refuse what a cluster does itself, and one without its engine.
+
+    Raises:
+        SettingError: Names the flag, or what is not installed.
+    """
+    if cluster.engine == "local":
+        return
+    if flags.shard != SegmentFlags.shard:
+        raise SettingError("--engine ray shares the images out itself; remove --shard, or --engine")
+    if find_spec("ray") is None or find_spec("pyarrow") is None:
+        raise SettingError("--engine ray needs ray; install it with pip install 'unseen[ray]'")
 
 
 def _check_tiling(flags: SegmentFlags, tiles: TileSettings) -> None:
@@ -267,8 +294,23 @@ FEW = 20
 """Images of which each has a line; of more there is a bar, and lines would run away."""
 
 
-def report_on(job: Job, items: Sequence[Item], shard: Shard, *, again: bool) -> int:
-    """Do a part of a job, with a line for each image, a bar for many, and what came of it."""
+def report_on(
+    job: Job,
+    items: Sequence[Item],
+    shard: Shard,
+    *,
+    again: bool,
+    run: Callable[[Sequence[Item]], Iterator[Outcome]],
+) -> int:
+    """Do a part of a job, with a line for each image, a bar for many, and what came of it.
+
+    Args:
+        job: What is done.
+        items: All its images.
+        shard: The part.
+        again: Also do what is done.
+        run: `job.run`, or what does the same elsewhere.
+    """
     from rich.console import Console
 
     from unseen.progress import ProgressBar
@@ -279,7 +321,7 @@ def report_on(job: Job, items: Sequence[Item], shard: Shard, *, again: bool) -> 
     many, begun, seconds = len(pending) > FEW, time.monotonic(), 0.0
     with ProgressBar(many, Console(stderr=True)) as bar:
         task = bar.add_task("labelling", total=len(pending), note="")
-        for number, (item, result) in enumerate(job.run(pending), start=1):
+        for number, (item, result) in enumerate(run(pending), start=1):
             if isinstance(result, UnseenError):
                 failed.append(result)
             elif not many:

@@ -4,6 +4,7 @@ The command line makes its flags from them, recipes fill them, run folders store
 is imported here, so `--help` answers at once.
 """
 
+from unseen.settings.clusters import ClusterSettings
 from unseen.settings.drawing import DrawSettings
 from unseen.settings.evaluation import Draw, EvaluationSettings, check_threshold
 from unseen.settings.export import EXPORTS, ExportSettings, FormatName, known_formats
@@ -38,6 +39,7 @@ __all__ = [
     "LEGACY_VALUES",
     "TRAIN_RANGES",
     "TRANSFORM_RANGES",
+    "ClusterSettings",
     "Draw",
     "DrawSettings",
     "EvaluationSettings",

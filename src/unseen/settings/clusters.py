@@ -1,0 +1,53 @@
+"""How a job is spread over a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from unseen.errors import SettingError
+from unseen.settings.ranges import check_ranges, number, one_of, whole
+
+Engine = Literal["local", "ray"]
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """How a job is spread over a cluster.
+
+    Attributes:
+        engine: "local" labels in this process, "ray" on the Ray cluster that RAY_ADDRESS names or
+            that this machine belongs to, and else on one that is started for the job.
+        workers: Processes that label, each with the model; as many as the cluster has room for by
+            default. For ray.
+        worker_cpus: Cores of each. For ray.
+        worker_gpus: GPUs of each, also parts of one, such as 0.5. For ray.
+    """
+
+    engine: Engine = "local"
+    workers: int | None = None
+    worker_cpus: int = 1
+    worker_gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range, and workers without an engine.
+
+        Raises:
+            SettingError: Names the first.
+        """
+        check_ranges(self, "", CLUSTER_RANGES)
+        if self.engine == "ray":
+            return
+        for each in fields(self):
+            if getattr(self, each.name) != each.default:
+                raise SettingError(
+                    f"--{each.name.replace('_', '-')} is for --engine ray; give it, or remove it"
+                )
+
+
+CLUSTER_RANGES = {
+    "engine": one_of(Engine),
+    "workers": whole(1).or_none(),
+    "worker_cpus": whole(1),
+    "worker_gpus": number(0),
+}
