@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,17 @@ from unseen.methods import METHODS
 from unseen.released import rename
 from unseen.segmenter import Segmenter, TextFeatures
 from unseen.settings import InferenceSettings
+
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+]
+"""Flags of Chromium for a machine without a screen and a network."""
 
 # Fixtures of one test are shared by its examples: a folder for files, which each writes anew.
 _SHARED_FIXTURES = [HealthCheck.function_scoped_fixture]
@@ -253,3 +265,16 @@ def converted(method: str, state: dict[str, Tensor], **sizes: Any) -> TextSegmen
     if report.problem:
         raise CheckpointError(report.problem)
     return segmenter
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, without a window."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("there is no Chromium here: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=path, args=CHROMIUM)
+        yield started
+        started.close()

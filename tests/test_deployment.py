@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 import subprocess
 import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +31,7 @@ from unseen.segmenter import QuerySegmenter
 from unseen.settings import InferenceSettings
 from unseen.vocabulary import Vocabulary
 
+EXAMPLES = Path(__file__).parents[1] / "examples" / "onnx"
 EXPORTED = [
     name
     for name, method in METHODS.items()
@@ -129,3 +135,50 @@ def test_what_cannot_be_exported(
     monkeypatch.setattr("unseen.deployment.find_spec", lambda _: None)
     assert "pip install 'unseen[onnx]'" in error_of(capsys, f"export naclip --out {out}")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of onnxruntime-web, from the npm registry."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("there is no npm here")
+    folder = tmp_path_factory.mktemp("runtime")
+    words = [npm, "install", "--no-audit", "--no-fund", "--no-package-lock", "onnxruntime-web"]
+    made = subprocess.run(words, cwd=folder, capture_output=True, check=False, timeout=120)
+    if made.returncode:
+        pytest.skip("onnxruntime-web cannot be installed here")
+    return folder / "node_modules"
+
+
+def test_a_label_map_in_a_browser(runtime: Path, browser: Any, tmp_path: Path, photo: Path) -> None:
+    """The page of `examples/onnx/browser` shows what the example in Python writes."""
+    pytest.importorskip("onnxruntime")
+    site = tmp_path / "site"
+    shutil.copytree(EXAMPLES / "browser", site)
+    (site / "node_modules").symlink_to(runtime)
+    classes = ["sun", "<b>tree</b>", "fish", "key"]
+    export_model(predictor_of("naclip"), site / "model.onnx", size=96, classes=classes)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
+        page.get_by_text("Choose a photograph").wait_for()
+        page.set_input_files("input", photo)
+        page.locator("li").first.wait_for()
+        shown = page.locator("li").all_inner_texts()
+        size = page.eval_on_selector("canvas", "each => [each.height, each.width]")
+        page.set_input_files("input", __file__)
+        page.get_by_text("This file is no image").wait_for()
+        page.close()
+        server.shutdown()
+    words = [sys.executable, EXAMPLES / "segment.py", site / "model.onnx", photo, site / "a.png"]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    wanted = dict(line.rsplit(": ", 1) for line in told.splitlines())
+    with Image.open(photo) as image:
+        assert size == [image.height, image.width]
+    for line in shown:
+        name, share, _ = line.rsplit(" ", 2)
+        assert float(share) == pytest.approx(float(wanted[name].removesuffix(" %")), abs=2)
+    assert sum(float(line.rsplit(" ", 2)[1]) for line in shown) == pytest.approx(100, abs=0.3)

@@ -6,7 +6,6 @@ import gc
 import io
 import json
 import os
-import shutil
 import threading
 import time
 import zipfile
@@ -35,16 +34,6 @@ from unseen.app.view import shown  # noqa: E402
 
 CLASSES = "sun, <b>fish</b> 🐟, tree"
 NAMES = ("sun", "<b>fish</b> 🐟", "tree")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-quic",
-]
-"""Chromium's, for a machine without a screen and a network."""
 
 
 def drawn(folder: Path, name: str, side: int = 64) -> Path:
@@ -230,19 +219,6 @@ def test_a_port_that_is_taken(model: Any, address: str) -> None:
 
 
 # --------------------------------------------------------------------- a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Debian's Chromium, without a window."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("there is no Chromium here: apt-get install chromium")
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=path, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.mark.parametrize("wide", [390, 1440])
