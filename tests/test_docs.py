@@ -28,7 +28,9 @@ from unseen.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[1]
 DOCS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-EXAMPLES = sorted((ROOT / "examples").rglob("*.md"))
+EXAMPLES = [
+    page for page in sorted((ROOT / "examples").rglob("*.md")) if "node_modules" not in page.parts
+]
 URL = "https://github.com/unseen-segmentation/unseen"
 
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from unseen import legends
 from unseen.errors import SettingError
 from unseen.labels import IGNORE
-from unseen.legends import PAPER, Entry, fit_text, font_of, legend
+from unseen.legends import PAPER, Entry, fit_text, fonts_of, legend
 from unseen.palettes import class_colours, colours
 from unseen.settings import DrawSettings
 from unseen.visualize import Row, _wider, label_palette, overlay, paint, percent, sheet, spread
@@ -346,18 +347,21 @@ def test_long_names_are_cut_to_the_width() -> None:
 
 def test_names_beyond_ascii_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a font of the system where there is one; else without accents, never as empty boxes."""
-    monkeypatch.setattr("unseen.legends.WIDE_FONTS", ())
-    font_of.cache_clear()
-    assert [fit_text(name, 15, 1000)[0] for name in ("Möwe", "Straße", "中", "tree")] == [
-        "Mowe",
-        "Strasse",
-        "?",
-        "tree",
-    ]
-    monkeypatch.undo()
-    font_of.cache_clear()
-    if font_of(15, True).getname() != font_of(15).getname():
-        assert fit_text("Möwe", 15, 1000)[0] == "Möwe"
+
+    def shown(*names: str) -> list[str]:
+        fonts_of.cache_clear()
+        legends._writes.cache_clear()
+        return [fit_text(name, 15, 1000)[0] for name in names]
+
+    emoji = {"🚗 car": "car", "tree 🌲": "tree", "👩\u200d🚀": "?", "a\nb": "a?b"}
+    with monkeypatch.context() as patch:
+        patch.setattr(legends, "WIDE_FONTS", ())
+        without = {"Möwe": "Mowe", "Straße": "Strasse", "中": "?", "हाथी": "?", "tree": "tree"}
+        assert shown(*without, *emoji) == [*without.values(), *emoji.values()]
+    names = ["Möwe", "кот", "tree"]
+    written = shown(*names)
+    if "DejaVu Sans" in [font.getname()[0] for font in fonts_of(15)]:
+        assert written == names
 
 
 def test_predictions_are_shown_where_the_truth_is_known_or_everywhere() -> None:

@@ -20,35 +20,71 @@ WIDE_FONTS = (
     "Arial Unicode.ttf",
     "Arial.ttf",
     "arial.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "NotoEmoji-Regular.ttf",
 )
-"""Fonts of the system, tried in this order for names outside ASCII, which Pillow's own font cannot
-write."""
+"""Fonts of the system for names that Pillow's own font, which has no more than ASCII and accents,
+cannot write. Of those that are there, the one that has most of a name's characters writes it."""
+NOWHERE = "\U0010ffff"
+"""A character that no font has."""
 
 
 @lru_cache(maxsize=64)
-def font_of(size: int, wide: bool = False) -> Any:
-    """A font of `size` pixels; a wide one can write more than ASCII, if the system has one."""
-    if wide:
-        for name in WIDE_FONTS:
-            # Pillow looks a bare file name up in the font folders of the system.
-            with suppress(OSError):
-                return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size)
+def fonts_of(size: int) -> tuple[Any, ...]:
+    """The fonts there are at a size in pixels, Pillow's own first."""
+    found = [ImageFont.load_default(size)]
+    for name in WIDE_FONTS:
+        # Pillow looks a bare file name up in the font folders of the system.
+        with suppress(OSError):
+            found.append(ImageFont.truetype(name, size))
+    return tuple(found)
+
+
+def font_of(size: int) -> Any:
+    """Pillow's own font at a size in pixels."""
+    return fonts_of(size)[0]
+
+
+@lru_cache(maxsize=4096)
+def _writes(place: int, character: str) -> bool:
+    """Whether a font, by its place in `fonts_of`, has a character."""
+    font = fonts_of(16)[place]
+    empty = character.isspace()
+    return empty or bytes(font.getmask(character)) != bytes(font.getmask(NOWHERE))
+
+
+def _written(text: str, size: int) -> tuple[str, Any]:
+    """A text with the characters that the best font for it has, and that font.
+
+    Of letters with accents that it lacks the letter stays; other characters are left out.
+    """
+    shown = unicodedata.normalize("NFC", text)
+    # Fonts have nothing for control characters, and some layouts fail on them; those that join
+    # others have no picture of their own.
+    shown = "".join(char for char in shown if unicodedata.category(char) != "Cf")
+    shown = "".join(char if char.isprintable() else "?" for char in shown)
+    fonts = fonts_of(size)
+    best = max(range(len(fonts)), key=lambda place: sum(_writes(place, char) for char in shown))
+    kept = "".join(char if _writes(best, char) else _plain(char) for char in shown)
+    # Marks alone, without the letters that they belong to, say nothing.
+    if all(unicodedata.category(char)[0] in "MZ" for char in kept):
+        kept = "?"
+    return " ".join(kept.split()), fonts[best]
+
+
+def _plain(character: str) -> str:
+    """What ASCII has of a character: the letter without its accents, or nothing."""
+    # Accents become characters of their own, which the encoding drops.
+    decomposed = unicodedata.normalize("NFKD", character.replace("ß", "ss"))
+    return decomposed.encode("ascii", "ignore").decode()
 
 
 def fit_text(text: str, size: int, width: float) -> tuple[str, Any]:
     """A text as it can be written in `width` pixels, and the font.
 
-    Too long ones are cut with an ellipsis; where no font has its accents, they are left out.
+    Too long ones are cut with an ellipsis; what no font has is left out.
     """
-    # Fonts have nothing for control characters, and some layouts fail on them.
-    text = "".join(char if char.isprintable() else "?" for char in text)
-    font = font_of(size, not text.isascii())
-    # The same font in both cases means that the system has none of `WIDE_FONTS`.
-    if not text.isascii() and font.getname() == font_of(size).getname():
-        # Accents become characters of their own, which the encoding to ASCII drops.
-        decomposed = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
-        text = decomposed.encode("ascii", "ignore").decode() or "?"
+    text, font = _written(text, size)
     # Widths of proportional fonts are only known by measuring.
     if font.getlength(text) <= width:
         return text, font

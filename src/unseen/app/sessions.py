@@ -30,7 +30,9 @@ LABEL_MAPS = "label maps"
 
 def downloads() -> list[str]:
     """What can be downloaded on this machine."""
-    return [LABEL_MAPS, *(name for name in FORMATS if is_installed(name))]
+    # Images are gone after they are labelled.
+    known = (name for name, form in FORMATS.items() if not form.reads_images)
+    return [LABEL_MAPS, *(name for name in known if is_installed(name))]
 
 
 @dataclass(frozen=True)

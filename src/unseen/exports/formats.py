@@ -33,7 +33,10 @@ FORMATS: dict[FormatName, Format] = {
     "datumaro": Format(write_datumaro, "a mask a class, for Datumaro", "images/default"),
     "voc": Format(write_voc, "label maps in VOC's colours", "JPEGImages"),
     "geo": Format(
-        write_geo, "polygons in their place on the earth", None, ("rasterio", "shapely", "pyogrio")
+        write_geo,
+        "polygons in their place on the earth: QGIS",
+        needs=("rasterio", "shapely", "pyogrio"),
+        reads_images=True,
     ),
 }
 

@@ -35,12 +35,14 @@ class Format:
         summary: What it is, and for whom.
         images: Its folder for images; None where it has none.
         needs: Modules that it is written with, besides those of the package.
+        reads_images: Whether it reads the images too, for their place on the earth.
     """
 
     write: Write
     summary: str
     images: str | None = None
     needs: tuple[str, ...] = ()
+    reads_images: bool = False
 
 
 def present(labels: NDArray[np.uint8]) -> list[int]:
