@@ -24,6 +24,7 @@ from unseen.errors import SettingError
 from unseen.palettes import colours
 from unseen.settings import ServeSettings
 from unseen.visualize import paint
+from unseen.vocabulary import Vocabulary
 
 gr = pytest.importorskip("gradio")
 client_module = pytest.importorskip("gradio_client")
@@ -188,6 +189,21 @@ def test_ten_visitors_at_once(address: str, tmp_path: Path) -> None:
 def test_what_the_command_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert "port is 70000" in error_of(capsys, "serve --port 70000")
     assert "nobody" in error_of(capsys, "serve nobody")
+    error = error_of(capsys, "serve naclip --text-embeddings vectors.npy")
+    assert "--text-embeddings needs --classes" in error
+
+
+def test_classes_stand_there_at_the_beginning(model: Any) -> None:
+    """With their synonyms, as long as they are not taken away."""
+    names = ("sun", "tree, tall", 'a "b"')
+    given = Vocabulary(names, {"sun": ("sun", "star")})
+    page = Page({"naclip": model}, ServeSettings(port=0), given)
+    boxes = [each["props"] for each in page.build().config["components"]]
+    (line,) = [props["value"] for props in boxes if props.get("elem_id") == "classes"]
+    _, text = page.encode("naclip", line)
+    assert text.vocabulary == names
+    assert text.source == given
+    assert page.encode("naclip", "tree")[1].source == Vocabulary(("tree",))
 
 
 def test_answers_to_programs_do_not_stay(model: Any, tmp_path: Path) -> None:

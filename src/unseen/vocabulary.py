@@ -6,6 +6,7 @@ Nothing heavy is imported here: class files are checked before torch is.
 from __future__ import annotations
 
 import csv
+import io
 import re
 import unicodedata
 from collections import Counter
@@ -249,6 +250,16 @@ def split_words(line: str, place: str) -> tuple[str, ...]:
             f"the double quotes in {place} are not closed ({shown(line)}); close or remove them"
         ) from error
     return tuple(word.strip() for word in words)
+
+
+def joined_words(words: Sequence[str]) -> str:
+    """A line from which `split_words` reads the same names."""
+    lines = []
+    for word in words:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow([word])
+        lines.append(line.getvalue())
+    return ", ".join(lines)
 
 
 def read_class_file(path: Path) -> tuple[tuple[str, ...], ...]:

@@ -19,7 +19,7 @@ from unseen.errors import SettingError, UnseenError
 from unseen.predictor import Predictor
 from unseen.segmenter import TextFeatures
 from unseen.settings import ServeSettings
-from unseen.vocabulary import Vocabulary, split_words
+from unseen.vocabulary import Vocabulary, joined_words, split_words
 
 ONE_AT_A_TIME = "model"
 """Jobs of this name wait for each other."""
@@ -43,17 +43,25 @@ class Page:
     Args:
         predictors: By the names that are shown.
         settings: Bounds.
+        classes: Those that stand there at the beginning, with their synonyms.
     """
 
-    def __init__(self, predictors: Mapping[str, Predictor], settings: ServeSettings) -> None:
-        self.predictors, self.settings = predictors, settings
+    def __init__(
+        self,
+        predictors: Mapping[str, Predictor],
+        settings: ServeSettings,
+        classes: Vocabulary | None = None,
+    ) -> None:
+        self.predictors, self.settings, self.classes = predictors, settings, classes
         self.place = tempfile.TemporaryDirectory(prefix="unseen-page-")
 
     def encode(self, model: str, classes: str) -> tuple[Predictor, TextFeatures]:
         """The chosen model, and the classes encoded by it."""
         predictor = self.predictors[model]
         words = split_words(classes.strip().removesuffix(","), "the list of classes")
-        return predictor, predictor.encode(Vocabulary(words))
+        known = {} if self.classes is None else self.classes.synonyms
+        synonyms = {word: known[word] for word in words if word in known}
+        return predictor, predictor.encode(Vocabulary(words, synonyms))
 
     def segment(
         self,
@@ -145,6 +153,7 @@ class Page:
                         elem_id="images",
                     )
                     classes = gr.Textbox(
+                        "" if self.classes is None else joined_words(self.classes.names),
                         label="Classes, separated by commas",
                         placeholder="cat, sofa, floor",
                         elem_id="classes",

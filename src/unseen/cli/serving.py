@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from unseen.cli.flags import FLAT, NOTHING, Given, ModelFlags, settings_flags
+from unseen.cli.images import read_vocabulary
 from unseen.errors import SettingError
 from unseen.settings import InferenceSettings, ServeSettings
 
@@ -19,15 +22,33 @@ GROUPS: dict[str, dict[str, Any]] = {
     },
 }
 """By verb, its parameters that are mappings, and the flags that fill them."""
-MODEL = ModelFlags()
+
+
+@dataclass(frozen=True)
+class ServeFlags:
+    """What stands on the page, and where label maps are computed.
+
+    Attributes:
+        classes: Those that stand there at the beginning, as for `unseen segment`.
+        text_embeddings: A .npy file (K, D) to use instead of the text tower of methods without
+            training, one row for each of --classes.
+        device: "auto", "cpu", "cuda", ...
+    """
+
+    classes: str | None = None
+    text_embeddings: Path | None = None
+    device: str = "auto"
+
+
+MODEL, SERVE = ModelFlags(), ServeFlags()
 
 
 def serve(
     models: list[str] | None = None,
     /,
     *,
+    flags: Annotated[ServeFlags, FLAT] = SERVE,
     model: Annotated[ModelFlags, FLAT] = MODEL,
-    device: str = "auto",
     settings: Given = NOTHING,
     inference: Given = NOTHING,
 ) -> None:
@@ -38,19 +59,25 @@ def serve(
 
     Args:
         models: Methods without training, and run folders, to choose among; naclip by default.
+        flags: What stands there, and where it is computed.
         model: What methods without training are built with; runs have their own tower.
-        device: "auto", "cpu", "cuda", ...
         settings: Values of `ServeSettings`.
         inference: Single values to change.
     """
     bounds = ServeSettings(**settings)
     if find_spec("gradio") is None:
         raise SettingError("serve needs gradio; install it with pip install 'unseen[app]'")
+    vectors = flags.text_embeddings
+    if vectors is not None and flags.classes is None:
+        raise SettingError("--text-embeddings needs --classes, the names of its rows")
+    vocabulary = None if flags.classes is None else read_vocabulary(flags.classes, {})
+    names = () if vocabulary is None else vocabulary.names
     from unseen.methods import METHODS
     from unseen.sources import find_model
 
     choices: dict[str, ModelChoices] = {
-        name: model.given() if name in METHODS else {} for name in models or ["naclip"]
+        name: {**model.given(), "text_embeddings": vectors} if name in METHODS else {}
+        for name in models or ["naclip"]
     }
     for name, given in choices.items():
         find_model(name, given)
@@ -58,9 +85,9 @@ def serve(
     from unseen.app.page import Page
 
     predictors = {
-        name: api.load(name, inference=inference, device=device, **given)
+        name: api.load(name, class_names=names, inference=inference, device=flags.device, **given)
         for name, given in choices.items()
     }
-    page = Page(predictors, bounds).start()
+    page = Page(predictors, bounds, vocabulary).start()
     print(f"the page is at {page.local_url}; Ctrl-C ends it", flush=True)
     page.block_thread()
