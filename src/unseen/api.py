@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -37,7 +38,7 @@ from unseen.plans import (
 from unseen.predictor import Predictor
 from unseen.recipes import Protocol, published, recipe
 from unseen.reports import Report
-from unseen.runs import TEXT, TOWER, Run, save_config, versions
+from unseen.runs import BEST, TEXT, TOWER, Run, save_config, versions
 from unseen.segmentation import Segmentation
 from unseen.segmenter import TextFeatures
 from unseen.settings import (
@@ -51,6 +52,7 @@ from unseen.settings import (
     TrainSettings,
     change_inference,
     check_segments_used,
+    flat,
 )
 from unseen.sources import ModelChoices, find_model
 from unseen.vocabulary import Vocabulary, change_vocabulary
@@ -183,6 +185,8 @@ def train(
     if run.init is not None and not plan.has_state:  # a state holds the weights itself
         load_initial_weights(Path(run.init), segmenter, run)
     control = _control(plan, segmenter, run, progress)
+    if settings.validate_every is not None:
+        control = _with_validation(control, plan, segmenter, text, run)
     if not fit(segmenter, text, plan.benchmark, plan.root, settings, control):
         return None
     if segmenter.trains_text:  # its features have changed with training
@@ -210,10 +214,33 @@ def _control(plan: TrainingPlan, segmenter: TextSegmenter, run: Run, progress: b
         resume=plan.resume,
         init=run.init is not None,
         progress=progress,
+        told=flat(asdict(run)),
         begin=begin,
         snapshot=snapshot,
         end=lambda: save_run(plan.folder, segmenter, run),
     )
+
+
+def _with_validation(
+    control: RunControl, plan: TrainingPlan, segmenter: TextSegmenter, text: TextFeatures, run: Run
+) -> RunControl:
+    """With scores on a part of the validation set, of which the best step is kept."""
+    from unseen.evaluation.validation import Validation, best_by
+
+    images = plan.settings.validate_images
+    validation = Validation(
+        segmenter, text, plan.vocabulary, plan.benchmark, plan.root, run, images
+    )
+    score = best_by(plan.benchmark)
+
+    def keep_best(step: int, value: float) -> None:
+        told = {"step": step, "score": score, "value": round(value, 4), "images": images}
+        folder = plan.folder / BEST
+        save_run(folder, segmenter, replace(run, chosen=told))
+        if run.text_embeddings:
+            copy_file(plan.folder / TEXT, folder / TEXT)
+
+    return replace(control, validate=validation, best_by=score, keep_best=keep_best)
 
 
 # ---------------------------------------------------------------------- scoring

@@ -30,7 +30,7 @@ from unseen.runs import (
     read_config,
     versions,
 )
-from unseen.settings import ModelSettings, TrainSettings, change_inference, is_own
+from unseen.settings import LOGGER_EXTRAS, ModelSettings, TrainSettings, change_inference, is_own
 from unseen.sources import ModelSource, benchmark_templates, run_folder, settled
 from unseen.vocabulary import Vocabulary, change_vocabulary
 
@@ -118,10 +118,11 @@ class TrainingPlan:
                 f"--train.nodes is {self.settings.nodes}, and nothing here says where the other"
                 " machines are; start it on each of them with torchrun or srun"
             )
-        if self.settings.logger == "tensorboard" and find_spec("tensorboard") is None:
+        logger = self.settings.logger
+        if logger in LOGGER_EXTRAS and find_spec(logger) is None:
             raise SettingError(
-                "--train.logger tensorboard needs the package tensorboard; install it with"
-                " pip install 'unseen[track]'"
+                f"--train.logger {logger} needs the package {logger}; install it with pip install"
+                f" 'unseen[{LOGGER_EXTRAS[logger]}]'"
             )
         self.benchmark.check_root(self.root)
         _ = self.vocabulary  # a class file of other classes is refused

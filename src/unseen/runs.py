@@ -8,6 +8,8 @@ RUN/clip.safetensors     the frozen tower, in runs converted from a checkpoint t
 RUN/text_embeddings.npy  the text features, where they did not come from the text tower
 RUN/metrics.json         what evaluations of this run measured last, by benchmark
 RUN/logs/, RUN/state/    curves; what `--resume` needs
+RUN/curves.png           the curves as a picture
+RUN/best/                a run folder of the best step, with `--train.validate_every`
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ until 3 inference was in float32."""
 WEIGHTS, CONFIG = "weights.safetensors", "config.yaml"
 STATE, FORMER_STATE = "state/last.ckpt", "state/previous.ckpt"
 SCORES, LOGS, METRICS = "metrics.json", "logs", "logs/metrics.csv"
+BEST, CURVES = "best", "curves.png"
 LOCK, HOLDER = "state/lock", "state/running.txt"
 """What is locked while a run is trained, and who has locked it."""
 HUB = "hf://"
@@ -55,6 +58,8 @@ HARMLESS = {
             "save_every",
             "save_minutes",
             "snapshots",
+            "validate_every",
+            "validate_images",
             "log_every",
             "logger",
             "devices",
@@ -85,6 +90,8 @@ class Run:
             tower; a copy lies in the folder.
         init: The run folder its first weights came from.
         synonyms: What stands for a class in prompts, where it is not its name alone.
+        chosen: Of a step that is kept as the best, how it was chosen: step, score, its value, and
+            on how many images of the validation set.
     """
 
     model: ModelSettings
@@ -98,6 +105,7 @@ class Run:
     text_embeddings: str | None = None
     init: str | None = None
     synonyms: dict[str, list[str]] = field(default_factory=dict)
+    chosen: dict[str, Any] | None = None
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -115,6 +115,12 @@ def _print_place(report: Report) -> None:
             f"threshold {protocol['inference']['refinement_threshold']}, from mIoU of seen classes"
             f" in training: {'  '.join(f'{each} {score:.1f}' for each, score in scores)}"
         )
+    if protocol["chosen"] is not None:
+        chosen = protocol["chosen"]
+        print(
+            f"step {chosen['step']} was chosen by {chosen['score']} on {chosen['images']} images of"
+            " the validation set: where the same images score, the number is too high"
+        )
     print(f"wrote {report.folder}/report.json, with sheet.png beside")
 
 

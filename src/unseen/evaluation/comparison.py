@@ -105,10 +105,10 @@ def _reports(
 
 def _about(source: ModelSource) -> dict[str, Any]:
     """What the report says of a model."""
-    about: dict[str, Any] = {"model": asdict(source.settings), "train": None}
+    about: dict[str, Any] = {"model": asdict(source.settings), "train": None, "chosen": None}
     about["text_embeddings"] = None
     if source.run is not None:
-        about["train"] = source.run.train
+        about["train"], about["chosen"] = source.run.train, source.run.chosen
         about["text_embeddings"] = source.run.text_embeddings
     if source.text_embeddings is not None:
         about["text_embeddings"] = str(source.text_embeddings)

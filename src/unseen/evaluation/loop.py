@@ -59,6 +59,8 @@ def evaluate(
     benchmark: Benchmark,
     root: Path | None = None,
     settings: EvaluationSettings | None = None,
+    *,
+    evenly: bool = False,
 ) -> Report:
     """Score a segmenter on a benchmark's validation images, or on the episodes of a fold.
 
@@ -67,6 +69,7 @@ def evaluate(
         benchmark: Classes, split and data.
         root: Where the data lie.
         settings: How; of the seeds the first one is taken.
+        evenly: Take the images of `settings.limit` evenly from all, not the first.
 
     Raises:
         SettingError: Settings that do not fit the benchmark or each other.
@@ -78,7 +81,7 @@ def evaluate(
     if benchmark.episodes is not None:
         _check_query(candidate)
     refiner = _refiner(candidate, settings)
-    count, items, metric = _protocol(candidate, benchmark, root, settings, refiner)
+    count, items, metric = _protocol(candidate, benchmark, root, settings, refiner, evenly)
     # Rows of the sheet are kept while scoring, so that no image is segmented twice.
     wanted, rows, pixels = set(spread(count, settings.shown)), [], 0
     names = set[str]()
@@ -148,29 +151,35 @@ def _protocol(
     root: Path | None,
     settings: EvaluationSettings,
     refiner: Refiner | None,
+    evenly: bool,
 ) -> tuple[int, Iterator[Judged], Metric]:
     """How many images or episodes there are, what they yield, and what counts them."""
     if benchmark.episodes is not None:
         counts = EpisodeCounts(len(benchmark.class_names), released=settings.released_counts)
         data, episodes = benchmark.episodes(root, settings.episodes, settings.seeds[0])
         data = _at_square(data, candidate, settings)
-        episodes = episodes[: settings.limit]
+        episodes = [episodes[i] for i in _chosen(len(episodes), settings.limit, evenly)]
         pairs = read_episodes(data, episodes, settings.workers)
         items = query_classes(candidate, pairs, [refiner], settings.threshold)
         return len(episodes), items, counts
     data = _at_square(benchmark.data("val", root), candidate, settings)
-    count = len(data)
-    if settings.limit is not None:
-        count = min(settings.limit, count)
+    chosen = _chosen(len(data), settings.limit, evenly)
     # Score maps of large vocabularies fill the memory before images do.
     batch = max(1, min(settings.batch_size, MAPS_AT_ONCE // len(benchmark.class_names)))
-    samples = read_samples(data, range(count), settings.workers)
+    samples = read_samples(data, chosen, settings.workers)
     items = all_classes(
         candidate, batches_of_one_size(samples, batch), [refiner], settings.threshold
     )
     if benchmark.background == "threshold":
         items = with_background(items, len(benchmark.class_names))
-    return count, items, ConfusionMatrix(len(benchmark.scored_names))
+    return len(chosen), items, ConfusionMatrix(len(benchmark.scored_names))
+
+
+def _chosen(count: int, limit: int | None, evenly: bool) -> Sequence[int]:
+    """Which of `count` images or episodes are scored: at most `limit`."""
+    if limit is None or limit >= count:
+        return range(count)
+    return spread(count, limit) if evenly else range(limit)
 
 
 def _at_square(

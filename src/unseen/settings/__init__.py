@@ -20,6 +20,7 @@ from unseen.settings.segments import ExtractionSettings, SpectralSettings
 from unseen.settings.serving import ServeSettings
 from unseen.settings.tiles import TileSettings
 from unseen.settings.training import (
+    LOGGER_EXTRAS,
     TRAIN_RANGES,
     TRANSFORM_RANGES,
     Logger,
@@ -37,6 +38,7 @@ __all__ = [
     "EXPORTS",
     "LEGACY_NAMES",
     "LEGACY_VALUES",
+    "LOGGER_EXTRAS",
     "TRAIN_RANGES",
     "TRANSFORM_RANGES",
     "ClusterSettings",

@@ -38,7 +38,11 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 Strategy = Literal["auto", "ddp"]
 
 
-Logger = Literal["csv", "tensorboard"]
+Logger = Literal["csv", "tensorboard", "wandb", "mlflow"]
+
+
+LOGGER_EXTRAS = {"tensorboard": "track", "wandb": "wandb", "mlflow": "mlflow"}
+"""The extras of the package that bring loggers, which are packages of the same names."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +163,13 @@ class TrainSettings:
         save_every: Most steps between resumable states.
         save_minutes: Most minutes between them.
         snapshots: Steps after which the weights are kept as a run folder of their own, OUT/step-N.
+        validate_every: Steps between scores of seen and unseen classes on a part of the validation
+            set; the best step by them is kept as OUT/best. None trains without.
+        validate_images: Images, or episodes of a fold, that are scored each time.
         log_every: Steps between rows of the curve.
-        logger: "csv": logs/metrics.csv; "tensorboard": event files beside it.
+        logger: "csv": logs/metrics.csv; "tensorboard": event files beside it; "wandb": a run of
+            Weights & Biases (WANDB_MODE=offline keeps it in logs/); "mlflow": a run of MLflow, in
+            logs/mlflow.db unless MLFLOW_TRACKING_URI says otherwise.
         devices: "auto", or a number of devices.
         nodes: Number of machines.
         strategy: "ddp" for several devices; "auto" chooses.
@@ -191,6 +200,8 @@ class TrainSettings:
     save_every: int = 1000
     save_minutes: float = 10.0
     snapshots: tuple[int, ...] = ()
+    validate_every: int | None = None
+    validate_images: int = 200
     log_every: int = 50
     logger: Logger = "csv"
     devices: str = "auto"
@@ -228,6 +239,8 @@ TRAIN_RANGES = {
     "save_every": whole(1),
     "save_minutes": number(0),
     "snapshots": several(whole(1)),
+    "validate_every": whole(1).or_none(),
+    "validate_images": whole(1),
     "log_every": whole(1),
     "logger": one_of(Logger),
     "devices": Allowed(

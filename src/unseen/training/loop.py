@@ -296,9 +296,10 @@ def run_loop(fabric: Fabric, job: Job, settings: TrainSettings, control: RunCont
                     for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
                         group["lr"] = peak * job.factor(step)
                     losses = take_step(fabric, module, optimizer, parts, step, settings)
-                    # Validation while training belongs here, so that the records can keep it.
                     records.write(step + 1, losses)
-                    bar.update(task, advance=1, note=loss_shown(records.loss))
+                    rate = optimizer.param_groups[0]["lr"]
+                    note = loss_shown(records.loss, rate, records.scores)
+                    bar.update(task, advance=1, note=note)
                     bar.draw_when_due()
                     if step + 1 < settings.steps and interrupts.end_after(fabric, step + 1):
                         records.save(step + 1)

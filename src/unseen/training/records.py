@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -13,7 +15,8 @@ from torch import Tensor
 
 from unseen.runs import LOGS, has_state
 from unseen.settings import TrainSettings
-from unseen.training.curves import Curve, open_curves
+from unseen.training.curves import VALIDATION, CsvCurve, draw_curves, open_curves
+from unseen.training.loggers import Curve
 from unseen.training.state import save_state
 
 
@@ -26,19 +29,27 @@ class RunControl:
         resume: Go on from the state in `out`, if there is one.
         init: The weights are those of another run.
         progress: Show progress bars.
+        told: Settings that loggers show.
         begin: Called before the first step, when all settings have proved to be valid.
         snapshot: Called with the number of steps taken, after each of `settings.snapshots`.
+        validate: Called after each `settings.validate_every` steps; gives the scores, in percent.
+        best_by: The score by which the best step is chosen.
+        keep_best: Called with the number of steps taken and that score, when it is the best so far.
         end: Called after the last step, while the run folder is still locked.
 
-    The three functions are called in the process that writes.
+    The functions are called in the process that writes.
     """
 
     out: Path
     resume: bool = False
     init: bool = False
     progress: bool = True
+    told: Mapping[str, Any] = field(default_factory=dict)
     begin: Callable[[], None] = lambda: None
     snapshot: Callable[[int], None] = lambda step: None
+    validate: Callable[[], dict[str, float]] = dict
+    best_by: str = "hIoU"
+    keep_best: Callable[[int, float], None] = lambda step, score: None
     end: Callable[[], None] = lambda: None
 
     @property
@@ -64,6 +75,7 @@ class Records:
 
     Attributes:
         loss: The total loss written last; None before the first.
+        scores: The scores of the validation before; none before the first.
         taken: Steps taken.
         saved: The step of the last state, and when it was written.
     """
@@ -79,6 +91,9 @@ class Records:
         self.fabric, self.optimizer, self.trained = fabric, optimizer, trained
         self.settings, self.control = settings, control
         self.curves: list[Curve] = []
+        self.validation: CsvCurve | None = None
+        self.best = -math.inf
+        self.scores: dict[str, float] = {}
         self.loss: float | None = None
         self.taken, self.saved = 0, (0, time.monotonic())
 
@@ -88,7 +103,12 @@ class Records:
         # The configuration is written first: curves without one would belong to no run.
         if self.fabric.is_global_zero:
             self.control.begin()
-            self.curves = open_curves(self.control.out / LOGS, self.settings.logger, start)
+            logs = self.control.out / LOGS
+            self.curves = open_curves(logs, self.settings.logger, start, self.control.told)
+            if self.settings.validate_every is not None:
+                self.validation = CsvCurve(logs, start, VALIDATION)
+                scores = [float(row[self.control.best_by] or "nan") for row in self.validation.kept]
+                self.best = max(filter(math.isfinite, scores), default=-math.inf)
 
     def write(self, taken: int, losses: dict[str, Tensor]) -> None:
         """Write what is due after `taken` steps; `losses` are those of the last one."""
@@ -98,6 +118,9 @@ class Records:
             self._log(taken - 1, losses)
         if not self.fabric.is_global_zero:
             return
+        # Before the state, so that a run which goes on from it has the scores of its steps.
+        if self.validation is not None and self._is_due(taken, self.settings.validate_every):
+            self._validate(self.validation, taken)
         minutes = (time.monotonic() - self.saved[1]) / 60
         if self._is_due(taken, self.settings.save_every) or minutes >= self.settings.save_minutes:
             self.save(taken)
@@ -107,6 +130,7 @@ class Records:
     def end(self) -> None:
         """Write the result of a finished run."""
         if self.fabric.is_global_zero:
+            draw_curves(self.control.out)
             self.control.end()
 
     def close(self) -> None:
@@ -114,9 +138,20 @@ class Records:
         for curve in self.curves:
             curve.close()
 
-    def _is_due(self, taken: int, every: int) -> bool:
+    def _validate(self, curve: CsvCurve, taken: int) -> None:
+        """Score the network, and keep it if it is the best so far."""
+        self.scores = self.control.validate()
+        for each in (curve, *self.curves[1:]):
+            each.add(taken - 1, self.scores)
+        score = self.scores[self.control.best_by]
+        if score > self.best:
+            self.best = score
+            self.control.keep_best(taken, score)
+        draw_curves(self.control.out)
+
+    def _is_due(self, taken: int, every: int | None) -> bool:
         # The last step is always due: the end of a run is what one wants to see and to keep.
-        return taken % every == 0 or taken == self.settings.steps
+        return every is not None and (taken % every == 0 or taken == self.settings.steps)
 
     def _log(self, step: int, losses: dict[str, Tensor]) -> None:
         # The mean needs all processes, so it is taken before one of them writes.
