@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from PIL import Image
 
 import unseen
 from tiny.commands import error_of, run_command
+from tiny.deadly import DeadlyJob
 from unseen.data.doodles import draw
 from unseen.errors import DataError, SettingError, UnseenError
 from unseen.labelling.clusters import on_device, run_on_ray
@@ -37,12 +39,28 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     # Workers compute with one thread each, and sums are rounded otherwise with more.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for a job of the tests' own
     for number in range(60):
         file = tmp_path / "in" / "ab"[number % 2] / f"{number:02d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.asarray(draw(5, number, size=96).image)).save(file)
     (tmp_path / "in" / "a" / "30.png").write_bytes(b"no image")
     return Path("in")
+
+
+def film(name: str) -> Path:
+    """A video of six frames."""
+    av = pytest.importorskip("av")
+    with av.open(name, "w") as video:
+        stream = video.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for number in range(6):
+            pixels = np.full((48, 64, 3), 40 * number, dtype=np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                video.mux(packet)
+        for packet in stream.encode():
+            video.mux(packet)
+    return Path(name)
 
 
 def labelled(folder: Path) -> dict[str, bytes]:
@@ -52,20 +70,30 @@ def labelled(folder: Path) -> dict[str, bytes]:
 
 
 def workers() -> Iterator[int]:
-    """The processes of a cluster that label."""
+    """The processes that label, of the cluster that this process has started."""
     for status in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = status.read_bytes()
         except OSError:
             continue
-        if words.startswith(b"ray::MapWorker"):
-            yield int(status.parent.name)
+        process = int(status.parent.name)
+        if words.startswith(b"ray::MapWorker") and os.getpid() in ancestors(process):
+            yield process
+
+
+def ancestors(process: int) -> Iterator[int]:
+    """The processes that have started a process, its own parent first."""
+    while process > 1:
+        status = Path(f"/proc/{process}/status").read_text()
+        process = int(status.partition("PPid:")[2].split()[0])
+        yield process
 
 
 def test_a_worker_that_dies(photographs: Path) -> None:
     """Its images are labelled by others: each once, with the files of a run without a cluster."""
     model = unseen.load("naclip", inference={"precision": "32-true"})
-    text, items = model.encode(NAMES.split(",")), find_items([photographs], recursive=True)
+    text = model.encode(NAMES.split(","))
+    items = find_items([photographs, film("film.mp4")], recursive=True)
     local = WholeJob(model, text, Path("local"))
     wanted = dict(local.run(items))
     local.write_index(items)
@@ -119,6 +147,37 @@ def test_run_again_after_a_stop(photographs: Path, capsys: pytest.CaptureFixture
     assert len(list(Path("spread").rglob("*.overlay.png"))) == 59
 
 
+def test_an_image_that_workers_die_of(photographs: Path) -> None:
+    """It is told, and all others are labelled; a defect of the program is not swallowed."""
+    files = [photographs / "a" / f"{number:02d}.png" for number in range(0, 8, 2)]
+    shutil.copy(files[0], photographs / "deadly.png")
+    model = unseen.load("naclip", inference={"precision": "32-true"})
+    job = DeadlyJob(model, model.encode(["sun", "tree"]), Path("out"))
+    items = find_items([*files, photographs / "deadly.png"])
+    found = dict(run_on_ray(job, items, TWO, "auto"))
+    assert set(found) == set(items)
+    wrong = {
+        item.path.stem: str(told) for item, told in found.items() if isinstance(told, UnseenError)
+    }
+    assert wrong == {"deadly": "the image deadly.png ends the processes that label it"}
+    assert len(list(Path("out").glob("*.overlay.png"))) == 4
+    shutil.copy(files[0], photographs / "bug.png")
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: a defect"):
+        list(run_on_ray(job, find_items([photographs / "bug.png"]), TWO, "auto"))
+
+
+def test_maps_travel_too(photographs: Path) -> None:
+    pytest.importorskip("rasterio")
+    from unseen.labelling.tiles import TiledJob
+
+    model = unseen.load("naclip", inference={"precision": "32-true", "window": 64, "stride": 40})
+    text = model.encode(["sun", "tree"])
+    maps = find_items([photographs / "b" / "01.png", photographs / "b" / "03.png"])
+    local, spread = (TiledJob(model, text, Path(name), side=48) for name in ("local", "spread"))
+    assert dict(run_on_ray(spread, maps, TWO, "cpu")) == dict(local.run(maps))
+    assert labelled(Path("spread")) == labelled(Path("local"))
+
+
 def test_what_a_cluster_cannot_do(
     photographs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,14 +193,19 @@ def test_what_a_cluster_cannot_do(
     with pytest.raises(SettingError, match="room for .* workers; give fewer with --workers"):
         list(run_on_ray(job, items, ClusterSettings("ray", workers=1000), "auto"))
     assert list(run_on_ray(job, [], TWO, "auto")) == []
+    assert "--device is 'tpu'" in error_of(capsys, f"{line} --engine ray --device tpu")
+    assert "give --worker-gpus" in error_of(capsys, f"{line} --engine ray --device cuda")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(SettingError, match="Ray cluster at 127.0.0.1:1 .* cannot be reached"):
+        list(run_on_ray(job, items, TWO, "auto"))
     monkeypatch.setattr("unseen.cli.images.find_spec", lambda _: None)
     error = error_of(capsys, f"{line} --engine ray")
     assert "--engine ray needs ray; install it with pip install 'unseen[ray]'" in error
 
 
-def test_a_job_travels(photographs: Path) -> None:
-    """The model of a run too, with errors that name what they named."""
-    model = unseen.load("naclip")
+def test_a_job_travels(photographs: Path, run: Path) -> None:
+    """With the model of a run, and errors that name what they named."""
+    model = unseen.load(run)
     job = WholeJob(model, model.encode(["sun", "tree"]), Path("out"), 0.2, batch=2)
     again = on_device(pickle.loads(pickle.dumps(job)), "cpu")
     assert again.made_with == job.made_with

@@ -27,6 +27,7 @@ from tiny.commands import error_of, run_command
 from unseen.exports.formats import FORMATS
 from unseen.exports.runs import brush_bytes, coco_mask, coco_runs, coco_text, run_lengths
 from unseen.exports.yolo import one_ring, regions
+from unseen.files import file_state
 from unseen.labelling.results import find_results
 from unseen.segmentation import Segmentation
 from unseen.settings import ExportSettings
@@ -67,7 +68,7 @@ def save(folder: Path, name: str, labels: Labels, names: tuple[str, ...] = NAMES
         labels,
         np.ones(labels.shape, dtype=np.float32),
         margin=0.25,
-        origin={"file": str(photo), "bytes": 1, "changed": 1},
+        origin=file_state(photo),
         made_with={"fingerprint": "now"},
     ).save(folder / Path(name).parent, Path(name).name)
 
@@ -408,6 +409,61 @@ def test_results_of_other_settings_are_left_out(
     (tmp_path / "out" / "a.json").write_text(json.dumps(other), encoding="utf-8")
     assert from_coco(exported(tmp_path, "coco")).keys() == {"in/b.c.jpg", "empty.jpg"}
     assert "1 results of other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_images_of_one_name_stay_apart(format_: str, tmp_path: Path) -> None:
+    """a.png and a.jpg of one folder, and an a.jpg of another that was labelled before."""
+    for name, colour in (("x/a.jpg", 40), ("y/a.jpg", 80), ("y/a.png", 120)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30), (colour, 9, 9)).save(tmp_path / name)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("a.*")}
+    out = tmp_path / "out"
+    for place in (tmp_path / "x" / "a.jpg", tmp_path / "y"):
+        run_command(f"segment {place} --classes tree,fish --out {out}")
+    has_images = FORMATS[format_].images is not None  # type: ignore[index]
+    run_command(f"export-labels {out} --to {format_} {'--with-images' * has_images}")
+    assert {path: path.read_bytes() for path in before} == before
+    folder = out / "exports" / format_
+    assert json.loads((folder / "export.json").read_text())["images"] == 3
+    names = {result.stem for result in find_results(out)[0]}
+    assert len(names) == 3
+    if has_images:
+        assert len(list((folder / FORMATS[format_].images).glob("a*"))) == 3  # type: ignore[index, operator]
+
+
+def test_a_job_exports_its_own_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where nothing was left to do, and another job has been there since."""
+    for name in ("a", "b"):
+        Image.new("RGB", (40, 30), (90, 9, 9)).save(tmp_path / f"{name}.jpg")
+    out = tmp_path / "out"
+    run_command(f"segment {tmp_path / '*.jpg'} --classes tree,fish --out {out}")
+    run_command(f"segment {tmp_path / 'a.jpg'} --classes tree,boat --out {out}")
+    run_command(f"segment {tmp_path / 'b.jpg'} --classes tree,fish --out {out} --to coco")
+    data = json.loads((out / "exports" / "coco" / "annotations.json").read_text())
+    assert [image["file_name"] for image in data["images"]] == ["b.jpg"]
+    assert [each["name"] for each in data["categories"]] == ["tree", "fish"]
+
+
+def test_flags_that_no_format_reads(
+    maps: dict[str, Labels], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"export-labels {tmp_path / 'out'} --to coco,voc"
+    assert "--tolerance is for yolo, and coco, voc does not" in error_of(
+        capsys, line, "--tolerance 3"
+    )
+    assert "--vectors is for geo" in error_of(capsys, line, "--vectors geojson")
+    error = error_of(capsys, f"export-labels {tmp_path / 'out'} --to cvat --with-images")
+    assert "--with-images is for png, coco" in error
+
+
+def test_images_that_were_changed_are_not_taken(
+    maps: dict[str, Labels], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "photos" / "a.jpg")
+    error = error_of(capsys, f"export-labels {tmp_path / 'out'} --to coco --with-images")
+    assert "photos/a.jpg has been changed since; label it again" in error
+    assert not (tmp_path / "out" / "exports" / "coco" / "images" / "a.jpg").exists()
 
 
 def test_what_cannot_be_exported(

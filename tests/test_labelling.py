@@ -305,6 +305,20 @@ def test_what_is_done_stays_done(
     assert "labelled 1 image in" in capsys.readouterr().out
 
 
+def test_a_first_class_with_a_comma(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The index is known again, and tells the job that was last, as a table of Parquet does."""
+    pytest.importorskip("pyarrow")
+    photographs(tmp_path, 40, 50)
+    line = f"segment {tmp_path} --out {tmp_path / 'out'}"
+    for _ in range(2):
+        run_command(line, """--classes '"table, laid", cat' --parquet""")
+    assert "2 had been labelled" in capsys.readouterr().out
+    run_command(line, "--classes dog,cat")
+    from pyarrow.parquet import read_table
+
+    assert "share of dog" in read_table(tmp_path / "out" / "index.parquet").column_names
+
+
 def test_every_result_says_what_it_was_made_with(run: Path, tmp_path: Path) -> None:
     photographs(tmp_path, 40, 50)
     out = tmp_path / "out"

@@ -191,6 +191,8 @@ def test_what_the_command_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nobody" in error_of(capsys, "serve nobody")
     error = error_of(capsys, "serve naclip --text-embeddings vectors.npy")
     assert "--text-embeddings needs --classes" in error
+    error = error_of(capsys, "serve runs/some --clip doodles")
+    assert "are for methods without training, and a run has its own" in error
 
 
 def test_classes_stand_there_at_the_beginning(model: Any) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import unseen
 from tiny.commands import error_of, run_command
@@ -21,6 +22,7 @@ from unseen.errors import DataError, SettingError
 from unseen.inference import window_starts
 
 rasterio = pytest.importorskip("rasterio")
+from rasterio.control import GroundControlPoint  # noqa: E402
 from rasterio.transform import from_origin  # noqa: E402
 
 from tiny.rasters import geotiff, scene  # noqa: E402
@@ -61,7 +63,9 @@ def test_a_tiled_image_is_labelled_as_a_whole_one(side: int, model: Any, tmp_pat
     told = job.label(Item(tmp_path / "a.png", "in/a"))
     with rasterio.open(tmp_path / "out" / "in" / "a.tif") as made:
         labels = made.read(1)
-        assert made.tags()["classes"] == "sun, tree, fish, house"
+        told_inside = json.loads(made.tags()["unseen"])
+    assert told_inside["vocabulary"]["names"] == NAMES
+    assert told_inside["image"]["file"] == str(tmp_path / "a.png")
     assert (labels == whole.labels).mean() > 0.9999, "but for rounding"
     for entry, wanted in zip(told["classes"], whole.as_dict()["classes"], strict=True):
         assert entry["share"] == pytest.approx(wanted["share"], abs=1e-4)
@@ -176,6 +180,74 @@ def test_a_map_of_somebody_else_stays(
     assert (tmp_path / "out" / "a.tif").read_bytes() == before
     error = error_of(capsys, f"export-labels {tmp_path / 'out'} --to coco")
     assert "a.tif is not the one that a.json tells of" in error
+
+
+def test_both_kinds_of_jobs_in_one_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither takes the other's results for its own, and the images are found again beside them."""
+    scene(150, 200).save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    whole = f"segment {tmp_path} --recursive --classes sun,tree --out {out}"
+    for words in (whole, f"{whole} --tile 128", whole, f"{whole} --tile 128"):
+        run_command(words)
+        assert "labelled 1 image in" in capsys.readouterr().out
+    (out / "a.overlay.png").unlink()
+    run_command(words)
+    assert "labelled 1 image in" in capsys.readouterr().out
+    assert json.loads((out / "a.json").read_text())["made_with"]["inference"]["short_side"] is None
+
+
+def test_pixels_that_are_no_numbers_have_no_class(model: Any, tmp_path: Path) -> None:
+    """As those without data, and they do not change what becomes of the others."""
+    pixels = np.asarray(scene(150, 200)).transpose(2, 0, 1).astype(np.float32) / 255
+    geotiff(tmp_path / "whole.tif", pixels)
+    pixels[:, :20, :20] = np.nan
+    geotiff(tmp_path / "holes.tif", pixels)
+    job = TiledJob(model, model.encode(NAMES), tmp_path / "out", side=80)
+    maps = []
+    for name in ("whole", "holes"):
+        job.label(Item(tmp_path / f"{name}.tif", name))
+        with rasterio.open(tmp_path / "out" / f"{name}.tif") as made:
+            maps.append(made.read(1))
+    assert (maps[1][:20, :20] == 255).all()
+    assert (maps[1][100:] == maps[0][100:]).mean() > 0.97
+    assert (maps[1][100:] != 255).all()
+
+
+def test_photographs_on_their_side_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    scene(100, 150).save(tmp_path / "a.jpg", exif=turned)
+    words = f"segment {tmp_path / 'a.jpg'} --classes sun,tree --out {tmp_path / 'out'}"
+    assert "a.jpg lies on its side by its EXIF data" in error_of(capsys, words, "--tile 128")
+
+
+def test_a_damaged_map_is_told_as_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (3, 600, 600), dtype=np.uint8)
+    geotiff(tmp_path / "a.tif", noise, tiled=True, blockxsize=256, blockysize=256)
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(content[: len(content) // 2])
+    words = f"segment {tmp_path / 'a.tif'} --classes sun,tree --out {tmp_path / 'out'} --tile 256"
+    assert "a.tif cannot be read" in error_of(capsys, words)
+    assert not (tmp_path / "out" / "a.tif").exists()
+
+
+def test_a_place_that_single_points_say(model: Any, tmp_path: Path) -> None:
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", count=3, height=90, width=90, dtype="uint8"
+    ) as file:
+        file.write(np.asarray(scene(90, 90)).transpose(2, 0, 1))
+        points = [GroundControlPoint(0, 0, 7.4, 47.0), GroundControlPoint(90, 90, 7.5, 46.9)]
+        file.gcps = ([*points, GroundControlPoint(0, 90, 7.5, 47.0)], "EPSG:4326")
+    job = TiledJob(model, model.encode(NAMES), tmp_path / "out", side=80)
+    job.label(Item(tmp_path / "a.tif", "a"))
+    with rasterio.open(tmp_path / "out" / "a.tif") as made:
+        known, system = made.gcps
+    assert len(known) == 3
+    assert system.to_epsg() == 4326
 
 
 def test_bands_that_one_image_lacks_do_not_stop_the_others(

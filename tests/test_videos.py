@@ -55,6 +55,11 @@ KINDS = {
     "avi": ("mpeg4", {"bf": "2", "qmax": "2"}),
     "webm": ("libvpx-vp9", {}),
     "mov": ("prores", {}),
+    # Their times are not to be relied on: frames are counted from the beginning.
+    "x264.avi": ("libx264", {"g": "12", "bf": "3"}),
+    "mpg": ("mpeg2video", {"bf": "2", "qmax": "2"}),
+    "ts": ("libx264", {"g": "12", "bf": "3"}),
+    "wmv": ("wmv2", {"qmax": "2"}),
 }
 
 
@@ -63,6 +68,7 @@ def test_every_frame_is_found_at_its_place(kind: str, tmp_path: Path) -> None:
     """In their order, in any other, and as few of them as are wanted."""
     codec, options = KINDS[kind]
     path = film(tmp_path / f"a.{kind}", pictures(30), codec, **options)
+    assert (frames_of(path)[0].time is None) == (kind.split(".")[-1] in ("avi", "mpg", "ts", "wmv"))
     frames = frames_of(path)
     assert [frame.number for frame in frames] == list(range(30))
     assert [frame.seconds for frame in frames] == pytest.approx(np.arange(30) / 10, abs=0.002)
@@ -116,6 +122,30 @@ def test_a_film_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert np.array_equal(shown, np.asarray(Image.open(alone)))
 
 
+def test_frames_and_images_of_one_name_stay_apart(tmp_path: Path) -> None:
+    """An image that lies where the frames of a video would."""
+    film(tmp_path / "a.mp4", pictures(2), "libx264")
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "frame_000000.png")
+    items = find_items([tmp_path, tmp_path / "a.mp4"], recursive=True)
+    names = [item.name for item in items]
+    assert names == ["a/frame_000000", "a.mp4/frame_000000", "a.mp4/frame_000001"]
+
+
+def test_titles_in_other_encodings(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.avi"), "w") as video:
+        video.metadata["title"] = "Zurich"
+        stream = video.add_stream("mpeg4", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(pictures(1)[0], format="rgb24")
+        for packet in [*stream.encode(frame), *stream.encode()]:
+            video.mux(packet)
+    content = (tmp_path / "a.avi").read_bytes()
+    assert b"Zurich" in content
+    (tmp_path / "a.avi").write_bytes(content.replace(b"Zurich", b"Z\xfcrich"))
+    assert len(find_items([tmp_path / "a.avi"])) == 1
+
+
 def test_flags_that_do_not_fit_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = film(tmp_path / "a.mp4", pictures(3), "libx264")
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
@@ -134,6 +164,8 @@ def test_broken_videos_do_not_stop_the_others(
 ) -> None:
     """A text, sound alone, one that is cut at its end, and one without its beginning."""
     whole = film(tmp_path / "whole.mkv", pictures(4), "libx264")
+    long = film(tmp_path / "long.mkv", pictures(30), "ffv1").read_bytes()
+    (tmp_path / "short.mkv").write_bytes(long[: len(long) // 2])
     (tmp_path / "text.mp4").write_text("no video")
     with av.open(str(tmp_path / "sound.mp4"), "w") as sound:
         stream = sound.add_stream("aac", rate=8000)
@@ -146,12 +178,15 @@ def test_broken_videos_do_not_stop_the_others(
     faststart = _with_table_first(fast)
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(faststart[: len(faststart) // 2])
-    names = " ".join(str(tmp_path / name) for name in ("text.mp4", "sound.mp4", "cut.mp4"))
+    names = " ".join(
+        str(tmp_path / name) for name in ("text.mp4", "sound.mp4", "cut.mp4", "short.mkv")
+    )
     out = tmp_path / "out"
     with pytest.raises(SystemExit):
         run_command(f"segment {names} {whole} --classes sun,tree --out {out}")
     error = capsys.readouterr().err
-    assert error.count("unseen: ") == 3
+    assert error.count("unseen: ") == 4
+    assert "short.mkv cannot be read: the file is cut or damaged" in error
     assert "text.mp4 cannot be read (Invalid data" in error
     assert "sound.mp4 holds no pictures" in error
     assert "cut.mp4 cannot be read: the file is cut or damaged" in error

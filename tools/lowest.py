@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
-IMPORTED_EXTRAS = ("track", "data", "geo")
+IMPORTED_EXTRAS = ("track", "data", "geo", "video")
 
 
 def lowest(project: dict) -> list[str]:

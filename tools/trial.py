@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from playwright.sync_api import Page as Tab
 from playwright.sync_api import sync_playwright
+from screenshots import FLAGS
 
 from unseen.image_files import images_in
 from unseen.labelling.results import find_results
@@ -36,7 +37,6 @@ from unseen.legends import FAINT, PAPER, Entry, fit_text, legend
 from unseen.palettes import class_colours
 
 DOCS = Path(__file__).parents[1] / "docs"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 STOP_AT = 0.4
 """Share of the images after which the first command is stopped."""
 LOOKED_AT, CELL, GAP = 12, 200, 12
@@ -101,8 +101,9 @@ def leave_out(tab: Tab, least: float) -> float:
     begun = time.perf_counter()
     tab.fill("#threshold input[type=number]", str(least))
     tab.keyboard.press("Enter")
-    while tab.locator(".unseen-legend").inner_text() == before:
-        tab.wait_for_timeout(20)
+    tab.wait_for_function(
+        "before => document.querySelector('.unseen-legend').innerText !== before", arg=before
+    )
     return time.perf_counter() - begun
 
 
@@ -182,11 +183,13 @@ def review(place: Path, files: list[Path], name: str, model: list[str]) -> None:
         assert server.stdout is not None
         told = server.stdout.readline().strip()
         browser = running.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        tab = browser.new_page()
-        tab.goto("http://127.0.0.1:7899")
-        seconds, again = look(tab, files), leave_out(tab, 0.3)
-        browser.close()
-        server.send_signal(signal.SIGINT)
+        try:
+            tab = browser.new_page()
+            tab.goto("http://127.0.0.1:7899")
+            seconds, again = look(tab, files), leave_out(tab, 0.3)
+        finally:
+            browser.close()
+            server.send_signal(signal.SIGINT)
     line = shlex.join(words).replace(shlex.join(model), "").replace("  ", " ")
     print(f"""
 ## Look at the least sure

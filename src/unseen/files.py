@@ -32,7 +32,7 @@ _BEGINNINGS = re.compile(
     # Text files of version 0.1 had no mark.
     rb'|\{\n "format": [12],|format: [12]\n'
     # Tables are read by programs that know no comments.
-    rb"|image,result,height,width,margin,entropy,no_class,share of "
+    rb'|image,result,height,width,margin,entropy,no_class,"?share of '
 )
 """How text files of the program's own begin."""
 _PNG, _PNG_MARK = b"\x89PNG", b"Software\0written by unseen "

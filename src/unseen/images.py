@@ -83,7 +83,10 @@ def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
     def decode(image: Image.Image) -> NDArray[np.uint8]:
         return _rgb(_turned(image) if upright else image)
 
-    return read_file(path, "image", decode)
+    remedy = "replace the file or leave it out"
+    if path.suffix.lower() in (".tif", ".tiff"):
+        remedy += "; maps of other depths and bands are read with --tile"
+    return read_file(path, "image", decode, remedy=remedy)
 
 
 def read_file(
@@ -260,7 +263,8 @@ def _pixels_of_array(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _turned(image: Image.Image) -> Image.Image:
     """The image as a camera's EXIF data ask for it to be shown; damaged data turn nothing."""
-    with suppress(*_DAMAGE):
+    with suppress(*_DAMAGE), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of Pillow, about damaged EXIF data
         turned: Image.Image = ImageOps.exif_transpose(image)
         return turned
     return image

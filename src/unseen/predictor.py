@@ -181,9 +181,21 @@ class Predictor:
             for i, image in enumerate(images)
         ]
 
-    def made_with(self, text: TextFeatures, threshold: float | None) -> dict[str, Any]:
-        """What label maps of these classes are made with, as JSON types."""
-        return label_map_provenance(self.model_told, text, self.inference, threshold, self.drawing)
+    def made_with(
+        self,
+        text: TextFeatures,
+        threshold: float | None,
+        inference: InferenceSettings | None = None,
+    ) -> dict[str, Any]:
+        """What label maps of these classes are made with, as JSON types.
+
+        Args:
+            text: The classes, encoded.
+            threshold: Of the background.
+            inference: Where it is not that of the predictor.
+        """
+        chosen = inference or self.inference
+        return label_map_provenance(self.model_told, text, chosen, threshold, self.drawing)
 
     @cached_property
     def model_told(self) -> dict[str, Any]:

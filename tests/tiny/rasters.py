@@ -22,6 +22,7 @@ def scene(height: int, width: int) -> Image.Image:
 
 def geotiff(path: Path, values: Any, **profile: Any) -> None:
     """A GeoTIFF of bands (N, H, W) near Bern, half a metre a pixel."""
+    profile = {"crs": "EPSG:2056", **profile}
     path.parent.mkdir(exist_ok=True)
     with rasterio.open(
         path,
@@ -31,7 +32,6 @@ def geotiff(path: Path, values: Any, **profile: Any) -> None:
         height=values.shape[1],
         width=values.shape[2],
         dtype=values.dtype,
-        crs="EPSG:2056",
         transform=from_origin(2_600_000, 1_200_000, 0.5, 0.5),
         **profile,
     ) as file:

@@ -117,6 +117,8 @@ async function main() {
       draw(image, labels, told.classes);
       state.textContent = `${((performance.now() - begun) / 1000).toFixed(1)} s`;
     } catch (error) {
+      canvas.hidden = true;
+      legend.replaceChildren();
       state.textContent = `This file is no image that the browser reads (${error.message}).`;
     }
   });

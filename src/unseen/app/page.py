@@ -124,7 +124,7 @@ class Page:
             file = self._fresh_folder() / "labels.png"
             result.save_labels(file)
         except UnseenError as error:
-            raise refused(error) from error
+            raise gr.Error(str(error), print_exception=False) from error  # programs read no HTML
         return str(file), {**result.as_dict(), "image": Path(image).name}
 
     def _fresh_folder(self) -> Path:

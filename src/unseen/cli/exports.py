@@ -59,6 +59,7 @@ def report_exports(
     from unseen.exports.formats import check_installed, export
     from unseen.labelling.results import find_results
 
+    settings.check_used(formats)
     check_installed(formats)
     results, others = find_results(folder)
     for name in formats:

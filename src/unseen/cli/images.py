@@ -217,7 +217,7 @@ def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary) -> None:
 
 
 def _check_cluster(flags: SegmentFlags, cluster: ClusterSettings) -> None:
-    """Refuse what a cluster does itself, and one without its engine.
+    """Refuse what a cluster does itself or does not have, and one without its engine.
 
     Raises:
         SettingError: Names the flag, or what is not installed.
@@ -226,6 +226,7 @@ def _check_cluster(flags: SegmentFlags, cluster: ClusterSettings) -> None:
         return
     if flags.shard != SegmentFlags.shard:
         raise SettingError("--engine ray shares the images out itself; remove --shard, or --engine")
+    cluster.check_device(flags.device)
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise SettingError("--engine ray needs ray; install it with pip install 'unseen[ray]'")
 

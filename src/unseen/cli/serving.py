@@ -75,6 +75,12 @@ def serve(
     from unseen.methods import METHODS
     from unseen.sources import find_model
 
+    runs_alone = not any(name in METHODS for name in models or ["naclip"])
+    if runs_alone and (model.given() or vectors is not None):
+        raise SettingError(
+            "--clip, --options, --published and --text-embeddings are for methods without training,"
+            " and a run has its own; remove them"
+        )
     choices: dict[str, ModelChoices] = {
         name: {**model.given(), "text_embeddings": vectors} if name in METHODS else {}
         for name in models or ["naclip"]

@@ -145,11 +145,12 @@ def export_labels(
         DataError: No label maps, or what cannot be written.
         VocabularyError: A class name that a format cannot hold.
     """
-    formats = known_formats(to)
+    formats, chosen = known_formats(to), settings or ExportSettings()
+    chosen.check_used(formats)
     check_installed(formats)
     results, _ = find_results(Path(folder))
     place = Path(folder) / EXPORTS if out is None else Path(out)
     for name in formats:
         check_export_folder(place / name)
-    names, chosen = results[0].class_names, settings or ExportSettings()
+    names = results[0].class_names
     return [export(results, names, name, place / name, chosen) for name in formats]

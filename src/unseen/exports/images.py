@@ -29,7 +29,13 @@ class ImagePlacer:
         if result.image is None or not result.image.is_file():
             message = f"the image {result.file_name} is not where it was; put it there again"
             return [DataError(message)]
+        if not result.is_of(result.image):
+            message = f"the image {result.image} has been changed since; label it again"
+            return [DataError(message)]
         target = folder / result.file_name
+        # Never into a file that is there: it may be a link to another image.
+        if target.exists():
+            return [DataError(f"the export holds an image {result.file_name} already")]
         target.parent.mkdir(parents=True, exist_ok=True)
         if result.frame is not None:
             return self._place_frame(result.image, result.frame, target)

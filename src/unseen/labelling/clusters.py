@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from unseen.errors import SettingError
+from unseen.errors import DataError, SettingError
 from unseen.labelling.jobs import Job, Outcome
 from unseen.labelling.sources import Item
 from unseen.predictor import Predictor
@@ -22,12 +25,16 @@ CHUNK = 16
 """Images that go to a worker at once, at most; one that dies takes so many with it."""
 
 
+TRIES = 3
+"""Times that a chunk is given to workers, as long as they die of it."""
+REACH = 10.0
+"""Seconds in which a cluster has to answer."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
-"""Ray then reports no usage to its makers, and leaves the terminal to the job."""
+"""Ray then reports no usage to its makers, warns of no change of its own, and logs less."""
 
 
 class Worker:
@@ -49,9 +56,12 @@ class Worker:
         self.job: Job = on_device(ray.get(job), device)
 
     def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
-        """Label the images of a row; what came of each."""
+        """Label the images of a row; what came of each, or what went wrong with the program."""
         items = pickle.loads(row["items"])  # noqa: S301 - written below
-        return {"outcomes": pickle.dumps(list(self.job.run(items)))}
+        try:
+            return {"outcomes": pickle.dumps(list(self.job.run(items)))}
+        except Exception:
+            return {"outcomes": pickle.dumps(traceback.format_exc())}
 
 
 def on_device(job: Job, device: str) -> Job:
@@ -66,7 +76,8 @@ def run_on_ray(
 ) -> Iterator[Outcome]:
     """Label images on a cluster, as `job.run` does here.
 
-    A worker that dies is started again, and the images that it had are labelled again.
+    A worker that dies is started again, and the images that it had are labelled again; one of which
+    workers die again and again is told as one that cannot be labelled.
 
     Args:
         job: What is done; its model is on the CPU.
@@ -75,28 +86,61 @@ def run_on_ray(
         device: "auto" for CUDA where workers have GPUs, and the CPU else; or its name.
 
     Raises:
-        SettingError: More workers than the cluster has room for.
+        SettingError: A device that workers do not have, a cluster that does not answer, or more
+            workers than it has room for.
+        RuntimeError: A defect of the program, with what a worker told of it.
     """
+    settings.check_device(device)
     if not items:
         return
+    _check_reached(os.environ.get("RAY_ADDRESS", ""))
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)  # read when it is imported
     import ray
 
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    # Who has a cluster in this process keeps it.
+    begun = not ray.is_initialized()
+    if begun:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         workers = _workers(resources, settings)
-        size = min(CHUNK, max(1, len(items) // (4 * workers)))
-        parts = [items[first : first + size] for first in range(0, len(items), size)]
-        rows = [{"items": pickle.dumps(part)} for part in parts]
         if device == "auto":
             device = "cuda" if settings.worker_gpus else "cpu"
-        labelled = _dataset(rows, ray.put(job), workers, settings, device)
-        for row in labelled.iter_rows():
-            yield from pickle.loads(row["outcomes"])  # noqa: S301 - written above
+        where = partial(_labelled, ray.put(job), settings, device)
+        done = set[Item]()
+        for outcome in where(items, workers, min(CHUNK, max(1, len(items) // (4 * workers)))):
+            done.add(outcome[0])
+            yield outcome
+        # What is missing was given to workers that died: one of each chunk may be at fault.
+        lost = [item for item in items if item not in done]
+        for outcome in where(lost, workers, 1):
+            done.add(outcome[0])
+            yield outcome
+        for item in lost:
+            if item not in done:
+                yield item, DataError(f"the image {item.shown} ends the processes that label it")
     finally:
-        ray.shutdown()
+        if begun:
+            ray.shutdown()
+
+
+def _check_reached(address: str) -> None:
+    """Refuse a cluster that does not answer; Ray would ask for minutes.
+
+    Raises:
+        SettingError: Names its address.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # "auto", "local", or none
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH).close()
+    except OSError as error:
+        raise SettingError(
+            f"the Ray cluster at {address} (RAY_ADDRESS) cannot be reached ({error}); start it, or"
+            " unset RAY_ADDRESS for a cluster of this machine"
+        ) from error
 
 
 def _workers(resources: dict[str, float], settings: ClusterSettings) -> int:
@@ -117,6 +161,27 @@ def _workers(resources: dict[str, float], settings: ClusterSettings) -> int:
     return settings.workers or room
 
 
+def _labelled(
+    job: Any,
+    settings: ClusterSettings,
+    device: str,
+    items: Sequence[Item],
+    workers: int,
+    size: int,
+) -> Iterator[Outcome]:
+    """What comes of images that go to workers in chunks; nothing of those that workers die of."""
+    parts = [items[first : first + size] for first in range(0, len(items), size)]
+    if not parts:
+        return
+    rows = [{"items": pickle.dumps(part)} for part in parts]
+    made = _dataset(rows, job, min(workers, len(rows)), settings, device)
+    for row in made.iter_rows():
+        outcomes = pickle.loads(row["outcomes"])  # noqa: S301 - written above
+        if isinstance(outcomes, str):
+            raise RuntimeError(f"a worker failed:\n{outcomes}")
+        yield from outcomes
+
+
 def _dataset(
     rows: list[dict[str, bytes]], job: Any, workers: int, settings: ClusterSettings, device: str
 ) -> Any:
@@ -127,6 +192,7 @@ def _dataset(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    context.max_errored_blocks = -1  # chunks that workers die of are looked for afterwards
     arguments = {
         "job": job,
         "folder": str(Path.cwd()),
@@ -139,4 +205,5 @@ def _dataset(
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=settings.worker_cpus,
         num_gpus=settings.worker_gpus,
+        max_task_retries=TRIES - 1,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unseen.files import PARQUET, path_text, write_text
-from unseen.labelling.parquet import write_parquet
+from unseen.labelling.parquet import is_own_table, write_parquet
 
 COLUMNS = ("image", "result", "height", "width", "margin", "entropy", "no_class")
 """Of the index, before the shares of the classes; by them `files.has_mark` knows it."""
@@ -31,5 +31,6 @@ def write_index(path: Path, rows: Sequence[Row], names: Sequence[str], *, parque
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([heads, *lines])
     write_text(path, text.getvalue())
-    if parquet:
+    # One that is there of an earlier job would tell something else.
+    if parquet or is_own_table(path.parent / PARQUET):
         write_parquet(path.parent / PARQUET, heads, lines)

@@ -15,7 +15,7 @@ from unseen.arguments import check_kind
 from unseen.errors import UnseenError
 from unseen.files import INDEX, MANIFEST, write_json
 from unseen.labelling.index import write_index
-from unseen.labelling.results import Result, read_result
+from unseen.labelling.results import Result, read_manifest, read_result
 from unseen.labelling.sources import Item
 from unseen.predictor import Predictor
 from unseen.segmenter import TextFeatures
@@ -101,5 +101,9 @@ class Job(ABC):
                 for item, told in found
                 if told is not None
             ]
-            if rows:
+            # An index of an earlier job would tell something else.
+            if rows or (self.out / INDEX).exists():
+                # Where nothing was left to do, or another job has been there since.
+                if read_manifest(self.out).get("fingerprint") != fingerprint:
+                    self.write_manifest()
                 write_index(self.out / INDEX, rows, self.text.vocabulary, parquet=self.parquet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,25 @@ def check_parquet(path: Path) -> None:
     Raises:
         DataError: It is one, or no table.
     """
-    from pyarrow import ArrowException
-    from pyarrow.parquet import read_schema
-
-    if not path.exists():
-        return
-    try:
-        told = (read_schema(path).metadata or {}).get(KEY, b"")
-    except (ArrowException, OSError):
-        told = b""
-    if not told.startswith(MARK.encode()):
+    if path.exists() and not is_own_table(path):
         raise DataError(
             f"{path} exists and was not written by unseen; move it away, or choose another place"
             " with --out"
         )
+
+
+def is_own_table(path: Path) -> bool:
+    """Whether a table is there that says that the program has written it."""
+    if not path.exists() or find_spec("pyarrow") is None:
+        return False
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_schema
+
+    try:
+        told: bytes = (read_schema(path).metadata or {}).get(KEY, b"")
+    except (ArrowException, OSError):
+        return False
+    return told.startswith(MARK.encode())
 
 
 def write_parquet(path: Path, heads: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,11 +27,13 @@ class Result:
         folder: Of the results.
         name: Of the results below it, with "/" between folders and without ending.
         told: The numbers beside the label map.
+        apart: Whether another result has an image of the same name, so that exports go by `name`.
     """
 
     folder: Path
     name: str
     told: dict[str, Any]
+    apart: bool = False
 
     @property
     def image(self) -> Path | None:
@@ -51,6 +54,8 @@ class Result:
         """
         if self.image is None or self.frame is not None:
             return f"{self.name}.png"
+        if self.apart:
+            return self.name + self.image.suffix
         return PurePosixPath(self.name).with_name(self.image.name).as_posix()
 
     @property
@@ -151,13 +156,31 @@ def find_results(folder: Path) -> tuple[list[Result], int]:
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; give the folder that label maps are in")
     found = list(_told_in(folder))
-    manifest = _read_json(folder / MANIFEST) or {}
-    wanted = manifest.get("fingerprint")
+    wanted = read_manifest(folder).get("fingerprint")
     results = [result for result in found if wanted is None or result.fingerprint == wanted]
     if not results:
         raise DataError(f"{folder} holds no label maps of unseen segment; check the path")
     _check_classes(results)
-    return results, len(found) - len(results)
+    return _told_apart(results), len(found) - len(results)
+
+
+def _told_apart(results: Sequence[Result]) -> list[Result]:
+    """The results with names for exports that are all different.
+
+    Raises:
+        DataError: Two that even their own names do not tell apart.
+    """
+    stems = Counter(result.stem for result in results)
+    apart = [replace(result, apart=stems[result.stem] > 1) for result in results]
+    known: dict[str, Result] = {}
+    for result in apart:
+        other = known.setdefault(result.stem, result)
+        if other is not result:
+            raise DataError(
+                f"{other.name}.json and {result.name}.json would be exported under the same name;"
+                " label their images into folders of their own"
+            )
+    return apart
 
 
 def _told_in(folder: Path) -> Iterator[Result]:
@@ -166,6 +189,11 @@ def _told_in(folder: Path) -> Iterator[Result]:
         result = read_result(folder, name)
         if result is not None:
             yield result
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What the last job of a folder was made with; nothing where there is none."""
+    return _read_json(folder / MANIFEST) or {}
 
 
 def read_result(folder: Path, name: str) -> Result | None:

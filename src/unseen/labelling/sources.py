@@ -7,14 +7,14 @@ import itertools
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unseen.errors import DataError, SettingError
-from unseen.files import INDEX, MANIFEST, RESULTS, file_state, has_mark
+from unseen.files import INDEX, MANIFEST, RESULTS, TILED, file_state, has_mark
 from unseen.image_files import images_in, looks_like_an_image
 from unseen.labelling.videos import Frame, check_videos_readable, frames_of, looks_like_a_video
 from unseen.settings.ranges import shown
@@ -126,18 +126,19 @@ def find_items(
     for place in places:
         for path, below in _images_of(str(place), recursive):
             found.setdefault(path.resolve(), (path, below))
-    return [
-        frame for item in _told_apart(list(found.values())) for frame in _with_frames(item, every)
-    ]
+    items = _told_apart(list(found.values()))
+    folders = {above.as_posix() for item in items for above in PurePosixPath(item.name).parents}
+    return [frame for item in items for frame in _with_frames(item, every, folders)]
 
 
-def _with_frames(item: Item, every: int) -> list[Item]:
-    """An image; or of a video, its frames."""
+def _with_frames(item: Item, every: int, folders: Collection[str]) -> list[Item]:
+    """An image; or of a video, its frames, in a folder that holds no other results."""
     if not looks_like_a_video(item.path):
         return [item]
     check_videos_readable()
+    place = item.name + item.path.suffix if item.name in folders else item.name
     frames = frames_of(item.path, every)
-    return [Item(item.path, f"{item.name}/{frame.name}", frame) for frame in frames]
+    return [Item(item.path, f"{place}/{frame.name}", frame) for frame in frames]
 
 
 def _images_of(place: str, recursive: bool) -> Iterator[tuple[Path, str]]:
@@ -169,7 +170,14 @@ def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:
 
 
 def _no_results(files: Iterable[Path]) -> list[Path]:
-    return [file for file in files if file.suffix.lower() != ".png" or not has_mark(file)]
+    return [file for file in files if not _is_result(file)]
+
+
+def _is_result(file: Path) -> bool:
+    """Whether the program has written an image: a PNG, or the label map of one in parts."""
+    if file.suffix == TILED:  # which is known by what lies beside it
+        return has_mark(file.with_suffix(RESULTS[2]))
+    return file.suffix.lower() == ".png" and has_mark(file)
 
 
 def _matching(pattern: str) -> Iterator[tuple[Path, str]]:

@@ -5,6 +5,7 @@ A part is labelled with all windows that reach into it, so the result is that of
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from unseen.errors import DataError, SettingError
-from unseen.files import MARK, TILED, about, replacing, write_json, write_png
+from unseen.files import MARK, TILED, about, is_whole, replacing, write_json, write_png
 from unseen.inference import label_maps, uncertainty, window_starts
 from unseen.labelling.jobs import Job, Outcome
 from unseen.labelling.rasters import Raster, Span, without_warnings
@@ -127,6 +128,11 @@ class TiledJob(Job):
             )
         return replace(own, short_side=None)
 
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What the label maps are made with: nothing is resized."""
+        return self.predictor.made_with(self.text, self.threshold, self.settings)
+
     def target(self, item: Item) -> Path:
         """Where the label map of an image belongs."""
         return self.out / (item.name + TILED)
@@ -134,7 +140,8 @@ class TiledJob(Job):
     def is_complete(self, item: Item, result: Result) -> bool:
         """Whether the label map is there, in these parts and of these bands."""
         tiles = result.told["made_with"].get("tiles", {})
-        return self.target(item).is_file() and tiles == self._tiles(tiles.get("bands", []))
+        files = (self.target(item), item.results(self.out)[1])
+        return all(map(is_whole, files)) and tiles == self._tiles(tiles.get("bands", []))
 
     def _tiles(self, bands: Sequence[int]) -> dict[str, Any]:
         """Besides `made_with`, what the label map of bands of an image is made with."""
@@ -182,7 +189,12 @@ class TiledJob(Job):
                 table = class_colours(self.predictor.drawing.palette, names)
                 written.write_colormap(1, dict(enumerate(table)))
                 written.update_tags(TIFFTAG_SOFTWARE=about())
-                written.update_tags(classes=", ".join(names), fingerprint=made_with["fingerprint"])
+                # The same text as in the label maps of other images.
+                told_inside = {"image": item.state, **made_with}
+                written.update_tags(unseen=json.dumps(told_inside, ensure_ascii=False))
+                points, system = raster.source.gcps
+                if points:  # a place that is said by single points
+                    written.gcps = (points, system)
                 self._write_parts(raster, written, totals)
             with rasterio.open(beside) as done:
                 drawn = self._drawn(raster, done)

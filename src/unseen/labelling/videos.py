@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,12 @@ from unseen.errors import DataError, SettingError
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv")
 """Of videos. They are not looked for in folders: one holds more images than the rest of it."""
+UNIT = 1_000_000
+"""Of the times of a whole file, in parts of a second."""
+TAIL = 0.25
+"""Seconds by which a whole file may end before its time."""
+TIMED = ("mp4", "matroska")
+"""Formats, by FFmpeg's names, whose times of frames can be relied on."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +31,12 @@ class Frame:
 
     Attributes:
         number: From 0 on, in the order they are shown.
-        time: When it is shown, in units of the video.
-        seconds: The same in seconds.
+        time: When it is shown, in units of the video; None where frames are found by number.
+        seconds: When it is shown, from the first one on.
     """
 
     number: int
-    time: int
+    time: int | None
     seconds: float
 
     @property
@@ -62,49 +68,62 @@ def frames_of(path: Path, every: int = 1) -> list[Frame]:
     cannot be read; and a single one for a file that is no video, so that others are not stopped.
     """
     try:
-        times, unit, said = _times(path)
+        times, unit, is_cut = _times(path)
     except DataError:
-        return [Frame(0, 0, 0.0)]
+        return [Frame(0, None, 0.0)]
     frames = [
-        Frame(number, times[number], float((times[number] - times[0]) * unit))
-        for number in range(0, len(times), every)
+        Frame(number, time, float(unit * (number if time is None else time - (times[0] or 0))))
+        for number, time in list(enumerate(times))[::every]
     ]
-    if said > len(times):
-        frames.append(Frame(len(times), times[-1] + 1, float((times[-1] + 1 - times[0]) * unit)))
+    if is_cut:
+        frames.append(Frame(len(times), None, frames[-1].seconds))
     return frames
 
 
-def _times(path: Path) -> tuple[list[int], Any, int]:
-    """When the frames of a video are shown, the unit of time, and how many it says it has."""
+def _times(path: Path) -> tuple[Sequence[int | None], Any, bool]:
+    """When the frames of a video are shown, the unit of time, and whether some are missing.
+
+    Where the times of a file are not to be relied on, they are None, one for every frame that can
+    be decoded, and the unit is that of the frames' numbers.
+    """
     with closing(_opened(path)) as video:
-        stream = video.streams.video[0]
-        unit, said, packets = stream.time_base, stream.frames, 0
-        times: list[int | None] = []
-        for packet in video.demux(stream):
-            packets += packet.size > 0
-            if packet.size and not packet.is_discard:
+        stream, times, end = video.streams.video[0], list[int | None](), 0.0
+        for packet in video.demux():
+            if packet.size and packet.pts is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.size and packet.stream is stream and not packet.is_discard:
                 times.append(packet.pts)
-    if None in times or not times:
-        # Some files have no times of their packets, and decoding tells them.
-        with closing(_opened(path)) as video:
-            times = [frame.pts for frame in _decoded(video)]
-    known = sorted(time for time in times if time is not None)
-    if not known or len(known) < len(times):
-        raise DataError(f"the video {path} has no frames, or no times; convert it to mp4")
-    return known, unit, said - packets + len(known)
+        known = [time for time in times if time is not None]
+        reliable = any(name in video.format.name for name in TIMED)
+        if reliable and known and len(set(known)) == len(times):
+            return sorted(known), stream.time_base, _ends_early(video, end)
+        rate = stream.average_rate or stream.guessed_rate or 1
+    with closing(_opened(path)) as video:
+        count = sum(1 for _ in _decoded(video))
+    if not count:
+        raise DataError(f"the video {path} has no frames that can be read; convert it to mp4")
+    return [None] * count, 1 / rate, False
+
+
+def _ends_early(video: Any, end: float) -> bool:
+    """Whether pictures and sound should go on after the second in which they end."""
+    if video.duration is None:  # as of films that were sent while they were made
+        return False
+    start, length = (video.start_time or 0), video.duration
+    return bool((start + length) / UNIT - end > TAIL)
 
 
 def _opened(path: Path) -> Any:
     """A video that holds pictures.
 
     Raises:
-        DataError: None.
+        DataError: It cannot be opened, or holds no pictures.
     """
     import av
     from av.error import FFmpegError
 
     try:
-        video = av.open(str(path))
+        video = av.open(str(path), metadata_errors="replace")
     except (FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
@@ -137,7 +156,7 @@ class VideoReader:
         self._path: Path | None = None
         self._video: Any = None
         self._frames: Iterator[Any] = iter(())
-        self._time = 0
+        self._last: Frame | None = None
 
     def read(self, path: Path, frame: Frame) -> NDArray[np.uint8]:
         """A frame (H, W, 3), upright, RGB.
@@ -145,43 +164,49 @@ class VideoReader:
         Raises:
             DataError: The file is no video, or does not hold this frame.
         """
-        if path != self._path or frame.time <= self._time:
+        behind = self._last is not None and frame.number > self._last.number
+        found = self._find(frame) if path == self._path and behind else None
+        if found is None and frame.time is not None and frame.number > 0:
             self._open(path, frame)
-        for decoded in self._frames:
-            if decoded.pts is None:
-                continue
-            self._time = decoded.pts
-            if decoded.pts == frame.time:
-                return _upright(decoded)
-            if decoded.pts > frame.time:
-                break
-        self.close()
-        raise DataError(
-            f"frame {frame.number} of {path} cannot be read: the file is cut or damaged; replace it"
-        )
+            found = self._find(frame)
+        if found is None:
+            # The file's own table of where to go may be wrong: from its beginning.
+            self._open(path)
+            found = self._find(frame)
+        if found is None:
+            self.close()
+            raise DataError(
+                f"frame {frame.number} of {path} cannot be read: the file is cut or damaged;"
+                " replace it"
+            )
+        self._last = frame
+        return _upright(found)
 
-    def _open(self, path: Path, frame: Frame) -> None:
-        """Go to a frame, or to one not long before it."""
+    def _find(self, frame: Frame) -> Any:
+        """The frame, if it is one of those that follow; they are passed over up to it."""
+        if frame.time is None:
+            passed = 0 if self._last is None else self._last.number + 1
+            return next(islice(self._frames, frame.number - passed, None), None)
+        for decoded in self._frames:
+            if decoded.pts == frame.time:
+                return decoded
+            if decoded.pts is not None and decoded.pts > frame.time:
+                return None
+        return None
+
+    def _open(self, path: Path, frame: Frame | None = None) -> None:
+        """Begin with a frame, or not long before it; at the beginning if there is none."""
         self.close()
-        self._video = _opened(path)
-        self._path, self._time = path, -(2**63)
-        if frame.number > 0:
+        self._video, self._path = _opened(path), path
+        if frame is not None:
             self._video.seek(frame.time, stream=self._video.streams.video[0])
-        frames = _decoded(self._video)
-        first = next(frames, None)
-        if first is None or first.pts is None or first.pts > frame.time:
-            # The file's own table of where to go is wrong, or there is none.
-            self._video.close()
-            self._video = _opened(path)
-            self._frames = _decoded(self._video)
-        else:
-            self._frames = chain([first], frames)
+        self._frames = _decoded(self._video)
 
     def close(self) -> None:
         """Close the file that is open."""
         if self._video is not None:
             self._video.close()
-        self._path, self._video, self._frames = None, None, iter(())
+        self._path, self._video, self._last, self._frames = None, None, None, iter(())
 
 
 def _upright(frame: Any) -> NDArray[np.uint8]:

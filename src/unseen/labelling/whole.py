@@ -46,8 +46,7 @@ class WholeJob(Job):
 
     def is_complete(self, item: Item, result: Result) -> bool:
         """Whether label map, overlay and numbers of an image are there."""
-        del result
-        return all(is_whole(file) for file in item.results(self.out))
+        return not result.is_tiled and all(is_whole(file) for file in item.results(self.out))
 
     def run(self, items: Sequence[Item]) -> Iterator[Outcome]:
         """Label images and save the results, in their order.

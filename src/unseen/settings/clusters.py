@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from unseen.errors import SettingError
-from unseen.settings.ranges import check_ranges, number, one_of, whole
+from unseen.settings.ranges import check_ranges, number, one_of, shown, whole
 
 Engine = Literal["local", "ray"]
 
@@ -43,6 +43,19 @@ class ClusterSettings:
                 raise SettingError(
                     f"--{each.name.replace('_', '-')} is for --engine ray; give it, or remove it"
                 )
+
+    def check_device(self, device: str) -> None:
+        """Refuse a device that workers do not have.
+
+        Raises:
+            SettingError: Names it.
+        """
+        if device not in ("auto", "cpu", "cuda"):
+            raise SettingError(
+                f"--device is {shown(device)}; with --engine ray give auto, cpu or cuda"
+            )
+        if device == "cuda" and not self.worker_gpus:
+            raise SettingError("--device is cuda, and workers have no GPU; give --worker-gpus")
 
 
 CLUSTER_RANGES = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, cast, get_args
 
 from unseen.errors import SettingError
@@ -66,7 +66,29 @@ class ExportSettings:
         """
         check_ranges(self, "", EXPORT_RANGES)
 
+    def check_used(self, formats: Sequence[FormatName]) -> None:
+        """Refuse values that none of the formats reads.
 
+        Raises:
+            SettingError: Names the first.
+        """
+        for each in fields(self):
+            readers = READERS[each.name]
+            if getattr(self, each.name) != each.default and not set(readers) & set(formats):
+                raise SettingError(
+                    f"--{each.name.replace('_', '-')} is for {', '.join(readers)}, and"
+                    f" {', '.join(formats)} does not read it; remove it"
+                )
+
+
+READERS: dict[str, tuple[FormatName, ...]] = {
+    "prefix": ("label-studio",),
+    "tolerance": ("yolo",),
+    "smallest": ("yolo",),
+    "vectors": ("geo",),
+    "with_images": ("png", "coco", "coco-panoptic", "yolo", "datumaro", "voc"),
+}
+"""The formats that read each setting."""
 EXPORT_RANGES = {
     "prefix": text(empty=True),
     "tolerance": number(0),
