@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from unseen.data.benchmarks import Benchmark, check_flags_used, check_outside, get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
@@ -85,6 +85,11 @@ class TrainingPlan:
         return ModelSource(
             replace(self.model, options=options), text_embeddings=self.text_embeddings
         )
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has been trained."""
+        return (self.folder / WEIGHTS).exists()
 
     @property
     def has_state(self) -> bool:
@@ -210,6 +215,51 @@ def plan_training(
     plan = TrainingPlan(model, settings, bench, place, folder, **start)
     plan.check()
     return plan
+
+
+def plan_seeds(
+    model: ModelSettings,
+    settings: TrainSettings,
+    seeds: Sequence[int],
+    benchmark: str = "doodles",
+    out: str | Path | None = None,
+    **where: Any,
+) -> list[TrainingPlan]:
+    """The plans of a run for each seed, in OUT/seed-N; what is finished or begun goes on.
+
+    Args:
+        model: As for `plan_training`, as all that follows.
+        settings: All but the seed; one device each, as the runs follow each other in one process.
+        seeds: The seeds.
+        benchmark: What is trained on.
+        out: The folder of all of them.
+        **where: What else `plan_training` takes.
+
+    Raises:
+        UnseenError: As `plan_training`, for the first run that cannot be trained, before any is;
+            and for several devices, and a run there that was begun with other settings.
+    """
+    if settings.nodes > 1 or settings.devices not in ("auto", "1") or settings.strategy == "ddp":
+        raise SettingError(
+            "--seeds trains one run after the other on one device; for several devices give each"
+            " seed a command of its own, with --train.seed"
+        )
+    folder = Path(out) if out else run_folder(model.method, get_benchmark(benchmark).name)
+    plans = []
+    for seed in seeds:
+        own = replace(settings, seed=seed, devices="1")
+        place = folder / f"seed-{seed}"
+        resume = has_state(place)
+        if not (place / WEIGHTS).exists():
+            how = {**where, "resume": resume}
+            plans.append(plan_training(model, own, benchmark, place, **how))
+            continue
+        how = {name: where.get(name) for name in ("text_embeddings", "init", "class_file")}
+        bench, root = get_benchmark(benchmark, where.get("lists")), where.get("root")
+        done = TrainingPlan(model, own, bench, root, place, **how, resume=True)
+        done.run(read_config(place).towers)  # refuses one of other settings
+        plans.append(done)
+    return plans
 
 
 def _check_folder(folder: Path, resume: bool, snapshots: Sequence[int]) -> None:

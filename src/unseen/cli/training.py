@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from unseen.cli.flags import (
     FLAT,
@@ -21,6 +21,9 @@ from unseen.errors import SettingError
 from unseen.recipes import resolve
 from unseen.settings import TrainSettings
 from unseen.settings.ranges import SEED, check_ranges, whole
+
+if TYPE_CHECKING:
+    from unseen.plans import TrainingPlan
 
 GROUPS: dict[str, dict[str, Any]] = {
     "train": {"train": settings_flags(TrainSettings(), "Training")},
@@ -74,6 +77,8 @@ class TrainFlags:
             one that comes with the package (unseen list class-files).
         init: Run folder whose trained weights to start from (transductive second stage).
         resume: Go on from the state in the run folder.
+        seeds: Train a run for each seed, separated by commas, one after the other, into
+            OUT/seed-N; the same command again goes on with what is missing.
     """
 
     benchmark: str = "doodles"
@@ -82,6 +87,7 @@ class TrainFlags:
     class_file: str | None = None
     init: Path | None = None
     resume: bool = False
+    seeds: str | None = None
 
 
 DATA, MODEL, TRAIN = DataFlags(), ModelFlags(), TrainFlags()
@@ -108,21 +114,55 @@ def train(
         model: What the method is built with.
         train: Values of `TrainSettings`.
     """
-    from unseen.plans import plan_training
+    from unseen.plans import plan_seeds, plan_training
 
     # Planned here, before torch is imported, and again by `api.train` for those who call it.
     chosen, settings = resolve(method, run.benchmark, model=model.given(), train=train)
     where: dict[str, Any] = {**vars(run), **vars(data)}
-    plan = plan_training(chosen, settings, **where)
+    del where["seeds"]
+    if run.seeds is None:
+        _train(plan_training(chosen, settings, **where), data, where)
+        return
+    if "seed" in train:
+        raise SettingError("--seeds and --train.seed are both given; remove one of them")
+    if run.resume:
+        raise SettingError("--seeds goes on with what is missing by itself; remove --resume")
+    plans = plan_seeds(chosen, settings, read_seeds(run.seeds), **where)
+    for plan in plans:
+        if plan.is_finished:
+            print(f"{plan.folder} is finished")
+            continue
+        _train(plan, data, {**where, "out": plan.folder, "resume": plan.resume})
+    folders = " ".join(str(plan.folder) for plan in plans)
+    print(f"next: unseen evaluate {folders}{data}")
+
+
+def _train(plan: TrainingPlan, data: DataFlags, where: dict[str, Any]) -> None:
+    """Train as planned, with what somebody should know before and afterwards."""
     # Further processes of a distributed run would repeat what the first has printed.
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        tower = about_tower(chosen.clip, plan.benchmark.class_names, "give --clip")
-        for notice in filter(None, (tower, about_warmup(settings))):
+        tower = about_tower(plan.model.clip, plan.benchmark.class_names, "give --clip")
+        for notice in filter(None, (tower, about_warmup(plan.settings))):
             print(notice)
     from unseen import api
 
-    if api.train(chosen, settings, **where) is not None:
+    if api.train(plan.model, plan.settings, **where) is not None:
         print(f"wrote {plan.folder}; next: unseen evaluate {plan.folder}{data}")
+
+
+def read_seeds(line: str) -> list[int]:
+    """Seeds separated by commas.
+
+    Raises:
+        SettingError: One that is none, or given twice.
+    """
+    words = [word.strip() for word in line.split(",")]
+    for place, word in enumerate(words):
+        if not word.isdecimal() or not SEED.holds(int(word)):
+            raise SettingError(f"--seeds is {line!r}; give numbers separated by commas: 0,1,2")
+        if int(word) in map(int, words[:place]):
+            raise SettingError(f"the seed {word} is given twice; give it once")
+    return [int(word) for word in words]
 
 
 def demo(
