@@ -147,9 +147,7 @@ def segment(  # noqa: PLR0913 - keyword-only
 
     vocabulary = read_vocabulary(classes, flags.words.given())
     tiles, spread = TileSettings(**tiling), ClusterSettings(**cluster)
-    _check_flags(flags, vocabulary)
-    _check_cluster(flags, spread)
-    _check_tiling(flags, tiles)
+    _check_flags(flags, vocabulary, tiles, spread)
     drawn = DrawSettings(**drawing)
     class_colours(drawn.palette, vocabulary.names)
     formats = [] if flags.to is None else split_formats(flags.to)
@@ -164,23 +162,29 @@ def segment(  # noqa: PLR0913 - keyword-only
     about: dict[str, Any] = {"inference": inference, "device": device, "drawing": drawn}
     loaded = api.load(flags.model, class_names=vocabulary.names, **about, **choices)
     _check_refinement(items, loaded.inference)
-    text = loaded.encode(vocabulary)
-    remedy = "train a run on" if loaded.run else "give --clip"
-    notify(about_tower(loaded.segmenter.clip.source, vocabulary.names, remedy))
-    job = _job(loaded, text, flags, tiles)
-    run = job.run
-    if spread.engine == "ray":
-        from unseen.labelling.clusters import run_on_ray
-
-        run = partial(run_on_ray, job, settings=spread, device=flags.device)
+    job = _job(loaded, loaded.encode(vocabulary), flags, tiles)
+    run = _runner(job, spread, flags.device)
     code = report_on(job, items, shard, again=flags.again, run=run)
     if formats:
         code |= report_exports(flags.out, formats, flags.out / EXPORTS, ExportSettings())
     return code
 
 
+def _runner(
+    job: Job, spread: ClusterSettings, device: str
+) -> Callable[[Sequence[Item]], Iterator[Outcome]]:
+    """What does a job: itself, or a cluster."""
+    if spread.engine == "local":
+        return job.run
+    from unseen.labelling.clusters import run_on_ray
+
+    return partial(run_on_ray, job, settings=spread, device=device)
+
+
 def _job(predictor: Predictor, text: TextFeatures, flags: SegmentFlags, tiles: TileSettings) -> Job:
-    """Of images that are opened whole, or in parts."""
+    """Of images that are opened whole, or in parts; says what somebody has to know of the model."""
+    remedy = "train a run on" if predictor.run else "give --clip"
+    notify(about_tower(predictor.segmenter.clip.source, text.vocabulary, remedy))
     about = (predictor, text, flags.out, flags.threshold, flags.parquet)
     if tiles.tile is not None:
         from unseen.labelling.tiles import TiledJob
@@ -191,12 +195,16 @@ def _job(predictor: Predictor, text: TextFeatures, flags: SegmentFlags, tiles: T
     return WholeJob(*about, flags.batch)
 
 
-def _check_flags(flags: SegmentFlags, vocabulary: Vocabulary) -> None:
-    """Refuse values out of range, and words that would not be read.
+def _check_flags(
+    flags: SegmentFlags, vocabulary: Vocabulary, tiles: TileSettings, cluster: ClusterSettings
+) -> None:
+    """Refuse values out of range, words that would not be read, and flags that do not go together.
 
     Raises:
         SettingError: Names the flag.
     """
+    _check_cluster(flags, cluster)
+    _check_tiling(flags, tiles)
     if flags.text_embeddings is not None and not vocabulary.is_plain:
         raise SettingError(
             "--text-embeddings holds a vector a class, so synonyms and words for the background"

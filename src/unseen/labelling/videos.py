@@ -87,22 +87,29 @@ def _times(path: Path) -> tuple[Sequence[int | None], Any, bool]:
     be decoded, and the unit is that of the frames' numbers.
     """
     with closing(_opened(path)) as video:
-        stream, times, end = video.streams.video[0], list[int | None](), 0.0
-        for packet in video.demux():
-            if packet.size and packet.pts is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.size and packet.stream is stream and not packet.is_discard:
-                times.append(packet.pts)
-        known = [time for time in times if time is not None]
-        reliable = any(name in video.format.name for name in TIMED)
-        if reliable and known and len(set(known)) == len(times):
-            return sorted(known), stream.time_base, _ends_early(video, end)
+        stream = video.streams.video[0]
         rate = stream.average_rate or stream.guessed_rate or 1
+        if any(name in video.format.name for name in TIMED):
+            times, end = _packets(video)
+            known = [time for time in times if time is not None]
+            if known and len(set(known)) == len(times):
+                return sorted(known), stream.time_base, _ends_early(video, end)
     with closing(_opened(path)) as video:
         count = sum(1 for _ in _decoded(video))
     if not count:
         raise DataError(f"the video {path} has no frames that can be read; convert it to mp4")
     return [None] * count, 1 / rate, False
+
+
+def _packets(video: Any) -> tuple[list[int | None], float]:
+    """The times of all frames, without decoding any, and the second in which all ends."""
+    times, end = list[int | None](), 0.0
+    for packet in video.demux(*video.streams.video, *video.streams.audio):
+        if packet.size and packet.pts is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.size and packet.stream is video.streams.video[0] and not packet.is_discard:
+            times.append(packet.pts)
+    return times, end
 
 
 def _ends_early(video: Any, end: float) -> bool:
