@@ -41,6 +41,33 @@ def line_charts(panels: Mapping[str, Mapping[str, Points]], across: str) -> Any:
     return figure
 
 
+def bar_chart(bars: Mapping[str, Points], places: Sequence[str], up: str) -> Any:
+    """A figure with a group of bars at every place, one of each name.
+
+    Args:
+        bars: By name, the heights and how far they reach up and down from there.
+        places: What the groups are.
+        up: What the upward axis shows.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(6.0, 1.6 * len(places) + 2), 4), layout="constrained")
+    axis, width = figure.subplots(), 0.8 / len(bars)
+    for place, ((name, (heights, spreads)), colour) in enumerate(
+        zip(bars.items(), colours(len(bars)), strict=True)
+    ):
+        shown = tuple(channel / 255 for channel in colour)
+        lefts = [group + (place - (len(bars) - 1) / 2) * width for group in range(len(places))]
+        reach = list(spreads) if any(spreads) else None
+        axis.bar(lefts, heights, 0.9 * width, label=name, color=shown, yerr=reach, ecolor=GREY)
+    axis.set_xticks(range(len(places)), places)
+    axis.set_ylabel(up)
+    _plain(axis)
+    if len(bars) > 1:
+        axis.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
 def _plain(axis: Any) -> None:
     """Few lines, in grey."""
     for side in ("top", "right"):

@@ -12,9 +12,17 @@ from rich.console import Console
 from unseen.api import evaluate, load, train
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.errors import DataError
-from unseen.files import SHEET, check_output_folder, check_replaceable, write_json, write_png
-from unseen.reports import NAME, Report, print_reports
-from unseen.runs import CONFIG, FORMER_STATE, HOLDER, LOCK, METRICS, SCORES, STATE, WEIGHTS
+from unseen.files import (
+    REPORT,
+    SHEET,
+    check_output_folder,
+    check_replaceable,
+    write_json,
+    write_png,
+)
+from unseen.image_counts import NAME as COUNTS
+from unseen.reports import Report, print_reports
+from unseen.runs import CONFIG, CURVES, FORMER_STATE, HOLDER, LOCK, METRICS, SCORES, STATE, WEIGHTS
 from unseen.settings import EvaluationSettings, ModelSettings, TrainSettings
 from unseen.visualize import Row, sheet
 
@@ -23,7 +31,7 @@ BASELINES = ("clip", "maskclip", "sclip", "clearclip", "naclip")
 MARK = "demo.json"
 """Lies in every folder a demo wrote; a folder without it is never emptied."""
 PICTURE = "demo.png"
-RUN_NAMES = (CONFIG, WEIGHTS, SCORES, METRICS, STATE, FORMER_STATE, LOCK, HOLDER)
+RUN_NAMES = (CONFIG, CURVES, WEIGHTS, SCORES, METRICS, STATE, FORMER_STATE, LOCK, HOLDER)
 """What a run folder holds."""
 
 
@@ -149,5 +157,5 @@ def _is_of_demo(path: Path, method: str) -> bool:
     if top == "segmented":
         return re.fullmatch(r"scene\d\.(png|overlay\.png|json)", "/".join(below)) is not None
     if top in (*BASELINES, method):
-        return below in ([NAME], [SHEET])
+        return below in ([REPORT], [SHEET], [COUNTS])
     return path.parts in ((MARK,), (PICTURE,))

@@ -53,6 +53,8 @@ PARQUET = "index.parquet"
 """The same numbers for programs that read Parquet."""
 LONGEST_NAME = 255
 """Bytes of a file's name."""
+REPORT, REPORT_FORMAT = "report.json", 2
+"""What an evaluation measured, and the version of the file."""
 SHEET = "sheet.png"
 """Images with what was made of them, beside the results of most verbs."""
 UNFINISHED = re.compile(r"\.unseen-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}(\.\w+)?")

@@ -24,8 +24,8 @@ class Metric(ABC):
     """The scores that tables and sheets show: names in `summary` to column heads."""
 
     @abstractmethod
-    def update(self, prediction: Tensor, labels: Tensor, class_id: int | None = None) -> None:
-        """Add the pixels of images, or of the query class of one image."""
+    def update(self, prediction: Tensor, labels: Tensor, class_id: int | None = None) -> Tensor:
+        """Add the pixels of images, or of the query class of one image; what was added."""
 
     @property
     @abstractmethod
@@ -65,13 +65,16 @@ class ConfusionMatrix(Metric):
         self.num_classes = num_classes
         self.counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
 
-    def update(self, prediction: Tensor, labels: Tensor, class_id: int | None = None) -> None:
+    def update(self, prediction: Tensor, labels: Tensor, class_id: int | None = None) -> Tensor:
         """Add images.
 
         Args:
             prediction: Labels (`unseen.labels`), 255 where no class was given.
             labels: The truth, of equal shape; pixels of 255 are not counted.
             class_id: Not used, as all classes of an image are counted together.
+
+        Returns:
+            What was added to the counts.
 
         Raises:
             ValueError: Shapes differ, or an id lies outside the vocabulary.
@@ -97,7 +100,9 @@ class ConfusionMatrix(Metric):
         # A pair of classes is one number, so that counting pairs is one call.
         width = self.num_classes + 1
         pairs = torch.bincount(truth * width + guess, minlength=self.num_classes * width)
-        self.counts += pairs.view(self.num_classes, width).cpu()
+        counts = pairs.view(self.num_classes, width).cpu()
+        self.counts += counts
+        return counts
 
     @property
     def iou(self) -> Tensor:
@@ -209,17 +214,22 @@ class EpisodeCounts(Metric):
         self.episodes = torch.zeros(num_classes, dtype=torch.int64)
         self.released = released
 
-    def update(self, prediction: Tensor, labels: Tensor, class_id: int | None = None) -> None:
+    def update(self, prediction: Tensor, labels: Tensor, class_id: int | None = None) -> Tensor:
         """Add an episode.
 
         Args:
             prediction: (H, W) bool.
             labels: (H, W) of 1 (the query class), 0 and 255 (`episode_counts`).
             class_id: The query class.
+
+        Returns:
+            What was added to the counts of the class (2, 2).
         """
         assert class_id is not None, "an episode has a query class"
-        self.counts[class_id] += episode_counts(prediction, labels, released=self.released)
+        counts = episode_counts(prediction, labels, released=self.released)
+        self.counts[class_id] += counts
         self.episodes[class_id] += 1
+        return counts
 
     @property
     def iou(self) -> Tensor:

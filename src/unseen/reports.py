@@ -14,13 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from unseen.data.benchmarks import Benchmark
-from unseen.files import SHEET, write_json, write_png
+from unseen.files import REPORT, REPORT_FORMAT, SHEET, write_json, write_png
+from unseen.image_counts import NAME as COUNTS
+from unseen.image_counts import ImageCounts
 from unseen.metrics import Metric, rounded
 from unseen.visualize import Row, sheet
-
-FORMAT = 2
-"""Version of report.json."""
-NAME = "report.json"
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class Report:
         rows: Some images with truth and prediction.
         shared: The classes that a run has seen with masks on another benchmark; None where it was
             trained on this one or not at all.
+        single: What every image adds, so that reports can be compared (`unseen.compared`).
         folder: Where it was saved; None if it was not.
     """
 
@@ -48,6 +47,7 @@ class Report:
     protocol: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
     shared: tuple[str, ...] | None = None
+    single: ImageCounts | None = None
     folder: Path | None = None
 
     @property
@@ -84,7 +84,7 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The whole report as JSON types; numbers that do not exist are null."""
         return {
-            "format": FORMAT,
+            "format": REPORT_FORMAT,
             "model": self.title,
             "benchmark": self.benchmark.name,
             "scores": {name: rounded(value) for name, value in self.scores.items()},
@@ -95,8 +95,14 @@ class Report:
         }
 
     def save(self, folder: Path) -> Report:
-        """Write report.json and sheet.png; returns the report that knows its folder."""
-        write_json(folder / NAME, self.as_dict())
+        """Write report.json, sheet.png and the counts of single images.
+
+        Returns:
+            The report that knows its folder.
+        """
+        if self.single is not None:
+            self.single.save(folder / COUNTS)
+        write_json(folder / REPORT, self.as_dict())
         if self.rows:
             write_png(folder / SHEET, self.sheet())
         return replace(self, folder=folder)

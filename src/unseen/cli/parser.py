@@ -25,7 +25,17 @@ from cyclopts import (
 )
 
 import unseen
-from unseen.cli import data, deploying, exports, images, lists, scoring, serving, training
+from unseen.cli import (
+    comparing,
+    data,
+    deploying,
+    exports,
+    images,
+    lists,
+    scoring,
+    serving,
+    training,
+)
 from unseen.cli.flags import model_flags, settings_flags
 from unseen.cli.legacy import modernised
 from unseen.errors import SettingError, UnseenError, shortage
@@ -40,6 +50,7 @@ VERBS: dict[str, Verb] = {
     "pretrain": training.pretrain,
     "train": training.train,
     "evaluate": scoring.evaluate,
+    "compare": comparing.compare,
     "convert": scoring.convert,
     "push": scoring.push,
     "export": deploying.export,

@@ -156,7 +156,7 @@ def read_seeds(line: str) -> list[int]:
     Raises:
         SettingError: One that is none, or given twice.
     """
-    words = [word.strip() for word in line.split(",")]
+    words = [word.strip() for word in line.strip(" []").split(",")]
     for place, word in enumerate(words):
         if not word.isdecimal() or not SEED.holds(int(word)):
             raise SettingError(f"--seeds is {line!r}; give numbers separated by commas: 0,1,2")

@@ -17,8 +17,9 @@ from unseen.data.benchmarks import Benchmark, check_outside
 from unseen.evaluation.entries import Entry, Places
 from unseen.evaluation.loop import choose_threshold, evaluate
 from unseen.evaluation.protocols import Candidate
-from unseen.files import SHEET, check_replaceable, write_json
-from unseen.reports import NAME, Report
+from unseen.files import REPORT, SHEET, check_replaceable, write_json
+from unseen.image_counts import NAME as COUNTS
+from unseen.reports import Report
 from unseen.runs import HUB, SCORES, read_scores
 from unseen.settings import EvaluationSettings
 from unseen.sources import ModelSource
@@ -47,7 +48,7 @@ def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[
                 read_scores(entry.run_folder)  # before anything is computed
             for folder in _folders(entry, places).values():
                 check_outside(entry.benchmark, folder)
-                check_replaceable(folder / name for name in (NAME, SHEET))
+                check_replaceable(folder / name for name in (REPORT, SHEET, COUNTS))
     for entry, title, segmenter in _built(entries):
         made = list(_reports(entry, title, segmenter, places))
         keep = entry.settings.complete and places.save and not changed

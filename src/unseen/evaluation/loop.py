@@ -34,6 +34,7 @@ from unseen.evaluation.protocols import (
     read_samples,
     with_background,
 )
+from unseen.image_counts import ImageCounter
 from unseen.inference import LabelMaps
 from unseen.labels import BACKGROUND, IGNORE, subset_lookup
 from unseen.metrics import ConfusionMatrix, EpisodeCounts, Metric, episode_counts
@@ -86,7 +87,10 @@ def evaluate(
     wanted, rows, pixels = set(spread(count, settings.shown)), [], 0
     names = set[str]()
     bar = _bar(items, candidate.title, count, settings.progress)
-    for done, item in enumerate(count_pixels(bar, [metric])):
+    single = ImageCounter("classes" if benchmark.episodes is None else "episodes")
+    for done, item in enumerate(bar):
+        counts = metric.update(item.predictions[0], item.truth, item.class_id)
+        single.add(item.name, counts.numpy(), item.class_id)
         names.add(item.name)
         # Counted without the metric, which must come to the same sum.
         pixels += int((item.truth != IGNORE).sum())
@@ -107,6 +111,7 @@ def evaluate(
         protocol=_facts(candidate, benchmark, settings, refiner, shared),
         rows=rows,
         shared=shared,
+        single=single.done(),
     )
 
 
