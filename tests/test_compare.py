@@ -185,6 +185,10 @@ def test_the_command(reports: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     first = capsys.readouterr().out.splitlines()
     assert len({len(line) for line in first}) == 1, "columns are aligned"
     assert first[1].endswith("-: |")
+    run_command(f"compare {both}")
+    shown = capsys.readouterr().out
+    assert "hIoU against naclip" in shown, "nothing is cut or folded"
+    assert "…" not in shown
     run_command(f"compare {reports / 'fold'}")
     assert "FB-IoU" in capsys.readouterr().out
 

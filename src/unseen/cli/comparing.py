@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from unseen.compared.tables import Comparison
 
 
+WIDEST = 10_000
+"""Characters of a table on the screen."""
+
+
 def compare(
     reports: list[Path],
     /,
@@ -76,10 +80,14 @@ def show(table: Comparison, form: Literal["table", "md", "csv", "tex"]) -> None:
 
     shown = Table()
     for place, head in enumerate(table.heads):
-        shown.add_column(Text(head), justify="right" if place else "left", overflow="fold")
+        shown.add_column(Text(head), justify="right" if place else "left", no_wrap=True)
     for row in table.rows:
         shown.add_row(*map(Text, row))
-    Console().print(shown)
+    console = Console()
+    # Nothing is cut in a narrow terminal, which folds lines itself.
+    widest = console.measure(shown, options=console.options.update(width=WIDEST)).maximum
+    console.width = max(console.width, widest)
+    console.print(shown)
 
 
 def _tell_what_is_missing(groups: Sequence[Group]) -> None:
