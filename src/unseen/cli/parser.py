@@ -32,6 +32,7 @@ from unseen.cli import (
     exports,
     images,
     lists,
+    profiling,
     scoring,
     serving,
     training,
@@ -54,6 +55,7 @@ VERBS: dict[str, Verb] = {
     "convert": scoring.convert,
     "push": scoring.push,
     "export": deploying.export,
+    "profile": profiling.profile,
     "segment": images.segment,
     "export-labels": exports.export_labels,
     "serve": serving.serve,
@@ -68,6 +70,7 @@ GROUPS: dict[str, Mapping[str, Any]] = {
     **images.GROUPS,
     **exports.GROUPS,
     **serving.GROUPS,
+    **profiling.GROUPS,
 }
 """By verb, its parameters that are mappings, and the flags that fill them."""
 KINDS = {int: "a whole number", float: "a number", bool: "true or false"}

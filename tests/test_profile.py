@@ -1,0 +1,74 @@
+"""Costs: counts that papers give, and what the command prints."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tiny.commands import error_of, run_command
+from unseen.backbones.clip.tower import CLIP, IMAGENET_MEAN, IMAGENET_STD
+from unseen.methods import METHODS, create
+from unseen.profiling import count_multiply_adds
+from unseen.segmenter import TextFeatures
+from unseen.settings import InferenceSettings
+
+WHOLE = InferenceSettings(short_side=None, window=512, stride=512)
+
+
+def rows(capsys: pytest.CaptureFixture[str], line: str) -> list[dict[str, str]]:
+    capsys.readouterr()
+    run_command(f"profile {line} --format csv")
+    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+
+@pytest.mark.parametrize(("classes", "prompts", "published"), [(20, 10, 110.4), (171, 100, 123.9)])
+def test_zegclip_costs_what_the_paper_says(classes: int, prompts: int, published: float) -> None:
+    """On a ViT-B/16 of random weights, at 512 x 512, to half a percent."""
+    segmenter = full_size("zegclip", num_prompts=prompts)
+    text = text_of(classes)
+    image = torch.zeros(1, 3, 512, 512, dtype=torch.uint8)
+    counted = count_multiply_adds(segmenter, image, text, WHOLE)
+    assert counted / 1e9 == pytest.approx(published, rel=0.005)
+    assert all(each.requires_grad for each in segmenter.descriptor.parameters())
+
+
+def full_size(name: str, **options: Any) -> Any:
+    """A method on a ViT-B/16 with random weights."""
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-B-16-quickgelu", load_weights=False)
+    clip = CLIP(model, mean=IMAGENET_MEAN, std=IMAGENET_STD, image_only=True)
+    return create(name, clip, start="released", **options)
+
+
+def text_of(classes: int) -> TextFeatures:
+    vectors = F.normalize(torch.randn(classes, 512), dim=-1)
+    return TextFeatures(tuple(f"class {i}" for i in range(classes)), vectors)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_cost(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = "doodles"
+    (row,) = rows(capsys, f"{name} --benchmark {benchmark} --size 64 --repeats 1")
+    assert row["model"] == name
+    assert float(row["multiply-adds"].removesuffix(" G")) >= 0
+    assert float(row["parameters"].removesuffix(" M")) > 0
+    assert (float(row["trained"].removesuffix(" M")) > 0) == METHODS[name].trainable
+
+
+def test_runs_have_their_own_classes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = rows(capsys, f"{run} naclip --size 96 --repeats 2")
+    assert [row["model"] for row in both] == [str(run), "naclip"]
+    assert all(row["label map"].endswith(" ms") for row in both)
+
+
+def test_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--size is 0" in error_of(capsys, "profile naclip --size 0")
+    assert "--repeats is 0" in error_of(capsys, "profile naclip --repeats 0")
+    assert "neither a method nor a run" in error_of(capsys, "profile nothing")
