@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from safetensors.torch import load_file
 
 import unseen
 from tiny.commands import run_command
+from tiny.scenes import use_few_scenes
 from unseen import progress
-from unseen.data.benchmarks import BENCHMARKS, get_benchmark
-from unseen.data.datasets import DoodleScenes
+from unseen.data.benchmarks import get_benchmark
 from unseen.evaluation.validation import best_by
 from unseen.progress import ProgressBar, loss_shown
 from unseen.recipes import resolve
@@ -43,13 +42,8 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_scenes() -> Iterator[None]:
-    """Doodles with twelve scenes of each split."""
-
-    def few(root: Path | None, split: str) -> DoodleScenes:
-        return DoodleScenes(5 if split == "train" else 6, 12, size=96, min_things=2, max_things=3)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BENCHMARKS, "doodles", replace(BENCHMARKS["doodles"], open=few))
+        use_few_scenes(patch)
         yield
 
 

@@ -35,6 +35,7 @@ from unseen.cli import (
     profiling,
     scoring,
     serving,
+    sweeping,
     training,
 )
 from unseen.cli.flags import model_flags, settings_flags
@@ -50,6 +51,7 @@ VERBS: dict[str, Verb] = {
     "check": data.check,
     "pretrain": training.pretrain,
     "train": training.train,
+    "sweep": sweeping.sweep,
     "evaluate": scoring.evaluate,
     "compare": comparing.compare,
     "convert": scoring.convert,

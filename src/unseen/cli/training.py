@@ -121,7 +121,7 @@ def train(
     where: dict[str, Any] = {**vars(run), **vars(data)}
     del where["seeds"]
     if run.seeds is None:
-        _train(plan_training(chosen, settings, **where), data, where)
+        train_planned(plan_training(chosen, settings, **where), data, where)
         return
     if "seed" in train:
         raise SettingError("--seeds and --train.seed are both given; remove one of them")
@@ -132,12 +132,12 @@ def train(
         if plan.is_finished:
             print(f"{plan.folder} is finished")
             continue
-        _train(plan, data, {**where, "out": plan.folder, "resume": plan.resume})
+        train_planned(plan, data, {**where, "out": plan.folder, "resume": plan.resume})
     folders = " ".join(str(plan.folder) for plan in plans)
     print(f"next: unseen evaluate {folders}{data}")
 
 
-def _train(plan: TrainingPlan, data: DataFlags, where: dict[str, Any]) -> None:
+def train_planned(plan: TrainingPlan, data: DataFlags, where: dict[str, Any]) -> None:
     """Train as planned, with what somebody should know before and afterwards."""
     # Further processes of a distributed run would repeat what the first has printed.
     if os.environ.get("LOCAL_RANK", "0") == "0":
