@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from tiny.commands import error_of, run_command
-from unseen.compared.bootstrap import differences
+from unseen.compared.bootstrap import Bootstrap
 from unseen.compared.stored import Group, check_alike, find_report, grouped, read_report
 from unseen.compared.tables import Comparison, class_table, score_table, written
 from unseen.errors import DataError, SettingError
@@ -103,17 +103,17 @@ def test_damaged_counts_are_told(reports: Path, tmp_path: Path) -> None:
 def test_the_interval_holds_what_resampling_gives(reports: Path) -> None:
     """A model differs from itself by nothing; from another one, clearly or not, by its scores."""
     one, other = (Group(name, (read_report(reports / name),)) for name in ("naclip", "clip"))
-    same = differences(one, one)
+    same = Bootstrap(one).differences(one)
     assert same is not None
     assert all(each.value == each.low == each.high == 0 for each in same.values())
-    made = differences(one, other)
+    made = Bootstrap(other).differences(one)
     assert made is not None
     for name in ("mIoU", "mIoU_S", "hIoU"):
         wanted = one.reports[0].scores[name] - other.reports[0].scores[name]
         assert made[name].value == pytest.approx(wanted, abs=2e-3)
         assert made[name].low <= made[name].value <= made[name].high
-    assert differences(one, other, seed=1) != made
-    assert differences(one, other) == made
+    assert Bootstrap(other, seed=1).differences(one) != made
+    assert Bootstrap(other).differences(one) == made
 
 
 def test_intervals_cover_as_often_as_they_say() -> None:
@@ -127,7 +127,7 @@ def test_intervals_cover_as_often_as_they_say() -> None:
             for i, (x, y) in enumerate(hits):
                 counter.add(str(i), np.array([[x, 100 - x, 0], [100 - y, y, 0]]))
             groups.append(Group(name, (_Held(counter.done()),)))  # type: ignore[arg-type]
-        made = differences(*groups, seed=turn)
+        made = Bootstrap(groups[1], seed=turn).differences(groups[0])
         assert made is not None
         outside += made["mIoU"].is_clear
     assert 1 <= outside <= 13

@@ -317,6 +317,12 @@ def test_a_first_class_with_a_comma(tmp_path: Path, capsys: pytest.CaptureFixtur
     from pyarrow.parquet import read_table
 
     assert "share of dog" in read_table(tmp_path / "out" / "index.parquet").column_names
+    for file in tmp_path.glob("*.png"):
+        file.write_bytes(b"no image")
+    with pytest.raises(SystemExit):
+        run_command(line, "--classes bird,cat")
+    table = read_table(tmp_path / "out" / "index.parquet")
+    assert (table.num_rows, table.column_names[-2]) == (0, "share of bird")
 
 
 def test_every_result_says_what_it_was_made_with(run: Path, tmp_path: Path) -> None:

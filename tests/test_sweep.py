@@ -53,6 +53,8 @@ def test_every_combination_is_trained_and_compared(
     (tmp_path / "runs" / names[1] / "seed-5" / "weights.safetensors").unlink()
     run_command(line)
     capsys.readouterr()
+    report = tmp_path / "runs" / names[1] / "seed-5" / "eval-doodles" / "report.json"
+    assert report.stat().st_mtime_ns > max(weights.values()), "trained again, so scored again"
     for path, stamp in weights.items():
         assert (path.stat().st_mtime_ns == stamp) == (names[1] not in str(path))
 

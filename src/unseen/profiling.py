@@ -8,9 +8,8 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,10 +53,6 @@ class Cost:
     device: str
     precision: str
     threads: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON types."""
-        return asdict(self)
 
 
 def profile(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from unseen.arguments import check_kind
 from unseen.errors import DataError, SettingError
+from unseen.files import REPORT
 from unseen.recipes import resolve
+from unseen.runs import WEIGHTS
 from unseen.settings import ModelSettings, TrainSettings
 from unseen.texts import read_yaml
 
@@ -74,12 +76,13 @@ def read_sweep(path: Path) -> Sweep:
         check_kind(f"{name} in {path}", told.get(name, kind()), kind, DataError)
     check_kind(f"seeds in {path}", told.get("seeds", [0]), list[int], DataError)
     sweep = Sweep(**told)
-    _check(sweep, path)
+    _check_names(sweep, path)
+    _check_grid(sweep, path)
     return sweep
 
 
-def _check(sweep: Sweep, path: Path) -> None:
-    """Refuse grids without values, and settings of other groups or that are said twice.
+def _check_names(sweep: Sweep, path: Path) -> None:
+    """Refuse settings of other groups, and those that are said twice.
 
     Raises:
         SettingError: Names the first.
@@ -90,14 +93,22 @@ def _check(sweep: Sweep, path: Path) -> None:
             raise SettingError(f"{path} sets {name!r}; give train.NAME or options.NAME")
         if name == "train.seed":
             raise SettingError(f"{path} sets train.seed; list the seeds under seeds")
+    both = next((name for name in sweep.grid if name in sweep.set), None)
+    if both is not None:
+        raise SettingError(f"{path} says {both} under grid and under set; remove one of them")
+
+
+def _check_grid(sweep: Sweep, path: Path) -> None:
+    """Refuse a grid without values, and values or seeds that stand in it twice.
+
+    Raises:
+        SettingError: Names the first.
+    """
     for name, values in sweep.grid.items():
         if not isinstance(values, list) or not values:
             raise SettingError(f"{path}: {name} in the grid is {values!r}; give a list of values")
         if len({repr(value) for value in values}) < len(values):
             raise SettingError(f"{path}: {name} in the grid has a value twice; give it once")
-    both = next((name for name in sweep.grid if name in sweep.set), None)
-    if both is not None:
-        raise SettingError(f"{path} says {both} under grid and under set; remove one of them")
     if not sweep.grid or not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds):
         raise SettingError(f"{path} needs a grid, and seeds that are all different")
 
@@ -132,6 +143,7 @@ def folder_name(tried: Mapping[str, Any]) -> str:
     return ",".join(words).replace("/", "_").replace(" ", "")
 
 
-def unfinished(folders: Sequence[Path], report: str) -> list[Path]:
-    """The runs without a report."""
-    return [folder for folder in folders if not next(folder.glob(f"eval-*/{report}"), None)]
+def is_scored(run: Path) -> bool:
+    """Whether a run has a report that was written after its weights."""
+    trained = (run / WEIGHTS).stat().st_mtime_ns
+    return any(path.stat().st_mtime_ns > trained for path in run.glob(f"eval-*/{REPORT}"))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from unseen.cli.notices import notify
 from unseen.errors import SettingError
+from unseen.settings import TableFormat
 
 if TYPE_CHECKING:
     from unseen.compared.stored import Group
@@ -23,7 +24,7 @@ def compare(
     /,
     *,
     benchmark: str | None = None,
-    format: Literal["table", "md", "csv", "tex"] = "table",
+    format: TableFormat = "table",
     classes: bool = False,
     mixed: bool = False,
     chart: Path | None = None,
@@ -67,7 +68,7 @@ def compare(
         notify(f"wrote {chart}")
 
 
-def show(table: Comparison, form: Literal["table", "md", "csv", "tex"]) -> None:
+def show(table: Comparison, form: TableFormat) -> None:
     """Print a table; on the screen with lines that are not cut."""
     from unseen.compared.tables import written
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from unseen.cli.comparing import show
 from unseen.cli.flags import FLAT, NOTHING, Given, ModelFlags, settings_flags
 from unseen.errors import SettingError
-from unseen.settings import InferenceSettings
+from unseen.settings import InferenceSettings, TableFormat
 
 if TYPE_CHECKING:
     from unseen.profiling import Cost
@@ -40,7 +40,7 @@ class ProfileFlags:
     size: int = 512
     repeats: int = 5
     device: str = "auto"
-    format: Literal["table", "md", "csv", "tex"] = "table"
+    format: TableFormat = "table"
 
 
 MODEL, PROFILE = ModelFlags(), ProfileFlags()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from unseen.cli.comparing import show
 from unseen.cli.flags import FLAT, DataFlags
 from unseen.cli.training import train_planned
+from unseen.settings import TableFormat
 
 DATA = DataFlags()
 
@@ -18,7 +19,7 @@ def sweep(
     *,
     out: Path = Path("runs/sweep"),
     data: Annotated[DataFlags, FLAT] = DATA,
-    format: Literal["table", "md", "csv", "tex"] = "table",
+    format: TableFormat = "table",
 ) -> None:
     """Train and score every combination of some settings, one run after the other.
 
@@ -34,9 +35,8 @@ def sweep(
     """
     from unseen.compared.stored import check_alike, find_report, grouped
     from unseen.compared.tables import score_table
-    from unseen.files import REPORT
     from unseen.plans import plan_seeds
-    from unseen.sweeps import read_sweep, unfinished
+    from unseen.sweeps import is_scored, read_sweep
 
     wanted = read_sweep(file)
     where: dict[str, Any] = dict(vars(data))
@@ -50,11 +50,11 @@ def sweep(
         if not plan.is_finished:
             given = {"benchmark": wanted.benchmark, "out": plan.folder, "resume": plan.resume}
             train_planned(plan, data, {**where, **given})
-    folders = [plan.folder for plan in plans]
     from unseen import api
 
-    for folder in unfinished(folders, REPORT):
-        api.evaluate(folder, **where)
-    reports = [find_report(folder) for folder in folders]
+    for plan in plans:
+        if not is_scored(plan.folder):
+            api.evaluate(plan.folder, **where)
+    reports = [find_report(plan.folder, plan.benchmark.name) for plan in plans]
     check_alike(reports)
     show(score_table(grouped(reports)), format)

@@ -40,62 +40,65 @@ class Difference:
         return not self.low <= 0 <= self.high
 
 
-def differences(group: Group, base: Group, *, seed: int = 0) -> dict[str, Difference] | None:
-    """The scores of a model less those of another, means over their seeds.
+class Bootstrap:
+    """Compares models with one of them, whose draws are made once.
 
     Args:
-        group: The model.
-        base: The other one.
+        base: The model that others are compared with.
         seed: Of the draws.
-
-    Returns:
-        By score; None where a report has no counts of single images.
-
-    Raises:
-        SettingError: Reports of different images.
     """
-    counts = [[report.read_counts() for report in each.reports] for each in (group, base)]
-    if any(each is None for side in counts for each in side):
-        return None
-    names = [each.names for side in counts for each in side if each is not None]
-    if any(set(other) != set(names[0]) for other in names):
-        raise SettingError(
-            f"{group.title} and {base.title} were scored on different images, so they cannot be"
-            " compared image by image; leave out --mixed"
-        )
-    rng = np.random.default_rng(seed)
-    count = len(names[0])
-    # The first draw are the images as they are.
-    weights = np.concatenate(
-        [np.ones((1, count)), rng.multinomial(count, np.full(count, 1 / count), size=DRAWS)]
-    )
-    one, other = (
-        _mean(
-            [
-                _drawn(report, each, names[0], weights)
-                for report, each in zip(part.reports, side, strict=True)
-            ]
-        )
-        for part, side in zip((group, base), counts, strict=True)
-    )
-    return {name: _difference(one[name] - other[name]) for name in one if name in other}
+
+    def __init__(self, base: Group, *, seed: int = 0) -> None:
+        self.base = base
+        counts = base.reports[0].read_counts()
+        # A report without counts is told by `_scores`, and needs no draws.
+        self.names = ("none",) if counts is None else counts.names
+        count, rng = len(self.names), np.random.default_rng(seed)
+        # The first draw are the images as they are.
+        drawn = [np.ones((1, count)), rng.multinomial(count, np.full(count, 1 / count), size=DRAWS)]
+        self.weights: NDArray[np.float64] = np.concatenate(drawn).astype(np.float64)
+        self.scores = self._scores(base)
+
+    def differences(self, group: Group) -> dict[str, Difference] | None:
+        """The scores of a model less those of the base, means over their seeds.
+
+        Returns:
+            By score; None where a report has no counts of single images.
+
+        Raises:
+            SettingError: Reports of different images.
+        """
+        one, other = self._scores(group), self.scores
+        if one is None or other is None:
+            return None
+        return {name: _difference(one[name] - other[name]) for name in one if name in other}
+
+    def _scores(self, group: Group) -> Scores | None:
+        """The scores of a model in every draw, means over its seeds."""
+        made = []
+        for report in group.reports:
+            counts = report.read_counts()
+            if counts is None:
+                return None
+            if set(counts.names) != set(self.names):
+                raise SettingError(
+                    f"{group.title} and {self.base.title} were scored on different images, so they"
+                    " cannot be compared image by image; give --mixed to see them without"
+                )
+            made.append(_drawn(report, counts, self.names, self.weights))
+        return {name: np.mean([each[name] for each in made], axis=0) for name in made[0]}
 
 
 def _drawn(
-    report: Stored, counts: ImageCounts | None, names: tuple[str, ...], weights: NDArray[np.float64]
+    report: Stored, counts: ImageCounts, names: tuple[str, ...], weights: NDArray[np.float64]
 ) -> Scores:
     """The scores of a report in every draw; its images in the order of the names."""
-    assert counts is not None
     place = {name: i for i, name in enumerate(counts.names)}
     dense = counts.dense(len(report.class_names))[[place[name] for name in names]]
     sums = (weights @ dense.reshape(len(names), -1)).reshape(len(weights), *dense.shape[1:])
     unseen = report.unseen_ids
     seen = [i for i in range(len(report.class_names)) if i not in unseen]
     return scores_of(sums, counts.kind, seen, unseen)
-
-
-def _mean(scores: list[Scores]) -> Scores:
-    return {name: np.mean([each[name] for each in scores], axis=0) for name in scores[0]}
 
 
 def _difference(values: NDArray[np.float64]) -> Difference:

@@ -8,13 +8,11 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-from unseen.compared.bootstrap import Difference, differences
+from unseen.compared.bootstrap import Bootstrap, Difference
 from unseen.compared.stored import Group
+from unseen.settings import TableFormat
 
-TableFormat = Literal["table", "md", "csv", "tex"]
-FORMATS: tuple[TableFormat, ...] = get_args(TableFormat)
 HEADS = {
     "pAcc": "pAcc",
     "mIoU": "mIoU",
@@ -69,7 +67,8 @@ def score_table(groups: Sequence[Group], *, against: bool = True) -> Comparison:
     names = shown_scores(groups)
     judged = names[-1] if names[-1] in ("hIoU", "FB_IoU") else "mIoU"
     heads = ["model", "seeds", *(HEADS[name] for name in names)]
-    if against and len(groups) > 1:
+    bootstrap = Bootstrap(groups[0]) if against and len(groups) > 1 else None
+    if bootstrap is not None:
         heads.append(f"{HEADS[judged]} against {groups[0].title}")
     rows = []
     for group in groups:
@@ -77,8 +76,8 @@ def score_table(groups: Sequence[Group], *, against: bool = True) -> Comparison:
         for name in names:
             values = [report.scores.get(name, math.nan) for report in group.reports]
             cells.append(_cell(*mean_of_seeds(values)))
-        if against and len(groups) > 1:
-            made = None if group is groups[0] else differences(group, groups[0])
+        if bootstrap is not None:
+            made = None if group is groups[0] else bootstrap.differences(group)
             cells.append("" if made is None else told(made.get(judged)))
         rows.append(tuple(cells))
     return Comparison(tuple(heads), tuple(rows))

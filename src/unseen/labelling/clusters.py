@@ -23,8 +23,6 @@ from unseen.settings import ClusterSettings
 
 CHUNK = 16
 """Images that go to a worker at once, at most; one that dies takes so many with it."""
-
-
 TRIES = 3
 """Times that a chunk is given to workers, as long as they die of it."""
 REACH = 10.0

@@ -61,8 +61,17 @@ class Job(ABC):
         """Where the label map of an image belongs."""
 
     @abstractmethod
+    def outcomes(self, items: Sequence[Item]) -> Iterator[Outcome]:
+        """What comes of each image, in their order."""
+
     def run(self, items: Sequence[Item]) -> Iterator[Outcome]:
-        """Label images and save the results, in their order."""
+        """Label images and save the results, in their order; with the first, job.json."""
+        begun = False
+        for item, outcome in self.outcomes(items):
+            if not begun and not isinstance(outcome, UnseenError):
+                self.write_manifest()
+                begun = True
+            yield item, outcome
 
     @abstractmethod
     def is_complete(self, item: Item, result: Result) -> bool:

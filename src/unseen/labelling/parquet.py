@@ -51,7 +51,7 @@ def write_parquet(path: Path, heads: Sequence[str], lines: Sequence[Sequence[Any
     from pyarrow.parquet import write_table
 
     check_parquet(path)
-    columns = dict(zip(heads, map(list, zip(*lines, strict=True)), strict=True))
+    columns = {head: [line[place] for line in lines] for place, head in enumerate(heads)}
     table = pyarrow.table(columns).replace_schema_metadata({KEY: about()})
     with replacing(path, ours=True) as beside:
         write_table(table, beside)

@@ -147,19 +147,13 @@ class TiledJob(Job):
         """Besides `made_with`, what the label map of bands of an image is made with."""
         return {"side": self.side, "bands": [*bands], "asked": self.bands and [*self.bands]}
 
-    def run(self, items: Sequence[Item]) -> Iterator[Outcome]:
-        """Label images and save the results, in their order."""
-        begun = False
+    def outcomes(self, items: Sequence[Item]) -> Iterator[Outcome]:
+        """What comes of each image, in their order."""
         for item in items:
             try:
-                told = self.label(item)
+                yield item, self.label(item)
             except DataError as error:
                 yield item, error
-                continue
-            if not begun:
-                self.write_manifest()
-                begun = True
-            yield item, told
 
     def label(self, item: Item) -> dict[str, Any]:
         """Write the label map of an image as NAME.tif, with NAME.overlay.png and NAME.json.

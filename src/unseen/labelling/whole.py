@@ -48,19 +48,11 @@ class WholeJob(Job):
         """Whether label map, overlay and numbers of an image are there."""
         return not result.is_tiled and all(is_whole(file) for file in item.results(self.out))
 
-    def run(self, items: Sequence[Item]) -> Iterator[Outcome]:
-        """Label images and save the results, in their order.
+    def outcomes(self, items: Sequence[Item]) -> Iterator[Outcome]:
+        """What comes of each image, in their order.
 
         The next images are read and the last results written while the network computes.
         """
-        begun = False
-        for item, outcome in self._outcomes(items):
-            if not begun and not isinstance(outcome, UnseenError):
-                self.write_manifest()
-                begun = True
-            yield item, outcome
-
-    def _outcomes(self, items: Sequence[Item]) -> Iterator[Outcome]:
         with (
             closing(VideoReader()) as videos,
             ThreadPoolExecutor(1) as reader,

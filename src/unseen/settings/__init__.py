@@ -6,7 +6,7 @@ is imported here, so `--help` answers at once.
 
 from unseen.settings.clusters import ClusterSettings
 from unseen.settings.drawing import DrawSettings
-from unseen.settings.evaluation import Draw, EvaluationSettings, check_threshold
+from unseen.settings.evaluation import Draw, EvaluationSettings, TableFormat, check_threshold
 from unseen.settings.export import EXPORTS, ExportSettings, FormatName, known_formats
 from unseen.settings.inference import (
     InferenceSettings,
@@ -59,6 +59,7 @@ __all__ = [
     "ServeSettings",
     "SpectralSettings",
     "Strategy",
+    "TableFormat",
     "TileSettings",
     "TrainSettings",
     "TransformSettings",

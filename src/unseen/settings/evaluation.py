@@ -21,6 +21,10 @@ from unseen.settings.ranges import (
 Draw = Literal["all", "hsnet", "sazs", "bam"]
 
 
+TableFormat = Literal["table", "md", "csv", "tex"]
+"""How tables are printed: for the screen, Markdown, CSV or LaTeX."""
+
+
 def check_threshold(threshold: float | None) -> None:
     """Refuse a `--threshold` that is no confidence.
 

@@ -107,7 +107,8 @@ class Records:
             self.curves = open_curves(logs, self.settings.logger, start, self.control.told)
             if self.settings.validate_every is not None:
                 self.validation = CsvCurve(logs, start, VALIDATION)
-                scores = [float(row[self.control.best_by] or "nan") for row in self.validation.kept]
+                name = self.control.best_by
+                scores = [float(row.get(name) or "nan") for row in self.validation.kept]
                 self.best = max(filter(math.isfinite, scores), default=-math.inf)
 
     def write(self, taken: int, losses: dict[str, Tensor]) -> None:
@@ -130,8 +131,9 @@ class Records:
     def end(self) -> None:
         """Write the result of a finished run."""
         if self.fabric.is_global_zero:
-            draw_curves(self.control.out)
-            self.control.end()
+            self.control.end()  # first: a picture that cannot be drawn costs no weights
+            if self.validation is None:  # else it has been drawn with the last scores
+                draw_curves(self.control.out)
 
     def close(self) -> None:
         """Close the curves."""
