@@ -25,7 +25,7 @@ from unseen.data.benchmarks import Benchmark
 from unseen.errors import CheckpointError, SettingError
 from unseen.evaluation.comparison import compare
 from unseen.evaluation.entries import Changes, Places, plan_entries
-from unseen.files import copy_file
+from unseen.files import copy_file, write_json
 from unseen.images import ImageLike
 from unseen.palettes import class_colours
 from unseen.plans import (
@@ -36,9 +36,10 @@ from unseen.plans import (
     plan_training,
 )
 from unseen.predictor import Predictor
+from unseen.profiling import profile
 from unseen.recipes import Protocol, published, recipe
 from unseen.reports import Report
-from unseen.runs import BEST, TEXT, TOWER, Run, save_config, versions
+from unseen.runs import BEST, COST, TEXT, TOWER, Run, save_config, versions
 from unseen.segmentation import Segmentation
 from unseen.segmenter import TextFeatures
 from unseen.settings import (
@@ -191,6 +192,9 @@ def train(
         return None
     if segmenter.trains_text:  # its features have changed with training
         text = encode(segmenter, plan.vocabulary)
+    asked = text if plan.benchmark.episodes is None else text.select([0])
+    cost = profile(segmenter, asked, run.inference)
+    write_json(plan.folder / COST, asdict(cost), ours=True)
     return segmenter, text
 
 

@@ -22,7 +22,18 @@ from unseen.files import (
 )
 from unseen.image_counts import NAME as COUNTS
 from unseen.reports import Report, print_reports
-from unseen.runs import CONFIG, CURVES, FORMER_STATE, HOLDER, LOCK, METRICS, SCORES, STATE, WEIGHTS
+from unseen.runs import (
+    CONFIG,
+    COST,
+    CURVES,
+    FORMER_STATE,
+    HOLDER,
+    LOCK,
+    METRICS,
+    SCORES,
+    STATE,
+    WEIGHTS,
+)
 from unseen.settings import EvaluationSettings, ModelSettings, TrainSettings
 from unseen.visualize import Row, sheet
 
@@ -31,7 +42,7 @@ BASELINES = ("clip", "maskclip", "sclip", "clearclip", "naclip")
 MARK = "demo.json"
 """Lies in every folder a demo wrote; a folder without it is never emptied."""
 PICTURE = "demo.png"
-RUN_NAMES = (CONFIG, CURVES, WEIGHTS, SCORES, METRICS, STATE, FORMER_STATE, LOCK, HOLDER)
+RUN_NAMES = (CONFIG, COST, CURVES, WEIGHTS, SCORES, METRICS, STATE, FORMER_STATE, LOCK, HOLDER)
 """What a run folder holds."""
 
 

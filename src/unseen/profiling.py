@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from unseen.building import own_inference
 from unseen.clip_segmenter import TextSegmenter
 from unseen.inference import label_maps
+from unseen.precision import chosen_precision
 from unseen.segmenter import TextFeatures
 from unseen.settings import InferenceSettings
 
@@ -60,7 +62,7 @@ def profile(
     text: TextFeatures,
     inference: InferenceSettings,
     *,
-    size: int = 512,
+    size: int | None = None,
     repeats: int = 5,
 ) -> Cost:
     """Measure a method on an image of noise.
@@ -68,11 +70,14 @@ def profile(
     Args:
         segmenter: The method, on the device to compute on.
         text: The classes, encoded.
-        inference: Precision and batches of windows; the image keeps its size.
-        size: Side of the image in pixels.
+        inference: Precision and windows; the image keeps its size, and refinements by
+            eigen-segments are left out.
+        size: Side of the image in pixels; by default what the settings resize to, else one and a
+            half times what the tower was trained with.
         repeats: Times that the label map is made; one more goes before.
     """
-    settings = replace(inference, short_side=None, square=None, canvas=None)
+    size = size or _side(inference) or _side(own_inference(segmenter)) or 512
+    settings = replace(inference, short_side=None, square=None, canvas=None, antialias=True)
     rng = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (1, 3, size, size), generator=rng, dtype=torch.uint8)
     image = image.to(segmenter.device)
@@ -90,9 +95,14 @@ def profile(
         size=size,
         classes=len(text.vocabulary),
         device=str(segmenter.device),
-        precision=settings.precision,
+        precision=chosen_precision(settings.precision, segmenter.device),
         threads=torch.get_num_threads(),
     )
+
+
+def _side(inference: InferenceSettings) -> int | None:
+    """What images are resized to."""
+    return inference.short_side or inference.square or inference.canvas
 
 
 def parameter_counts(segmenter: TextSegmenter) -> Mapping[str, int]:

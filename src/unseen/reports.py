@@ -35,6 +35,7 @@ class Report:
         rows: Some images with truth and prediction.
         shared: The classes that a run has seen with masks on another benchmark; None where it was
             trained on this one or not at all.
+        cost: What the model costs (`unseen.profiling.Cost`); None where that was not measured.
         single: What every image adds, so that reports can be compared (`unseen.compared`).
         folder: Where it was saved; None if it was not.
     """
@@ -47,6 +48,7 @@ class Report:
     protocol: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
     shared: tuple[str, ...] | None = None
+    cost: dict[str, Any] | None = None
     single: ImageCounts | None = None
     folder: Path | None = None
 
@@ -91,6 +93,7 @@ class Report:
             "images": self.images,
             "pixels": self.pixels,
             "protocol": self.protocol,
+            "cost": self.cost,
             **self.metric.as_dict(self.benchmark.scored_names, self.benchmark.unseen_ids),
         }
 

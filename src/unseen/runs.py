@@ -9,6 +9,7 @@ RUN/text_embeddings.npy  the text features, where they did not come from the tex
 RUN/metrics.json         what evaluations of this run measured last, by benchmark
 RUN/logs/, RUN/state/    curves; what `--resume` needs
 RUN/curves.png           the curves as a picture
+RUN/cost.json            parameters, multiply-adds, time and memory of a label map
 RUN/best/                a run folder of the best step, with `--train.validate_every`
 """
 
@@ -43,7 +44,7 @@ until 3 inference was in float32."""
 WEIGHTS, CONFIG = "weights.safetensors", "config.yaml"
 STATE, FORMER_STATE = "state/last.ckpt", "state/previous.ckpt"
 SCORES, LOGS, METRICS = "metrics.json", "logs", "logs/metrics.csv"
-BEST, CURVES = "best", "curves.png"
+BEST, CURVES, COST = "best", "curves.png", "cost.json"
 LOCK, HOLDER = "state/lock", "state/running.txt"
 """What is locked while a run is trained, and who has locked it."""
 HUB = "hf://"

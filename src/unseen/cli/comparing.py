@@ -19,13 +19,14 @@ WIDEST = 10_000
 """Characters of a table on the screen."""
 
 
-def compare(
+def compare(  # noqa: PLR0913 - the choices of a table
     reports: list[Path],
     /,
     *,
     benchmark: str | None = None,
     format: TableFormat = "table",
     classes: bool = False,
+    costs: bool = False,
     mixed: bool = False,
     chart: Path | None = None,
 ) -> None:
@@ -40,9 +41,11 @@ def compare(
         benchmark: Of runs that were scored on several, the one that is meant.
         format: Of the tables: for the screen, Markdown, CSV or LaTeX.
         classes: Also a table of all classes.
+        costs: Also a table of what the models cost.
         mixed: Also compare what was scored by different protocols; without differences.
         chart: A .png file for the scores as bars.
     """
+    from unseen.compared.costs import cost_table
     from unseen.compared.stored import check_alike, find_report, grouped
     from unseen.compared.tables import class_table, score_table
     from unseen.files import check_replaceable
@@ -59,6 +62,9 @@ def compare(
     if classes:
         print()
         show(class_table(groups), format)
+    if costs:
+        print()
+        show(cost_table(groups), format)
     if not mixed:
         _tell_what_is_missing(groups)
     if chart is not None:

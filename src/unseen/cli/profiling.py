@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from unseen.cli.comparing import show
@@ -18,9 +18,6 @@ GROUPS: dict[str, dict[str, Any]] = {
     "profile": {"inference": settings_flags(InferenceSettings(), "Inference", defaults=False)},
 }
 """By verb, its parameters that are mappings, and the flags that fill them."""
-HEADS = (
-    "model", "parameters", "text tower", "trained", "multiply-adds", "label map", "memory",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def profile(
 
     Of a square image of noise, and the classes of a benchmark. A multiply-add is counted once;
     torch's counter and many papers count two FLOPs. Classes are encoded beforehand, and the text
-    tower is counted apart.
+    tower is counted apart. Below a method stands what was published of its cost on the benchmark.
 
     Args:
         models: Methods, trained or not, and run folders.
@@ -70,17 +67,16 @@ def profile(
         if not 1 <= value <= most:
             raise SettingError(f"--{name} is {value}; give a number from 1 to {most}")
     sources = [_source(name, flags.benchmark, model) for name in models]
+    from unseen.compared.costs import HEADS, cost_cells, measured_at
     from unseen.compared.tables import Comparison
 
-    costs = [_cost(source, flags, inference) for source in sources]
-    rows = tuple((name, *_cells(cost)) for name, cost in zip(models, costs, strict=True))
-    show(Comparison(HEADS, rows), flags.format)
+    rows: list[tuple[str, ...]] = []
+    for name, source in zip(models, sources, strict=True):
+        cost = asdict(_cost(source, flags, inference))
+        rows += [(name, *cost_cells(cost)), *_published(source, flags.benchmark)]
+    show(Comparison(HEADS, tuple(rows)), flags.format)
     if flags.format == "table":
-        first = costs[0]
-        print(
-            f"{first.size} x {first.size} pixels, {first.classes} classes, {first.device},"
-            f" {first.threads} threads, precision {first.precision}"
-        )
+        print(measured_at(cost))
 
 
 def _source(name: str, benchmark: str, model: ModelFlags) -> ModelSource:
@@ -109,11 +105,13 @@ def _cost(source: ModelSource, flags: ProfileFlags, inference: Given) -> Cost:
     return measure(segmenter, text, settings, size=flags.size, repeats=flags.repeats)
 
 
-def _cells(cost: Cost) -> list[str]:
-    memory = "-" if cost.peak_bytes is None else f"{cost.peak_bytes / 1e6:.0f} MB"
-    return [
-        *(f"{n / 1e6:.1f} M" for n in (cost.parameters, cost.text_parameters, cost.trained)),
-        f"{cost.multiply_adds / 1e9:.1f} G",
-        f"{1000 * cost.seconds:.0f} ms",
-        memory,
-    ]
+def _published(source: ModelSource, benchmark: str) -> list[tuple[str, ...]]:
+    """A row of what was published of a method's cost on a benchmark, if anything was."""
+    from unseen.compared.costs import cost_cells
+    from unseen.recipes import published
+
+    benchmark = benchmark if source.run is None else source.run.benchmark
+    protocol = published(source.settings.method, benchmark)
+    if protocol is None or not protocol.cost:
+        return []
+    return [(f"published ({protocol.cost['source']})", *cost_cells(protocol.cost))]

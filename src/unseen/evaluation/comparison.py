@@ -19,11 +19,15 @@ from unseen.evaluation.loop import choose_threshold, evaluate
 from unseen.evaluation.protocols import Candidate
 from unseen.files import REPORT, SHEET, check_replaceable, write_json
 from unseen.image_counts import NAME as COUNTS
+from unseen.profiling import profile
 from unseen.reports import Report
 from unseen.runs import HUB, SCORES, read_scores
 from unseen.settings import EvaluationSettings
 from unseen.sources import ModelSource
 from unseen.sources import run_folder as default_folder
+
+COST_REPEATS = 3
+"""Label maps of noise whose time is measured for the report."""
 
 
 def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[Report]:
@@ -98,9 +102,13 @@ def _reports(
     )
     if settings.choose_threshold:
         candidate = _with_threshold(candidate, bench, places.root, settings)
+    # In folds one class is asked.
+    asked = candidate.text if bench.episodes is None else candidate.text.select([0])
+    cost = asdict(profile(segmenter, asked, candidate.inference, repeats=COST_REPEATS))
     # The candidate is the same for all seeds: they draw the episodes, and nothing else.
     for seed, folder in _folders(entry, places).items():
         report = evaluate(candidate, bench, places.root, replace(settings, seeds=(seed,)))
+        report = replace(report, cost=cost)
         yield report.save(folder) if places.save else report
 
 

@@ -72,6 +72,8 @@ class Protocol:
         inference: Changes to the benchmark's `InferenceSettings`.
         vocabulary: Changes to its vocabulary (`unseen.vocabulary.change_vocabulary`).
         evaluation: Values of `EvaluationSettings`.
+        cost: What was published of its cost on a square of 512 pixels, as fields of
+            `unseen.profiling.Cost`, with the source.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class Protocol:
     inference: dict[str, Any] = field(default_factory=dict)
     vocabulary: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
 
 
 def published_on(method: str) -> tuple[str, ...]:
