@@ -105,7 +105,7 @@ def test_runs_and_reports_tell_it(
     }
     assert of_run["seconds"] > 0
     assert of_run["trained"] > 0
-    assert (of_run["classes"], of_fold["classes"]) == (25, 1)
+    assert (of_run["classes"], of_fold["classes"]) == (20, 1)
     (row,) = tables(capsys, "compare of-run --costs --format csv")[1]
     assert row["trained"] == f"{of_run['trained'] / 1e6:.1f} M"
 
