@@ -21,6 +21,7 @@ from unseen.files import (
     write_png,
 )
 from unseen.image_counts import NAME as COUNTS
+from unseen.report_page import NAME as PAGE
 from unseen.reports import Report, print_reports
 from unseen.runs import (
     CONFIG,
@@ -168,5 +169,5 @@ def _is_of_demo(path: Path, method: str) -> bool:
     if top == "segmented":
         return re.fullmatch(r"scene\d\.(png|overlay\.png|json)", "/".join(below)) is not None
     if top in (*BASELINES, method):
-        return below in ([REPORT], [SHEET], [COUNTS])
+        return below in ([REPORT], [PAGE], [SHEET], [COUNTS])
     return path.parts in ((MARK,), (PICTURE,))

@@ -29,6 +29,7 @@ MARK = "written by unseen"
 """Stands near the start of all files of the program's own."""
 _BEGINNINGS = re.compile(
     rb'# written by unseen |\{\n "about": "written by unseen '
+    rb"|<!doctype html>\n<!-- written by unseen "
     # Text files of version 0.1 had no mark.
     rb'|\{\n "format": [12],|format: [12]\n'
     # Tables are read by programs that know no comments.

@@ -377,15 +377,37 @@ def query_mask(
         text: The encoded vocabulary.
         class_index: Of the query class, in the vocabulary.
         settings: Size and windows.
+        threshold: As of `is_query`.
+    """
+    scores = query_scores(segmenter, images, text, class_index, settings)
+    return is_query(segmenter, scores, threshold)
+
+
+def is_query(segmenter: Segmenter, scores: Tensor, threshold: float | None) -> Tensor:
+    """Where a query class is, by its scores.
+
+    Args:
+        segmenter: What gave the scores.
+        scores: Of any shape.
         threshold: The mask is where the confidence of the class is above this, in 0..1. None is
             where its logit is above the background's, the same as 0.5.
+    """
+    return scores > 0 if threshold is None else segmenter.confidence(scores) > threshold
+
+
+def query_scores(
+    segmenter: Segmenter,
+    images: Tensor,
+    text: TextFeatures,
+    class_index: int,
+    settings: InferenceSettings,
+) -> Tensor:
+    """The scores (B, H, W) of one query class: its logit minus the background's.
+
+    Arguments are those of `query_mask`.
     """
     size = (images.shape[-2], images.shape[-1])
     scores = score_maps(segmenter, images, text.select(text.rows_of([class_index])), settings)
     # The best of its synonyms.
     resize = output_resize(scores, size, settings)
-    best = best_rows(scores, resize, refine=_refinement(images, settings))
-    # The score of a query class is its logit minus the background's.
-    if threshold is None:
-        return best.score > 0
-    return segmenter.confidence(best.score) > threshold
+    return best_rows(scores, resize, refine=_refinement(images, settings)).score

@@ -18,6 +18,8 @@ from unseen.files import REPORT, REPORT_FORMAT, SHEET, write_json, write_png
 from unseen.image_counts import NAME as COUNTS
 from unseen.image_counts import ImageCounts
 from unseen.metrics import Metric, rounded
+from unseen.report_page import NAME as PAGE
+from unseen.report_page import Shown, Told, write_page
 from unseen.visualize import Row, sheet
 
 
@@ -33,6 +35,7 @@ class Report:
         pixels: Labelled pixels, counted on the labels alone.
         protocol: Classes, background, windows, templates, options, seed, versions.
         rows: Some images with truth and prediction.
+        shown: Images worth a look (`unseen.evaluation.gallery`).
         shared: The classes that a run has seen with masks on another benchmark; None where it was
             trained on this one or not at all.
         cost: What the model costs (`unseen.profiling.Cost`); None where that was not measured.
@@ -47,6 +50,7 @@ class Report:
     pixels: int
     protocol: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
     shared: tuple[str, ...] | None = None
     cost: dict[str, Any] | None = None
     single: ImageCounts | None = None
@@ -98,7 +102,7 @@ class Report:
         }
 
     def save(self, folder: Path) -> Report:
-        """Write report.json, sheet.png and the counts of single images.
+        """Write report.json, report.html, sheet.png and the counts of single images.
 
         Returns:
             The report that knows its folder.
@@ -106,9 +110,22 @@ class Report:
         if self.single is not None:
             self.single.save(folder / COUNTS)
         write_json(folder / REPORT, self.as_dict())
+        write_page(folder / PAGE, self.as_dict(), self._told())
         if self.rows:
             write_png(folder / SHEET, self.sheet())
         return replace(self, folder=folder)
+
+    def _told(self) -> Told:
+        """What report.html says beside report.json."""
+        bench, kind = self.benchmark, "episodes" if self.benchmark.episodes else "images"
+        return Told(
+            title=bench.title,
+            heads=self.heads,
+            names=bench.scored_names,
+            unseen=[] if bench.episodes else list(bench.unseen),
+            images=self.shown,
+            how=f"The {kind} that went worst and best, and of each class some that went worst.",
+        )
 
     def sheet(self) -> Any:
         """The image of `rows`, with the scores under its title."""

@@ -20,6 +20,7 @@ from unseen.evaluation.protocols import Candidate
 from unseen.files import REPORT, SHEET, check_replaceable, write_json
 from unseen.image_counts import NAME as COUNTS
 from unseen.profiling import profile
+from unseen.report_page import NAME as PAGE
 from unseen.reports import Report
 from unseen.runs import HUB, SCORES, read_scores
 from unseen.settings import EvaluationSettings
@@ -52,7 +53,7 @@ def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[
                 read_scores(entry.run_folder)  # before anything is computed
             for folder in _folders(entry, places).values():
                 check_outside(entry.benchmark, folder)
-                check_replaceable(folder / name for name in (REPORT, SHEET, COUNTS))
+                check_replaceable(folder / name for name in (REPORT, PAGE, SHEET, COUNTS))
     for entry, title, segmenter in _built(entries):
         made = list(_reports(entry, title, segmenter, places))
         keep = entry.settings.complete and places.save and not changed

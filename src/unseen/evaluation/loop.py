@@ -21,6 +21,7 @@ from unseen.data.benchmarks import Benchmark
 from unseen.data.classes import shared_classes
 from unseen.data.datasets import Sample, SegmentationSet
 from unseen.errors import DataError, SettingError
+from unseen.evaluation.gallery import Gallery
 from unseen.evaluation.protocols import (
     Candidate,
     Judged,
@@ -88,9 +89,12 @@ def evaluate(
     names = set[str]()
     bar = _bar(items, candidate.title, count, settings.progress)
     single = ImageCounter("classes" if benchmark.episodes is None else "episodes")
+    gallery = Gallery(benchmark) if settings.shown else None
     for done, item in enumerate(bar):
-        counts = metric.update(item.predictions[0], item.truth, item.class_id)
-        single.add(item.name, counts.numpy(), item.class_id)
+        counts = metric.update(item.predictions[0], item.truth, item.class_id).numpy()
+        single.add(item.name, counts, item.class_id)
+        if gallery is not None:
+            gallery.add(item, counts)
         names.add(item.name)
         # Counted without the metric, which must come to the same sum.
         pixels += int((item.truth != IGNORE).sum())
@@ -110,6 +114,7 @@ def evaluate(
         pixels=pixels,
         protocol=_facts(candidate, benchmark, settings, refiner, shared),
         rows=rows,
+        shown=[] if gallery is None else gallery.done(),
         shared=shared,
         single=single.done(),
     )

@@ -7,8 +7,9 @@ refiners, so that thresholds are compared on one pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import Any, Protocol, cast
 
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, Subset
 from unseen.data.datasets import Sample, SegmentationSet
 from unseen.data.episodes import Episode
 from unseen.errors import DataError
-from unseen.inference import LabelMaps, label_maps, query_mask, resize_input
+from unseen.inference import LabelMaps, is_query, label_maps, query_scores, resize_input
 from unseen.labels import BACKGROUND, IGNORE, index_to_label
 from unseen.runs import Run
 from unseen.segmenter import QuerySegmenter, Segmenter, TextFeatures
@@ -82,6 +83,7 @@ class Judged:
         truth: (H, W) labels; of an episode 1 for its class, 0 for everything else, and 255.
         predictions: By every refiner: (H, W) labels; of an episode bool.
         class_id: The query class of an episode.
+        confidence: Computes that of the predicted class, or of the query class (H, W).
     """
 
     name: str
@@ -89,6 +91,7 @@ class Judged:
     truth: Tensor
     predictions: list[Tensor]
     class_id: int | None = None
+    confidence: Callable[[], Tensor] | None = None
 
     def row(self, names: Sequence[str]) -> Row:
         """A row of the sheet."""
@@ -136,7 +139,14 @@ def all_classes(
         segments = _segments(refiners, images, [sample.name for sample in samples])
         refined = [_refined(refiner, maps, segments, labels).labels.cpu() for refiner in refiners]
         for i, sample in enumerate(samples):
-            yield Judged(sample.name, sample.image, labels[i], [part[i] for part in refined])
+            predictions = [part[i] for part in refined]
+            confidence = partial(_confidence, maps, i)
+            yield Judged(sample.name, sample.image, labels[i], predictions, confidence=confidence)
+
+
+def _confidence(maps: LabelMaps, place: int) -> Tensor:
+    """Of the best class of one image (H, W)."""
+    return maps.confidence[place]
 
 
 def query_classes(
@@ -169,7 +179,8 @@ def query_classes(
                 f"the fold's list pairs {sample.name} with {candidate.text.vocabulary[class_id]!r},"
                 " which its mask does not hold; restore the list or the masks"
             )
-        yield Judged(sample.name, sample.image, truth, masks.of(class_id, truth), class_id)
+        predictions = masks.of(class_id, truth)
+        yield Judged(sample.name, sample.image, truth, predictions, class_id, masks.confidence)
 
 
 def query_labels(labels: Tensor, class_id: int) -> Tensor:
@@ -196,6 +207,7 @@ class _QueryMasks:
         self.image = sample.image.unsqueeze(0).to(candidate.segmenter.device)
         self.segments = _segments(refiners, self.image, [sample.name])
         self.maps: list[Tensor] | None = None
+        self.confidence: Callable[[], Tensor]
         if not isinstance(candidate.segmenter, QuerySegmenter):
             self.maps = self._label_maps()
 
@@ -209,6 +221,7 @@ class _QueryMasks:
             seen=self.candidate.calibrated,
             threshold=self.threshold,
         )
+        self.confidence = partial(_confidence, maps, 0)
         refined = []
         for refiner in self.refiners:
             # The released oracle compares masks with the truth, which is known in `of` alone.
@@ -225,14 +238,12 @@ class _QueryMasks:
             masks = [labels == class_id for labels in self.maps]
         else:
             candidate = self.candidate
-            mask = query_mask(
-                candidate.segmenter,
-                self.image,
-                candidate.text,
-                class_id,
-                candidate.inference,
-                self.threshold,
+            segmenter = candidate.segmenter
+            scores = query_scores(
+                segmenter, self.image, candidate.text, class_id, candidate.inference
             )[0]
+            self.confidence = partial(segmenter.confidence, scores)
+            mask = is_query(segmenter, scores, self.threshold)
             masks = [self._refined(refiner, mask).cpu() for refiner in self.refiners]
         return [
             self._chosen(refiner, mask, truth)

@@ -56,7 +56,8 @@ class EvaluationSettings:
             training images first; 0 leaves it.
         batch_size: Most images of one size computed together, with large vocabularies fewer.
         workers: Processes that read images.
-        shown: Images on the sheet, spread over the set.
+        shown: Images on the sheet, spread over the set; with 0 there is no sheet, and no image in
+            report.html.
         device: "auto" (a GPU if there is one), "cpu", "cuda", ...
         progress: Show a progress bar.
     """
