@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test attack lint fix package clean
+.PHONY: help install site demo test attack lint fix package clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -45,5 +45,8 @@ package:  ## build dist/ afresh and check both archives
 	$(VENV)/package/bin/twine check --strict dist/*
 	$(VENV)/package/bin/check-wheel-contents dist/*.whl
 
+site: install  ## build the site into docs/_build/html
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
+
 clean:  ## remove what make and the demo wrote
-	rm -rf $(VENV) demo dist .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) demo dist docs/_build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

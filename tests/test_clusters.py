@@ -21,6 +21,7 @@ from PIL import Image
 import unseen
 from tiny.commands import error_of, run_command
 from tiny.deadly import DeadlyJob
+from tiny.films import film
 from unseen.data.doodles import draw
 from unseen.errors import DataError, SettingError, UnseenError
 from unseen.labelling.clusters import on_device, run_on_ray
@@ -46,21 +47,6 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Image.fromarray(np.asarray(draw(5, number, size=96).image)).save(file)
     (tmp_path / "in" / "a" / "30.png").write_bytes(b"no image")
     return Path("in")
-
-
-def film(name: str) -> Path:
-    """A video of six frames."""
-    av = pytest.importorskip("av")
-    with av.open(name, "w") as video:
-        stream = video.add_stream("libx264", rate=10)
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        for number in range(6):
-            pixels = np.full((48, 64, 3), 40 * number, dtype=np.uint8)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
-                video.mux(packet)
-        for packet in stream.encode():
-            video.mux(packet)
-    return Path(name)
 
 
 def labelled(folder: Path) -> dict[str, bytes]:

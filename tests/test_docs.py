@@ -140,13 +140,13 @@ def test_the_tree_of_the_design_is_the_tree() -> None:
 
 @pytest.fixture
 def worked() -> dict[str, type[ClipSegmenter]]:
-    """The classes of the worked examples of CONTRIBUTING.md, by name."""
-    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    """The classes of the worked examples of docs/add_method.md, by name."""
+    page = (ROOT / "docs" / "add_method.md").read_text(encoding="utf-8")
     classes: dict[str, type[ClipSegmenter]] = {}
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         if "ClipSegmenter" in code:
             space: dict[str, Any] = {"__name__": "worked"}
-            exec(compile(code, "CONTRIBUTING.md", "exec"), space)
+            exec(compile(code, "add_method.md", "exec"), space)
             found = [value for value in space.values() if isinstance(value, type)]
             classes |= {cls.__name__: cls for cls in found if cls.__module__ == "worked"}
     return classes
@@ -164,8 +164,8 @@ def test_worked_examples_run(worked: dict[str, type[ClipSegmenter]]) -> None:
             segmenter.loss(prediction, labels)["total"].backward()
 
 
-def test_contributing_lists_the_modules_and_what_a_tower_gives() -> None:
-    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+def test_the_guide_lists_the_modules_and_what_a_tower_gives() -> None:
+    page = (ROOT / "docs" / "add_method.md").read_text(encoding="utf-8")
     files = {path.name for path in (ROOT / "src" / "unseen" / "modules").glob("[a-z]*.py")}
     assert set(re.findall(r"^\| `modules/(\w+\.py)`", page, re.MULTILINE)) == files
     source = "".join(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,21 @@ def test_a_run_for_each_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         load_file(folder / "weights.safetensors") for folder in (folders[1], tmp_path / "alone")
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_scored_together_they_share_a_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table of scores tells them apart, their reports are of one model."""
+    run_command(f"{LINE} --out {tmp_path} --seeds 0,1")
+    folders = [str(tmp_path / f"seed-{seed}") for seed in (0, 1)]
+    capsys.readouterr()
+    run_command("evaluate", *folders, "--limit 3")
+    assert capsys.readouterr().out.count("zegclip") == 2
+    run_command("compare", *folders, "--format csv")
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (row["model"], row["seeds"]) == ("zegclip", "2")
+    assert "±" in row["hIoU"]
 
 
 def test_the_same_command_goes_on(

@@ -41,6 +41,7 @@ class Report:
         cost: What the model costs (`unseen.profiling.Cost`); None where that was not measured.
         single: What every image adds, so that reports can be compared (`unseen.compared`).
         folder: Where it was saved; None if it was not.
+        run: The run folder, for tables in which several runs have the same title.
     """
 
     title: str
@@ -55,6 +56,12 @@ class Report:
     cost: dict[str, Any] | None = None
     single: ImageCounts | None = None
     folder: Path | None = None
+    run: str = ""
+
+    @property
+    def row(self) -> str:
+        """What its row in a table is headed with."""
+        return f"{self.title} ({self.run})" if self.run else self.title
 
     @property
     def scores(self) -> dict[str, float]:
@@ -184,7 +191,7 @@ def _benchmark_table(reports: Sequence[Report]) -> Table:
     table = Table("model", *heads.values(), title=title, title_justify="left")
     for report in reports:
         scores = report.scores
-        table.add_row(report.title, *(_cell(scores.get(name, math.nan)) for name in heads))
+        table.add_row(report.row, *(_cell(scores.get(name, math.nan)) for name in heads))
     return table
 
 
@@ -199,9 +206,9 @@ def _fold_table(reports: Sequence[Report]) -> Table:
     # Reports of one title and fold differ in the seed alone, and share a line.
     for report in reports:
         fold = report.benchmark.name
-        seeds = folds.setdefault((report.title, fold), [])
+        seeds = folds.setdefault((report.row, fold), [])
         seeds.append(report)
-        models.setdefault((report.title, report.benchmark.base), {})[fold] = seeds
+        models.setdefault((report.row, report.benchmark.base), {})[fold] = seeds
     for (model, fold), seeds in folds.items():
         cells = [mean_and_spread([report.scores[name] for report in seeds]) for name in names]
         episodes = sum(seeds[0].as_dict()["episodes"].values())

@@ -54,8 +54,8 @@ def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[
             for folder in _folders(entry, places).values():
                 check_outside(entry.benchmark, folder)
                 check_replaceable(folder / name for name in (REPORT, PAGE, SHEET, COUNTS))
-    for entry, title, segmenter in _built(entries):
-        made = list(_reports(entry, title, segmenter, places))
+    for entry, place, segmenter in _built(entries):
+        made = [replace(each, run=place) for each in _reports(entry, segmenter, places)]
         keep = entry.settings.complete and places.save and not changed
         if keep and entry.run_folder is not None:
             _keep_scores(entry.run_folder, made[0])
@@ -64,19 +64,19 @@ def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[
 
 
 def _built(entries: Sequence[Entry]) -> Iterator[tuple[Entry, str, TextSegmenter]]:
-    """Every row with its title and segmenter.
+    """Every row with its segmenter, and its folder where several have the same title.
 
     Rows of one source share the segmenter, as the folds of a method without training do.
     """
     device = device_named(entries[0].settings.device)
-    rows = Counter((entry.title(several=False), entry.benchmark.name) for entry in entries)
+    rows = Counter((entry.title, entry.benchmark.name) for entry in entries)
     last, segmenter = None, None
     for entry in entries:
         wanted = entry.built_from, entry.benchmark.class_names
         if segmenter is None or wanted != last:
             last, segmenter = wanted, build(*wanted).to(device)
-        row = entry.title(several=False), entry.benchmark.name
-        yield entry, entry.title(several=rows[row] > 1), segmenter
+        several = rows[entry.title, entry.benchmark.name] > 1
+        yield entry, str(entry.source.folder or "") if several else "", segmenter
 
 
 # ---------------------------------------------------------------------- scoring
@@ -84,14 +84,13 @@ def _built(entries: Sequence[Entry]) -> Iterator[tuple[Entry, str, TextSegmenter
 
 def _reports(
     entry: Entry,
-    title: str,
     segmenter: TextSegmenter,
     places: Places,
 ) -> Iterator[Report]:
     """One report a seed, saved where they belong."""
     bench, run, settings = entry.benchmark, entry.source.run, entry.settings
     candidate = Candidate(
-        title,
+        entry.title,
         segmenter,
         encode(segmenter, entry.vocabulary),
         entry.inference,

@@ -86,20 +86,19 @@ class Entry:
             return self.source
         return self.source.on(self.benchmark)
 
-    def title(self, several: bool) -> str:
+    @property
+    def title(self) -> str:
         """The model's name in tables.
 
-        It has the folder behind it if several runs of the method are scored, and how the run was
-        trained if it has seen more than the masks of seen classes.
+        It has behind it how the run was trained, if it has seen more than the masks of seen
+        classes.
         """
-        run, notes = self.source.run, []
+        run = self.source.run
         if run is None:
             return self.model
         if self.regime in ("supervised", "transductive"):
-            notes.append(str(self.regime))
-        if several:
-            notes.append(str(self.source.folder))
-        return " ".join([run.model.method, *(f"({note})" for note in notes)])
+            return f"{run.model.method} ({self.regime})"
+        return run.model.method
 
 
 @dataclass(frozen=True)
