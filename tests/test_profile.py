@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tiny.commands import error_of, run_command
 from unseen.backbones.clip.tower import CLIP, IMAGENET_MEAN, IMAGENET_STD
 from unseen.methods import METHODS, create
-from unseen.profiling import count_multiply_adds
+from unseen.profiling import TensorMemory, count_work
 from unseen.segmenter import TextFeatures
 from unseen.settings import InferenceSettings
 
@@ -44,7 +44,7 @@ def test_multiply_adds_of_papers(name: str, classes: int, prompts: int, known: f
     segmenter = full_size(name, num_prompts=prompts)
     text = text_of(classes)
     image = torch.zeros(1, 3, 512, 512, dtype=torch.uint8)
-    counted = count_multiply_adds(segmenter, image, text, WHOLE)
+    counted, _ = count_work(segmenter, image, text, WHOLE)
     assert counted / 1e9 == pytest.approx(known, rel=0.005)
     assert any(each.requires_grad for each in segmenter.parameters())
 
@@ -70,6 +70,20 @@ def test_every_method_has_a_cost(name: str, capsys: pytest.CaptureFixture[str]) 
     assert float(row["multiply-adds"].removesuffix(" G")) >= 0
     assert float(row["parameters"].removesuffix(" M")) > 0
     assert (float(row["trained"].removesuffix(" M")) > 0) == METHODS[name].trainable
+
+
+def test_memory_of_tensors() -> None:
+    """Views share theirs, and what is gone is not counted."""
+    with TensorMemory() as memory:
+        a = torch.zeros(1000)
+        b = a.view(10, 100) + 1
+        del a
+        c = b.softmax(dim=1)
+        c += 1
+    assert memory.now == 8000
+    assert memory.peak == 8000
+    del b, c
+    assert memory.now == 0
 
 
 def test_runs_have_their_own_classes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from tiny import write_own
 from tiny.commands import error_of, run_command
 from tiny.scenes import use_few_scenes
 from unseen.runs import read_config
@@ -57,6 +61,52 @@ def test_every_combination_is_trained_and_compared(
     assert report.stat().st_mtime_ns > max(weights.values()), "trained again, so scored again"
     for path, stamp in weights.items():
         assert (path.stat().st_mtime_ns == stamp) == (names[1] not in str(path))
+
+
+def test_several_at_a_time(
+    grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ray Tune: the runs and the table of a sweep without it; and it goes on."""
+    pytest.importorskip("ray.tune")
+    monkeypatch.chdir(tmp_path)
+    write_own(tmp_path / "zoo")  # workers know nothing of fewer scenes
+    text = GRID.replace("train.lr: [1e-3, 0.002]", "train.lr: [1e-3]")
+    grid.write_text(text.replace("benchmark: doodles", "benchmark: zoo\nclip: doodles"))
+    run_command(f"sweep {grid} --out one --format csv")
+    told = capsys.readouterr().out
+    table = rows(told[told.index("model,seeds") :])
+    finished, other = (Path(f"many/lr=1e-3,num_prompts={n}/seed-5") for n in (2, 4))
+    finished.parent.mkdir(parents=True)
+    shutil.copytree("one/lr=1e-3,num_prompts=2/seed-5", finished)
+    stamp = (finished / "weights.safetensors").stat().st_mtime_ns
+    # What is refused in a worker is one sentence here, and the other runs are trained.
+    shutil.rmtree(finished / "eval-zoo")
+    (finished / "eval-zoo").mkdir()
+    (finished / "eval-zoo" / "report.html").write_text("mine")
+    line = f"sweep {grid} --out many --format csv --engine ray --workers 2"
+    assert "report.html exists and was not written by unseen" in error_of(capsys, line)
+    assert (other / "eval-zoo" / "report.json").exists()
+    (finished / "eval-zoo" / "report.html").unlink()
+    run_command(line)
+    again = rows(capsys.readouterr().out)  # and nothing of Ray's
+    assert [(row["model"], row["seeds"]) for row in again] == [
+        (row["model"], row["seeds"]) for row in table
+    ]
+    assert (finished / "weights.safetensors").stat().st_mtime_ns == stamp
+    alone = Path("one", *other.parts[1:])
+    assert read_config(other) == read_config(alone)
+    first, second = (load_file(run / "weights.safetensors") for run in (alone, other))
+    # Not to the bit: rounding in bf16 differs with the number of threads.
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+
+
+def rows(table: str) -> list[dict[str, str]]:
+    """The rows of a table as CSV."""
+    return list(csv.DictReader(io.StringIO(table)))
+
+
+def test_workers_are_for_an_engine(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--workers is for --engine ray" in error_of(capsys, f"sweep {grid} --workers 2")
 
 
 @pytest.mark.parametrize(

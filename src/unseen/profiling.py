@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
+import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from unseen.building import own_inference
 from unseen.clip_segmenter import TextSegmenter
-from unseen.inference import label_maps
+from unseen.inference import LabelMaps, label_maps
 from unseen.precision import chosen_precision
 from unseen.segmenter import TextFeatures
 from unseen.settings import InferenceSettings
+
+TIMES, BUDGET = 3, 2.0
+"""Times that a label map is made to measure its time, and the seconds after which no more are."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ class Cost:
         multiply_adds: Of the network on one image, each counted once (torch's counter and papers
             that say FLOPs count two); classes are encoded beforehand.
         seconds: Median over the repetitions, from the image's pixels to its label map.
-        peak_bytes: Memory at most, beyond what the model itself takes; None where the system does
-            not tell.
+        peak_bytes: Of tensors that live at once, at most, beyond the model's own; what libraries
+            take for themselves is not counted.
         size: Side of the square image in pixels.
         classes: How many.
         device: Where it was computed.
@@ -49,7 +54,7 @@ class Cost:
     trained: int
     multiply_adds: int
     seconds: float
-    peak_bytes: int | None
+    peak_bytes: int
     size: int
     classes: int
     device: str
@@ -63,7 +68,7 @@ def profile(
     inference: InferenceSettings,
     *,
     size: int | None = None,
-    repeats: int = 5,
+    repeats: int | None = None,
 ) -> Cost:
     """Measure a method on an image of noise.
 
@@ -74,24 +79,22 @@ def profile(
             eigen-segments are left out.
         size: Side of the image in pixels; by default what the settings resize to, else one and a
             half times what the tower was trained with.
-        repeats: Times that the label map is made; one more goes before.
+        repeats: Times that the label map is made to measure the time; by default three times, or
+            as often as `BUDGET` allows.
     """
     size = size or _side(inference) or _side(own_inference(segmenter)) or 512
     settings = replace(inference, short_side=None, square=None, canvas=None, antialias=True)
     rng = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (1, 3, size, size), generator=rng, dtype=torch.uint8)
     image = image.to(segmenter.device)
-    # Before the first one, after which the system may keep memory for the next.
-    begun = _reset_peak(segmenter.device)
-    label_maps(segmenter, image, text, settings)
-    seconds = [_timed(segmenter, image, text, settings) for _ in range(repeats)]
-    peak = _peak(segmenter.device)
-    counts = parameter_counts(segmenter)
+    work = partial(label_maps, segmenter, image, text, settings)
+    # First, as it makes what is made once.
+    multiply_adds, memory = count_work(segmenter, image, text, settings)
     return Cost(
-        **counts,
-        multiply_adds=count_multiply_adds(segmenter, image, text, settings),
-        seconds=statistics.median(seconds),
-        peak_bytes=None if peak is None or begun is None else peak - begun,
+        **parameter_counts(segmenter),
+        multiply_adds=multiply_adds,
+        seconds=statistics.median(_times(work, repeats)),
+        peak_bytes=memory,
         size=size,
         classes=len(text.vocabulary),
         device=str(segmenter.device),
@@ -119,15 +122,28 @@ def _count(module: torch.nn.Module) -> int:
     return sum(each.numel() for each in module.parameters())
 
 
-def count_multiply_adds(
+def count_work(
     segmenter: TextSegmenter, image: Tensor, text: TextFeatures, settings: InferenceSettings
+) -> tuple[int, int]:
+    """Multiply-adds of a label map (products of matrices, convolutions, attention), and memory.
+
+    The memory is that of tensors, in bytes, beyond the model's own.
+    """
+    # torch knows the attention of GPUs, and not that of processors.
+    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=attention)
+    # The counter follows gradients, which there are none of.
+    with _without_gradients(segmenter), TensorMemory() as memory, counter:
+        label_maps(segmenter, image, text, settings)
+    return int(counter.get_total_flops()) // 2, memory.peak
+
+
+def _attention_flops(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
 ) -> int:
-    """Multiply-adds of products of matrices, convolutions and attention."""
-    counter = FlopCounterMode(display=False)
-    # The counter follows gradients, which there are none of, and knows attention as products.
-    with _without_gradients(segmenter), sdpa_kernel(SDPBackend.MATH), counter:
-        label_maps(segmenter, image, text, replace(settings, precision="32-true"))
-    return int(counter.get_total_flops()) // 2
+    """Of queries (B, H, Q, D), keys (B, H, K, D) and values (B, H, K, V), by their shapes."""
+    *batch, queries, width = query
+    return 2 * math.prod(batch) * queries * key[-2] * (width + value[-1])
 
 
 @contextmanager
@@ -143,33 +159,47 @@ def _without_gradients(segmenter: TextSegmenter) -> Iterator[None]:
             each.requires_grad_(True)
 
 
-def _timed(
-    segmenter: TextSegmenter, image: Tensor, text: TextFeatures, settings: InferenceSettings
-) -> float:
-    begun = time.perf_counter()
-    maps = label_maps(segmenter, image, text, settings)
-    maps.labels.cpu()  # waits for the device
-    return time.perf_counter() - begun
+def _times(work: Callable[[], LabelMaps], repeats: int | None) -> list[float]:
+    """Seconds that a label map takes, of each time that it is made."""
+    times: list[float] = []
+    while len(times) < (repeats or TIMES) and (repeats or not times or sum(times) < BUDGET):
+        begun = time.perf_counter()
+        work().labels.cpu()  # waits for the device
+        times.append(time.perf_counter() - begun)
+    return times
 
 
-def _reset_peak(device: torch.device) -> int | None:
-    """Set the peak of the memory back to what is used now, in bytes, and return it."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return int(torch.cuda.memory_allocated(device))
-    gc.collect()
-    with suppress(OSError, AttributeError):  # glibc keeps what was freed, for the next
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        return _peak(device)
-    return None
+class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the tensors that are made inside.
 
+    Attributes:
+        now: Bytes of those that live.
+        peak: The most there were at once.
+    """
 
-def _peak(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-    return None
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self.living: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called for every operation in place of it."""
+        made = func(*args, **(kwargs or {}))
+        for each in tree_leaves(made):
+            if isinstance(each, Tensor):
+                self._follow(each.untyped_storage())
+        return made
+
+    def _follow(self, storage: Any) -> None:
+        """Count a piece of memory, which views share, until it goes."""
+        place, size = id(storage), storage.nbytes()
+        if place in self.living:
+            return
+
+        def gone(_: Any) -> None:
+            self.now -= size
+            del self.living[place]
+
+        self.living[place] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)

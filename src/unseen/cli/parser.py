@@ -72,6 +72,7 @@ GROUPS: dict[str, Mapping[str, Any]] = {
     **images.GROUPS,
     **exports.GROUPS,
     **serving.GROUPS,
+    **sweeping.GROUPS,
     **profiling.GROUPS,
 }
 """By verb, its parameters that are mappings, and the flags that fill them."""

@@ -27,9 +27,6 @@ from unseen.settings import EvaluationSettings
 from unseen.sources import ModelSource
 from unseen.sources import run_folder as default_folder
 
-COST_REPEATS = 3
-"""Label maps of noise whose time is measured for the report."""
-
 
 def compare(entries: Sequence[Entry], places: Places, *, changed: bool) -> list[Report]:
     """Score every row of a plan (`unseen.evaluation.entries`); writes the reports.
@@ -104,7 +101,7 @@ def _reports(
         candidate = _with_threshold(candidate, bench, places.root, settings)
     # In folds one class is asked.
     asked = candidate.text if bench.episodes is None else candidate.text.select([0])
-    cost = asdict(profile(segmenter, asked, candidate.inference, repeats=COST_REPEATS))
+    cost = asdict(profile(segmenter, asked, candidate.inference))
     # The candidate is the same for all seeds: they draw the episodes, and nothing else.
     for seed, folder in _folders(entry, places).items():
         report = evaluate(candidate, bench, places.root, replace(settings, seeds=(seed,)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import socket
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +14,8 @@ from typing import Any, cast
 
 import torch
 
-from unseen.errors import DataError, SettingError
+from unseen.clusters import joined
+from unseen.errors import DataError
 from unseen.labelling.jobs import Job, Outcome
 from unseen.labelling.sources import Item
 from unseen.predictor import Predictor
@@ -25,14 +25,6 @@ CHUNK = 16
 """Images that go to a worker at once, at most; one that dies takes so many with it."""
 TRIES = 3
 """Times that a chunk is given to workers, as long as they die of it."""
-REACH = 10.0
-"""Seconds in which a cluster has to answer."""
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-}
-"""Ray then reports no usage to its makers, warns of no change of its own, and logs less."""
 
 
 class Worker:
@@ -91,18 +83,9 @@ def run_on_ray(
     settings.check_device(device)
     if not items:
         return
-    _check_reached(os.environ.get("RAY_ADDRESS", ""))
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)  # read when it is imported
-    import ray
+    with joined(settings) as workers:
+        import ray
 
-    # Who has a cluster in this process keeps it.
-    begun = not ray.is_initialized()
-    if begun:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        workers = _workers(resources, settings)
         if device == "auto":
             device = "cuda" if settings.worker_gpus else "cpu"
         where = partial(_labelled, ray.put(job), settings, device)
@@ -118,45 +101,6 @@ def run_on_ray(
         for item in lost:
             if item not in done:
                 yield item, DataError(f"the image {item.shown} ends the processes that label it")
-    finally:
-        if begun:
-            ray.shutdown()
-
-
-def _check_reached(address: str) -> None:
-    """Refuse a cluster that does not answer; Ray would ask for minutes.
-
-    Raises:
-        SettingError: Names its address.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return  # "auto", "local", or none
-    try:
-        socket.create_connection((host, int(port)), timeout=REACH).close()
-    except OSError as error:
-        raise SettingError(
-            f"the Ray cluster at {address} (RAY_ADDRESS) cannot be reached ({error}); start it, or"
-            " unset RAY_ADDRESS for a cluster of this machine"
-        ) from error
-
-
-def _workers(resources: dict[str, float], settings: ClusterSettings) -> int:
-    """How many workers there are.
-
-    Raises:
-        SettingError: The cluster has no room for them.
-    """
-    room = int(resources.get("CPU", 0) // settings.worker_cpus)
-    if settings.worker_gpus:
-        room = min(room, int(resources.get("GPU", 0) / settings.worker_gpus))
-    if room < (settings.workers or 1):
-        raise SettingError(
-            f"the cluster has {resources.get('CPU', 0):g} cores and {resources.get('GPU', 0):g}"
-            f" GPUs, room for {room} workers; give fewer with --workers, or less to each with"
-            " --worker-cpus and --worker-gpus"
-        )
-    return settings.workers or room
 
 
 def _labelled(

@@ -16,9 +16,9 @@ class ClusterSettings:
     """How a job is spread over a cluster.
 
     Attributes:
-        engine: "local" labels in this process, "ray" on the Ray cluster that RAY_ADDRESS names or
-            that this machine belongs to, and else on one that is started for the job.
-        workers: Processes that label, each with the model; as many as the cluster has room for by
+        engine: "local" works in this process, "ray" on the Ray cluster that RAY_ADDRESS names or
+            that this machine belongs to, and else on one that is started and goes with the work.
+        workers: Processes that work, each with a model; as many as the cluster has room for by
             default. For ray.
         worker_cpus: Cores of each. For ray.
         worker_gpus: GPUs of each, also parts of one, such as 0.5. For ray.
