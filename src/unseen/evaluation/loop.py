@@ -45,7 +45,7 @@ from unseen.segmenter import QuerySegmenter
 from unseen.segments.refinement import SegmentMatch, SegmentRefiner, refine_maps, segment_iou
 from unseen.segments.source import SegmentSource, segment_source
 from unseen.settings import EvaluationSettings
-from unseen.visualize import spread
+from unseen.visualize import Row, spread
 
 MAPS_AT_ONCE = 16 * 171
 """Score maps held at a time: of a batch of COCO-Stuff's images."""
@@ -84,23 +84,11 @@ def evaluate(
         _check_query(candidate)
     refiner = _refiner(candidate, settings)
     count, items, metric = _protocol(candidate, benchmark, root, settings, refiner, evenly)
-    # Rows of the sheet are kept while scoring, so that no image is segmented twice.
-    wanted, rows, pixels = set(spread(count, settings.shown)), [], 0
-    names = set[str]()
     bar = _bar(items, candidate.title, count, settings.progress)
-    single = ImageCounter("classes" if benchmark.episodes is None else "episodes")
-    gallery = Gallery(benchmark) if settings.shown else None
-    for done, item in enumerate(bar):
-        counts = metric.update(item.predictions[0], item.truth, item.class_id).numpy()
-        single.add(item.name, counts, item.class_id)
-        if gallery is not None:
-            gallery.add(item, counts)
-        names.add(item.name)
-        # Counted without the metric, which must come to the same sum.
-        pixels += int((item.truth != IGNORE).sum())
-        if done in wanted:
-            rows.append(item.row(benchmark.class_names))
-    if not pixels:
+    tally = _Tally(benchmark, metric, set(spread(count, settings.shown)))
+    for item in bar:
+        tally.add(item)
+    if not tally.pixels:
         raise DataError(
             f"none of the {count} images of {benchmark.title} has a labelled pixel, so nothing can"
             " be scored; check the label maps and the list of classes"
@@ -110,14 +98,52 @@ def evaluate(
         title=_marked(candidate, settings),
         benchmark=benchmark,
         metric=metric,
-        images=len(names) if benchmark.episodes else count,
-        pixels=pixels,
+        images=len(tally.names) if benchmark.episodes else count,
+        pixels=tally.pixels,
         protocol=_facts(candidate, benchmark, settings, refiner, shared),
-        rows=rows,
-        shown=[] if gallery is None else gallery.done(),
+        rows=tally.rows,
+        shown=tally.gallery.done(),
         shared=shared,
-        single=single.done(),
+        single=tally.single.done(),
     )
+
+
+class _Tally:
+    """What a report keeps of the images, while they are scored: none is segmented twice.
+
+    Args:
+        benchmark: Its classes.
+        metric: Counts the pixels.
+        wanted: Places of the images for the sheet; where there are none, no image is kept.
+
+    Attributes:
+        rows: Of the sheet.
+        gallery: The images worth a look.
+        single: What every image adds to the score.
+        names: Of the images.
+        pixels: Labelled ones.
+    """
+
+    def __init__(self, benchmark: Benchmark, metric: Metric, wanted: set[int]) -> None:
+        self.benchmark, self.metric, self.wanted = benchmark, metric, wanted
+        self.rows: list[Row] = []
+        self.gallery = Gallery(benchmark)
+        self.single = ImageCounter("classes" if benchmark.episodes is None else "episodes")
+        self.names = set[str]()
+        self.pixels, self.done = 0, 0
+
+    def add(self, item: Judged) -> None:
+        """Count an image or an episode."""
+        counts = self.metric.update(item.predictions[0], item.truth, item.class_id).numpy()
+        self.single.add(item.name, counts, item.class_id)
+        if self.wanted:
+            self.gallery.add(item, counts)
+        self.names.add(item.name)
+        # Counted without the metric, which must come to the same sum.
+        self.pixels += int((item.truth != IGNORE).sum())
+        if self.done in self.wanted:
+            self.rows.append(item.row(self.benchmark.class_names))
+        self.done += 1
 
 
 def _check_query(candidate: Candidate) -> None:
