@@ -229,7 +229,7 @@ def test_classes_without_pixels(folder: Path) -> None:
     first, second = lines(folder, "warning")
     assert first.startswith("seen classes that no training image shows: yeti; check")
     assert second.startswith(
-        "classes that no validation image shows, which get no score: yeti, ghost; check"
+        "classes that no validation image shows, which cannot be scored: yeti, ghost; check"
     )
     for i in range(7):
         keep(folder, i, np.full((20, 30), 255, dtype=np.uint8))
@@ -334,7 +334,7 @@ def test_named_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         ).findings
     ]
     assert (
-        "classes that no validation image shows, which get no score: boat; check their ids and"
+        "classes that no validation image shows, which cannot be scored: boat; check their ids and"
         " spelling, or label some" in warnings
     )
     (root / "ImageSets" / "Segmentation" / "val.txt").unlink()

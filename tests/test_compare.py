@@ -136,7 +136,7 @@ def test_intervals_cover_as_often_as_they_say() -> None:
 class _Held:
     """A report whose counts are at hand."""
 
-    class_names, unseen_ids = ("x", "y"), (1,)
+    class_names, seen_ids, unseen_ids = ("x", "y"), (0,), (1,)
 
     def __init__(self, counts: Any) -> None:
         self.counts = counts

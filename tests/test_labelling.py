@@ -89,7 +89,7 @@ def test_a_list_from_standard_input(
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.png")
-    with pytest.raises(DataError, match=r"no\.jpg does not exist; check the path"):
+    with pytest.raises(DataError, match=r"no image or folder .*no\.jpg; check the path"):
         find_items([tmp_path / "no.jpg"])
     with pytest.raises(DataError, match="holds no images .* with --recursive"):
         find_items([tmp_path])

@@ -74,7 +74,9 @@ def test_every_method_has_a_cost(name: str, capsys: pytest.CaptureFixture[str]) 
 
 def test_memory_of_tensors() -> None:
     """Views share theirs, and what is gone is not counted."""
-    with TensorMemory() as memory:
+    layer = torch.nn.Linear(100, 100)
+    with TensorMemory(layer) as memory:
+        assert layer.weight.view(-1)[:10].shape == (10,)
         a = torch.zeros(1000)
         b = a.view(10, 100) + 1
         del a

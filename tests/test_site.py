@@ -89,6 +89,8 @@ def small(line: str) -> list[str]:
         words += [word for word in FEW.split() if word not in words]
         if any(name in words for name in PHOTOGRAPHS) and "--clip" not in words:
             words += ["--clip", "doodles"]
+    if verb == "export" and "--size" in words:
+        words[words.index("--size") + 1] = "64"
     if verb == "profile":
         words += ["--size", "64", "--repeats", "1"]
     if verb == "evaluate" and "--limit" not in words:

@@ -46,7 +46,7 @@ def test_every_combination_is_trained_and_compared(
     run_command(line)
     out = capsys.readouterr().out
     table = list(csv.DictReader(io.StringIO(out[out.index("model,seeds") :])))
-    names = [f"lr={lr},num_prompts={n}" for lr in ("1e-3", "0.002") for n in (2, 4)]
+    names = [f"lr={lr},num_prompts={n}" for lr in ("0.001", "0.002") for n in (2, 4)]
     assert [row["model"] for row in table] == [f"zegclip ({name})" for name in names]
     runs = [read_config(tmp_path / "runs" / name / "seed-5") for name in names]
     assert [run.train["lr"] for run in runs] == [0.001, 0.001, 0.002, 0.002]
@@ -75,9 +75,9 @@ def test_several_at_a_time(
     run_command(f"sweep {grid} --out one --format csv")
     told = capsys.readouterr().out
     table = rows(told[told.index("model,seeds") :])
-    finished, other = (Path(f"many/lr=1e-3,num_prompts={n}/seed-5") for n in (2, 4))
+    finished, other = (Path(f"many/lr=0.001,num_prompts={n}/seed-5") for n in (2, 4))
     finished.parent.mkdir(parents=True)
-    shutil.copytree("one/lr=1e-3,num_prompts=2/seed-5", finished)
+    shutil.copytree("one/lr=0.001,num_prompts=2/seed-5", finished)
     stamp = (finished / "weights.safetensors").stat().st_mtime_ns
     # What is refused in a worker is one sentence here, and the other runs are trained.
     shutil.rmtree(finished / "eval-zoo")
@@ -119,6 +119,10 @@ def test_workers_are_for_an_engine(grid: Path, capsys: pytest.CaptureFixture[str
         ("train.lr: [1e-3, 0.002]", "lr: [1e-3]", "give train.NAME or options.NAME"),
         ("train.lr: [1e-3, 0.002]", "train.lr: 1e-3", "give a list of values"),
         ("train.lr: [1e-3, 0.002]", "train.lr: [1e-3, 1e-3]", "has a value twice"),
+        ("train.lr: [1e-3, 0.002]", "train.lr: [1e-3, 0.001]", "has a value twice"),
+        ("train.lr: [1e-3, 0.002]", "train.transforms: [{}]", "a part of it; remove one"),
+        ("seeds: [5]", "published: maybe", "published in"),
+        ("seeds: [5]", "clip: 5", "clip in"),
         ("train.steps: 1", "train.lr: 1", "under grid and under set"),
         ("train.steps: 1", "train.seed: 1", "list the seeds under seeds"),
         ("train.lr: [1e-3, 0.002]", "train.lr: [fast]", "lr is 'fast'"),

@@ -13,6 +13,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import shutil
 import statistics
 from pathlib import Path
@@ -41,8 +42,12 @@ def run(line: str) -> str:
     """Run a command; what it prints."""
     print("unseen", line, flush=True)
     told = io.StringIO()
-    with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
-        unseen(line.split())
+    try:
+        with contextlib.redirect_stdout(told):
+            unseen(shlex.split(line))
+    except SystemExit as error:
+        if error.code:
+            raise
     return told.getvalue().strip()
 
 
@@ -75,20 +80,20 @@ def write_table(page: Path, name: str, table: str) -> None:
 
 
 def draw_costs(folders: list[str], path: Path) -> None:
-    """Time of a label map and hIoU, a point a model."""
+    """Multiply-adds of a label map and hIoU, a point a model."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()
     for group in grouped([find_report(Path(folder)) for folder in folders]):
-        times = [1000 * report.told["cost"]["seconds"] for report in group.reports]
-        scores = [report.scores["hIoU"] for report in group.reports]
-        axis.scatter(statistics.mean(times), statistics.mean(scores), s=60)
-        axis.annotate(
-            group.title, (statistics.mean(times), statistics.mean(scores)), (8, -4),
-            textcoords="offset points",
-        )  # fmt: skip
-    axis.set(xlabel="milliseconds a label map", ylabel="hIoU on Doodles, %", xlim=(0, None))
-    axis.set_ylim(0, None)
+        place = (
+            group.reports[0].told["cost"]["multiply_adds"] / 1e9,
+            statistics.mean(report.scores["hIoU"] for report in group.reports),
+        )
+        axis.scatter(*place, s=60)
+        axis.annotate(group.title, place, (8, -4), textcoords="offset points")
     axis.margins(0.25)
+    axis.set(xlabel="multiply-adds of a label map, G", ylabel="hIoU on Doodles, %")
+    axis.set_xlim(0, None)
+    axis.set_ylim(0, None)
     axis.spines[["top", "right"]].set_visible(False)
     save_chart(figure, path)
 
@@ -124,9 +129,8 @@ def main() -> None:
     write_table(docs / "costs.md", "costs", costs)
     write_table(ROOT / "README.md", "demo", scores)
     draw_costs(folders, docs / "costs.png")
-    run(
-        f"segment {docs}/scene.png --classes boat,umbrella,clock --model zegclip/seed-0 --out scene"
-    )
+    scene = shlex.quote(str(docs / "scene.png"))
+    run(f"segment {scene} --classes boat,umbrella,clock --model zegclip/seed-0 --out scene")
     for name, source in PICTURES.items():
         shutil.copyfile(source, docs / name)
     draw_report(Path("zegclip/seed-0/eval-doodles/report.html"), docs)

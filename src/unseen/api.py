@@ -237,8 +237,8 @@ def _with_validation(
     )
     score = best_by(plan.benchmark)
 
-    def keep_best(step: int, value: float) -> None:
-        told = {"step": step, "score": score, "value": round(value, 4), "images": images}
+    def keep_best(step: int, named: str, value: float) -> None:
+        told = {"step": step, "score": named, "value": round(value, 4), "images": images}
         folder = plan.folder / BEST
         save_run(folder, segmenter, replace(run, chosen=told))
         if run.text_embeddings:
@@ -264,7 +264,7 @@ def evaluate(
     save: bool = True,
     **choices: Unpack[ModelChoices],
 ) -> list[Report]:
-    """Score methods or runs on a benchmark; writes report.json and sheet.png for each.
+    """Score methods or runs on a benchmark; writes report.json and report.html for each.
 
     Args:
         models: One or several: methods without training, by name, and run folders.

@@ -24,6 +24,7 @@ def line_charts(panels: Mapping[str, Mapping[str, Points]], across: str) -> Any:
         across: What their common axis shows.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 3 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
@@ -38,6 +39,7 @@ def line_charts(panels: Mapping[str, Mapping[str, Points]], across: str) -> Any:
         if len(lines) > 1:
             axis.legend(frameon=False, fontsize=9)
     axes[-1].set_xlabel(across)
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -77,9 +79,16 @@ def _plain(axis: Any) -> None:
     axis.tick_params(colors=GREY, labelsize=9)
 
 
-def save_chart(figure: Any, path: Path, *, ours: bool = False) -> None:
-    """Write a figure as a PNG with the program's mark, whole or not at all."""
+def save_chart(figure: Any, path: Path, flag: str = "--out", *, ours: bool = False) -> None:
+    """Write a figure as a PNG with the program's mark, whole or not at all.
+
+    Args:
+        figure: Of matplotlib.
+        path: Its place.
+        flag: The flag that chooses another place, for the message.
+        ours: Whether a file that has the name is known to be the program's own.
+    """
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120, metadata={"Software": about()})
-    with replacing(path, ours=ours) as beside:
+    with replacing(path, flag, ours=ours) as beside:
         beside.write_bytes(content.getvalue())

@@ -38,13 +38,31 @@ def joined(settings: ClusterSettings) -> Iterator[int]:
     # Who has a cluster in this process keeps it.
     begun = not ray.is_initialized()
     if begun:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        _join()
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         yield _workers(resources, settings)
     finally:
         if begun:
             ray.shutdown()
+
+
+def _join() -> None:
+    """Join the cluster that is there, or start one.
+
+    Raises:
+        SettingError: The one that RAY_ADDRESS names is not there.
+    """
+    import ray
+
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        address = os.environ.get("RAY_ADDRESS", "")
+        raise SettingError(
+            f"there is no Ray cluster at {address} (RAY_ADDRESS); start it, or unset RAY_ADDRESS"
+            " for a cluster of this machine"
+        ) from error
 
 
 def _check_reached(address: str) -> None:

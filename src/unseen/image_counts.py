@@ -117,7 +117,8 @@ def scores_of(
     """The protocol's scores in percent, of sums over images.
 
     Args:
-        sums: (B, K, V), of B draws of images.
+        sums: (B, K, V), of B draws of images, the first of all images once. A class of episodes
+            that the first draw has is left out of those without it.
         kind: As of `ImageCounts`.
         seen: Ids of the seen classes.
         unseen: Ids of the unseen ones.
@@ -129,9 +130,10 @@ def scores_of(
     if kind == "episodes":
         own = sums[:, list(unseen)]
         iou = own[..., 2] / np.maximum(own[..., 3], 1)
+        iou[(own[..., 3] == 0) & (own[0, :, 3] > 0)] = np.nan
         both = own.sum(axis=1)
         ground = both[:, [0, 2]] / np.maximum(both[:, [1, 3]], 1)
-        return {"mIoU": 100 * iou.mean(axis=1), "FB_IoU": 100 * ground.mean(axis=1)}
+        return {"mIoU": 100 * _mean(iou), "FB_IoU": 100 * ground.mean(axis=1)}
     union = sums[..., 1] + sums[..., 2] - sums[..., 0]
     iou = np.full(union.shape, np.nan)
     np.divide(sums[..., 0], union, out=iou, where=union > 0)

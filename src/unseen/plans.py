@@ -17,11 +17,15 @@ from unseen.image_files import images_in
 from unseen.methods import known
 from unseen.recipes import Protocol, published
 from unseen.runs import (
+    BEST,
     CONFIG,
+    COST,
+    CURVES,
     FORMER_STATE,
     HOLDER,
     LOGS,
     METRICS,
+    SCORED,
     STATE,
     TEXT,
     WEIGHTS,
@@ -168,7 +172,7 @@ class TrainingPlan:
         if different:
             raise SettingError(
                 f"the run in {self.folder} was begun with other settings: {different}; resume it"
-                " with the same, or start a new one"
+                " with the same, or start a new one with another --out"
             )
         return run
 
@@ -291,7 +295,8 @@ def check_run_files(folder: Path, snapshots: Sequence[int] = ()) -> None:
     Raises:
         DataError: Names the first one.
     """
-    files = [folder / name for name in (CONFIG, WEIGHTS, TEXT, METRICS, STATE, FORMER_STATE)]
+    names = (CONFIG, WEIGHTS, TEXT, METRICS, SCORED, STATE, FORMER_STATE)
+    files = [folder / name for name in names]
     for path in (folder / LOGS, (folder / STATE).parent, folder / HOLDER, *files):
         if path.is_symlink():
             raise DataError(f"{path} is a link, which a run would write through; remove it")
@@ -302,8 +307,9 @@ def check_run_files(folder: Path, snapshots: Sequence[int] = ()) -> None:
                 f"{foreign[0]} exists, and {folder} is no run folder (no config.yaml in it); move"
                 " it away, or choose another place with --out"
             )
-    snapshot_files = [folder / f"step-{n}" / name for n in snapshots for name in (CONFIG, WEIGHTS)]
-    check_replaceable([folder / CONFIG, *snapshot_files])
+    others = [BEST, *(f"step-{n}" for n in snapshots)]
+    inside = [folder / other / name for other in others for name in (CONFIG, WEIGHTS)]
+    check_replaceable([folder / CONFIG, folder / COST, folder / CURVES, *inside])
 
 
 def plan_conversion(method: str, file: Path, out: Path, benchmark: str) -> Benchmark:

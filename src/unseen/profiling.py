@@ -133,7 +133,7 @@ def count_work(
     attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
     counter = FlopCounterMode(display=False, custom_mapping=attention)
     # The counter follows gradients, which there are none of.
-    with _without_gradients(segmenter), TensorMemory() as memory, counter:
+    with _without_gradients(segmenter), TensorMemory(segmenter) as memory, counter:
         label_maps(segmenter, image, text, settings)
     return int(counter.get_total_flops()) // 2, memory.peak
 
@@ -172,13 +172,18 @@ def _times(work: Callable[[], LabelMaps], repeats: int | None) -> list[float]:
 class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the tensors that are made inside.
 
+    Args:
+        model: Its own parameters and buffers, and views of them, are not counted.
+
     Attributes:
         now: Bytes of those that live.
         peak: The most there were at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        own = [*model.parameters(), *model.buffers()]
+        self.own = {id(each.untyped_storage()): each.untyped_storage() for each in own}
         self.now = self.peak = 0
         self.living: dict[int, weakref.ref[Any]] = {}
 
@@ -193,7 +198,7 @@ class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _follow(self, storage: Any) -> None:
         """Count a piece of memory, which views share, until it goes."""
         place, size = id(storage), storage.nbytes()
-        if place in self.living:
+        if place in self.living or place in self.own:
             return
 
         def gone(_: Any) -> None:

@@ -47,6 +47,31 @@ class Shown:
     extra: tuple[str, ...]
     pictures: Mapping[str, bytes]
 
+
+@dataclass(frozen=True)
+class Reduced:
+    """An image as small as it is shown, before it is drawn.
+
+    Attributes:
+        name: As of `Shown`.
+        score: As of `Shown`.
+        scores: As of `Shown`.
+        extra: As of `Shown`.
+        image: (h, w, 3).
+        truth: Labels (h, w).
+        prediction: Labels (h, w), 255 where nothing is labelled.
+        confidence: (h, w) uint8; None where there is none.
+    """
+
+    name: str
+    score: float
+    scores: Mapping[str, float]
+    extra: tuple[str, ...]
+    image: NDArray[np.uint8]
+    truth: NDArray[Any]
+    prediction: NDArray[Any]
+    confidence: NDArray[np.uint8] | None
+
     @classmethod
     def of(
         cls,
@@ -57,31 +82,38 @@ class Shown:
         names: Sequence[str],
         *,
         everywhere: bool,
-    ) -> Shown:
+    ) -> Reduced:
         """What is shown of a row of a sheet.
 
         Args:
             row: Image, truth and prediction.
             confidence: (H, W) in 0..1; None where there is none.
-            score: As above.
-            scores: As above.
+            score: As of `Shown`.
+            scores: As of `Shown`.
             names: Of all classes.
             everywhere: Show predictions where nothing is labelled too (folds).
         """
         scored = (row.truth != IGNORE) | everywhere
         (labels,) = row.predictions.values()
         guess = np.where(scored, labels, IGNORE)
-        table = colours(len(names))
-        pixels = _sized(row.image)
-        pictures = {"image": _jpeg(pixels)}
-        for name, drawn in (("truth", row.truth), ("prediction", guess)):
-            pictures[name] = _jpeg(paint(pixels, _reduced(drawn, pixels.shape), table))
-        if confidence is not None:
-            pictures["confidence"] = _jpeg(_heated(_reduced(confidence, pixels.shape)))
         counts = np.bincount(label_to_index(guess[guess != IGNORE].astype(np.int64)))
         ranked = [names[i] for i in np.argsort(-counts, kind="stable").tolist() if counts[i]]
+        image = _sized(row.image)
+        truth, guess = (_reduced(each, image.shape).astype(np.int16) for each in (row.truth, guess))
+        if confidence is not None:
+            confidence = (255 * _reduced(confidence, image.shape).clip(0, 1)).astype(np.uint8)
         extra = tuple(name for name in ranked if name not in scores)
-        return cls(row.note, score, scores, extra, pictures)
+        return cls(row.note, score, scores, extra, image, truth, guess, confidence)
+
+    def drawn(self, count: int) -> Shown:
+        """With its pictures, in the colours of so many classes."""
+        table = colours(count)
+        pictures = {"image": _jpeg(self.image)}
+        for name, labels in (("truth", self.truth), ("prediction", self.prediction)):
+            pictures[name] = _jpeg(paint(self.image, labels, table))
+        if self.confidence is not None:
+            pictures["confidence"] = _jpeg(_heated(self.confidence))
+        return Shown(self.name, self.score, self.scores, self.extra, pictures)
 
 
 def _sized(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -103,12 +135,12 @@ def _reduced(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return reduced
 
 
-def _heated(confidence: NDArray[Any]) -> NDArray[np.uint8]:
-    """Confidence in 0..1 as colours, from dark (none) to bright."""
+def _heated(confidence: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Confidence in 0..255 as colours, from dark (none) to bright."""
     from matplotlib import colormaps
 
     table = (255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8)
-    heated: NDArray[np.uint8] = table[(255 * confidence.clip(0, 1)).astype(np.uint8)]
+    heated: NDArray[np.uint8] = table[confidence]
     return heated
 
 
@@ -132,6 +164,7 @@ class Told:
         unseen: Those without masks in training.
         images: Some of them (`unseen.evaluation.gallery`).
         how: How these were chosen, in words.
+        place: The folder of the report.
     """
 
     title: str
@@ -140,6 +173,7 @@ class Told:
     unseen: Sequence[str]
     images: Sequence[Shown]
     how: str
+    place: str = ""
 
 
 def write_page(path: Path, report: Mapping[str, Any], told: Told) -> None:
@@ -155,7 +189,7 @@ def write_page(path: Path, report: Mapping[str, Any], told: Told) -> None:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the order says something
     source = resources.files("unseen").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    chips = dict(zip(told.names, map(_css, colours(len(told.names))), strict=True))
+    chips = list(zip(told.names, map(_css, colours(len(told.names))), strict=True))
     text = environment.from_string(source).render(
         about=about(),
         report=report,
@@ -166,6 +200,7 @@ def write_page(path: Path, report: Mapping[str, Any], told: Told) -> None:
         images=[_image(shown) for shown in told.images],
         confusion=report.get("confusion"),
         facts=_facts(report),
+        has_confidence=any("confidence" in shown.pictures for shown in told.images),
     )
     write_text(path, text)
 
@@ -197,7 +232,7 @@ def _image(shown: Shown) -> dict[str, Any]:
     return {
         "name": shown.name,
         "score": round(100 * shown.score, 1),
-        "classes": {name: round(100 * value, 1) for name, value in shown.scores.items()},
+        "classes": [(name, round(100 * value, 1)) for name, value in shown.scores.items()],
         "extra": list(shown.extra[:6]),
         "pictures": {
             name: "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")

@@ -117,21 +117,26 @@ class Report:
         if self.single is not None:
             self.single.save(folder / COUNTS)
         write_json(folder / REPORT, self.as_dict())
-        write_page(folder / PAGE, self.as_dict(), self._told())
+        write_page(folder / PAGE, self.as_dict(), self._told(str(folder)))
         if self.rows:
             write_png(folder / SHEET, self.sheet())
         return replace(self, folder=folder)
 
-    def _told(self) -> Told:
+    def _told(self, place: str) -> Told:
         """What report.html says beside report.json."""
-        bench, kind = self.benchmark, "episodes" if self.benchmark.episodes else "images"
+        bench, how = self.benchmark, "The images that went worst and best, and of each class some"
+        how += " that went worst. The number is the mean IoU of the classes labelled in the image."
+        if bench.episodes is not None:
+            how = "The episodes that went worst and best, and of each class some that went worst."
+            how += " The number is the IoU of the query class."
         return Told(
             title=bench.title,
             heads=self.heads,
             names=bench.scored_names,
             unseen=[] if bench.episodes else list(bench.unseen),
             images=self.shown,
-            how=f"The {kind} that went worst and best, and of each class some that went worst.",
+            how=how,
+            place=place,
         )
 
     def sheet(self) -> Any:

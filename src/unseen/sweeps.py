@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unseen.arguments import check_kind
+from unseen.data.benchmarks import Benchmark
 from unseen.errors import DataError, SettingError
 from unseen.files import REPORT
 from unseen.recipes import resolve
@@ -75,7 +77,9 @@ def read_sweep(path: Path) -> Sweep:
     for name, kind in (("grid", dict), ("set", dict), ("method", str), ("benchmark", str)):
         check_kind(f"{name} in {path}", told.get(name, kind()), kind, DataError)
     check_kind(f"seeds in {path}", told.get("seeds", [0]), list[int], DataError)
-    sweep = Sweep(**told)
+    check_kind(f"clip in {path}", told.get("clip"), str | None, DataError)
+    check_kind(f"published in {path}", told.get("published", False), bool, DataError)
+    sweep = Sweep(**{**told, "grid": _numbers(told["grid"]), "set": _numbers(told.get("set", {}))})
     _check_names(sweep, path)
     _check_grid(sweep, path)
     return sweep
@@ -96,6 +100,11 @@ def _check_names(sweep: Sweep, path: Path) -> None:
     both = next((name for name in sweep.grid if name in sweep.set), None)
     if both is not None:
         raise SettingError(f"{path} says {both} under grid and under set; remove one of them")
+    names = [*map(str, sweep.grid), *map(str, sweep.set)]
+    for name in names:
+        inside = next((other for other in names if other.startswith(f"{name}.")), None)
+        if inside is not None:
+            raise SettingError(f"{path} says {name} and {inside}, a part of it; remove one of them")
 
 
 def _check_grid(sweep: Sweep, path: Path) -> None:
@@ -107,10 +116,17 @@ def _check_grid(sweep: Sweep, path: Path) -> None:
     for name, values in sweep.grid.items():
         if not isinstance(values, list) or not values:
             raise SettingError(f"{path}: {name} in the grid is {values!r}; give a list of values")
-        if len({repr(value) for value in values}) < len(values):
+        names = {folder_name({name: value}) for value in values}
+        if len(names) < len(values) or _has_equal(values):
             raise SettingError(f"{path}: {name} in the grid has a value twice; give it once")
     if not sweep.grid or not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds):
         raise SettingError(f"{path} needs a grid, and seeds that are all different")
+
+
+def _has_equal(values: list[Any]) -> bool:
+    """Whether two values are the same; 1 and true are not."""
+    pairs = itertools.combinations([(isinstance(value, bool), value) for value in values], 2)
+    return any(one == other for one, other in pairs)
 
 
 def _in_groups(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -121,8 +137,15 @@ def _in_groups(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         *above, last = name.split(".")
         for part in above:
             place = place.setdefault(part, {})
-        place[last] = _number(value)
+        place[last] = copy.deepcopy(value)
     return groups
+
+
+def _numbers(settings: Any) -> Any:
+    """Settings with numbers where YAML read texts."""
+    if isinstance(settings, dict):
+        return {name: _numbers(value) for name, value in settings.items()}
+    return list(map(_number, settings)) if isinstance(settings, list) else _number(settings)
 
 
 def _number(value: Any) -> Any:
@@ -143,7 +166,13 @@ def folder_name(tried: Mapping[str, Any]) -> str:
     return ",".join(words).replace("/", "_").replace(" ", "")
 
 
-def is_scored(run: Path) -> bool:
-    """Whether a run has a report that was written after its weights."""
+def report_of(run: Path, benchmark: Benchmark) -> Path:
+    """Where the report of a whole evaluation lies."""
+    return run / f"eval-{benchmark.slug}" / REPORT
+
+
+def is_scored(run: Path, benchmark: Benchmark) -> bool:
+    """Whether a run has a whole report that was written after its weights."""
+    report = report_of(run, benchmark)
     trained = (run / WEIGHTS).stat().st_mtime_ns
-    return any(path.stat().st_mtime_ns > trained for path in run.glob(f"eval-*/{REPORT}"))
+    return report.exists() and report.stat().st_mtime_ns > trained

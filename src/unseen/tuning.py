@@ -34,7 +34,9 @@ def run_on_tune(
         UnseenError: The first run that could not be trained or scored; the others have been.
         RuntimeError: A defect of the program, with what a worker told of it.
     """
-    missing = [plan for plan in plans if not (plan.is_finished and is_scored(plan.folder))]
+    missing = [
+        plan for plan in plans if not (plan.is_finished and is_scored(plan.folder, plan.benchmark))
+    ]
     if not missing:
         return
     with joined(settings) as workers, tempfile.TemporaryDirectory() as notes:

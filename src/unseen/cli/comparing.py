@@ -57,7 +57,7 @@ def compare(  # noqa: PLR0913 - the choices of a table
     found = [find_report(place, benchmark) for place in reports]
     if not mixed:
         check_alike(found)
-    groups = grouped(found)
+    groups = grouped(found, mixed=mixed)
     show(score_table(groups, against=not mixed), format)
     if classes:
         print()
@@ -70,7 +70,7 @@ def compare(  # noqa: PLR0913 - the choices of a table
     if chart is not None:
         from unseen.compared.chart import draw
 
-        draw(groups, chart)
+        draw(groups, chart, "--chart")
         notify(f"wrote {chart}")
 
 

@@ -25,15 +25,15 @@ class ProfileFlags:
     """What is measured, and how often.
 
     Attributes:
-        benchmark: Its classes, and its recipe for methods that are to be trained; a run has its own
-            classes.
+        benchmark: Its classes, and its recipe for methods that are to be trained; Doodles by
+            default. A run has its own classes.
         size: Side of the image in pixels.
         repeats: Times that the label map is made; the median is told.
         device: "auto", "cpu", "cuda", ...
         format: Of the table: for the screen, Markdown, CSV or LaTeX.
     """
 
-    benchmark: str = "doodles"
+    benchmark: str | None = None
     size: int = 512
     repeats: int = 5
     device: str = "auto"
@@ -66,17 +66,19 @@ def profile(
     for name, value, most in (("size", flags.size, 4096), ("repeats", flags.repeats, 1000)):
         if not 1 <= value <= most:
             raise SettingError(f"--{name} is {value}; give a number from 1 to {most}")
-    sources = [_source(name, flags.benchmark, model) for name in models]
+    benchmark = flags.benchmark or "doodles"
+    sources = [_source(name, benchmark, model) for name in models]
+    if flags.benchmark is not None and all(source.run is not None for source in sources):
+        raise SettingError("--benchmark is for methods, and runs have their own; remove it")
     from unseen.compared.costs import HEADS, cost_cells, measured_at
     from unseen.compared.tables import Comparison
 
     rows: list[tuple[str, ...]] = []
     for name, source in zip(models, sources, strict=True):
-        cost = asdict(_cost(source, flags, inference))
-        rows += [(name, *cost_cells(cost)), *_published(source, flags.benchmark)]
-    show(Comparison(HEADS, tuple(rows)), flags.format)
-    if flags.format == "table":
-        print(measured_at(cost))
+        cost = asdict(_cost(source, benchmark, flags, inference))
+        rows.append((name, *cost_cells(cost), measured_at(cost)))
+        rows += _published(source, benchmark)
+    show(Comparison((*HEADS, "measured at"), tuple(rows)), flags.format)
 
 
 def _source(name: str, benchmark: str, model: ModelFlags) -> ModelSource:
@@ -90,14 +92,14 @@ def _source(name: str, benchmark: str, model: ModelFlags) -> ModelSource:
     return find_model(name, model.given())
 
 
-def _cost(source: ModelSource, flags: ProfileFlags, inference: Given) -> Cost:
+def _cost(source: ModelSource, benchmark: str, flags: ProfileFlags, inference: Given) -> Cost:
     from unseen.building import build, device_named, encode, own_inference
     from unseen.data.benchmarks import get_benchmark
     from unseen.profiling import profile as measure
     from unseen.settings import change_inference
 
     run = source.run
-    names = get_benchmark(flags.benchmark).class_names if run is None else run.class_names
+    names = get_benchmark(benchmark).class_names if run is None else run.class_names
     segmenter = build(source, names).to(device_named(flags.device))
     base = own_inference(segmenter) if run is None else run.inference
     text = encode(segmenter, names)
@@ -114,4 +116,5 @@ def _published(source: ModelSource, benchmark: str) -> list[tuple[str, ...]]:
     protocol = published(source.settings.method, benchmark)
     if protocol is None or not protocol.cost:
         return []
-    return [(f"published ({protocol.cost['source']})", *cost_cells(protocol.cost))]
+    told = protocol.cost
+    return [(f"published ({told['source']})", *cost_cells(told), told["measured_at"])]

@@ -67,7 +67,7 @@ def evaluate(
 ) -> None:
     """Score methods or runs on a benchmark.
 
-    Writes report.json and sheet.png for each.
+    Writes report.json, report.html and sheet.png for each.
 
     Args:
         models: Methods without training of `unseen list`, or run folders.
@@ -121,7 +121,7 @@ def _print_place(report: Report) -> None:
             f"step {chosen['step']} was chosen by {chosen['score']} on {chosen['images']} images of"
             " the validation set: where the same images score, the number is too high"
         )
-    print(f"wrote {report.folder}/report.json, with sheet.png beside")
+    print(f"wrote {report.folder}/report.json; look at {report.folder}/report.html")
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,10 @@ def sweep(
         format: Of the table of scores: for the screen, Markdown, CSV or LaTeX.
         cluster: Values of `ClusterSettings`.
     """
-    from unseen.compared.stored import check_alike, find_report, grouped
+    from unseen.compared.stored import check_alike, grouped, read_report
     from unseen.compared.tables import score_table
     from unseen.plans import plan_seeds
-    from unseen.sweeps import read_sweep
+    from unseen.sweeps import read_sweep, report_of
 
     spread = ClusterSettings(**cluster)
     if spread.engine == "ray" and find_spec("ray") is None:
@@ -67,7 +67,7 @@ def sweep(
         run_on_tune(plans, spread, where)
     else:
         _run_in_turn(plans, data)
-    reports = [find_report(plan.folder, plan.benchmark.name) for plan in plans]
+    reports = [read_report(report_of(plan.folder, plan.benchmark).parent) for plan in plans]
     check_alike(reports)
     show(score_table(grouped(reports)), format)
 
@@ -84,5 +84,5 @@ def _run_in_turn(plans: Sequence[TrainingPlan], data: DataFlags) -> None:
     from unseen.sweeps import is_scored
 
     for plan in plans:
-        if not is_scored(plan.folder):
+        if not is_scored(plan.folder, plan.benchmark):
             api.evaluate(plan.folder, **where)

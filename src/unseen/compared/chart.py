@@ -11,8 +11,14 @@ from unseen.compared.stored import Group
 from unseen.compared.tables import HEADS, mean_of_seeds, shown_scores
 
 
-def draw(groups: Sequence[Group], path: Path) -> None:
-    """A group of bars for each score, a bar a model, with the standard deviation over its seeds."""
+def draw(groups: Sequence[Group], path: Path, flag: str) -> None:
+    """A group of bars for each score, a bar a model, with the standard deviation over its seeds.
+
+    Args:
+        groups: The models.
+        path: A PNG.
+        flag: The flag that names it, for messages.
+    """
     names = shown_scores(groups)
     bars = {}
     for group in groups:
@@ -21,4 +27,4 @@ def draw(groups: Sequence[Group], path: Path) -> None:
             for name in names
         ]
         bars[group.title] = ([mean for mean, _ in made], [spread or 0.0 for _, spread in made])
-    save_chart(bar_chart(bars, [HEADS[name] for name in names], "%"), path)
+    save_chart(bar_chart(bars, [HEADS[name] for name in names], "%"), path, flag=flag)

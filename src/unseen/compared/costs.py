@@ -10,24 +10,29 @@ from unseen.compared.stored import Group
 from unseen.compared.tables import Comparison
 
 HEADS = (
-    "model", "parameters", "text tower", "trained", "multiply-adds", "label map", "memory",
+    "model", "parameters", "text tower", "trained", "multiply-adds", "memory", "label map",
 )  # fmt: skip
 
 
 def cost_table(groups: Sequence[Group]) -> Comparison:
-    """A row a model: what its reports say it costs; times and memory are means over its seeds."""
-    return Comparison(HEADS, tuple((group.title, *_cells_of_seeds(group)) for group in groups))
+    """A row a model: what its reports say it costs, and at what; times are means over its seeds."""
+    rows = tuple((group.title, *_cells_of_seeds(group)) for group in groups)
+    return Comparison((*HEADS, "measured at"), rows)
 
 
 def _cells_of_seeds(group: Group) -> list[str]:
+    """A row; of seeds that were measured in different ways there are no means."""
     costs = [report.told["cost"] for report in group.reports if report.told.get("cost")]
     if not costs:
-        return ["-"] * (len(HEADS) - 1)
-    means = dict(costs[0])
-    for name in ("seconds", "peak_bytes"):
-        values = [cost[name] for cost in costs if cost[name] is not None]
-        means[name] = statistics.mean(values) if values else None
-    return cost_cells(means)
+        return ["-"] * len(HEADS)
+    told = {measured_at(cost) for cost in costs}
+    if len(told) > 1:
+        counted = {
+            name: costs[0].get(name) for name in ("parameters", "text_parameters", "trained")
+        }
+        return [*cost_cells(counted), "different"]
+    mean = {**costs[0], "seconds": statistics.mean(cost["seconds"] for cost in costs)}
+    return [*cost_cells(mean), *told]
 
 
 def cost_cells(cost: Mapping[str, Any]) -> list[str]:
@@ -39,8 +44,8 @@ def cost_cells(cost: Mapping[str, Any]) -> list[str]:
     shown = [
         *((cost.get(name), 1e-6, 1, "M") for name in ("parameters", "text_parameters", "trained")),
         (cost.get("multiply_adds"), 1e-9, 1, "G"),
-        (cost.get("seconds"), 1e3, 0, "ms"),
         (cost.get("peak_bytes"), 1e-6, 0, "MB"),
+        (cost.get("seconds"), 1e3, 0, "ms"),
     ]
     return [
         "-" if value is None else f"{value * factor:.{digits}f} {unit}"
@@ -50,7 +55,12 @@ def cost_cells(cost: Mapping[str, Any]) -> list[str]:
 
 def measured_at(cost: Mapping[str, Any]) -> str:
     """What a cost was measured at, in words."""
+    threads = (
+        f", {cost['threads']} thread{'s' * (cost['threads'] != 1)}"
+        if cost["device"] == "cpu"
+        else ""
+    )
     return (
-        f"{cost['size']} x {cost['size']} pixels, {cost['classes']} classes, {cost['device']},"
-        f" {cost['threads']} threads, precision {cost['precision']}"
+        f"{cost['size']} x {cost['size']} pixels, {cost['classes']} classes,"
+        f" {cost['device']}{threads}, {cost['precision']}"
     )

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unseen.arguments import check_kind
 from unseen.errors import DataError, SettingError
 from unseen.files import REPORT, REPORT_FORMAT
 from unseen.image_counts import NAME as COUNTS
 from unseen.image_counts import ImageCounts, read_counts
 from unseen.runs import CONFIG
+from unseen.runs import HARMLESS as SETTINGS_OF_NO_WEIGHT
 from unseen.settings import flat
 from unseen.texts import read_json
 
@@ -21,8 +23,24 @@ ABOUT_THE_MODEL = (
     "segments", "vocabulary", "synonyms", "combine", "templates", "threshold_chosen",
 )  # fmt: skip
 """Parts of a report's protocol that say what was scored, and not how."""
-HARMLESS = ("batch_size", "workers", "shown", "device", "progress", "precision", "window_batch")
-"""Settings that move a number by no more than rounding."""
+HARMLESS = {
+    *(f"evaluation.{name}" for name in ("batch_size", "workers", "shown", "device", "progress")),
+    "inference.precision",
+    "inference.window_batch",
+}
+"""Settings of a protocol that move a number by no more than rounding."""
+OF_A_SEED = {"train.seed", "chosen.step", "chosen.value", *SETTINGS_OF_NO_WEIGHT}
+"""What may differ between runs that are one model with several seeds."""
+REPORT_KINDS: dict[str, Any] = {
+    "model": str,
+    "benchmark": str,
+    "scores": dict[str, float | None],
+    "images": int,
+    "pixels": int,
+    "protocol": dict[str, Any],
+    "iou": dict[str, float | None],
+}
+"""What report.json has to hold."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +87,18 @@ class Stored:
         return [i for i, name in enumerate(self.class_names) if name in unseen]
 
     @property
+    def seen_ids(self) -> list[int]:
+        """Ids of the classes with masks in training; a background that is scored is none."""
+        unseen = self.unseen_ids
+        return [i for i in range(len(self.told["protocol"]["vocabulary"])) if i not in unseen]
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """How it was scored, flat."""
         told = self.told["protocol"]
         how = {name: value for name, value in told.items() if name not in ABOUT_THE_MODEL}
         how |= {name: self.told[name] for name in ("benchmark", "images", "pixels")}
-        return {
-            name: value
-            for name, value in flat(how).items()
-            if name.rpartition(".")[2] not in HARMLESS
-        }
+        return {name: value for name, value in flat(how).items() if name not in HARMLESS}
 
     @property
     def trained(self) -> dict[str, Any]:
@@ -86,10 +106,7 @@ class Stored:
         told = self.told["protocol"]
         what = flat({name: told.get(name) for name in ("model", "train", "chosen", "towers")})
         what |= {"title": self.title}
-        hidden = (*HARMLESS, "seed", "step", "value")
-        return {
-            name: value for name, value in what.items() if name.rpartition(".")[2] not in hidden
-        }
+        return {name: value for name, value in what.items() if name not in OF_A_SEED}
 
     @property
     def seed(self) -> Any:
@@ -118,7 +135,9 @@ def find_report(place: Path, benchmark: str | None = None) -> Stored:
         SettingError: Several there.
     """
     if place.is_file():
-        return read_report(place.parent) if place.name == REPORT else read_report(place)
+        if place.name != REPORT:
+            raise DataError(f"{place} is no {REPORT}; give a run folder, or a folder of a report")
+        return read_report(place.parent)
     if (place / REPORT).exists():
         return read_report(place)
     found = [read_report(path.parent) for path in sorted(place.glob(f"eval-*/{REPORT}"))]
@@ -148,13 +167,14 @@ def read_report(folder: Path) -> Stored:
     path = folder / REPORT
     told = read_json(path)
     known = isinstance(told, dict) and told.get("format") == REPORT_FORMAT
-    needed = ("model", "benchmark", "scores", "images", "pixels", "protocol", "iou")
-    if not known or not all(name in told for name in needed):
+    if not known or not all(name in told for name in REPORT_KINDS):
         version = told.get("format") if isinstance(told, dict) else None
         raise DataError(
             f"{path} is not a whole report of version {REPORT_FORMAT} (it says {version!r}); score"
             " again"
         )
+    for name, kind in REPORT_KINDS.items():
+        check_kind(f"{name} in {path}", told[name], kind, DataError)
     return Stored(folder, told)
 
 
@@ -189,8 +209,12 @@ class Group:
     reports: tuple[Stored, ...]
 
 
-def grouped(reports: Sequence[Stored]) -> list[Group]:
+def grouped(reports: Sequence[Stored], *, mixed: bool = False) -> list[Group]:
     """Reports by what was scored, in the order they are given.
+
+    Args:
+        reports: The reports.
+        mixed: Whether one model that was scored in two ways counts as two.
 
     Raises:
         SettingError: A report, or a seed of one model, that is given twice.
@@ -201,7 +225,7 @@ def grouped(reports: Sequence[Stored]) -> list[Group]:
         if report.folder.resolve() in folders:
             raise SettingError(f"the report {report.folder} is given twice; give it once")
         folders.add(report.folder.resolve())
-        group = next((each for each in groups if each[0].trained == report.trained), None)
+        group = next((each for each in groups if _is_one_model(each[0], report, mixed)), None)
         if group is None:
             groups.append([report])
             continue
@@ -217,6 +241,11 @@ def grouped(reports: Sequence[Stored]) -> list[Group]:
         Group(title if titles.count(title) == 1 else f"{title} ({_place(group[0])})", tuple(group))
         for title, group in zip(titles, groups, strict=True)
     ]
+
+
+def _is_one_model(one: Stored, other: Stored, mixed: bool) -> bool:
+    """Whether two reports are seeds of one model."""
+    return one.trained == other.trained and not (mixed and one.protocol != other.protocol)
 
 
 def _place(report: Stored) -> str:

@@ -101,6 +101,8 @@ def told(difference: Difference | None) -> str:
     """A difference with its interval; a star where that leaves zero out."""
     if difference is None or math.isnan(difference.value):
         return ""
+    if math.isnan(difference.low):  # too few images
+        return f"{difference.value:+.1f}"
     star = "*" if difference.is_clear else ""
     return f"{difference.value:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]{star}"
 

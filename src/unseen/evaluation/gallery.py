@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unseen.data.benchmarks import Benchmark
 from unseen.evaluation.protocols import Judged
-from unseen.report_page import Shown
+from unseen.report_page import Reduced, Shown
 
 WORST = BEST = 12
 """Images kept of all."""
@@ -33,7 +33,7 @@ class Gallery:
         self.of_class = max(1, min(4, OF_CLASSES // len(self.names)))
         # By what is ranked, the scores and places of the images kept for it, the first ones first.
         self.ranks: dict[str, list[tuple[float, int]]] = defaultdict(list)
-        self.kept: dict[int, Shown] = {}
+        self.kept: dict[int, Reduced] = {}
         self.count = 0
 
     def add(self, item: Judged, counts: NDArray[np.int64]) -> None:
@@ -55,7 +55,7 @@ class Gallery:
                 wanted.append(self._is_ranked(f"class {class_id}", value, place, self.of_class))
         if any(wanted):
             by_name = {self.names[class_id]: value for class_id, value in scores.items()}
-            self.kept[place] = _pictured(item, score, by_name, self.names)
+            self.kept[place] = _reduced(item, score, by_name, self.names)
             ranked = {kept for rank in self.ranks.values() for _, kept in rank}
             self.kept = {kept: shown for kept, shown in self.kept.items() if kept in ranked}
 
@@ -68,7 +68,8 @@ class Gallery:
 
     def done(self) -> list[Shown]:
         """The images kept, the worst first."""
-        return sorted(self.kept.values(), key=lambda shown: shown.score)
+        ordered = sorted(self.kept.values(), key=lambda image: image.score)
+        return [image.drawn(len(self.names)) for image in ordered]
 
 
 def _scores(
@@ -88,8 +89,8 @@ def _scores(
     )
 
 
-def _pictured(item: Judged, score: float, scores: dict[str, float], names: Sequence[str]) -> Shown:
-    """An image as it is shown."""
+def _reduced(item: Judged, score: float, scores: dict[str, float], names: Sequence[str]) -> Reduced:
+    """An image as small as it is shown."""
     confidence = None if item.confidence is None else item.confidence().float().cpu().numpy()
     everywhere = item.class_id is not None
-    return Shown.of(item.row(names), confidence, score, scores, names, everywhere=everywhere)
+    return Reduced.of(item.row(names), confidence, score, scores, names, everywhere=everywhere)

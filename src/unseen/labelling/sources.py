@@ -155,7 +155,7 @@ def _images_of(place: str, recursive: bool) -> Iterator[tuple[Path, str]]:
     elif path.exists():
         yield path, path.name
     else:
-        raise DataError(f"the image {path} does not exist; check the path")
+        raise DataError(f"there is no image or folder {path}; check the path")
 
 
 def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:

@@ -73,7 +73,7 @@ class Protocol:
         vocabulary: Changes to its vocabulary (`unseen.vocabulary.change_vocabulary`).
         evaluation: Values of `EvaluationSettings`.
         cost: What was published of its cost on a square of 512 pixels, as fields of
-            `unseen.profiling.Cost`, with the source.
+            `unseen.profiling.Cost`, with the source and what it was measured at.
     """
 
     model: dict[str, Any] = field(default_factory=dict)

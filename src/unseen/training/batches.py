@@ -372,8 +372,9 @@ def make_loader(items: Items, sampler: StepSampler, settings: TrainSettings) -> 
 
 
 def _leave_interrupts_to_main(_: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the main one ends after its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C and schedulers' SIGTERM reach all processes; the main one ends after its step."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
 
 
 def stack_items(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -149,7 +150,7 @@ class MlflowCurve:
         else:
             number = experiment.experiment_id
         run = self.client.create_run(number, run_name=folder.resolve().parent.name)
-        params = [Param(name, str(value)[:500]) for name, value in told.items()]
+        params = [Param(_plain(name), str(value)[:500]) for name, value in told.items()]
         for first in range(0, len(params), 100):  # so many a request
             self.client.log_batch(run.info.run_id, params=params[first : first + 100])
         return str(run.info.run_id)
@@ -157,15 +158,25 @@ class MlflowCurve:
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Send the numbers of a step that are numbers."""
         from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
 
         now = int(time.time() * 1000)
         known = {name: value for name, value in values.items() if math.isfinite(value)}
         metrics = [Metric(name, value, now, step) for name, value in known.items()]
-        self.client.log_batch(self.run, metrics=metrics)
+        try:
+            self.client.log_batch(self.run, metrics=metrics)
+        except MlflowException as error:
+            # A server that goes away is no reason to lose a training.
+            logging.getLogger("unseen").warning("MLflow lacks step %d (%s)", step, error)
 
     def close(self) -> None:
         """Say that the run has ended."""
         self.client.set_terminated(self.run)
+
+
+def _plain(name: str) -> str:
+    """A name as MLflow takes it: class names are in some."""
+    return re.sub(r"[^\w\-. :/]", "_", name)[:250]
 
 
 def _known_run(path: Path, start: int, make: Callable[[], str]) -> str:

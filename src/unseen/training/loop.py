@@ -234,6 +234,8 @@ def make_fabric(settings: TrainSettings) -> Fabric:
                 f"--train.devices is {devices}, and this machine has {available}; give at most that"
                 " many, or auto"
             )
+    # It would tell every user what "auto" has chosen, which config.yaml says.
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         devices=devices,
         num_nodes=settings.nodes,

@@ -13,7 +13,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from unseen.runs import LOGS, has_state
+from unseen.runs import BEST, CONFIG, LOGS, SCORED, TEXT, WEIGHTS, has_state
 from unseen.settings import TrainSettings
 from unseen.training.curves import VALIDATION, CsvCurve, draw_curves, open_curves
 from unseen.training.loggers import Curve
@@ -34,7 +34,8 @@ class RunControl:
         snapshot: Called with the number of steps taken, after each of `settings.snapshots`.
         validate: Called after each `settings.validate_every` steps; gives the scores, in percent.
         best_by: The score by which the best step is chosen.
-        keep_best: Called with the number of steps taken and that score, when it is the best so far.
+        keep_best: Called with the number of steps taken, when its scores are the best so far, and
+            with the score that says so.
         end: Called after the last step, while the run folder is still locked.
 
     The functions are called in the process that writes.
@@ -49,7 +50,7 @@ class RunControl:
     snapshot: Callable[[int], None] = lambda step: None
     validate: Callable[[], dict[str, float]] = dict
     best_by: str = "hIoU"
-    keep_best: Callable[[int, float], None] = lambda step, score: None
+    keep_best: Callable[[int, str, float], None] = lambda step, name, score: None
     end: Callable[[], None] = lambda: None
 
     @property
@@ -92,7 +93,7 @@ class Records:
         self.settings, self.control = settings, control
         self.curves: list[Curve] = []
         self.validation: CsvCurve | None = None
-        self.best = -math.inf
+        self.best = self._rank({})
         self.scores: dict[str, float] = {}
         self.loss: float | None = None
         self.taken, self.saved = 0, (0, time.monotonic())
@@ -103,13 +104,15 @@ class Records:
         # The configuration is written first: curves without one would belong to no run.
         if self.fabric.is_global_zero:
             self.control.begin()
+            if not start:
+                self._forget_former()
             logs = self.control.out / LOGS
             self.curves = open_curves(logs, self.settings.logger, start, self.control.told)
             if self.settings.validate_every is not None:
                 self.validation = CsvCurve(logs, start, VALIDATION)
-                name = self.control.best_by
-                scores = [float(row.get(name) or "nan") for row in self.validation.kept]
-                self.best = max(filter(math.isfinite, scores), default=-math.inf)
+                for row in self.validation.kept:
+                    scores = {name: float(value or "nan") for name, value in row.items()}
+                    self.best = max(self.best, self._rank(scores))
 
     def write(self, taken: int, losses: dict[str, Tensor]) -> None:
         """Write what is due after `taken` steps; `losses` are those of the last one."""
@@ -145,11 +148,27 @@ class Records:
         self.scores = self.control.validate()
         for each in (curve, *self.curves[1:]):
             each.add(taken - 1, self.scores)
-        score = self.scores[self.control.best_by]
-        if score > self.best:
-            self.best = score
-            self.control.keep_best(taken, score)
+        rank = self._rank(self.scores)
+        if rank > self.best:
+            self.best = rank
+            named = self.control.best_by if math.isfinite(rank[0]) else "mIoU"
+            self.control.keep_best(taken, named, self.scores[named])
         draw_curves(self.control.out)
+
+    def _rank(self, scores: Mapping[str, float]) -> tuple[float, float]:
+        """What steps are compared by; of equal ones, and of those without the score, mIoU decides.
+
+        A few images may show no unseen class, and hIoU has no value.
+        """
+        values = (scores.get(name, math.nan) for name in (self.control.best_by, "mIoU"))
+        one, other = (value if math.isfinite(value) else -math.inf for value in values)
+        return one, other
+
+    def _forget_former(self) -> None:
+        """Remove what a run left that was killed before its first state."""
+        left = [self.control.out / BEST / name for name in (CONFIG, WEIGHTS, TEXT)]
+        for path in (*left, self.control.out / SCORED):
+            path.unlink(missing_ok=True)
 
     def _is_due(self, taken: int, every: int | None) -> bool:
         # The last step is always due: the end of a run is what one wants to see and to keep.

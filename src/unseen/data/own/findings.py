@@ -259,7 +259,9 @@ def _class_faults(split: str, use: str, missing: str) -> tuple[Fault, ...]:
 
 CLASS_FAULTS = (
     *_class_faults("train", "a class to train on", "seen classes that no training image shows"),
-    *_class_faults("val", "a class", "classes that no validation image shows, which get no score"),
+    *_class_faults(
+        "val", "a class", "classes that no validation image shows, which cannot be scored"
+    ),
 )
 
 

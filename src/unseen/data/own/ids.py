@@ -109,8 +109,8 @@ ID_FAULTS = (
     IdFault(
         "error",
         UNLISTED,
-        "so many ids look like masks that were saved as JPEG or resized smoothly: make them again"
-        " from the ids",
+        "list all classes in classes.txt; if these are no classes, the masks were saved as JPEG or"
+        " resized smoothly: make them again from the ids",
         lambda ids: ids.scattered,
     ),
     IdFault(
