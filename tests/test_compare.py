@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tiny import write_voc
 from tiny.commands import error_of, run_command
 from unseen.compared.bootstrap import Bootstrap
 from unseen.compared.stored import Group, check_alike, find_report, grouped, read_report
@@ -277,3 +279,87 @@ def _with_two(reports: Path) -> Path:
         if not (place / name).exists():
             shutil.copytree(reports / "clip", place / name)
     return place
+
+
+# ------------------------------------------------- what is one model, and what one image
+
+
+def test_settings_are_no_seeds(reports: Path, tmp_path: Path) -> None:
+    """Another batch or precision in training is another model, another number of workers is not."""
+    made = {
+        name: read_report(copied(reports, "clip", tmp_path / name, seed=seed, **given))
+        for name, seed, given in [
+            ("a", 0, {"batch_size": 8, "workers": 0}),
+            ("b", 1, {"batch_size": 8, "workers": 4}),
+            ("c", 1, {"batch_size": 16, "workers": 0}),
+            ("d", 1, {"batch_size": 8, "workers": 0, "precision": "32-true"}),
+        ]
+    }
+    groups = grouped(list(made.values()))
+    assert [[each.folder.name for each in group.reports] for group in groups] == [
+        ["a", "b"],
+        ["c"],
+        ["d"],
+    ]
+
+
+def test_one_model_scored_in_two_ways(reports: Path, tmp_path: Path) -> None:
+    """Refused side by side; and with --mixed two rows."""
+    shutil.copytree(reports / "clip", tmp_path / "other")
+    path = tmp_path / "other" / "report.json"
+    told = json.loads(path.read_text())
+    told["protocol"]["inference"]["window"] = 48
+    path.write_text(json.dumps(told, indent=1))
+    both = [read_report(reports / "clip"), read_report(tmp_path / "other")]
+    with pytest.raises(SettingError, match=r"inference\.window is .*; compare what is alike"):
+        check_alike(both)
+    with pytest.raises(SettingError, match="same model with the same seed"):
+        grouped(both)
+    assert len(grouped(both, mixed=True)) == 2
+
+
+def test_a_background_is_no_seen_class(tmp_path: Path) -> None:
+    """Where it is scored: differences are those of the columns beside them, for every score."""
+    root = write_voc(tmp_path / "VOC2012", size=(60, 80), count=8)
+    line = f"--benchmark voc-21 --root {root} --clip doodles --inference.short_side 64"
+    line += " --inference.window 64 --inference.stride 64 --threshold 0.06"
+    groups = []
+    for name in ("clip", "naclip"):
+        run_command(f"evaluate {name} {line} --out {tmp_path / name}")
+        groups.append(Group(name, (read_report(tmp_path / name),)))
+    assert groups[0].reports[0].class_names[-1] == "background"
+    made = Bootstrap(groups[0]).differences(groups[1])
+    assert made is not None
+    one, other = (group.reports[0].scores for group in groups)
+    for name in ("mIoU", "mIoU_S", "mIoU_U", "hIoU"):
+        assert made[name].value == pytest.approx(other[name] - one[name], abs=1e-3)
+
+
+def test_few_images_have_no_interval(reports: Path, tmp_path: Path) -> None:
+    for name in ("clip", "naclip"):
+        run_command(f"evaluate {name} --benchmark doodles --limit 3 --out {tmp_path / name}")
+    groups = [Group(name, (read_report(tmp_path / name),)) for name in ("clip", "naclip")]
+    last = score_table(groups).rows[1][-1]
+    assert re.fullmatch(r"[+-]\d+\.\d", last)
+
+
+def test_episodes_of_an_image_are_drawn_together(reports: Path) -> None:
+    """They share what is hard in it: it is drawn, or not, with all of them."""
+    made = Bootstrap(Group("fold", (read_report(reports / "fold"),)))
+    images = [name.rpartition(" ")[0] for name in made.names]
+    assert len(set(images)) < len(images)
+    assert made.images == len(set(images))
+    for image in set(images):
+        places = [place for place, name in enumerate(images) if name == image]
+        assert (made.weights[:, places] == made.weights[:, places[:1]]).all()
+    drawn = made.weights[1:, [images.index(image) for image in sorted(set(images))]]
+    assert (drawn.sum(axis=1) == made.images).all()
+
+
+def test_a_class_of_no_episode_in_a_draw() -> None:
+    """It is left out there; one that has no episode at all counts 0, as in the score."""
+    sums = np.zeros((2, 4, 4))
+    sums[0, 1] = sums[1, 1] = [5, 10, 3, 6]
+    sums[0, 2] = [5, 10, 6, 6]
+    made = scores_of(sums, "episodes", [0], [1, 2, 3])
+    assert made["mIoU"].tolist() == pytest.approx([100 * 1.5 / 3, 100 * 0.5 / 2])

@@ -52,6 +52,9 @@ def test_every_combination_is_trained_and_compared(
     assert [run.train["lr"] for run in runs] == [0.001, 0.001, 0.002, 0.002]
     assert [run.model.options["num_prompts"] for run in runs] == [2, 4, 2, 4]
     assert all(run.train["transforms"]["crop"] == 64 for run in runs)
+    # A part of the images that was scored by hand is not the sweep's score.
+    run_command(f"evaluate {tmp_path / 'runs' / names[0] / 'seed-5'} --limit 2")
+    capsys.readouterr()
     # Again: only what is missing.
     weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("weights.safetensors")}
     (tmp_path / "runs" / names[1] / "seed-5" / "weights.safetensors").unlink()
@@ -107,6 +110,20 @@ def rows(table: str) -> list[dict[str, str]]:
 
 def test_workers_are_for_an_engine(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--workers is for --engine ray" in error_of(capsys, f"sweep {grid} --workers 2")
+
+
+def test_a_cluster_that_is_not_there(
+    grid: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+
+    def init(**_: object) -> None:
+        raise ConnectionError("no cluster")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    line = f"sweep {grid} --out {grid.parent / 'runs'} --engine ray"
+    assert "there is no Ray cluster at auto (RAY_ADDRESS)" in error_of(capsys, line)
 
 
 @pytest.mark.parametrize(

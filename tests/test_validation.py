@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from tiny.commands import run_command
 from tiny.scenes import use_few_scenes
 from unseen import progress
 from unseen.data.benchmarks import get_benchmark
+from unseen.errors import DataError
 from unseen.evaluation.validation import best_by
 from unseen.progress import ProgressBar, loss_shown
 from unseen.recipes import resolve
@@ -86,6 +89,47 @@ def test_the_best_step_is_kept(validated: Path) -> None:
     assert read_config(validated).chosen is None
     (report,) = unseen.evaluate(validated / "best", save=False, settings={"limit": 2, "shown": 0})
     assert report.protocol["chosen"] == chosen
+
+
+def test_without_the_score_another_one_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images without an unseen class have no hIoU; of equal ones the mIoU decides."""
+    told = iter([math.nan, math.nan, math.nan])
+    miou = iter([10.0, 30.0, 20.0])
+    monkeypatch.setattr(
+        "unseen.evaluation.validation.Validation.__call__",
+        lambda _: {"mIoU": next(miou), "hIoU": next(told)},
+    )
+    train(tmp_path / "nan", VALIDATED)
+    chosen = read_config(tmp_path / "nan" / "best").chosen
+    assert chosen == {"step": 4, "score": "mIoU", "value": 30.0, "images": 5}
+    told, miou = iter([0.0, 0.0, 0.0]), iter([10.0, 30.0, 20.0])
+    train(tmp_path / "zero", VALIDATED)
+    chosen = read_config(tmp_path / "zero" / "best").chosen
+    assert chosen == {"step": 4, "score": "hIoU", "value": 0.0, "images": 5}
+
+
+def test_what_a_killed_run_left_is_forgotten(validated: Path, tmp_path: Path) -> None:
+    """Before its first state; a new run there has neither its scores nor its best step."""
+    for name in ("config.yaml", "logs", "best", "curves.png"):
+        copy = shutil.copytree if (validated / name).is_dir() else shutil.copy
+        (tmp_path / "run").mkdir(exist_ok=True)
+        copy(validated / name, tmp_path / "run" / name)
+    train(tmp_path / "run", TRAIN)
+    assert not (tmp_path / "run" / "logs" / "validation.csv").exists()
+    assert not (tmp_path / "run" / "best" / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["best/config.yaml", "curves.png", "cost.json"])
+def test_files_of_others_are_told_first(name: str, tmp_path: Path) -> None:
+    """Before anything is trained."""
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(DataError, match=f"{name} exists and was not written by unseen"):
+        train(tmp_path / "run", VALIDATED)
+    assert path.read_text() == "mine"
 
 
 def test_a_stopped_run_has_the_scores_of_the_whole_one(
