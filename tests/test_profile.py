@@ -67,9 +67,9 @@ def test_every_method_has_a_cost(name: str, capsys: pytest.CaptureFixture[str]) 
     benchmark = "doodles"
     (row,) = rows(capsys, f"{name} --benchmark {benchmark} --size 64 --repeats 1")
     assert row["model"] == name
-    assert float(row["multiply-adds"].removesuffix(" G")) >= 0
-    assert float(row["parameters"].removesuffix(" M")) > 0
-    assert (float(row["trained"].removesuffix(" M")) > 0) == METHODS[name].trainable
+    assert float(row["multiply-adds"]) > 0
+    assert float(row["parameters"]) > 0
+    assert (float(row["trained"]) > 0) == METHODS[name].trainable
 
 
 def test_memory_of_tensors() -> None:
@@ -91,16 +91,17 @@ def test_memory_of_tensors() -> None:
 def test_runs_have_their_own_classes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = rows(capsys, f"{run} naclip --size 96 --repeats 2")
     assert [row["model"] for row in both] == [str(run), "naclip"]
-    assert all(row["label map"].endswith(" ms") for row in both)
+    assert all(0 < float(row["label map"]) < 10 for row in both), "seconds"
 
 
 def test_what_was_published_stands_below(capsys: pytest.CaptureFixture[str]) -> None:
     line = "zegclip naclip --benchmark voc --clip doodles --size 64 --repeats 1"
     measured, published, other = rows(capsys, line)
     assert published["model"] == "published (the paper's code)"
-    assert published["trained"] == "13.8 M"
-    assert published["multiply-adds"] == "110.4 G"
-    assert published["memory"] == "-"
+    assert published["trained"] == "13800000"
+    assert published["multiply-adds"] == "110400000000"
+    assert published["memory"] == ""
+    assert published["measured at"] == "512 x 512 pixels, GTX 1080 Ti"
     assert measured["model"] == "zegclip"
     assert other["model"] == "naclip"
 
@@ -123,7 +124,8 @@ def test_runs_and_reports_tell_it(
     assert of_run["trained"] > 0
     assert (of_run["classes"], of_fold["classes"]) == (20, 1)
     (row,) = tables(capsys, "compare of-run --costs --format csv")[1]
-    assert row["trained"] == f"{of_run['trained'] / 1e6:.1f} M"
+    assert row["trained"] == str(of_run["trained"])
+    assert row["measured at"].startswith("96 x 96 pixels, 20 classes, ")
 
 
 def tables(capsys: pytest.CaptureFixture[str], line: str) -> list[list[dict[str, str]]]:
@@ -134,7 +136,9 @@ def tables(capsys: pytest.CaptureFixture[str], line: str) -> list[list[dict[str,
     return [list(csv.DictReader(io.StringIO(part))) for part in parts]
 
 
-def test_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--size is 0" in error_of(capsys, "profile naclip --size 0")
+    runs_alone = "remove it"
+    assert runs_alone in error_of(capsys, f"profile {run} --benchmark voc")
     assert "--repeats is 0" in error_of(capsys, "profile naclip --repeats 0")
     assert "neither a method nor a run" in error_of(capsys, "profile nothing")

@@ -88,7 +88,7 @@ def show(table: Comparison, form: TableFormat) -> None:
     shown = Table()
     for place, head in enumerate(table.heads):
         shown.add_column(Text(head), justify="right" if place else "left", no_wrap=True)
-    for row in table.rows:
+    for row in table.as_text():
         shown.add_row(*map(Text, row))
     console = Console()
     # Nothing is cut in a narrow terminal, which folds lines itself.

@@ -11,6 +11,7 @@ from unseen.errors import SettingError
 from unseen.settings import InferenceSettings, TableFormat
 
 if TYPE_CHECKING:
+    from unseen.compared.tables import Cell
     from unseen.profiling import Cost
     from unseen.sources import ModelSource
 
@@ -73,7 +74,7 @@ def profile(
     from unseen.compared.costs import HEADS, cost_cells, measured_at
     from unseen.compared.tables import Comparison
 
-    rows: list[tuple[str, ...]] = []
+    rows: list[tuple[Cell, ...]] = []
     for name, source in zip(models, sources, strict=True):
         cost = asdict(_cost(source, benchmark, flags, inference))
         rows.append((name, *cost_cells(cost), measured_at(cost)))
@@ -107,7 +108,7 @@ def _cost(source: ModelSource, benchmark: str, flags: ProfileFlags, inference: G
     return measure(segmenter, text, settings, size=flags.size, repeats=flags.repeats)
 
 
-def _published(source: ModelSource, benchmark: str) -> list[tuple[str, ...]]:
+def _published(source: ModelSource, benchmark: str) -> list[tuple[Cell, ...]]:
     """A row of what was published of a method's cost on a benchmark, if anything was."""
     from unseen.compared.costs import cost_cells
     from unseen.recipes import published

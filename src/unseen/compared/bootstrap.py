@@ -6,6 +6,7 @@ Tibshirani 1993), so that what is hard for both does not blur the difference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,13 @@ class Difference:
     def is_clear(self) -> bool:
         """Whether the interval leaves zero out."""
         return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        """With its interval, if there is one, and a star where that leaves zero out."""
+        if math.isnan(self.low):
+            return f"{self.value:+.1f}"
+        star = "*" if self.is_clear else ""
+        return f"{self.value:+.1f} [{self.low:+.1f}, {self.high:+.1f}]{star}"
 
 
 class Bootstrap:

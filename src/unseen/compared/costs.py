@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unseen.compared.stored import Group
-from unseen.compared.tables import Comparison
+from unseen.compared.tables import Cell, Comparison, Number
 
 HEADS = (
     "model", "parameters", "text tower", "trained", "multiply-adds", "memory", "label map",
@@ -20,7 +21,7 @@ def cost_table(groups: Sequence[Group]) -> Comparison:
     return Comparison((*HEADS, "measured at"), rows)
 
 
-def _cells_of_seeds(group: Group) -> list[str]:
+def _cells_of_seeds(group: Group) -> list[Cell]:
     """A row; of seeds that were measured in different ways there are no means."""
     costs = [report.told["cost"] for report in group.reports if report.told.get("cost")]
     if not costs:
@@ -35,22 +36,21 @@ def _cells_of_seeds(group: Group) -> list[str]:
     return [*cost_cells(mean), *told]
 
 
-def cost_cells(cost: Mapping[str, Any]) -> list[str]:
+def cost_cells(cost: Mapping[str, Any]) -> list[Cell]:
     """A row of numbers; a dash for what is not known.
 
     Args:
         cost: The fields of `unseen.profiling.Cost`, or some of them.
     """
-    shown = [
-        *((cost.get(name), 1e-6, 1, "M") for name in ("parameters", "text_parameters", "trained")),
-        (cost.get("multiply_adds"), 1e-9, 1, "G"),
-        (cost.get("peak_bytes"), 1e-6, 0, "MB"),
-        (cost.get("seconds"), 1e3, 0, "ms"),
-    ]
-    return [
-        "-" if value is None else f"{value * factor:.{digits}f} {unit}"
-        for value, factor, digits, unit in shown
-    ]
+    units = {
+        "parameters": (1e-6, 1, "M"),
+        "text_parameters": (1e-6, 1, "M"),
+        "trained": (1e-6, 1, "M"),
+        "multiply_adds": (1e-9, 1, "G"),
+        "peak_bytes": (1e-6, 0, "MB"),
+        "seconds": (1e3, 0, "ms"),
+    }
+    return [Number(cost.get(name, math.nan), None, *unit) for name, unit in units.items()]
 
 
 def measured_at(cost: Mapping[str, Any]) -> str:

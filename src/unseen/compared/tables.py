@@ -25,8 +25,39 @@ HEADS = {
 
 
 @dataclass(frozen=True)
+class Number:
+    """A number in a table.
+
+    Attributes:
+        value: NaN where there is none.
+        spread: Standard deviation over seeds; None of a single one.
+        scale: What it is shown in.
+        digits: Behind the point, as it is shown.
+        unit: Behind it.
+    """
+
+    value: float
+    spread: float | None = None
+    scale: float = 1.0
+    digits: int = 1
+    unit: str = ""
+
+    def __str__(self) -> str:
+        """As it is shown."""
+        if math.isnan(self.value):
+            return "-"
+        text = f"{self.value * self.scale:.{self.digits}f}"
+        if self.spread is not None:
+            text += f" ± {self.spread * self.scale:.{self.digits}f}"
+        return f"{text} {self.unit}".rstrip()
+
+
+Cell = str | Number | Difference
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """A table, its numbers as text.
+    """A table.
 
     Attributes:
         heads: Of the columns, the first of them names.
@@ -34,7 +65,39 @@ class Comparison:
     """
 
     heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def as_text(self) -> list[tuple[str, ...]]:
+        """The rows as they are shown."""
+        return [tuple(map(str, row)) for row in self.rows]
+
+    def as_numbers(self) -> list[list[str]]:
+        """Heads and rows for programs: a column for each number, at its full precision."""
+        columns = []
+        for head, *cells in zip(self.heads, *self.rows, strict=True):
+            parts = [_parts(cell) for cell in cells]
+            names = [name for name in PARTS if any(name in part for part in parts)] or [""]
+            columns += [
+                [f"{head} {name}".rstrip(), *(part.get(name, "") for part in parts)]
+                for name in names
+            ]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+
+PARTS = ("", "sd", "low", "high")
+"""Of a cell for programs: the number itself, its standard deviation, the ends of its interval."""
+
+
+def _parts(cell: Cell) -> dict[str, str]:
+    """The numbers of a cell, by what is put behind the head of their column."""
+    if isinstance(cell, str):
+        return {"": cell} if cell else {}
+    values = {"": cell.value}
+    if isinstance(cell, Difference):
+        values |= {"low": cell.low, "high": cell.high}
+    elif cell.spread is not None:
+        values["sd"] = cell.spread
+    return {name: f"{value:.12g}" for name, value in values.items() if not math.isnan(value)}
 
 
 def mean_of_seeds(values: Sequence[float]) -> tuple[float, float | None]:
@@ -72,13 +135,13 @@ def score_table(groups: Sequence[Group], *, against: bool = True) -> Comparison:
         heads.append(f"{HEADS[judged]} against {groups[0].title}")
     rows = []
     for group in groups:
-        cells = [group.title, str(len(group.reports))]
+        cells: list[Cell] = [group.title, str(len(group.reports))]
         for name in names:
             values = [report.scores.get(name, math.nan) for report in group.reports]
-            cells.append(_cell(*mean_of_seeds(values)))
+            cells.append(Number(*mean_of_seeds(values)))
         if bootstrap is not None:
             made = None if group is groups[0] else bootstrap.differences(group)
-            cells.append("" if made is None else told(made.get(judged)))
+            cells.append(_known(None if made is None else made.get(judged)))
         rows.append(tuple(cells))
     return Comparison(tuple(heads), tuple(rows))
 
@@ -89,28 +152,17 @@ def class_table(groups: Sequence[Group]) -> Comparison:
     unseen = {first.class_names[i] for i in first.unseen_ids}
     rows = []
     for name in first.class_iou:
-        cells = [f"{name} (unseen)" if name in unseen else name]
+        cells: list[Cell] = [f"{name} (unseen)" if name in unseen else name]
         for group in groups:
             values = [report.class_iou.get(name, math.nan) for report in group.reports]
-            cells.append(_cell(*mean_of_seeds(values)))
+            cells.append(Number(*mean_of_seeds(values)))
         rows.append(tuple(cells))
     return Comparison(("class", *(group.title for group in groups)), tuple(rows))
 
 
-def told(difference: Difference | None) -> str:
-    """A difference with its interval; a star where that leaves zero out."""
-    if difference is None or math.isnan(difference.value):
-        return ""
-    if math.isnan(difference.low):  # too few images
-        return f"{difference.value:+.1f}"
-    star = "*" if difference.is_clear else ""
-    return f"{difference.value:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]{star}"
-
-
-def _cell(mean: float, spread: float | None) -> str:
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"
+def _known(difference: Difference | None) -> Cell:
+    """A difference, or nothing where there is none."""
+    return "" if difference is None or math.isnan(difference.value) else difference
 
 
 # ----------------------------------------------------------------------- formats
@@ -120,7 +172,7 @@ def written(table: Comparison, form: TableFormat) -> str:
     """A table as text in a format, without the last line end; numbers stand at the right."""
     if form == "csv":
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([table.heads, *table.rows])
+        csv.writer(text, lineterminator="\n").writerows(table.as_numbers())
         return text.getvalue().rstrip("\n")
     if form == "tex":
         return _latex(table)
@@ -128,7 +180,8 @@ def written(table: Comparison, form: TableFormat) -> str:
 
 
 def _markdown(table: Comparison) -> str:
-    lines = [tuple(cell.replace("|", "\\|") for cell in row) for row in (table.heads, *table.rows)]
+    shown = (table.heads, *table.as_text())
+    lines = [tuple(cell.replace("|", "\\|") for cell in row) for row in shown]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     under = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join(_markdown_line(line, widths) for line in (lines[0], under, *lines[1:]))
@@ -149,7 +202,7 @@ LATEX = {
 
 def _latex(table: Comparison) -> str:
     """A tabular with the rules of booktabs."""
-    rows = [" & ".join(map(_latex_cell, row)) + r" \\" for row in (table.heads, *table.rows)]
+    rows = [" & ".join(map(_latex_cell, row)) + r" \\" for row in (table.heads, *table.as_text())]
     columns = "l" + "r" * (len(table.heads) - 1)
     body = [r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"])
