@@ -33,6 +33,7 @@ FREE = "naclip"
 PICTURES = {
     "curves.png": "zegclip/seed-0/curves.png",
     "comparing.png": "comparing.png",
+    "sweep.png": "sweep.png",
     "scene-overlay.png": "scene/scene.overlay.png",
 }
 """In docs/, from the folder of runs."""
@@ -68,6 +69,17 @@ def make_runs() -> list[str]:
             run(f"evaluate {' '.join(missing)}")
         folders += runs
     return folders
+
+
+def make_sweep(page: Path) -> str:
+    """The sweep of its page, and a chart of it; its table."""
+    grid = re.search(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert grid is not None
+    Path("grid.yaml").write_text(grid[1], encoding="utf-8")
+    table = run("sweep grid.yaml --out grid --format md")
+    runs = " ".join(map(str, sorted(Path("grid").glob("*/seed-*"))))
+    run(f"compare {runs} --format md --chart sweep.png")
+    return table[table.index("| model") :]
 
 
 def write_table(page: Path, name: str, table: str) -> None:
@@ -131,6 +143,7 @@ def main() -> None:
     draw_costs(folders, docs / "costs.png")
     scene = shlex.quote(str(docs / "scene.png"))
     run(f"segment {scene} --classes boat,umbrella,clock --model zegclip/seed-0 --out scene")
+    write_table(docs / "sweeps.md", "grid", make_sweep(docs / "sweeps.md"))
     for name, source in PICTURES.items():
         shutil.copyfile(source, docs / name)
     draw_report(Path("zegclip/seed-0/eval-doodles/report.html"), docs)
