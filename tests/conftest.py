@@ -196,6 +196,25 @@ def trained(factory: pytest.TempPathFactory, line: str, length: str) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _small_costs() -> Iterator[None]:
+    """Costs in reports are measured on small images.
+
+    The small tower has four times as many patches at the size of photographs as a real one.
+    """
+    from unseen import profiling
+
+    side = profiling._side
+
+    def small(inference: InferenceSettings) -> int | None:
+        found = side(inference)
+        return None if found is None else min(found, 96)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profiling, "_side", small)
+        yield
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of ZegCLIP after two steps on Doodles, which tests read and leave as it is."""

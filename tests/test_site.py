@@ -59,8 +59,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Path) -> Path:
     """A folder with what the pages talk of, small."""
     monkeypatch.chdir(tmp_path)
     use_few_scenes(monkeypatch)
-    # The small tower has many more patches at the size of photographs than a real one.
-    monkeypatch.setattr("unseen.profiling._side", lambda inference: 64)
     names = ("photo", "a", "b", "photos/a/one", "photos/b/two", "photos/three")
     for number, name in enumerate(names):
         file = tmp_path / f"{name}.jpg"
