@@ -233,7 +233,7 @@ def test_lists_of_one_thing(capsys: pytest.CaptureFixture[str]) -> None:
 # ----------------------------------------------------------------- cheap refusals
 
 BAD = [
-    ("segment nope.jpg --classes cat", "nope.jpg does not exist"),
+    ("segment nope.jpg --classes cat", "there is no image or folder nope.jpg"),
     ("segment {image} --classes cat,cat", "twice"),
     ("segment {image} --classes cat --threshold 3", "--threshold is 3"),
     ("segment {image} --classes cat --model nothing", "neither a method nor a run folder"),
