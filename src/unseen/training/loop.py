@@ -235,7 +235,7 @@ def make_fabric(settings: TrainSettings) -> Fabric:
                 " many, or auto"
             )
     # It would tell every user what "auto" has chosen, which config.yaml says.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     fabric = Fabric(
         devices=devices,
         num_nodes=settings.nodes,
