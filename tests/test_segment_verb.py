@@ -175,7 +175,8 @@ def test_bad_class_names(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_bad_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.jpg").write_text("not an image")
     (tmp_path / "empty").mkdir()
-    assert "there is no image or folder" in error_of(capsys, f"segment {tmp_path / 'no.jpg'} --classes tree")
+    error = error_of(capsys, f"segment {tmp_path / 'no.jpg'} --classes tree")
+    assert "there is no image or folder" in error
     assert "notes.jpg" in error_of(capsys, f"segment {tmp_path / 'notes.jpg'} --classes tree")
     assert "holds no images" in error_of(capsys, f"segment {tmp_path / 'empty'} --classes tree")
 
