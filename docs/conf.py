@@ -23,10 +23,8 @@ autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "exclude-members": "__init__, __new__"}
 napoleon_use_ivar = True
-napoleon_google_docstring = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
-nitpicky = False
 
 # What lies beside the pages and not on the site is linked where it is read.
 SOURCE = "https://github.com/unseen-segmentation/unseen/blob/main/"

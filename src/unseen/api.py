@@ -36,7 +36,7 @@ from unseen.plans import (
     plan_training,
 )
 from unseen.predictor import Predictor
-from unseen.profiling import profile
+from unseen.profiling import own_cost
 from unseen.recipes import Protocol, published, recipe
 from unseen.reports import Report
 from unseen.runs import BEST, COST, TEXT, TOWER, Run, save_config, versions
@@ -192,9 +192,8 @@ def train(
         return None
     if segmenter.trains_text:  # its features have changed with training
         text = encode(segmenter, plan.vocabulary)
-    asked = text if plan.benchmark.episodes is None else text.select([0])
-    cost = profile(segmenter, asked, run.inference)
-    write_json(plan.folder / COST, asdict(cost), ours=True)
+    cost = own_cost(segmenter, text, run.inference, plan.benchmark)
+    write_json(plan.folder / COST, cost, ours=True)
     return segmenter, text
 
 

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unseen.building import own_inference
 from unseen.clip_segmenter import TextSegmenter
+from unseen.data.benchmarks import Benchmark
 from unseen.inference import LabelMaps, label_maps
 from unseen.precision import chosen_precision
 from unseen.segmenter import TextFeatures
@@ -101,6 +102,14 @@ def profile(
         precision=chosen_precision(settings.precision, segmenter.device),
         threads=torch.get_num_threads(),
     )
+
+
+def own_cost(
+    segmenter: TextSegmenter, text: TextFeatures, inference: InferenceSettings, benchmark: Benchmark
+) -> dict[str, Any]:
+    """What runs and reports say of a cost: at the size that is scored, in folds of one class."""
+    asked = text if benchmark.episodes is None else text.select([0])
+    return asdict(profile(segmenter, asked, inference))
 
 
 def _side(inference: InferenceSettings) -> int | None:

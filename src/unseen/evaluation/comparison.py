@@ -19,7 +19,7 @@ from unseen.evaluation.loop import choose_threshold, evaluate
 from unseen.evaluation.protocols import Candidate
 from unseen.files import REPORT, SHEET, check_replaceable, write_json
 from unseen.image_counts import NAME as COUNTS
-from unseen.profiling import profile
+from unseen.profiling import own_cost
 from unseen.report_page import NAME as PAGE
 from unseen.reports import Report
 from unseen.runs import HUB, SCORES, read_scores
@@ -99,12 +99,12 @@ def _reports(
     )
     if settings.choose_threshold:
         candidate = _with_threshold(candidate, bench, places.root, settings)
-    # In folds one class is asked.
-    asked = candidate.text if bench.episodes is None else candidate.text.select([0])
-    cost = asdict(profile(segmenter, asked, candidate.inference))
     # The candidate is the same for all seeds: they draw the episodes, and nothing else.
+    cost: dict[str, Any] | None = None
     for seed, folder in _folders(entry, places).items():
         report = evaluate(candidate, bench, places.root, replace(settings, seeds=(seed,)))
+        # Afterwards: data that cannot be scored are told at once.
+        cost = cost or own_cost(segmenter, candidate.text, candidate.inference, bench)
         report = replace(report, cost=cost)
         yield report.save(folder) if places.save else report
 
