@@ -16,7 +16,7 @@ from unseen.backbones.clip.loading import load_clip
 from unseen.backbones.clip.tower import CLIP
 from unseen.clip_segmenter import ClipSegmenter
 from unseen.modules.losses import cross_entropy
-from unseen.modules.prompts import make_prompts
+from unseen.modules.prompts import PromptSizes, make_prompts
 from unseen.segmenter import AuxiliaryMap, Prediction, TextFeatures, Tower, decay_groups
 from unseen.settings import TrainSettings
 from unseen.vocabulary import Vocabulary
@@ -143,7 +143,7 @@ class ThreeMaps(Comparing):
 
     def __init__(self, clip: CLIP) -> None:
         super().__init__(clip)
-        self.prompts, _ = make_prompts(clip, 2, depth=1, dropout=0.0, norm=False)
+        self.prompts, _ = make_prompts(clip, PromptSizes(2, depth=1, norm=False, dropout=0.0))
         self.layers = range(clip.num_layers)[-3:]
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:

@@ -18,7 +18,7 @@ class Released:
     """A released checkpoint.
 
     Attributes:
-        mark: Start of a name that no other method's checkpoint has.
+        mark: Start of a name that tells the checkpoint from those of other kinds.
         names: Patterns of released names and ours; the first that matches a whole name counts.
             `LAST` stands for the number of the decoder's last layer.
         options: Options of the method, read off the shapes of the tensors.
@@ -75,6 +75,8 @@ MMSEG_NAMES: Names = (
 """Prompts and towers."""
 UNUSED_IN_LAYER = r"(self_attn|norm1)\..*"
 """Parts of a decoder layer that its forward pass skips."""
+USED_OF_LAST = r"multihead_attn\.[qk]\..*"
+"""Parts of the last decoder layer that reach the maps."""
 
 
 def prompt_options(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -89,3 +91,26 @@ def prompt_options(state: dict[str, Tensor]) -> dict[str, Any]:
         "prompt_depth": 1 if deep is None else 1 + len(deep),
         "train_grid": None,
     }
+
+
+def decoder_options(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Prompts, and number and width of the decoder's layers."""
+    hidden = state["decode_head.decoder_1.layers.0.linear1.weight"].shape[0]
+    layers = count_layers(state, "decode_head.decoder_1.layers.")
+    return {**prompt_options(state), "decoder_layers": layers, "hidden_dim": hidden}
+
+
+LIKE_ZEGCLIP = Released(
+    mark="decode_head.decoder_1.",
+    towers=("backbone.", "text_encoder."),
+    names=(
+        *MMSEG_NAMES,
+        (r"decode_head\.(q_proj\..*)", r"descriptor.\1"),
+        (r"decode_head\.decoder_1\.layers\.LAST\.multihead_attn\.([qk]\..*)", r"decoder.\1"),
+        (r"decode_head\.decoder_1\.(layers\..*)", r"decoder.\1"),
+    ),
+    unused=rf"decode_head\.(decoder_1\.layers\.(\d+\.{UNUSED_IN_LAYER}"
+    rf"|LAST\.(?!{USED_OF_LAST}).*)|loss_decode\..*)",
+    options=decoder_options,
+)
+"""Checkpoints of ZegCLIP, and of OTSeg, whose tensors have the same names and shapes."""

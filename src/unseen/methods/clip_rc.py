@@ -13,7 +13,6 @@ defaults are what we found right. `docs/methods/clip_rc.md` lists them with numb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -23,15 +22,16 @@ from torch.nn import functional as F
 
 from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP
-from unseen.clip_segmenter import RELEASED_TOWER, ClipSegmenter, TowerQuirks
+from unseen.clip_segmenter import RELEASED_TOWER
 from unseen.errors import SettingError
 from unseen.modules.cache import TableCache
 from unseen.modules.decoders import DecoderLayer, DecoderSizes, check_heads, start_as_identity
-from unseen.modules.losses import FocalOver, MaskLoss, calibrated
-from unseen.modules.prompts import make_prompts
+from unseen.modules.losses import FocalOver, MaskLoss
+from unseen.modules.prompts import PromptSizes
 from unseen.modules.queries import relationship
 from unseen.modules.regions import region_mask, regions_of
-from unseen.modules.starts import AlignedStart, Start
+from unseen.modules.starts import Start
+from unseen.prompted_segmenter import PromptedQuirks, PromptedSegmenter
 from unseen.released import MMSEG_NAMES, UNUSED_IN_LAYER, Released, count_layers, prompt_options
 from unseen.segmenter import Prediction, TextFeatures
 
@@ -122,22 +122,17 @@ class RecoveryDecoder(nn.Module):
 
 
 @dataclass(frozen=True)
-class CLIPRCQuirks(TowerQuirks):
+class CLIPRCQuirks(PromptedQuirks):
     """What the released code does otherwise.
 
     Attributes:
         whole_cells: Where the lattice does not divide the grid, leave trailing patches without a
             region (released) instead of laying it evenly.
-        ignored_as: What a pixel with the ignore label is to the losses: left out ("ignore"), or a
-            negative for every class ("negative", released).
-        identical_layers: Start all layers of a decoder from equal values (released).
         scale: Of the dot products of queries and patches: "width", 1/√D, or "none" (released,
             although both are norms' outputs).
     """
 
     whole_cells: bool = False
-    ignored_as: Literal["ignore", "negative"] = "ignore"
-    identical_layers: bool = False
     scale: Literal["width", "none"] = "width"
 
     @classmethod
@@ -184,7 +179,7 @@ RELEASED = Released(
 )
 
 
-class CLIPRC(AlignedStart, ClipSegmenter):
+class CLIPRC(PromptedSegmenter):
     """CLIP-RC.
 
     Args:
@@ -221,7 +216,6 @@ class CLIPRC(AlignedStart, ClipSegmenter):
     Quirks = CLIPRCQuirks
     RELEASED = RELEASED
     TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3, "decoder_heads": 2, "lattice": (2, 2)}
-    classwise: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -249,22 +243,22 @@ class CLIPRC(AlignedStart, ClipSegmenter):
         quirks: CLIPRCQuirks | None = None,
     ) -> None:
         quirks = quirks or CLIPRCQuirks()
-        super().__init__(clip, templates=templates, quirks=quirks)
         check_heads(decoder_heads, clip.embed_dim)
+        super().__init__(
+            clip,
+            PromptSizes(num_prompts, prompt_depth, prompt_norm, dropout),
+            MaskLoss(mask_weight, dice_weight, focal_alpha, quirks.ignored_as, focal_over),
+            calibration=calibration,
+            templates=templates,
+            quirks=quirks,
+        )
         if len(lattice) != 2 or min(lattice) < 1:
             raise SettingError(
                 f"lattice is {list(lattice)}; give the regions down and across, such as [4,4]"
             )
         width = clip.embed_dim
         self.scale = width**-0.5 if quirks.scale == "width" else 1.0
-        self.calibration, self.recovery_weight = calibration, recovery_weight
-        self.norm_regions = norm_regions
-        self.mask_loss = MaskLoss(
-            mask_weight, dice_weight, focal_alpha, quirks.ignored_as, focal_over
-        )
-        self.prompts, self.prompt_norm = make_prompts(
-            clip, num_prompts, depth=prompt_depth, dropout=dropout, norm=prompt_norm
-        )
+        self.recovery_weight, self.norm_regions = recovery_weight, norm_regions
         self.bridge = RegionLevelBridge(
             clip,
             (lattice[0], lattice[1]),
@@ -292,7 +286,7 @@ class CLIPRC(AlignedStart, ClipSegmenter):
         """By the queries."""
         self.decoder.scale_queries(factor)
 
-    def encode_images(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_images(self, images: Tensor) -> tuple[Tensor, ...]:
         """Unit vectors of class tokens (B, D), patches (B, N, D) and regions (B, R, D).
 
         Args:
@@ -355,25 +349,20 @@ class CLIPRC(AlignedStart, ClipSegmenter):
         joined: Tensor = self.lateral_proj(torch.cat([around, image, patches], dim=-1))
         return joined
 
-    def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
-        """Probabilities, those of seen classes reduced by γ."""
-        return calibrated(logits.sigmoid(), seen, self.calibration)
-
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
         """Weighted terms `mask` and `dice` (as ZegCLIP's), `recovery_q` and `recovery_k`, `total`.
 
         The recovery terms are mean absolute differences.
         """
-        size = (labels.shape[-2], labels.shape[-1])
-        losses = self.mask_loss(
-            prediction.maps, labels, lambda logits: prediction.resized(size, logits)
-        )
+        losses = super().loss(prediction, labels)
         if prediction.extras:
             extras = {name: tensor.float() for name, tensor in prediction.extras.items()}
-            losses["recovery_q"] = self.recovery_weight * F.l1_loss(
+            recovery_q = self.recovery_weight * F.l1_loss(
                 extras["recovered_descriptors"], extras["descriptors"]
             )
-            losses["recovery_k"] = self.recovery_weight * F.l1_loss(
+            recovery_k = self.recovery_weight * F.l1_loss(
                 extras["recovered_patches"], extras["patches"]
             )
-        return {**losses, "total": torch.stack(list(losses.values())).sum()}
+            total = losses["total"] + recovery_q + recovery_k
+            losses |= {"recovery_q": recovery_q, "recovery_k": recovery_k, "total": total}
+        return losses

@@ -13,40 +13,34 @@ numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP
-from unseen.clip_segmenter import RELEASED_TOWER, ClipSegmenter, TowerQuirks
+from unseen.clip_segmenter import RELEASED_TOWER
 from unseen.modules.decoders import DecoderSizes, MaskDecoder, check_heads, start_as_identity
-from unseen.modules.losses import FocalOver, MaskLoss, calibrated
-from unseen.modules.prompts import make_prompts
+from unseen.modules.losses import FocalOver, MaskLoss
+from unseen.modules.prompts import PromptSizes
 from unseen.modules.queries import RelationshipDescriptor
-from unseen.modules.starts import AlignedStart, Start
-from unseen.released import MMSEG_NAMES, UNUSED_IN_LAYER, Released, count_layers, prompt_options
+from unseen.modules.starts import Start
+from unseen.prompted_segmenter import PromptedQuirks, PromptedSegmenter
+from unseen.released import LIKE_ZEGCLIP
 from unseen.segmenter import AuxiliaryMap, Prediction, TextFeatures
 
 
 @dataclass(frozen=True)
-class ZegCLIPQuirks(TowerQuirks):
+class ZegCLIPQuirks(PromptedQuirks):
     """What the released code does otherwise.
 
     Attributes:
-        ignored_as: What a pixel with the ignore label is to the losses: left out ("ignore"), or a
-            negative for every class ("negative", released).
-        identical_layers: Start all decoder layers from equal values (released).
         scale: Of the dot products that are the logits: "width", 1/√D; or "heads", the mean over the
             heads' scaled products, 1/(heads·√(D/heads)) (paper eq. 8, released).
     """
 
-    ignored_as: Literal["ignore", "negative"] = "ignore"
-    identical_layers: bool = False
     scale: Literal["heads", "width"] = "width"
 
     @classmethod
@@ -61,29 +55,7 @@ class ZegCLIPQuirks(TowerQuirks):
         )
 
 
-def _released_options(state: dict[str, Tensor]) -> dict[str, Any]:
-    hidden = state["decode_head.decoder_1.layers.0.linear1.weight"].shape[0]
-    layers = count_layers(state, "decode_head.decoder_1.layers.")
-    return {**prompt_options(state), "decoder_layers": layers, "hidden_dim": hidden}
-
-
-RELEASED = Released(
-    mark="decode_head.decoder_1.",
-    towers=("backbone.", "text_encoder."),
-    names=(
-        *MMSEG_NAMES,
-        (r"decode_head\.(q_proj\..*)", r"descriptor.\1"),
-        (r"decode_head\.decoder_1\.layers\.LAST\.multihead_attn\.([qk]\..*)", r"decoder.\1"),
-        (r"decode_head\.decoder_1\.(layers\..*)", r"decoder.\1"),
-    ),
-    # Of the last layer only the query and key projections reach the output.
-    unused=rf"decode_head\.(decoder_1\.layers\.(\d+\.{UNUSED_IN_LAYER}"
-    r"|LAST\.(?!multihead_attn\.[qk]\.).*)|loss_decode\..*)",
-    options=_released_options,
-)
-
-
-class ZegCLIP(AlignedStart, ClipSegmenter):
+class ZegCLIP(PromptedSegmenter):
     """ZegCLIP.
 
     Args:
@@ -115,9 +87,8 @@ class ZegCLIP(AlignedStart, ClipSegmenter):
 
     PUBLISHED: ClassVar[dict[str, Any]] = {"start": "released", "calibration": 0.1}
     Quirks = ZegCLIPQuirks
-    RELEASED = RELEASED
+    RELEASED = LIKE_ZEGCLIP
     TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3, "decoder_heads": 2}
-    classwise: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -141,14 +112,14 @@ class ZegCLIP(AlignedStart, ClipSegmenter):
         quirks: ZegCLIPQuirks | None = None,
     ) -> None:
         quirks = quirks or ZegCLIPQuirks()
-        super().__init__(clip, templates=templates, quirks=quirks)
         check_heads(decoder_heads, clip.embed_dim)
-        self.calibration = calibration
-        self.mask_loss = MaskLoss(
-            mask_weight, dice_weight, focal_alpha, quirks.ignored_as, focal_over
-        )
-        self.prompts, self.prompt_norm = make_prompts(
-            clip, num_prompts, depth=prompt_depth, dropout=dropout, norm=prompt_norm
+        super().__init__(
+            clip,
+            PromptSizes(num_prompts, prompt_depth, prompt_norm, dropout),
+            MaskLoss(mask_weight, dice_weight, focal_alpha, quirks.ignored_as, focal_over),
+            calibration=calibration,
+            templates=templates,
+            quirks=quirks,
         )
         self.descriptor = RelationshipDescriptor(clip.embed_dim)
         # The usual ratio of a transformer's feed-forward part.
@@ -173,19 +144,6 @@ class ZegCLIP(AlignedStart, ClipSegmenter):
         with torch.no_grad():
             self.decoder.k.weight.mul_(factor)
 
-    def encode_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors of class tokens (B, D) and patches (B, N, D).
-
-        Args:
-            images: (B, 3, H, W), RGB in 0..1.
-        """
-        x = self.embed(images)
-        x = self.prompts.forward_blocks(self.clip.block, self.clip.num_layers, x)  # (B, 1 + N, C)
-        # Unit vectors, as CLIP compares them: the descriptor multiplies them with unit text
-        # features.
-        x = F.normalize(self.clip.finish(self.prompt_norm(x)), dim=-1)
-        return x[:, 0], x[:, 1:]
-
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
         """Logits (B, K, h, w) of images (B, 3, H, W), RGB in 0..1.
 
@@ -199,18 +157,3 @@ class ZegCLIP(AlignedStart, ClipSegmenter):
         maps = [self.biased(each.unflatten(2, grid)) for each in scores]
         auxiliary = tuple(AuxiliaryMap(logits) for logits in maps[:-1])
         return Prediction(maps[-1], self.clip.padded_size(images), auxiliary=auxiliary)
-
-    def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
-        """Probabilities, those of seen classes reduced by γ (calibrated stacking, as released)."""
-        return calibrated(logits.sigmoid(), seen, self.calibration)
-
-    def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
-        """Weighted terms `mask` (focal) and `dice`, and their sum `total`.
-
-        Each is divided by the number of (image, class) pairs that are present, at least 1.
-        """
-        size = (labels.shape[-2], labels.shape[-1])
-        losses = self.mask_loss(
-            prediction.maps, labels, lambda logits: prediction.resized(size, logits)
-        )
-        return {**losses, "total": torch.stack(list(losses.values())).sum()}

@@ -103,8 +103,12 @@ class DecoderLayer(nn.Module):
 
     def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
         """(B, K, D) from queries (B, K, D) and memory (B, N, D)."""
+        return self.update(queries, self.multihead_attn(queries, memory))
+
+    def update(self, queries: Tensor, attended: Tensor) -> Tensor:
+        """Queries (…, D) after what they attended to, (…, D), and the feed-forward part."""
         # Post-norm, as in the original transformer: the residual sum is normalised.
-        queries = self.norm2(queries + self.drop(self.multihead_attn(queries, memory)))
+        queries = self.norm2(queries + self.drop(attended))
         hidden = self.drop(F.relu(self.linear1(queries)))
         out: Tensor = self.norm3(queries + self.drop(self.linear2(hidden)))
         return out

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -23,35 +24,37 @@ class TowerSizes(Protocol):
     num_layers: int
 
 
-def make_prompts(
-    tower: TowerSizes,
-    num_prompts: int,
-    *,
-    depth: int | None,
-    dropout: float,
-    norm: bool | None,
-) -> tuple[VisualPrompts, nn.Module]:
-    """Prompts for a tower, and the trainable norm before its final one.
+@dataclass(frozen=True)
+class PromptSizes:
+    """How many prompts there are, and where.
 
-    Args:
-        tower: The tower.
-        num_prompts: P.
+    Attributes:
+        count: P, prompts a block.
         depth: Blocks with prompts of their own; all if None.
+        norm: Whether there is a trainable norm; for deep prompts only if None (released).
         dropout: On the projected prompts.
-        norm: Whether there is a norm; for deep prompts only if None (released).
+    """
+
+    count: int
+    depth: int | None
+    norm: bool | None
+    dropout: float
+
+
+def make_prompts(tower: TowerSizes, sizes: PromptSizes) -> tuple[VisualPrompts, nn.Module]:
+    """Prompts for a tower, and the trainable norm before its final one.
 
     Raises:
         SettingError: More blocks than the tower has, or none.
     """
-    depth = tower.num_layers if depth is None else depth
+    depth = tower.num_layers if sizes.depth is None else sizes.depth
     if not 1 <= depth <= tower.num_layers:
         raise SettingError(
             f"prompt_depth is {depth}, but the tower has {tower.num_layers} blocks; give 1 to"
             f" {tower.num_layers}"
         )
-    prompts = VisualPrompts(num_prompts, tower.width, tower.patch_size, depth, dropout)
-    if norm is None:
-        norm = depth > 1
+    prompts = VisualPrompts(sizes.count, tower.width, tower.patch_size, depth, sizes.dropout)
+    norm = depth > 1 if sizes.norm is None else sizes.norm
     return prompts, nn.LayerNorm(tower.width, eps=1e-6) if norm else nn.Identity()
 
 
