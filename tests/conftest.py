@@ -29,8 +29,9 @@ from unseen.data.doodles import draw
 from unseen.errors import CheckpointError
 from unseen.methods import METHODS
 from unseen.released import rename
-from unseen.segmenter import Segmenter, TextFeatures
+from unseen.segmenter import Prediction, Segmenter, TextFeatures
 from unseen.settings import InferenceSettings
+from unseen.training.targets import targets_of
 
 CHROMIUM = [
     "--no-sandbox",
@@ -76,6 +77,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"
+LOSSES = 1e-5
+"""Relative tolerance of losses, suggested with the fixtures."""
 FIXTURES = (SHARED / "fixtures", HERE / "golden")
 
 
@@ -95,11 +98,10 @@ class Released:
     Args:
         name: Of the fixture.
         method: Of the table.
-        weight: A weight of the loss to read from the fixture's configuration besides those of the
-            masks.
+        options: Of the method, each with the name it has in the fixture's configuration.
     """
 
-    def __init__(self, name: str, method: str, weight: str | None = None) -> None:
+    def __init__(self, name: str, method: str, **options: str) -> None:
         self.tensors, self.about = golden(name)
         self.config, self.method = self.about["config"], method
         self.state = {
@@ -111,15 +113,18 @@ class Released:
             self.state,
             vision_heads=self.config["vit_heads"],
             text_heads=text_heads,
-            decoder_heads=self.config["dec_heads"],
             dropout=0.0,
             mask_weight=self.config["mask_weight"],
             dice_weight=self.config["dice_weight"],
-            **({"recovery_weight": self.config[weight]} if weight else {}),
+            **{option: self.config[released] for option, released in options.items()},
         )
         self.segmenter.clip.mean.zero_()  # the fixtures' images are normalised already
         self.segmenter.clip.std.fill_(1)
-        self.text = TextFeatures(tuple("abcdefg"), self.tensors["in.text_embedding"].float())
+        vectors = self.tensors["in.text_embedding"].float()
+        names = tuple("abcdefg"[: len(vectors)])
+        self.text = TextFeatures(names, vectors)
+        if vectors.ndim == 3:
+            self.text = TextFeatures(names, vectors.mean(dim=1), per_template=vectors)
         self.seen = None if self.config["self_training"] else self.config["base_class"]
 
     def check_tensors(self) -> None:
@@ -146,6 +151,31 @@ class Released:
         if "out.infer_scores" in self.tensors:  # left out of tests/golden
             close(resized, self.tensors["out.infer_scores"], tolerance)
         assert torch.equal(resized.argmax(dim=1)[0], self.tensors["out.infer_pred"].long())
+
+    def training_step(self) -> tuple[Prediction, dict[str, Tensor]]:
+        """Prediction, targets (which are checked) and losses of the fixture's step.
+
+        The gradients are computed.
+        """
+        seen, transductive = self.config["base_class"], self.config["self_training"]
+        text = self.text if transductive else self.text.select(seen)
+        self.segmenter.train().zero_grad()
+        prediction = self.segmenter(self.tensors["in.image"], text)
+        labels = self.tensors["in.label"][:, 0].long()
+        targets = targets_of(
+            labels,
+            prediction,
+            regime="transductive" if transductive else "inductive",
+            seen=seen,
+            unseen=self.config["novel_class"],
+        )
+        assert torch.equal(labels, self.tensors["in.label"][:, 0].long())
+        assert torch.equal(targets, self.tensors["out.train.target"].long())
+        losses = self.segmenter.loss(prediction, targets)
+        assert losses["total"].item() == pytest.approx(self.about["total_loss"], rel=LOSSES)
+        losses["total"].backward()
+        self.segmenter.eval()
+        return prediction, losses
 
     def check_gradients(self, tolerance: float) -> None:
         """The norm of every parameter's gradient and some whole gradients, after a backward pass.

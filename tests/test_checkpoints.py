@@ -187,3 +187,20 @@ def test_stored_text_with_a_background(tmp_path: Path) -> None:
         text.encode_names(["c"], ())
     with pytest.raises(DataError, match="3 classes and 'others', the last,"):
         StoredText.read(tmp_path / "classes.npy", ["a", "b", "c"]).check(4, "others")
+
+
+def test_stored_text_of_several_prompts(tmp_path: Path) -> None:
+    """A vector a prompt, as OTSeg's released files hold them; their mean for other methods."""
+    rows = torch.nn.functional.normalize(torch.randn(3, 2, 4), dim=-1)
+    np.save(tmp_path / "classes.npy", rows.numpy())
+    text = StoredText.read(tmp_path / "classes.npy", ["a", "b"])
+    text.check(4, "others")
+    assert torch.equal(text.encode_prompts(["b", "a"], ()), rows[[1, 0]])
+    mean = rows[1].mean(dim=0)
+    assert torch.equal(text.encode_names(["b"], ())[0], mean / mean.norm())
+    assert torch.equal(text.encode_names(["b"], (), unit=False)[0], mean)
+    assert torch.equal(text.background, rows[2].mean(dim=0))
+    rows[1, 1] = 0
+    np.save(tmp_path / "classes.npy", rows.numpy())
+    with pytest.raises(DataError, match=r"row 2 of .* is no vector \(its length is 0\)"):
+        StoredText.read(tmp_path / "classes.npy", ["a", "b"])

@@ -99,9 +99,7 @@ class TextSegmenter(Segmenter):
 
         The background's name is encoded as it is, without a template.
         """
-        templates = self.templates
-        if vocabulary.templates is not None:
-            templates = templates_of(vocabulary.templates)
+        templates = self._templates_for(vocabulary)
         # Without this, every forward pass in training would keep the text tower's activations.
         with torch.set_grad_enabled(self.trains_text and torch.is_grad_enabled()):
             return TextFeatures(
@@ -110,18 +108,39 @@ class TextSegmenter(Segmenter):
                 background=self._background(),
             )
 
+    @torch.no_grad()
+    def encode_prompts(self, vocabulary: Vocabulary) -> TextFeatures:
+        """One vector a class, as `encode_text`, and one for each of its prompts (`per_template`).
+
+        All have unit length, but for those of a file with one a class, which are used as stored. Of
+        several names of a class the mean counts, prompt by prompt.
+        """
+        words = [word for name in vocabulary.names for word in vocabulary.names_of(name)]
+        prompts = self.text_encoder.encode_prompts(words, self._templates_for(vocabulary))
+        if isinstance(self.text_encoder, StoredText):
+            pooled = self.text_encoder.encode_names(words, ())
+            return TextFeatures(vocabulary.names, pooled, per_template=prompts)
+        prompts = F.normalize(prompts, dim=-1)
+        pooled = F.normalize(prompts.mean(dim=1), dim=-1)
+        pooled, prompts = (
+            F.normalize(_class_means(vectors, vocabulary), dim=-1) for vectors in (pooled, prompts)
+        )
+        return TextFeatures(vocabulary.names, pooled, per_template=prompts)
+
+    def _templates_for(self, vocabulary: Vocabulary) -> tuple[str, ...]:
+        """The vocabulary's templates, or the method's own."""
+        if vocabulary.templates is None:
+            return self.templates
+        return templates_of(vocabulary.templates)
+
     def _pooled(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Tensor:
         encoder, unit = self.text_encoder, self.unit_text
         # The usual case in one call, whose result stays bit for bit what it was without synonyms.
         if not vocabulary.synonyms:
             return encoder.encode_names(vocabulary.names, templates, unit=unit)
-        groups = [vocabulary.names_of(name) for name in vocabulary.names]
-        names = [name for group in groups for name in group]
-        vectors = encoder.encode_names(names, templates, unit=unit)
-        means = [
-            part.mean(dim=0) for part in torch.split(vectors, [len(group) for group in groups])
-        ]
-        pooled = torch.stack(means)
+        words = [word for name in vocabulary.names for word in vocabulary.names_of(name)]
+        vectors = encoder.encode_names(words, templates, unit=unit)
+        pooled = _class_means(vectors, vocabulary)
         if unit:
             pooled = F.normalize(pooled, dim=-1)
         return pooled
@@ -135,6 +154,12 @@ class TextSegmenter(Segmenter):
         # photograph.
         name = [self.background_name]
         return self.text_encoder.encode_names(name, TEMPLATES["name"], unit=self.unit_text)[0]
+
+
+def _class_means(vectors: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """The mean over the names of each class, (K, …), of vectors (S, …) of all names in turn."""
+    counts = [len(vocabulary.names_of(name)) for name in vocabulary.names]
+    return torch.stack([part.mean(dim=0) for part in torch.split(vectors, counts)])
 
 
 @dataclass(frozen=True)

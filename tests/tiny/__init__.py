@@ -175,7 +175,9 @@ def learn_one_image(segmenter: Segmenter, steps: int = 150) -> tuple[float, floa
     def text() -> TextFeatures:
         if query or segmenter.trains_text:
             return segmenter.encode_text(Vocabulary(names))
-        return TextFeatures(names, torch.eye(16)[: len(names)])  # easier to tell apart
+        easy = torch.eye(16)[: len(names)]  # to tell apart
+        other = torch.eye(16)[-len(names) :]
+        return TextFeatures(names, easy, per_template=torch.stack([easy, other], dim=1))
 
     fixed = text()
     optimizer = torch.optim.AdamW([p for p in segmenter.parameters() if p.requires_grad], lr=3e-3)

@@ -163,8 +163,8 @@ def convert(
     The file is read as data: nothing in it is executed. Prints what became of every tensor.
 
     Args:
-        method: zegclip, clip_rc, esda, sazs or edgeclip.
-        file: The checkpoint: mmcv's .pth of ZegCLIP and CLIP-RC, or that of the method's own code.
+        method: A trained method of the table; `unseen list METHOD` says how it is published.
+        file: The checkpoint: mmcv's .pth of ZegCLIP and its kin, or that of the method's own code.
         benchmark: What it was trained on: its classes, seen classes and windows; folds as
             pascal-5i/0.
         flags: What else a checkpoint does not say.

@@ -259,7 +259,8 @@ class StoredText:
 
     Args:
         names: K class names.
-        rows: (K, D), or (K + 1, D) where the last row is the background's vector.
+        rows: (K, D), or (K, P, D) with a vector of each of P prompts; K + 1 where the last row is
+            the background's.
         source: For messages.
 
     Attributes:
@@ -269,14 +270,15 @@ class StoredText:
 
     def __init__(self, names: Sequence[str], rows: NDArray[Any], source: Path) -> None:
         self.names, self.rows, self.file = tuple(names), rows, source
-        self.embed_dim, self.source = int(rows.shape[1]), NO_TOWER
+        self.embed_dim, self.source = int(rows.shape[-1]), NO_TOWER
 
     @classmethod
     def read(cls, path: Path, names: Sequence[str]) -> StoredText:
         """The features in a file.
 
         Raises:
-            DataError: Not a .npy file of a plain (classes, D) array of numbers.
+            DataError: Not a .npy file of a plain (classes, D) or (classes, prompts, D) array of
+                numbers.
         """
         if not path.is_file():
             problem = "is not a plain file" if path.exists() else "does not exist"
@@ -290,19 +292,23 @@ class StoredText:
                 f"{path} is not a readable .npy file of text embeddings; save a plain (classes,"
                 " width) float array"
             ) from error
-        if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu" or rows.ndim != 2:
+        if (
+            not isinstance(rows, np.ndarray)
+            or rows.dtype.kind not in "fiu"
+            or not 2 <= rows.ndim <= 3
+        ):
             raise DataError(
                 f"{path} does not hold one plain array of numbers; save a (classes, width) float"
-                " array with numpy.save"
+                " array with numpy.save, or (classes, prompts, width)"
             )
         with np.errstate(over="ignore", invalid="ignore"):
-            lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+            lengths = np.linalg.norm(rows.astype(np.float64), axis=-1)
         # Lengths that can be brought to 1 in 32 bits; compared so that NaN fails.
-        bad = np.flatnonzero(~((lengths > 1e-6) & (lengths < 1e6)))
+        bad = np.argwhere(~((lengths > 1e-6) & (lengths < 1e6)))
         if len(bad):
             raise DataError(
-                f"row {bad[0] + 1} of {path} is no vector (its length is {lengths[bad[0]]:g}); make"
-                " the file again"
+                f"row {bad[0][0] + 1} of {path} is no vector (its length is"
+                f" {lengths[tuple(bad[0])]:g}); make the file again"
             )
         return cls(names, rows.astype(np.float32), path)
 
@@ -319,7 +325,7 @@ class StoredText:
         """
         # Stored vectors cannot be projected to another width, and their order is the classes'.
         needed = len(self.names) + (background_name is not None)
-        if self.rows.shape == (needed, embed_dim):
+        if (len(self.rows), self.rows.shape[-1]) == (needed, embed_dim):
             return
         also, learned = "", ""
         if background_name is not None:
@@ -333,30 +339,46 @@ class StoredText:
         )
 
     def encode_prompts(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """The stored vectors as those of a single prompt, (K, 1, D)."""
-        return self.encode_names(names, templates).unsqueeze(1)
+        """The stored vectors (K, P, D), whatever the templates; P = 1 where there is one a class.
+
+        Raises:
+            VocabularyError: A class the file has no vector for.
+        """
+        vectors = torch.from_numpy(self.rows[self._places(names)])
+        return vectors.unsqueeze(1) if vectors.ndim == 2 else vectors
 
     def encode_names(
         self, names: Sequence[str], templates: Sequence[str], *, unit: bool = True
     ) -> Tensor:
         """The stored vectors (K, D) of some of the classes, whatever the templates.
 
+        Of several prompts a class it is the mean, brought to unit length with `unit`.
+
         Raises:
             VocabularyError: A class the file has no vector for.
         """
+        prompts = self.encode_prompts(names, templates)
+        if prompts.shape[1] == 1:
+            # Used as stored, also with `unit`: whoever made the file decided their lengths.
+            return prompts[:, 0]
+        mean = prompts.mean(dim=1)
+        return F.normalize(mean, dim=-1) if unit else mean
+
+    def _places(self, names: Sequence[str]) -> list[int]:
+        """The rows of some of the classes."""
         unknown = next((name for name in names if name not in self.names), None)
         if unknown is not None:
             raise VocabularyError(
                 f"the text embeddings come from a file, {self.file}, which has none for"
                 f" {unknown!r}; its classes are {', '.join(self.names)}"
             )
-        # Used as stored, also with `unit`: whoever made the file decided their lengths.
-        return torch.from_numpy(self.rows[[self.names.index(name) for name in names]])
+        return [self.names.index(name) for name in names]
 
     @property
     def background(self) -> Tensor:
         """The last row (D,): the background's vector, where the file has one."""
-        return torch.from_numpy(self.rows[-1])
+        last = torch.from_numpy(self.rows[-1])
+        return last.mean(dim=0) if last.ndim == 2 else last
 
 
 def text_tower_of(
