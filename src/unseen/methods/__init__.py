@@ -85,6 +85,11 @@ OWN: dict[str, Method] = {
         "unseen.methods.clip_rc:CLIPRC",
         "ZegCLIP with regions: one query a region and class, attention in both directions",
     ),
+    "otseg": Method(
+        "unseen.methods.otseg:OTSeg",
+        "ZegCLIP with several prompts a class, each of which finds its patches by optimal"
+        " transport",
+    ),
     "esda": Method(
         "unseen.methods.esda:ESDA",
         "one query class at a time: its text feature as class token, rank-2 adapters, prior maps",
