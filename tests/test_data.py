@@ -66,6 +66,7 @@ def test_splits_part_the_vocabulary(name: str) -> None:
         "context-60": (50, 10),
         "coco-20i": (60, 20),
         "context-60-threshold": (49, 10),
+        "context-cascade": (49, 10),
         "ade20k-150": (150, 0),
         "ade20k-847": (847, 0),
         "cityscapes": (19, 0),
@@ -85,6 +86,7 @@ def test_splits_part_the_vocabulary(name: str) -> None:
 
 
 def test_unseen_ids() -> None:
+    assert get_benchmark("context-cascade").unseen_ids == [0, 2, 3, 7, 9, 13, 17, 19, 31, 37]
     assert get_benchmark("voc").class_names == VOC
     assert get_benchmark("voc").unseen_ids == [15, 16, 17, 18, 19]
     assert [VOC[i] for i in get_benchmark("voc").unseen_ids] == [

@@ -14,7 +14,7 @@ from PIL import Image
 from unseen.backbones.clip.loading import load_clip
 from unseen.errors import SettingError
 from unseen.methods import METHODS, create
-from unseen.methods.options import argument_docs, check
+from unseen.methods.options import Option, argument_docs, check
 from unseen.vocabulary import Vocabulary
 
 PLUGIN = '''
@@ -52,6 +52,13 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     METHODS.__dict__.pop("_others", None)
     yield tmp_path  # type: ignore[misc]
     METHODS.__dict__.pop("_others", None)
+
+
+def test_blocks_are_counted_from_0() -> None:
+    options = {"blocks": Option("blocks", tuple[int, ...], (), "")}
+    check("any", {"blocks": [0, 11]}, options)
+    with pytest.raises(SettingError, match="for each entry, give a whole number of at least 0"):
+        check("any", {"blocks": [-1]}, options)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -75,6 +75,12 @@ CONTEXT_UNSEEN = (
 )  # fmt: skip
 """The classes of Context without masks in training (ZegCLIP and others)."""
 
+CONTEXT_CASCADE = (
+    "aeroplane", "bed", "bedclothes", "boat", "bottle", "car", "cloth", "cow", "keyboard", "plate",
+)  # fmt: skip
+"""The classes without masks of Cascade-CLIP's own numbers: in the alphabetical order those with the
+ids that the usual ten have in another order of the classes."""
+
 CONTEXT_ZS3 = (
     "cow", "motorbike", "sofa", "cat", "boat", "fence", "bird", "tvmonitor", "keyboard",
     "aeroplane",

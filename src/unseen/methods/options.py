@@ -146,7 +146,7 @@ def _problem(name: str, value: Any, kind: Any) -> str:
         # Of several types the first that fits; the message is about the first of all.
         return "" if "" in problems else problems[0]
     if get_origin(kind) is tuple:
-        return _problem_of_list(value, get_args(kind))
+        return _problem_of_list(name, value, get_args(kind))
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         if value in choices:
@@ -157,13 +157,17 @@ def _problem(name: str, value: Any, kind: Any) -> str:
     return ""
 
 
-def _problem_of_list(value: Any, parts: tuple[Any, ...]) -> str:
+def _problem_of_list(name: str, value: Any, parts: tuple[Any, ...]) -> str:
     length = None if parts[-1] is Ellipsis else len(parts)
     if not isinstance(value, (list, tuple)) or (length is not None and len(value) != length):
         return f"give a list{f' of {length}' if length else ''}, such as [2,3]"
-    if all(_is_a(part, parts[0]) for part in value):
+    if parts[0] is int and "blocks" in name:
+        allowed = BLOCKS
+    elif parts[0] in KINDS:
+        allowed = KINDS[parts[0]]
+    else:
         return ""
-    return f"for each entry, {KINDS[parts[0]].remedy}"
+    return "" if all(map(allowed.holds, value)) else f"for each entry, {allowed.remedy}"
 
 
 def _problem_of_scalar(name: str, value: Any, kind: type) -> str:
@@ -173,12 +177,10 @@ def _problem_of_scalar(name: str, value: Any, kind: type) -> str:
     return "" if allowed.holds(value) else allowed.remedy
 
 
-def _is_a(value: Any, kind: type) -> bool:
-    return KINDS[kind].holds(value) if kind in KINDS else isinstance(value, kind)
-
-
 KINDS = {int: whole(1, 8192), float: number(0, 1e6), bool: SWITCH, str: text(empty=True)}
 """What an option of a type may be, unless its name is among `LIMITS`."""
+BLOCKS = whole(0, 100)
+"""What the entries of a list of blocks may be; the class knows how many its tower has."""
 LIMITS = {
     "dropout": number(0, 1, open_high=True),
     "layers": whole(1, 100),
