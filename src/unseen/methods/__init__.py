@@ -90,6 +90,10 @@ OWN: dict[str, Method] = {
         "ZegCLIP with several prompts a class, each of which finds its patches by optimal"
         " transport",
     ),
+    "cascade_clip": Method(
+        "unseen.methods.cascade_clip:CascadeCLIP",
+        "ZegCLIP that reads the tower's middle blocks as well, a decoder for each group of them",
+    ),
     "esda": Method(
         "unseen.methods.esda:ESDA",
         "one query class at a time: its text feature as class token, rank-2 adapters, prior maps",
