@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -232,3 +232,41 @@ class ClipSegmenter(TextSegmenter):
             via=quirks.train_grid,
             twice=quirks.class_embedding_twice,
         )
+
+
+class CosineSegmenter(ClipSegmenter):
+    """Base of the methods without training: cosines of patches with classes, compared by a softmax.
+
+    Args:
+        clip: The tower.
+        templates: As for `TextSegmenter`.
+        temperature: Factor on the cosines before the softmax over classes.
+        resize: How the position table is resized.
+
+    Raises:
+        SettingError: A temperature of 0.
+    """
+
+    trainable: ClassVar[bool] = False
+    classwise: ClassVar[bool] = True
+    confidence_compares: ClassVar[bool] = True
+
+    def __init__(
+        self, clip: CLIP, *, templates: Templated, temperature: float, resize: Resize
+    ) -> None:
+        super().__init__(clip, templates=templates, quirks=TowerQuirks(resize=resize))
+        if not temperature > 0:
+            raise SettingError(f"temperature is {temperature}; give a number above 0")
+        self.temperature = temperature
+
+    def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
+        """Cosines times the temperature.
+
+        Windows are averaged before the softmax, as the released codes do.
+        """
+        return self.temperature * logits
+
+    def confidence(self, scores: Tensor, total: Tensor | None = None) -> Tensor:
+        """The best class's share of the softmax over the classes."""
+        assert total is not None
+        return (scores - total).exp()

@@ -223,7 +223,7 @@ def _create_plain_vit(name: str, *, pretrained: bool) -> VisionTransformer:
 def _keys_of_timm(network: VisionTransformer, images: Tensor) -> Tensor:
     """Keys (B, N, C) of normalised images; nothing else of the last block is computed."""
     last: Any = network.blocks[-1]
-    x = network.norm_pre(_timm_tokens(network, images))
+    x = network.norm_pre(timm_tokens(network, images))
     for block in network.blocks[:-1]:
         x = block(x)
     # The rows of the joint projection are those of queries, keys and values, in this order.
@@ -235,7 +235,7 @@ def _keys_of_timm(network: VisionTransformer, images: Tensor) -> Tensor:
     return F.linear(last.norm1(patches), qkv.weight.chunk(3)[1], bias)
 
 
-def _timm_tokens(network: VisionTransformer, images: Tensor) -> Tensor:
+def timm_tokens(network: VisionTransformer, images: Tensor) -> Tensor:
     """The tokens (B, T, C) of normalised images, with positions; class and register tokens first.
 
     timm itself resizes positions with anti-aliasing; DINO, whose keys are the usual ones, does not.

@@ -20,7 +20,6 @@ A patch's logit for a class is the cosine of its projected output with the class
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -29,9 +28,10 @@ from torch.nn import functional as F
 
 from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP, Resize
-from unseen.clip_segmenter import ClipSegmenter, TowerQuirks
+from unseen.clip_segmenter import CosineSegmenter
 from unseen.errors import SettingError
 from unseen.modules.attention import NeighbourAttention, attend, merge_heads, split_heads
+from unseen.modules.resize import whole_patches
 from unseen.segmenter import Prediction, TextFeatures
 
 Mode = Literal["clip", "maskclip", "maskclip_no_residual", "sclip", "clearclip", "naclip"]
@@ -61,7 +61,7 @@ class TrainingFreeQuirks:
         return cls(resize="bicubic_plain", rim="stretch")
 
 
-class TrainingFree(ClipSegmenter):
+class TrainingFree(CosineSegmenter):
     """CLIP's patches compared with classes, the last block overridden.
 
     Args:
@@ -76,9 +76,6 @@ class TrainingFree(ClipSegmenter):
 
     PUBLISHED: ClassVar[dict[str, Any]] = {"templates": "imagenet"}
     Quirks = TrainingFreeQuirks
-    trainable: ClassVar[bool] = False
-    classwise: ClassVar[bool] = True
-    confidence_compares: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -91,19 +88,19 @@ class TrainingFree(ClipSegmenter):
         quirks: TrainingFreeQuirks | None = None,
     ) -> None:
         self.quirks = quirks or TrainingFreeQuirks()
-        super().__init__(clip, templates=templates, quirks=TowerQuirks(resize=self.quirks.resize))
+        super().__init__(
+            clip, templates=templates, temperature=temperature, resize=self.quirks.resize
+        )
         if mode not in get_args(Mode):
             raise SettingError(
                 f"there is no training-free mode {mode!r}; choose one of"
                 f" {', '.join(get_args(Mode))}"
             )
-        if not temperature > 0:
-            raise SettingError(f"temperature is {temperature}; give a number above 0")
         if mode != "naclip" and gaussian_std != NEIGHBOURHOOD:
             raise SettingError(
                 f"gaussian_std is for naclip's neighbourhood, which {mode} has not; remove it"
             )
-        self.mode, self.temperature = mode, temperature
+        self.mode = mode
         self.neighbour_attention = NeighbourAttention(gaussian_std)
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
@@ -111,7 +108,7 @@ class TrainingFree(ClipSegmenter):
         covered = self.clip.padded_size(images)
         if self.quirks.rim == "stretch":
             covered = (images.shape[-2], images.shape[-1])
-            images = _whole_patches(images, self.clip.patch_size)
+            images = whole_patches(images, self.clip.patch_size)
         h, w = self.clip.grid(images)
         # All methods here share every block but the last.
         x = self.clip.blocks(self.embed(images), stop=-1)
@@ -119,18 +116,6 @@ class TrainingFree(ClipSegmenter):
         features = F.normalize(self.clip.finish(patches), dim=-1)  # (B, N, D)
         logits = (features @ text.pooled.T).transpose(1, 2).reshape(images.shape[0], -1, h, w)
         return Prediction(logits, covered)
-
-    def scores(self, logits: Tensor, seen: Sequence[int] | None) -> Tensor:
-        """Cosines times the temperature.
-
-        Windows are averaged before the softmax, as the released codes do.
-        """
-        return self.temperature * logits
-
-    def confidence(self, scores: Tensor, total: Tensor | None = None) -> Tensor:
-        """The best class's share of the softmax over the classes."""
-        assert total is not None
-        return (scores - total).exp()
 
     def _last_block(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """The overridden last block on tokens (B, 1 + N, C)."""
@@ -153,9 +138,3 @@ class TrainingFree(ClipSegmenter):
         x = x + block.ls_1(y)
         out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
         return out
-
-
-def _whole_patches(images: Tensor, patch: int) -> Tensor:
-    """Images (…, H, W) without what is left of their sides after whole patches."""
-    height, width = (max(patch, side // patch * patch) for side in images.shape[-2:])
-    return images[..., :height, :width]

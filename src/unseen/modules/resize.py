@@ -34,3 +34,9 @@ def linear_weights(
     """The share (new, old) float32 of each old value in each new one, by linear interpolation."""
     one_hot = torch.eye(old, device=device).unsqueeze(0)
     return F.interpolate(one_hot, new, mode="linear", align_corners=align_corners)[0].mT
+
+
+def whole_patches(images: Tensor, patch: int) -> Tensor:
+    """Images (…, H, W) without what is left of their sides after whole patches."""
+    height, width = (max(patch, side // patch * patch) for side in images.shape[-2:])
+    return images[..., :height, :width]
