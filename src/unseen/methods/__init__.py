@@ -77,6 +77,11 @@ OWN: dict[str, Method] = {
     "sclip": _training_free("sclip", "query-query plus key-key attention"),
     "clearclip": _training_free("clearclip", "query-query attention, no residual"),
     "naclip": _training_free("naclip", "key-key attention with a neighbourhood prior"),
+    "proxyclip": Method(
+        "unseen.methods.proxyclip:ProxyCLIP",
+        "values of the last block averaged over patches that look alike to DINO, no training",
+        trainable=False,
+    ),
     "zegclip": Method(
         "unseen.methods.zegclip:ZegCLIP",
         "visual prompts and a relationship descriptor; train on seen classes",
