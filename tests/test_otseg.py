@@ -147,6 +147,12 @@ def test_plans_are_those_of_the_equations() -> None:
     assert torch.allclose(plan, expected.transpose(-1, -2).float(), rtol=1e-4, atol=1e-9)
 
 
+def test_gradients_go_through_all_rounds() -> None:
+    cosines = (2 * torch.rand(2, 3, 5, dtype=torch.float64) - 1).requires_grad_()
+    for rounds in (1, 2, 7):
+        assert torch.autograd.gradcheck(Sinkhorn(0.2, rounds).plan, cosines)
+
+
 def test_costs_as_far_apart_as_they_can_be() -> None:
     cosines = torch.tensor([[[1.0, -1.0], [-1.0, -1.0]]]).requires_grad_()
     plan = Sinkhorn(0.05, rounds=50).plan(cosines)

@@ -35,7 +35,9 @@ ONNX_NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Deployed(nn.Module):
-    """What is exported: scores (B, K, h, w) of images (B, 3, H, W) and vectors (K, D).
+    """What is exported: scores (B, K, h, w) of images (B, 3, H, W) and vectors of classes.
+
+    The vectors are (K, D), or (K, P, D) for methods that keep P prompts of a class apart.
 
     Args:
         segmenter: A method that reads nothing of the classes but their vectors; it stays as it is.
@@ -55,8 +57,18 @@ class Deployed(nn.Module):
     def forward(self, images: Tensor, text: Tensor) -> Tensor:
         """Scores as the method decides by them; the best one is the class of a cell."""
         # The names are not looked at: there are as many classes as vectors.
-        logits = self.segmenter(images, TextFeatures(("",), text)).logits
-        return self.segmenter.scores(logits, None)
+        features = TextFeatures(("",), text)
+        if self.segmenter.needs_prompts:
+            features = TextFeatures(("",), text.mean(dim=1), per_template=text)
+        return self.segmenter.scores(self.segmenter(images, features).logits, None)
+
+    @property
+    def of_class(self) -> tuple[int, ...]:
+        """Shape of the vectors of a class."""
+        width = self.segmenter.clip.embed_dim
+        if self.segmenter.needs_prompts:
+            return len(self.segmenter.templates), width
+        return (width,)
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,7 @@ def export_model(
         predictor: The model; its windows and refinement stay behind.
         path: Ends in .onnx or .pt2; PATH.json and, with classes, PATH.npy come beside it.
         size: Side of images in pixels, for ONNX; whole patches.
-        classes: Those whose vectors (K, D) are written, with their synonyms.
+        classes: Those whose vectors are written, with their synonyms.
 
     Raises:
         SettingError: A method that cannot be exported, or a size that is no whole patches.
@@ -130,7 +142,7 @@ def export_model(
     if isinstance(segmenter, QuerySegmenter) or not isinstance(segmenter, ClipSegmenter):
         raise SettingError(
             f"{type(segmenter).__name__} is asked one class at a time and cannot be exported;"
-            " methods that compare all classes can: those without training, zegclip, clip_rc"
+            " methods that compare all classes can"
         )
     patch_size = segmenter.clip.patch_size
     if size < patch_size or size % patch_size:
@@ -150,7 +162,7 @@ def export_model(
     told = {
         "model": json.loads(json.dumps(predictor.model_told, default=str)),
         "images": "float32 (batch, 3, height, width), RGB in 0..1",
-        "text": f"float32 (classes, {segmenter.clip.embed_dim}), unit vectors",
+        "text": f"float32 (classes, {', '.join(map(str, module.of_class))}), unit vectors",
         "scores": f"(batch, classes, height / {patch_size}, width / {patch_size}); the best is the"
         " class",
         "size": size if path.suffix == ONNX else f"any multiple of {patch_size}",
@@ -160,7 +172,9 @@ def export_model(
     write_json(about_file(path), told)
     if text is not None:
         with replacing(vectors_file(path), ours=True) as beside, beside.open("wb") as file:
-            np.save(file, text.pooled.cpu().numpy())
+            vectors = text.per_template if segmenter.needs_prompts else text.pooled
+            assert vectors is not None
+            np.save(file, vectors.cpu().numpy())
     return Deployment(path, difference, len(cases))
 
 
@@ -168,7 +182,7 @@ def _example(module: Deployed, batch: int, height: int, width: int, classes: int
     """Random images and vectors."""
     generator = torch.Generator().manual_seed(batch + height + width + classes)
     images = torch.rand(batch, 3, height, width, generator=generator)
-    text = torch.randn(classes, module.segmenter.clip.embed_dim, generator=generator)
+    text = torch.randn(classes, *module.of_class, generator=generator)
     return [images, F.normalize(text, dim=-1)]
 
 

@@ -202,6 +202,7 @@ class Segmenter(nn.Module, ABC):
         trains_text: Whether training changes what `encode_text` returns; then it is called anew in
             every step, and gradients flow through it.
         needs_tokens: Whether it reads `TextFeatures.tokens`.
+        needs_prompts: Whether it reads `TextFeatures.per_template`.
         starts_from_images: Whether `start_from` looks at training images.
         classwise: Whether the score of a class depends on its own logit alone and grows with it;
             then only classes that can win somewhere are looked at there.
@@ -215,6 +216,7 @@ class Segmenter(nn.Module, ABC):
     trainable: ClassVar[bool] = True
     trains_text: ClassVar[bool] = False
     needs_tokens: ClassVar[bool] = False
+    needs_prompts: ClassVar[bool] = False
     starts_from_images: bool = False
     classwise: ClassVar[bool] = False
     confidence_compares: ClassVar[bool] = False

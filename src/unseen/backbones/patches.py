@@ -103,7 +103,7 @@ class PatchFeatures(nn.Module):
         else:
             tokens = self.network.forward_features(x)
         patches: Tensor = tokens[:, self.network.num_prefix_tokens :]
-        return patches.transpose(1, 2).reshape(len(x), -1, h, w)
+        return patches.transpose(1, 2).reshape(x.shape[0], -1, h, w)
 
     def _of_square(self, x: Tensor) -> Tensor:
         """SAM's features, whose network takes squares of one size: images keep their ratio."""
@@ -142,7 +142,7 @@ class ClipPatches(nn.Module):
         x = _padded(images - clip.mean, size) + clip.mean
         x = _nearest_patches(x, (clip.patch_size, clip.patch_size))
         tokens = clip.visual.ln_post(clip.blocks(clip.embed(x))[:, 1:])
-        out: Tensor = tokens.transpose(1, 2).reshape(len(x), -1, *clip.grid(x))
+        out: Tensor = tokens.transpose(1, 2).reshape(x.shape[0], -1, *clip.grid(x))
         return out
 
 

@@ -210,6 +210,7 @@ class OTSeg(PromptedSegmenter):
     Quirks = OTSegQuirks
     RELEASED = LIKE_ZEGCLIP
     TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3}
+    needs_prompts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -306,11 +307,11 @@ class OTSeg(PromptedSegmenter):
         if self.text_offsets is not None:
             prompts = F.normalize(prompts.unsqueeze(2) + self.text_offsets, dim=-1).flatten(1, 2)
         queries = self.descriptor(class_token, prompts.flatten(0, 1))  # (B, K·N, D)
-        queries = queries.reshape(len(images), *prompts.shape)
+        queries = queries.reshape(images.shape[0], *prompts.shape)
         _, direct = self.sinkhorn(queries, patches)
         # Patches run row by row, so scores (B, K, M) are maps (B, K, h, w).
         decoded, direct = (
-            self._scaled(maps).reshape(len(images), -1, *grid)
+            self._scaled(maps).reshape(images.shape[0], -1, *grid)
             for maps in (self.decoder(queries, patches), direct)
         )
         return Prediction(

@@ -147,7 +147,7 @@ class ProxyCLIP(CosineSegmenter):
         features = self.proxy(for_proxy, covered)  # (B, F, h', w')
         grid = (features.shape[-2], features.shape[-1])
         # Heads need not be told apart: they share the attention, and channels are resized alone.
-        values = values.transpose(1, 2).reshape(len(images), -1, h, w)
+        values = values.transpose(1, 2).reshape(images.shape[0], -1, h, w)
         if grid != (h, w):
             values = bilinear(values, grid)
         y = proxy_attention(
@@ -158,4 +158,4 @@ class ProxyCLIP(CosineSegmenter):
             mean_over=self.quirks.mean_over,
         )
         patches = F.normalize(self.clip.finish(block.attn.out_proj(y)), dim=-1)  # (B, h'·w', D)
-        return (patches @ text.pooled.T).transpose(1, 2).reshape(len(images), -1, *grid)
+        return (patches @ text.pooled.T).transpose(1, 2).reshape(images.shape[0], -1, *grid)

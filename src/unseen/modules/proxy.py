@@ -26,8 +26,11 @@ def proxy_attention(
         gamma: γ, inverse temperature.
         mean_over: Whether μ is that of an "image", or of the whole "batch".
     """
-    count = features.shape[1]
-    rows = max(1, AT_ONCE // (len(features) * count))
+    batch, count = features.shape[:2]
+    rows, starts = count, [0]
+    if not torch.compiler.is_exporting():  # what is exported has no loop over parts of any number
+        rows = max(1, AT_ONCE // (batch * count))
+        starts = list(range(0, count, rows))
     # In float32: the threshold is a jump, over which rounding must not carry many patches.
     with torch.autocast(values.device.type, enabled=False):
         unit = F.normalize(features.float(), dim=-1)
@@ -35,18 +38,23 @@ def proxy_attention(
         threshold = beta * unit.mean(dim=1).square().sum(dim=-1).view(-1, 1, 1)  # (B, 1, 1)
         if mean_over == "batch":
             threshold = threshold.mean(dim=0, keepdim=True)
-        parts = [
-            _weights(unit, threshold, gamma, range(count)[start : start + rows]) @ values.float()
-            for start in range(0, count, rows)
-        ]
+        parts = []
+        for start in starts:
+            with torch.no_grad():
+                scores = gamma * (unit[:, start : start + rows] @ unit.mT - threshold)
+                weights = _softmax_above_0(scores, start)  # (B, rows, N)
+            parts.append(weights @ values.float())
     return torch.cat(parts, dim=1)
 
 
-@torch.no_grad()
-def _weights(unit: Tensor, threshold: Tensor, gamma: float, rows: range) -> Tensor:
-    """Attention weights (B, rows, N) of some of the patches."""
-    scores = gamma * (unit[:, rows.start : rows.stop] @ unit.transpose(1, 2) - threshold)
-    own = scores.diagonal(rows.start, dim1=1, dim2=2).clone()
+def _softmax_above_0(scores: Tensor, start: int) -> Tensor:
+    """The softmax of scores (B, rows, N), without those below 0 but for a patch's own.
+
+    Args:
+        scores: Overwritten.
+        start: The patch of the first row.
+    """
+    own = scores.diagonal(start, dim1=1, dim2=2).clone()
     scores.masked_fill_(scores < 0, -torch.inf)
-    scores.diagonal(rows.start, dim1=1, dim2=2).copy_(own)
+    scores.diagonal(start, dim1=1, dim2=2).copy_(own)
     return scores.softmax(dim=-1)

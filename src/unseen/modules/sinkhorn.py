@@ -6,10 +6,13 @@ Cuturi 2013, arXiv 1306.0895, with an entropy of strength ε; OTSeg (Kim et al. 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SMALL = 1e-8
@@ -39,23 +42,34 @@ class Sinkhorn:
         Args:
             cosines: Of prompts and patches, (…, N, M) float32.
         """
-        count, size = cosines.shape[-2:]
         # A patch's factor makes up for what all its entries are divided by, so its largest is 1:
         # from ε = 0.05 on the smallest, exp(-2 / ε), is far from what float32 rounds to 0.
         largest = cosines.detach().amax(dim=-2, keepdim=True)  # (…, 1, M)
         kernel = torch.exp((cosines - largest) / self.epsilon)
-        of_prompts = torch.ones_like(cosines[..., :1]).transpose(-1, -2)  # (…, 1, N)
-        before = torch.zeros_like(cosines[..., :1, :])
+        of_prompts, of_patches = _Factors.apply(kernel, self, largest)
+        plan: Tensor = of_prompts.mT * kernel * of_patches
+        return plan
+
+    def scaled(self, kernel: Tensor, largest: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Factors of prompts (…, 1, N) and patches (…, 1, M) after every round.
+
+        Args:
+            kernel: (…, N, M).
+            largest: (…, 1, M), the cosines that the kernel was divided by, as logarithms times ε.
+        """
+        share, of_prompts = _shares(largest), torch.ones_like(kernel[..., :1]).mT
+        share_of_prompts, before = _shares(of_prompts), torch.zeros_like(largest)
         for _ in range(self.rounds):
-            of_patches = (1 / size + SMALL) / (of_prompts @ kernel)  # (…, 1, M)
-            of_prompts = (1 / count + SMALL) / (of_patches @ kernel.transpose(-1, -2))
-            if self.tolerance is not None:
-                # u of the paper; its v is ε log of the prompts' factors.
-                potentials = self.epsilon * of_patches.detach().log() + 1 - largest
-                change, before = (potentials - before).abs().mean(), potentials
-                if change < self.tolerance:
-                    break
-        return of_prompts.transpose(-1, -2) * kernel * of_patches
+            of_patches = share / (of_prompts @ kernel)
+            of_prompts = share_of_prompts / (of_patches @ kernel.mT)
+            yield of_prompts, of_patches
+            if self.tolerance is None:
+                continue
+            # u of the paper; its v is ε log of the prompts' factors.
+            potentials = self.epsilon * of_patches.log() + 1 - largest
+            change, before = (potentials - before).abs().mean(), potentials
+            if change < self.tolerance:
+                break
 
     def __call__(self, prompts: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Plans (B, K, N, M) and the score maps they give, (B, K, M), both float32.
@@ -73,3 +87,56 @@ class Sinkhorn:
             plan = self.plan(cosines)
             count, size = cosines.shape[-2:]
             return plan, size * count * (plan * cosines).sum(dim=-2)
+
+
+def _shares(each: Tensor) -> Tensor:
+    """The equal share of every entry of the last dimension, as a tensor of one entry a row.
+
+    Computed by tensors, so that an exported model takes images of any size.
+    """
+    return 1 / torch.ones_like(each).sum(dim=-1, keepdim=True) + SMALL
+
+
+class _Factors(torch.autograd.Function):
+    """The factors after the last round; their gradient goes back through all rounds.
+
+    Plain operations would add an array of the kernel's size to its gradient twice a round. Each is
+    the product of a column and a row, so all of them are added up by one product of matrices.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, kernel: Tensor, sinkhorn: Sinkhorn, largest: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Factors of prompts (…, 1, N) and patches (…, 1, M)."""
+        if not ctx.needs_input_grad[0]:
+            for last in sinkhorn.scaled(kernel, largest):
+                factors = last
+            return factors
+        prompts, patches = zip(*sinkhorn.scaled(kernel, largest), strict=True)
+        ctx.save_for_backward(kernel, torch.cat(prompts, dim=-2), torch.cat(patches, dim=-2))
+        return prompts[-1], patches[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, of_prompts: Tensor, of_patches: Tensor
+    ) -> tuple[Tensor | None, None, None]:
+        """The gradient of the kernel from those of the factors."""
+        kernel, prompts, patches = ctx.saved_tensors  # (…, N, M), (…, rounds, N), (…, rounds, M)
+        share_of_prompts, share = _shares(of_prompts), _shares(of_patches)
+        columns, rows = [], []
+        for number in reversed(range(prompts.shape[-2])):
+            own, other = (x[..., number : number + 1, :] for x in (prompts, patches))
+            # A factor is a share over a sum: its slope by the sum is -factor² / share.
+            slope = of_prompts * own.square() / -share_of_prompts
+            columns.append(slope)
+            rows.append(other)
+            of_patches = of_patches + slope @ kernel
+            slope = of_patches * other.square() / -share
+            before = prompts[..., number - 1 : number, :] if number else torch.ones_like(own)
+            columns.append(before)
+            rows.append(slope)
+            of_prompts = slope @ kernel.mT
+            of_patches = torch.zeros_like(of_patches)
+        return torch.cat(columns, dim=-2).mT @ torch.cat(rows, dim=-2), None, None
