@@ -87,8 +87,7 @@ def test_onnx_is_the_method(name: str, tmp_path: Path) -> None:
         ours = Deployed(predictor.segmenter)(images, text)
     assert np.abs(scores - ours.numpy()).max() < 1e-3
     vectors = np.load(tmp_path / "model.onnx.npy")
-    text = predictor.encode(["sun", "fish"])
-    expected = text.per_template if predictor.segmenter.needs_prompts else text.pooled
+    expected = Deployed(predictor.segmenter).vectors_of(predictor.encode(["sun", "fish"]))
     assert (vectors == expected.numpy()).all()
     told = json.loads((tmp_path / "model.onnx.json").read_text())
     assert told["size"] == 72

@@ -15,16 +15,30 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from tiny import tiny_clip, write_voc
+from tiny import learn_one_image, tiny_clip, write_voc
 from unseen.backbones.clip.loading import load_clip
 from unseen.building import encode
 from unseen.data.benchmarks import get_benchmark
 from unseen.data.classes import VOC, VOC_UNSEEN
+from unseen.methods import METHODS, create
+from unseen.methods.options import check, options_of
+from unseen.vocabulary import Vocabulary
 
 FOLDER = Path(__file__).parents[1] / "examples" / "photographs"
-MODULES = ("common", "tower", "probe", "run", "curve", "page", "choices", "sheets")
+MODULES = (
+    "common",
+    "tower",
+    "probe",
+    "run",
+    "curve",
+    "page",
+    "choices",
+    "sheets",
+    "combination",
+    "search",
+)
 
 
 @pytest.fixture(scope="module")
@@ -181,11 +195,8 @@ def test_the_page_says_what_was_measured(scripts: dict[str, ModuleType]) -> None
 
 def test_every_row_and_choice_fits_its_method(scripts: dict[str, ModuleType]) -> None:
     """Settings resolve, and the options exist."""
-    from unseen.methods import METHODS
-    from unseen.methods.options import check
-
     common, run, choices = scripts["common"], scripts["run"], scripts["choices"]
-    places = Namespace(mobilenet=Path("m"), tower=Path("t"))
+    places = Namespace(mobilenet=Path("m"), tower=Path("t"), vit="timm:v")
     for row in (*run.ROWS.values(), *choices.ROWS.values()):
         model, settings = common.settings(row, places, 3)
         assert (settings.seed, settings.steps, settings.batch_size) == (3, common.STEPS, 8)
@@ -197,3 +208,44 @@ def test_every_row_and_choice_fits_its_method(scripts: dict[str, ModuleType]) ->
             key, _, value = choice.partition("=")
             if value and not key.startswith(("train.", "scored.")):
                 assert key in known, choice
+
+
+def test_choices_of_the_search_are_read(scripts: dict[str, ModuleType]) -> None:
+    search, combination = scripts["search"], scripts["combination"].Combination
+    read = search.Choice.read
+    assert read("ours") == search.Choice()
+    choice = read("direct=true+train.steps=200+mixed=0.5")
+    assert (choice.options, choice.train, choice.mixed) == ({"direct": True}, {"steps": 200}, 0.5)
+    assert (read("otseg").method, read("otseg").options) == ("otseg", {"text_offsets": 4})
+    for text in search.CHOICES:
+        choice = read(text)
+        known = options_of(combination)
+        if choice.method != "combination":
+            known = METHODS[choice.method].choices
+        check(choice.method, choice.options, known)
+
+
+def test_a_combination_starts_as_zegclip_and_learns(scripts: dict[str, ModuleType]) -> None:
+    clip, images = tiny_clip(), torch.rand(1, 3, 32, 40)
+    made = scripts["combination"].Combination
+    combination = made(clip, num_prompts=2, direct=True, proxy="doodles").eval()
+    zegclip = create("zegclip", clip, num_prompts=2, decoder_heads=1).eval()
+    text = zegclip.encode_text(Vocabulary(("cat", "dog")))
+    alone, both = (part.auxiliary for part in (zegclip(images, text), combination(images, text)))
+    assert (len(alone), len(both)) == (0, 2)
+    plain = made(clip, num_prompts=2).eval()
+    assert torch.allclose(plain(images, text).logits, zegclip(images, text).logits, atol=1e-5)
+    for options in ({"direct": True}, {"text_noise": 0.3}):
+        torch.manual_seed(0)
+        learner = made(tiny_clip(), num_prompts=2, dropout=0.0, **options).train()
+        assert learn_one_image(learner)[2] > 0.9
+
+
+def test_weights_between_start_and_end(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for folder, value in ((run / "step-1", 0.0), (run, 4.0)):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"a": torch.full((2,), value)}, folder / "weights.safetensors", {"b": "c"})
+    mixed = scripts["search"].mixed_weights(run, 0.75, tmp_path / "mixed")
+    assert load_file(mixed / "weights.safetensors")["a"].tolist() == [3.0, 3.0]
+    assert not (mixed / "step-1").exists()

@@ -62,6 +62,13 @@ class Deployed(nn.Module):
             features = TextFeatures(("",), text.mean(dim=1), per_template=text)
         return self.segmenter.scores(self.segmenter(images, features).logits, None)
 
+    def vectors_of(self, text: TextFeatures) -> Tensor:
+        """The second input: what the method reads of classes."""
+        if self.segmenter.needs_prompts:
+            assert text.per_template is not None
+            return text.per_template
+        return text.pooled
+
     @property
     def of_class(self) -> tuple[int, ...]:
         """Shape of the vectors of a class."""
@@ -172,9 +179,7 @@ def export_model(
     write_json(about_file(path), told)
     if text is not None:
         with replacing(vectors_file(path), ours=True) as beside, beside.open("wb") as file:
-            vectors = text.per_template if segmenter.needs_prompts else text.pooled
-            assert vectors is not None
-            np.save(file, vectors.cpu().numpy())
+            np.save(file, module.vectors_of(text).cpu().numpy())
     return Deployment(path, difference, len(cases))
 
 

@@ -258,6 +258,15 @@ class CascadeCLIP(PromptedSegmenter):
         ]
         return z[:, 0], *sums, z[:, 1:]
 
+    def decode(
+        self, class_token: Tensor, memories: Sequence[Tensor], text: TextFeatures
+    ) -> list[Tensor]:
+        """Every decoder's scores (B, K, N), of what `encode_images` gives."""
+        return [
+            decoder(descriptor(class_token, text.pooled), memory)[-1]
+            for (descriptor, decoder), memory in zip(self._heads(), memories, strict=True)
+        ]
+
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
         """Logits (B, K, h, w) of images (B, 3, H, W), RGB in 0..1.
 
@@ -265,12 +274,9 @@ class CascadeCLIP(PromptedSegmenter):
         """
         grid = self.clip.grid(images)
         class_token, *memories = self.encode_images(images)
-        scores = [
-            decoder(descriptor(class_token, text.pooled), memory)[-1]
-            for (descriptor, decoder), memory in zip(self._heads(), memories, strict=True)
-        ]
+        scores = self.decode(class_token, memories, text)
         # Patches run row by row, so scores (B, K, N) are maps (B, K, h, w).
-        maps = [each.unflatten(2, grid) for each in scores]
+        maps = [each.reshape(images.shape[0], -1, *grid) for each in scores]
         auxiliary: tuple[AuxiliaryMap, ...] = ()
         if self.training and self.deep_supervision:
             auxiliary = tuple(AuxiliaryMap(self.biased(each)) for each in maps)

@@ -236,8 +236,6 @@ class OTSeg(PromptedSegmenter):
         quirks: OTSegQuirks | None = None,
     ) -> None:
         quirks = quirks or OTSegQuirks()
-        if not 0.05 <= epsilon <= 2:
-            raise SettingError(f"epsilon is {epsilon}; give a number from 0.05 to 2")
         if ensemble > 1:
             raise SettingError(f"ensemble is {ensemble}, a share; give a number from 0 to 1")
         super().__init__(
@@ -259,14 +257,9 @@ class OTSeg(PromptedSegmenter):
                 OFFSET * width**-0.5 * torch.randn(text_offsets, width)
             )
         self.descriptor = RelationshipDescriptor(width)
+        sizes = (width, hidden_dim or 4 * width, dropout)
         layers = [
-            SinkhornLayer(
-                width,
-                hidden_dim or 4 * width,
-                dropout,
-                shares=quirks.shares,
-                sinkhorn=self.sinkhorn,
-            )
+            SinkhornLayer(*sizes, shares=quirks.shares, sinkhorn=self.sinkhorn)
             for _ in range(decoder_layers - 1)
         ]
         self.decoder = SinkhornDecoder(layers, width, self.sinkhorn)

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from unseen.errors import SettingError
+
 SMALL = 1e-8
 """Added to the marginals, as in the released code."""
 
@@ -28,11 +30,19 @@ class Sinkhorn:
         rounds: Of scaling both sides in turn; at most, with a tolerance.
         tolerance: Stop once the patches' potentials change by less than this on average over
             everything that is computed together; None for a fixed number of rounds.
+
+    Raises:
+        SettingError: An entropy for which float32 is not enough, or that tells nothing apart.
     """
 
     epsilon: float = 0.05
     rounds: int = 25
     tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values of ε that cannot be computed with."""
+        if not 0.05 <= self.epsilon <= 2:
+            raise SettingError(f"epsilon is {self.epsilon}; give a number from 0.05 to 2")
 
     def plan(self, cosines: Tensor) -> Tensor:
         """Plans (…, N, M) float32, all entries of which sum to 1.
