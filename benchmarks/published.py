@@ -26,6 +26,8 @@ from unseen.sources import benchmark_templates
 from unseen.vocabulary import change_vocabulary
 
 RELEASED = Path(__file__).with_name("released.yaml")
+GENERALISED = ("voc", "coco-stuff", "context", "context-cascade")
+"""Benchmarks on which methods were trained in several regimes."""
 HEAD = """# Published settings, field by field
 
 What `--published` resolves to beside the released configuration of each method and benchmark.
@@ -40,7 +42,7 @@ def resolved(method: str, benchmark: str, regime: str) -> dict[str, Any]:
     """All settings of a method on a benchmark under --published, with dotted names."""
     row, protocol, bench = (
         known(method),
-        require_published(method, benchmark),
+        require_published(method, benchmark, regime),
         get_benchmark(benchmark),
     )
     defaults = {name: option.default for name, option in row.choices.items()}
@@ -81,7 +83,7 @@ def rows() -> Iterator[tuple[str, str, Any, Any]]:
     """Title of the configuration, field, released value, resolved value."""
     for method, benchmark, regime, values in released():
         title = f"{method} on {benchmark}"
-        if known(method).trainable and benchmark in ("voc", "coco-stuff"):
+        if known(method).trainable and benchmark in GENERALISED:
             title += f", {regime}"
         ours = resolved(method, benchmark, regime)
         for field, value in values.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -131,6 +133,8 @@ def test_any_blocks_in_any_groups() -> None:
     assert len(segmenter.encode_images(torch.rand(1, 3, 32, 40))) == 4
     alone = create("cascade_clip", clip, num_prompts=2, decoder_heads=2, read_blocks=[])
     assert len(alone.decoders) == 1
+    whole = create("cascade_clip", clip, num_prompts=2, decoder_heads=2, group_start=[1, 2])
+    assert whole.group_weights[0].tolist() == [1.0, 2.0]
 
 
 def test_the_start_compares_the_last_blocks_patches() -> None:
@@ -150,6 +154,9 @@ def test_losses_on_every_decoders_map() -> None:
     parts = torch.stack([part.logits for part in prediction.auxiliary])
     # Each has the bias, and so has their sum.
     assert torch.allclose(parts.sum(dim=0) - segmenter.logit_bias, prediction.logits, atol=1e-5)
+    labels = torch.zeros(1, 32, 32, dtype=torch.int64)
+    alone = replace(prediction, auxiliary=())
+    assert segmenter.loss(prediction, labels)["total"] > segmenter.loss(alone, labels)["total"]
     assert segmenter.eval()(images, text).auxiliary == ()
 
 
@@ -161,7 +168,12 @@ def test_impossible_options() -> None:
         ),
         ({"read_blocks": [1, 0]}, "each once and in order"),
         ({"groups": [3]}, r"groups is \[3\], sizes that add up to 3, and 2 blocks are read"),
-        ({"group_start": [1.0]}, "group_start holds 1 weights, and a group has 2 blocks"),
+        ({"group_start": [1, 1], "groups": [1, 1]}, "the groups have 1, 1 blocks"),
+        ({"group_start": [1, 1], "read_blocks": []}, "the groups have no blocks"),
+        (
+            {"group_start": [1.0]},
+            "group_start holds 1 weights, and the groups have 2 blocks; give one for",
+        ),
     ):
         with pytest.raises(SettingError, match=message):
             create("cascade_clip", tiny_clip(), decoder_heads=2, **options)

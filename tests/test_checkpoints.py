@@ -199,7 +199,11 @@ def test_stored_text_of_several_prompts(tmp_path: Path) -> None:
     mean = rows[1].mean(dim=0)
     assert torch.equal(text.encode_names(["b"], ())[0], mean / mean.norm())
     assert torch.equal(text.encode_names(["b"], (), unit=False)[0], mean)
-    assert torch.equal(text.background, rows[2].mean(dim=0))
+    mean = rows[2].mean(dim=0)
+    assert torch.allclose(text.background, mean / mean.norm())
+    np.save(tmp_path / "none.npy", np.zeros((2, 0, 4)))
+    with pytest.raises(DataError, match="does not hold one plain array of numbers"):
+        StoredText.read(tmp_path / "none.npy", ["a", "b"])
     rows[1, 1] = 0
     np.save(tmp_path / "classes.npy", rows.numpy())
     with pytest.raises(DataError, match=r"row 2 of .* is no vector \(its length is 0\)"):

@@ -17,6 +17,7 @@ from tiny import whole_scores
 from tiny.commands import error_of, run_command
 from unseen.backbones.clip.loading import build_clip
 from unseen.checkpoints import load_run
+from unseen.conversion import translate
 from unseen.errors import CheckpointError
 from unseen.segmenter import TextFeatures
 from unseen.settings import InferenceSettings
@@ -173,7 +174,9 @@ def test_bad_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         return error_of(capsys, f"convert {method} {path}", *out, *more)
 
     assert "looks like one of zegclip" in message(state, "clip_rc")
-    assert "cannot be converted; choose one of zegclip, clip_rc, esda" in message(state, "naclip")
+    _, report = translate("zegclip", state, vision_heads=4, text_heads=2, decoder_heads=4)
+    assert "checkpoints of otseg look the same: is it not theirs?" in report.lines()
+    assert "cannot be converted; choose one of zegclip, clip_rc, otseg" in message(state, "naclip")
     assert "is of none of the methods" in message({"weight": torch.zeros(3)})
     name = "backbone.transformer.resblocks.1.attn.in_proj_weight"
     assert f"{name} ([5, 5] instead of [192, 64]) is of another shape" in message(

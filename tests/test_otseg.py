@@ -11,12 +11,15 @@ from conftest import LOSSES, Released, close
 from test_zegclip import dead, trainable
 from tiny import tiny_clip
 from unseen.backbones.clip.loading import load_clip
+from unseen.data.benchmarks import get_benchmark
+from unseen.deployment import Deployed
 from unseen.errors import SettingError
 from unseen.methods import create
 from unseen.methods.otseg import RELEASED_SINKHORN, SIX, OTSeg
 from unseen.modules.sinkhorn import Sinkhorn
 from unseen.segmenter import TextFeatures
-from unseen.settings import InferenceSettings
+from unseen.settings import InferenceSettings, ModelSettings
+from unseen.sources import ModelSource
 from unseen.vocabulary import Vocabulary
 
 # Tolerances suggested with the fixtures.
@@ -224,11 +227,47 @@ def test_templates_are_kept_apart_and_synonyms_averaged() -> None:
         assert torch.allclose(text[row], F.normalize(vectors.mean(dim=0), dim=-1), atol=1e-6)
 
 
+def test_a_single_prompt_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    for options, told in (
+        ({"templates": "single"}, True),
+        ({"text_offsets": 2}, False),
+        ({}, False),
+    ):
+        caplog.clear()
+        segmenter = create("otseg", tiny_clip(), num_prompts=2, **options)
+        segmenter.encode_text(Vocabulary(("tree", "car")))
+        assert ("single prompt a class" in caplog.text) is told
+
+
+def test_other_benchmarks_leave_the_prompts_alone() -> None:
+    """Their own templates would be a single prompt on VOC."""
+    model = ModelSettings("otseg", "doodles", options={"templates": list(SIX)})
+    source = ModelSource(model).on(get_benchmark("voc"))
+    assert source.settings.options["templates"] == list(SIX)
+    assert ModelSource(ModelSettings("zegclip", "doodles")).on(
+        get_benchmark("voc")
+    ).settings.options == {"templates": "single"}
+
+
+def test_a_published_segmenter_can_be_exported() -> None:
+    """Where values cannot be looked at, all rounds are taken."""
+    segmenter = create("otseg", tiny_clip(), published=True, num_prompts=2, train_grid=[4, 4])
+    module = Deployed(segmenter.eval(), prompts=3)
+    example = (torch.rand(2, 3, 32, 32), F.normalize(torch.randn(4, 3, 16), dim=-1))
+    with torch.no_grad():
+        program = torch.export.export(module, example).module()
+        assert (program(*example) - module(*example)).abs().max() < 1e-3
+
+
 def test_impossible_options() -> None:
     for options, message in (
         ({"epsilon": 0.01}, "epsilon is 0.01; give a number from 0.05 to 2"),
         ({"ensemble": 1.5}, "ensemble is 1.5, a share; give a number from 0 to 1"),
         ({"decoder_heads": 8}, "otseg has no option 'decoder_heads'"),
+        ({"rounds": 10, "sinkhorn_stop": "batch"}, "sinkhorn_stop=batch ends them by itself"),
     ):
         with pytest.raises(SettingError, match=message):
             create("otseg", tiny_clip(), **options)
+    with pytest.raises(SettingError, match="rounds is 0; give at least 1"):
+        Sinkhorn(rounds=0)
+    assert create("otseg", tiny_clip(), num_prompts=2, text_offsets=0).text_offsets is None

@@ -235,7 +235,7 @@ def test_sam_keeps_the_ratio_of_an_image(monkeypatch: pytest.MonkeyPatch) -> Non
         global_attn_indexes=(0,), use_rel_pos=True, num_classes=0,
     ).eval()  # fmt: skip
     small.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    monkeypatch.setattr("unseen.backbones.patches._create", lambda source, name: small)
+    monkeypatch.setattr("unseen.backbones.patches._create", lambda name: small)
     network = PatchFeatures("timm:samvit_small")
     assert network(torch.rand(2, 3, 96, 96), (96, 96)).shape == (2, 8, 4, 4)
     assert network(torch.rand(2, 3, 48, 96), (48, 96)).shape == (2, 8, 2, 4)
@@ -256,9 +256,35 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
         PatchFeatures(f"timm:test_vit@{tmp_path / 'part.safetensors'}").load()
 
 
+@pytest.mark.parametrize(
+    ("name", "mean"),
+    [
+        ("vit_base_patch8_224.dino", 0.485),
+        ("vit_base_patch16_224.mae", 0.485),
+        ("vit_base_patch16_224.augreg_in21k", 0.5),
+    ],
+)
+def test_images_are_normalised_as_the_weights_say(name: str, mean: float) -> None:
+    """By the tag: one architecture has weights of several trainings."""
+    with torch.device("meta"):
+        network = PatchFeatures(f"timm:{name}")
+    assert network.network.pretrained_cfg["mean"][0] == mean
+
+
+def test_statistics_are_part_of_the_fingerprint() -> None:
+    segmenter = create("proxyclip", tiny_clip(), proxy="timm:test_vit@random")
+    tower = segmenter.towers["proxy"]
+    before = tower.fingerprint
+    segmenter.proxy.mean += 0.1
+    assert tower.fingerprint != before
+
+
 def test_networks_that_cannot_be_compared() -> None:
     for source, message in (
         ("timm:resnet18", "resnet18 is not a vision transformer whose patches"),
+        ("timm:deit_tiny_distilled_patch16_224", "is not a vision transformer whose patches"),
+        ("timm:vit_tiny_r_s16_p8_224", "is not a vision transformer whose patches"),
+        ("timm:test_vit.nothing", "timm has no weights called 'test_vit.nothing'"),
         ("timm:nothing", "timm has no network called 'nothing'; choose a vision transformer"),
         ("dino", "dino"),
     ):

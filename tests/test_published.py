@@ -58,6 +58,15 @@ def test_what_was_never_published_is_refused(method: str, benchmark: str) -> Non
         require_published(method, benchmark)
 
 
+def test_a_regime_may_have_a_test_of_its_own() -> None:
+    windows = {
+        regime: require_published("otseg", "context", regime).inference["window"]
+        for regime in (None, "inductive", "transductive", "supervised")
+    }
+    assert windows == {None: 480, "inductive": 480, "transductive": 420, "supervised": 480}
+    assert published_on("otseg") == ("voc", "coco-stuff", "context")
+
+
 def test_given_values_win_over_published_ones() -> None:
     model, train = resolve(
         "zegclip",

@@ -33,6 +33,8 @@ BEFORE = {"calibration": 0.0, "focal_over": "labelled"}
 ROWS = {
     "zegclip": Row("ZegCLIP", "zegclip", BEFORE, {"lr": 1e-4}),
     "clip_rc": Row("CLIP-RC", "clip_rc", BEFORE, {"lr": 1e-4}),
+    "otseg": Row("OTSeg+", "otseg", {"text_offsets": 4}, {"lr": 1e-4}),
+    "cascade_clip": Row("Cascade-CLIP", "cascade_clip", {}, {"lr": 1e-4}),
     "esda": Row("ESDA", "esda", train={"lr": 1e-3, "unseen_pixels": "ignore"}, query=True),
     "sazs": Row(
         "SAZS",
@@ -96,6 +98,27 @@ CHOICES = {
         "lattice=[2,2]",
         "recovery_weight=0.0",
         "recovery_weight=50.0",
+    ],
+    "otseg": [
+        "ours",
+        "scored.ensemble=0.0",
+        "scored.ensemble=1.0",
+        "scored.calibration=0.1",
+        "start=released",
+        "train.lr=3e-4",
+        "text_offsets=0",
+        "text_offsets=8",
+        "shares=plan",
+        "epsilon=0.1",
+    ],
+    "cascade_clip": [
+        "ours",
+        "scored.calibration=0.1",
+        "start=released",
+        "train.lr=3e-4",
+        "layer_projection=clip",
+        "layer_projection=random",
+        "deep_supervision=true",
     ],
     "esda": [
         "ours",

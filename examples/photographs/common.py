@@ -29,7 +29,19 @@ from unseen.settings import (
     TransformSettings,
 )
 
-FREE = ("clip", "maskclip", "maskclip_no_residual", "sclip", "clearclip", "naclip")
+FREE: Mapping[str, Mapping[str, Any]] = {
+    "clip": {},
+    "maskclip": {},
+    "maskclip_no_residual": {},
+    "sclip": {},
+    "clearclip": {},
+    "naclip": {},
+    # No other network was at hand: the classifier that the tower is made of looks once more.
+    "proxyclip": {"proxy": "VIT"},
+}
+"""Methods without training, with their options."""
+VIT = "vit_tiny_patch16_224.augreg_in21k_in1k"
+"""timm's name of the classifier that the tower is made of."""
 SIZE = InferenceSettings(short_side=224, window=224, stride=112, precision="32-true")
 """For all methods: windows of the size that the tower was trained at."""
 TRANSFORMS = TransformSettings(resize=None, zoom=(0.5, 1.25), crop=192)
@@ -78,12 +90,18 @@ def settings(
         **row.train,
         **changes,
     }
-    options = {
-        name: str(places.mobilenet) if value == "MOBILENET" else value
-        for name, value in row.options.items()
-    }
+    options = with_files(row.options, places)
     tower = "none" if row.method in ("sazs", "edgeclip") else str(places.tower)
     return ModelSettings(row.method, tower, options=options), TrainSettings(**values)
+
+
+def with_files(options: Mapping[str, Any], places: argparse.Namespace) -> dict[str, Any]:
+    """Options with the files of networks in place of their names."""
+    files = {"MOBILENET": str(places.mobilenet), "VIT": places.vit}
+    return {
+        name: files.get(value, value) if isinstance(value, str) else value
+        for name, value in options.items()
+    }
 
 
 def train(
@@ -124,6 +142,7 @@ def score(
     free = {"clip": str(places.tower)} if str(model) in METHODS else {}
     if free:
         free["text_embeddings"] = given.pop("text", places.text)
+        given["options"] = with_files(FREE[str(model)], places)
     root = None if bench.folder else places.voc
     how = EvaluationSettings(**{**QUIET, **given.pop("how", {})})
     return unseen.evaluate(
@@ -211,6 +230,11 @@ def places_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
         ("--mobilenet", "MobileNetV2 trained on ImageNet, converted from TensorFlow"),
     ):
         parser.add_argument(flag, type=Path, required=True, help=text)
+    parser.add_argument(
+        "--vit",
+        default=f"timm:{VIT}",
+        help="ViT-Tiny, the second network of ProxyCLIP: timm:NAME@FILE from a file",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/photographs"), help="for runs")
     parser.add_argument(
         "--results",

@@ -45,6 +45,11 @@ ROWS = {
     "clip_rc-uncalibrated": Row(
         "CLIP-RC, γ = 0", "clip_rc", {"calibration": 0.0}, trained_as="clip_rc"
     ),
+    "otseg": Row("OTSeg+", "otseg", {"text_offsets": 4}, ADAMW),
+    "otseg-decoder": Row(
+        "OTSeg", "otseg", {"text_offsets": 4, "ensemble": 0.0}, trained_as="otseg"
+    ),
+    "cascade_clip": Row("Cascade-CLIP", "cascade_clip", train=ADAMW),
     "probe": Row("linear probe, supervised", "probe", {}, {"lr": 1e-3}, "supervised"),
     "esda": Row("ESDA", "esda", train={"lr": 1e-3}, query=True),
     "sazs": Row("SAZS", "sazs", {**MOBILENET, "scale": 10.0}, {"lr": 2e-4}, query=True),
@@ -56,6 +61,7 @@ ONE_SPLIT = (
     "zegclip-supervised",
     "zegclip-released",
     "clip_rc-uncalibrated",
+    "otseg-decoder",
     "probe",
 )
 """Rows that are trained on VOC's usual split alone."""

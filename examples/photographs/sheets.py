@@ -11,7 +11,7 @@ import argparse
 from typing import Any
 
 import numpy as np
-from common import FREE, SIZE, places_of
+from common import FREE, SIZE, places_of, with_files
 from probe import LinearProbe
 from run import ROWS
 
@@ -30,7 +30,8 @@ def load(places: argparse.Namespace, name: str) -> Predictor:
     """A method without training, or the first run of a row."""
     if name in FREE:
         source: dict[str, Any] = {"clip": str(places.tower), "text_embeddings": places.text}
-        return unseen.load(name, inference=SIZE, class_names=VOC, **source)
+        options = with_files(FREE[name], places)
+        return unseen.load(name, inference=SIZE, class_names=VOC, options=options, **source)
     return unseen.load(places.out / "runs" / f"{name}-voc-0", inference=SIZE)
 
 

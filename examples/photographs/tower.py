@@ -24,6 +24,7 @@ import numpy as np
 import open_clip
 import timm
 import torch
+from common import VIT
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
@@ -32,8 +33,6 @@ from torch import Tensor
 from unseen.backbones.clip.loading import load_text
 from unseen.files import write_text
 
-VIT = "vit_tiny_patch16_224.augreg_in21k_in1k"
-"""timm's name of the classifier; it takes images as 2·RGB - 1."""
 LAMBDAS = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Strengths of the ridge regression, of unit vectors, that are tried."""
 PARTS, DRAWS = 5, 5

@@ -376,7 +376,7 @@ def _converted_run(
     model: ModelSettings, segmenter: TextSegmenter, bench: Benchmark, regime: Regime, file: Path
 ) -> Run:
     """What config.yaml says of a converted checkpoint."""
-    protocol = published(model.method, bench.name) or Protocol()
+    protocol = published(model.method, bench.name, regime) or Protocol()
     return Run(
         model=model,
         benchmark=bench.name,

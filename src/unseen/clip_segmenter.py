@@ -112,15 +112,14 @@ class TextSegmenter(Segmenter):
     def encode_prompts(self, vocabulary: Vocabulary) -> TextFeatures:
         """One vector a class, as `encode_text`, and one for each of its prompts (`per_template`).
 
-        All have unit length, but for those of a file with one a class, which are used as stored. Of
-        several names of a class the mean counts, prompt by prompt.
+        All have unit length, but for those of a file, which are used as stored. Of several names of
+        a class the mean counts, prompt by prompt.
         """
         words = [word for name in vocabulary.names for word in vocabulary.names_of(name)]
-        prompts = self.text_encoder.encode_prompts(words, self._templates_for(vocabulary))
+        prompts = self.text_encoder.unit_prompts(words, self._templates_for(vocabulary))
         if isinstance(self.text_encoder, StoredText):
             pooled = self.text_encoder.encode_names(words, ())
             return TextFeatures(vocabulary.names, pooled, per_template=prompts)
-        prompts = F.normalize(prompts, dim=-1)
         pooled = F.normalize(prompts.mean(dim=1), dim=-1)
         pooled, prompts = (
             F.normalize(_class_means(vectors, vocabulary), dim=-1) for vectors in (pooled, prompts)
@@ -164,7 +163,7 @@ def _class_means(vectors: Tensor, vocabulary: Vocabulary) -> Tensor:
 
 @dataclass(frozen=True)
 class TowerQuirks:
-    """What the released ZegCLIP, CLIP-RC and ESDA do to CLIP's image tower.
+    """What the released ZegCLIP, its successors and ESDA do to CLIP's image tower.
 
     Attributes:
         normalization: Statistics of the images: CLIP's own ("clip"), or ImageNet's, as the released

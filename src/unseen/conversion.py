@@ -56,6 +56,7 @@ class Report:
         misshaped: Tensors of another shape than their place, with both.
         not_finite: Tensors that hold NaN or infinity.
         heads: Of the towers, which no shape tells, by tower.
+        alike: Other methods whose checkpoints have the same names and shapes.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -65,6 +66,7 @@ class Report:
     misshaped: list[str] = field(default_factory=list)
     not_finite: list[str] = field(default_factory=list)
     heads: dict[str, int] = field(default_factory=dict)
+    alike: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The number of tensors of each kind, and their names with layers' numbers as `*`."""
@@ -80,6 +82,8 @@ class Report:
         if self.heads:
             heads = ", ".join(f"{tower} {count}" for tower, count in self.heads.items())
             lines.append(f"heads, which shapes do not tell: {heads} (--vision_heads, --text_heads)")
+        if self.alike:
+            lines.append(f"checkpoints of {', '.join(self.alike)} look the same: is it not theirs?")
         return lines
 
     @property
@@ -159,7 +163,8 @@ def translate(
     else:
         tower = _stored_tower(state, look.towers, heads)
     segmenter = create(method, tower, published=True, **{**read, **options})
-    report = Report(heads=_heads_of(tower) if look.towers is not None else {})
+    alike = [name for name, line in METHODS.items() if line.cls.RELEASED is look and name != method]
+    report = Report(heads=_heads_of(tower) if look.towers is not None else {}, alike=tuple(alike))
     ours = _place_tensors(state, segmenter, look, read, report)
     needed = segmenter.state_dict() if look.towers is not None else segmenter.trainable_state()
     report.missing = sorted(needed.keys() - ours.keys())

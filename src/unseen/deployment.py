@@ -42,10 +42,19 @@ class Deployed(nn.Module):
     Args:
         segmenter: A method that reads nothing of the classes but their vectors; it stays as it is.
         grid: The only grid of patches there will be; None for any.
+        prompts: P; as many as the method has templates by default.
     """
 
-    def __init__(self, segmenter: ClipSegmenter, grid: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        segmenter: ClipSegmenter,
+        grid: tuple[int, int] | None = None,
+        prompts: int | None = None,
+    ) -> None:
         super().__init__()
+        self.of_class: tuple[int, ...] = (segmenter.clip.embed_dim,)
+        if segmenter.needs_prompts:
+            self.of_class = (prompts or len(segmenter.templates), *self.of_class)
         quirks, table = segmenter.tower_quirks, None
         if grid is not None:
             table = segmenter.clip.positions(grid, quirks.resize, via=quirks.train_grid)
@@ -59,7 +68,8 @@ class Deployed(nn.Module):
         # The names are not looked at: there are as many classes as vectors.
         features = TextFeatures(("",), text)
         if self.segmenter.needs_prompts:
-            features = TextFeatures(("",), text.mean(dim=1), per_template=text)
+            pooled = F.normalize(text.mean(dim=1), dim=-1)
+            features = TextFeatures(("",), pooled, per_template=text)
         return self.segmenter.scores(self.segmenter(images, features).logits, None)
 
     def vectors_of(self, text: TextFeatures) -> Tensor:
@@ -68,14 +78,6 @@ class Deployed(nn.Module):
             assert text.per_template is not None
             return text.per_template
         return text.pooled
-
-    @property
-    def of_class(self) -> tuple[int, ...]:
-        """Shape of the vectors of a class."""
-        width = self.segmenter.clip.embed_dim
-        if self.segmenter.needs_prompts:
-            return len(self.segmenter.templates), width
-        return (width,)
 
 
 @dataclass(frozen=True)
@@ -151,12 +153,20 @@ def export_model(
             f"{type(segmenter).__name__} is asked one class at a time and cannot be exported;"
             " methods that compare all classes can"
         )
+    if len(segmenter.towers) > 1:
+        raise SettingError(
+            f"{type(segmenter).__name__} stands on several networks and cannot be exported; methods"
+            " on one CLIP can"
+        )
     patch_size = segmenter.clip.patch_size
     if size < patch_size or size % patch_size:
         raise SettingError(f"--size is {size}; give a multiple of {patch_size} pixels")
     only = (size // patch_size,) * 2 if path.suffix == ONNX else None
-    module = Deployed(segmenter, only).eval()
     text = predictor.encode(classes) if len(classes) else None
+    prompts = None
+    if text is not None and text.per_template is not None:
+        prompts = text.per_template.shape[1]
+    module = Deployed(segmenter, only, prompts).eval()
     write = _write_onnx if path.suffix == ONNX else _write_torch
     with torch.no_grad(), replacing(path, ours=True) as beside:
         cases = write(module, beside, size)

@@ -73,7 +73,8 @@ class TrainingPlan:
         """What the released code does on the benchmark, where the model is to follow it."""
         if not self.model.published:
             return Protocol()
-        return published(self.model.method, self.benchmark.name) or Protocol()
+        name, regime = self.benchmark.name, self.settings.regime
+        return published(self.model.method, name, regime) or Protocol()
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -47,7 +47,7 @@ class PromptedSegmenter(AlignedStart, ClipSegmenter):
         calibration: γ, subtracted from the probabilities of seen classes when not all classes were
             trained on.
         templates: As for `TextSegmenter`.
-        quirks: What a released code does to the tower.
+        quirks: What a released code does otherwise.
     """
 
     classwise: ClassVar[bool] = True

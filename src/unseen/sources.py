@@ -33,7 +33,8 @@ class ModelChoices(TypedDict, total=False):
         published: Follow the released code instead of our choices. In evaluations this is its whole
             protocol; of a published run the test.
         options: Options of the method; for a run they replace single ones of its own.
-        text_embeddings: A .npy file (K, D) to use instead of the text tower, one row a class.
+        text_embeddings: A .npy file, (K, D) or (K, prompts, D), to use instead of the text tower,
+            one row a class.
     """
 
     clip: str | None
@@ -128,13 +129,14 @@ def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
 def benchmark_templates(model: ModelSettings, benchmark: Benchmark) -> dict[str, Any]:
     """The option that puts class names into the benchmark's templates.
 
-    None for methods without that option, and for those whose template is fixed: they read its
-    tokens, or it is published.
+    None for methods without that option, and for those whose templates are their own: they read
+    its tokens, keep several prompts apart, or it is published.
     """
     if model.method not in METHODS:
         return {}
     method = METHODS[model.method]
-    fixed = method.cls.needs_tokens or (model.published and "templates" in method.cls.PUBLISHED)
+    published = model.published and "templates" in method.cls.PUBLISHED
+    fixed = method.cls.needs_tokens or method.cls.needs_prompts or published
     if fixed or "templates" not in method.choices:
         return {}
     return {"templates": benchmark.templates}

@@ -1,4 +1,4 @@
-"""What a frozen network says of every patch: DINO, DINOv2, DINOv3, SAM, MAE, or another CLIP."""
+"""Features of patches from a frozen network: DINO, DINOv2, DINOv3, SAM, MAE, or another CLIP."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_sam import VisionTransformerSAM
@@ -44,11 +45,11 @@ class PatchFeatures(nn.Module):
         super().__init__()
         self.source = source
         self.name, _, self.file = source.removeprefix(TIMM).partition("@")
-        self.network: VisionTransformer | Eva | VisionTransformerSAM = _create(source, self.name)
+        self.network: VisionTransformer | Eva | VisionTransformerSAM = _create(self.name)
         config = resolve_model_data_config(self.network)  # type: ignore[no-untyped-call]
         for name in ("mean", "std"):
             statistics = torch.tensor(config[name]).view(3, 1, 1)
-            self.register_buffer(name, statistics, persistent=False)
+            self.register_buffer(name, statistics)  # stored, so that the fingerprint tells them
         height, width = self.network.patch_embed.patch_size
         self.patch_size = (height, width)
         self.requires_grad_(False)
@@ -85,7 +86,7 @@ class PatchFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """Features (B, F, h, w) of images padded to a size, over which they stretch.
+        """Features (B, F, h, w) of images padded to a size, which the features cover.
 
         Args:
             images: (B, 3, H, W), RGB in 0..1.
@@ -96,13 +97,17 @@ class PatchFeatures(nn.Module):
             return self._of_square(x)
         x = _nearest_patches(x, self.patch_size)
         h, w = (side // part for side, part in zip(x.shape[-2:], self.patch_size, strict=True))
-        # timm resizes position tables with anti-aliasing, the networks' own codes without.
-        if isinstance(self.network, VisionTransformer):
-            tokens = self.network.norm_pre(timm_tokens(self.network, x))
-            tokens = self.network.norm(self.network.blocks(tokens))
+        network: Any = self.network
+        # timm resizes position tables with anti-aliasing, as the networks with registers do; the
+        # codes of DINO, MAE and DINOv2 without registers do not.
+        if isinstance(network, VisionTransformer) and network.reg_token is None:
+            tokens = network.blocks(network.norm_pre(timm_tokens(network, x)))
+            tokens = network.norm(tokens)
         else:
-            tokens = self.network.forward_features(x)
-        patches: Tensor = tokens[:, self.network.num_prefix_tokens :]
+            tokens = network.forward_features(x)
+        # Networks that pool by a mean have their last norm behind it.
+        tokens = getattr(network, "fc_norm", nn.Identity())(tokens)
+        patches: Tensor = tokens[:, network.num_prefix_tokens :]
         return patches.transpose(1, 2).reshape(x.shape[0], -1, h, w)
 
     def _of_square(self, x: Tensor) -> Tensor:
@@ -170,7 +175,14 @@ def _nearest_patches(x: Tensor, patch: tuple[int, int]) -> Tensor:
     return F.interpolate(x, whole, mode="bilinear", align_corners=False)
 
 
-def _create(source: str, name: str) -> Any:
+def _is_plain(network: Any) -> bool:
+    """Whether it is one of the three kinds, and not a variant with other tokens or patches."""
+    if type(network) not in (VisionTransformer, Eva, VisionTransformerSAM):
+        return False
+    return type(network.patch_embed) is PatchEmbed or isinstance(network, VisionTransformerSAM)
+
+
+def _create(name: str) -> Any:
     """The network, without weights."""
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
@@ -181,10 +193,16 @@ def _create(source: str, name: str) -> Any:
     for options in any_size:  # SAM has one size, and no such option
         try:
             with log_first_warning_only():
-                network = timm.create_model(architecture, num_classes=0, **options)
+                # With its tag, which tells the statistics of its images.
+                network = timm.create_model(name, num_classes=0, **options)
         except TypeError:
             continue
-        if isinstance(network, VisionTransformer | Eva | VisionTransformerSAM):
+        except RuntimeError as error:
+            raise SettingError(
+                f"timm has no weights called {name!r} ({str(error).splitlines()[0]}); give a file"
+                f" of weights: {TIMM}{architecture}@FILE"
+            ) from error
+        if _is_plain(network):
             return network
     raise SettingError(
         f"{name} is not a vision transformer whose patches can be compared; choose one of DINO,"

@@ -86,7 +86,8 @@ class SegmentFlags:
             export-labels`, separated by commas.
         threshold: Pixels whose best class is less confident (0..1) get no class.
         device: "auto", "cpu", "cuda", ...
-        text_embeddings: A .npy file (K, D) to use instead of the text tower, one row a class.
+        text_embeddings: A .npy file, (K, D) or (K, prompts, D), to use instead of the text tower,
+            one row a class.
         words: How the classes are put into words, besides their names.
     """
 

@@ -42,7 +42,7 @@ class EvaluateFlags:
         benchmark: A benchmark of `unseen list`, or a folder of your own data; a run's own by
             default. Without training, a name without fold means all folds.
         out: Folder for the report; RUN/eval-BENCHMARK or runs/METHOD-BENCHMARK by default.
-        text_embeddings: A .npy file (K, D) to use instead of the text tower.
+        text_embeddings: A .npy file, (K, D) or (K, prompts, D), to use instead of the text tower.
         words: How the classes are put into words.
     """
 

@@ -30,8 +30,8 @@ class ServeFlags:
 
     Attributes:
         classes: Those that stand there at the beginning, as for `unseen segment`.
-        text_embeddings: A .npy file (K, D) to use instead of the text tower of methods without
-            training, one row for each of --classes.
+        text_embeddings: A .npy file, (K, D) or (K, prompts, D), to use instead of the text tower
+            of methods without training, one row for each of --classes.
         device: "auto", "cpu", "cuda", ...
     """
 

@@ -70,8 +70,8 @@ class TrainFlags:
         benchmark: A benchmark of `unseen list`, folds as pascal-5i/0; or a folder of your own data
             (images/, labels/, classes.txt; see `unseen check`).
         out: Run folder; runs/METHOD-BENCHMARK by default.
-        text_embeddings: A .npy file (K, D) to use instead of the text tower, one row a class of the
-            benchmark.
+        text_embeddings: A .npy file, (K, D) or (K, prompts, D), to use instead of the text tower,
+            one row a class of the benchmark.
         class_file: Text file with a line a class, in the order of the benchmark's classes: what is
             asked in place of the class's name, synonyms separated by commas (they are averaged). Or
             one that comes with the package (unseen list class-files).

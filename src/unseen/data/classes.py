@@ -78,8 +78,8 @@ CONTEXT_UNSEEN = (
 CONTEXT_CASCADE = (
     "aeroplane", "bed", "bedclothes", "boat", "bottle", "car", "cloth", "cow", "keyboard", "plate",
 )  # fmt: skip
-"""The classes without masks of Cascade-CLIP's own numbers: in the alphabetical order those with the
-ids that the usual ten have in another order of the classes."""
+"""The classes without masks of Cascade-CLIP's own numbers: those whose ids in this alphabetical
+order are the ids of the usual ten in the order that begins with VOC's classes."""
 
 CONTEXT_ZS3 = (
     "cow", "motorbike", "sofa", "cat", "boat", "fence", "bird", "tvmonitor", "keyboard",

@@ -216,7 +216,8 @@ def _entry(name: str, source: ModelSource, bench: Benchmark, changes: Changes) -
         base, vocabulary = run.inference, run.vocabulary
     protocol = Protocol()
     if changes.choices.get("published"):
-        protocol = require_published(source.settings.method, bench.name)
+        regime = None if run is None else run.train.get("regime")
+        protocol = require_published(source.settings.method, bench.name, regime)
         source = source.by(protocol)
     for mapping in (protocol.inference, changes.inference):
         base = change_inference(base, mapping)

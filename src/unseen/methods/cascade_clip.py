@@ -51,8 +51,8 @@ class LayerProjections(nn.Module):
     Args:
         clip: Gives the sizes, and the first values unless they are random.
         count: J.
-        kind: "trained", from CLIP's own final norm and projection on; "clip", these as they are;
-            "random", frozen at random values, as released.
+        kind: "trained", starting from CLIP's own final norm and projection; "clip", these as they
+            are; "random", frozen at random values, as released.
     """
 
     def __init__(self, clip: CLIP, count: int, kind: Projection) -> None:
@@ -134,8 +134,9 @@ class CascadeCLIP(PromptedSegmenter):
             deep prompts only by default, as released.
         read_blocks: Blocks, from 0, that are read besides the last; the six before it by default.
         groups: Sizes of the groups that these blocks form, in their order; threes by default.
-        group_start: Weights that the blocks of a group start with, in their order, for groups of
-            that size; exp(-d²/2) by default, of the distance d to the last of the group.
+        group_start: Weights that the blocks of every group start with, in their order, where all
+            groups have that size; exp(-d²/2) by default, of the distance d to the last of the
+            group.
         layer_projection: How the blocks get into the joint space: by a norm and a projection that
             are "trained", starting from CLIP's own; by "clip", its own as they are; or by "random"
             ones that are never trained (released).
@@ -195,7 +196,7 @@ class CascadeCLIP(PromptedSegmenter):
         quirks = quirks or CascadeQuirks()
         check_heads(decoder_heads, clip.embed_dim)
         blocks, groups = _grouped(read_blocks, groups, clip.num_layers)
-        weights = [_first_weights(size, group_start) for size in groups]
+        weights = _first_weights(groups, group_start)
         super().__init__(
             clip,
             PromptSizes(num_prompts, prompt_depth, prompt_norm, dropout),
@@ -312,17 +313,18 @@ def _grouped(
     return blocks, tuple(groups)
 
 
-def _first_weights(size: int, given: Sequence[float] | None) -> Tensor:
-    """The weights that the blocks of a group start with.
+def _first_weights(groups: Sequence[int], given: Sequence[float] | None) -> list[Tensor]:
+    """The weights that the blocks of each group start with.
 
     Raises:
-        SettingError: Weights are given for groups of another size.
+        SettingError: Weights are given, and not all groups have as many blocks.
     """
     if given is None:
-        return torch.exp(-0.5 * torch.arange(size - 1, -1, -1.0) ** 2)
-    if len(given) != size:
+        return [torch.exp(-0.5 * torch.arange(size - 1, -1, -1.0) ** 2) for size in groups]
+    if not groups or set(groups) != {len(given)}:
         raise SettingError(
-            f"group_start holds {len(given)} weights, and a group has {size} blocks; give one for"
-            " each block of a group"
+            f"group_start holds {len(given)} weights, and the groups have"
+            f" {', '.join(map(str, groups)) or 'no'} blocks; give one for each block of a group,"
+            " with groups of equal sizes"
         )
-    return torch.tensor(given)
+    return [torch.tensor(given, dtype=torch.float32) for _ in groups]

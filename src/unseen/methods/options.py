@@ -186,6 +186,7 @@ LIMITS = {
     "layers": whole(1, 100),
     "depth": whole(1, 100),
     "width": whole(1, 1024),
+    "offsets": whole(0, 64),
     # Of logits; below 0 they favour seen classes, or inner pixels.
     "calibration": number(-1e6, 1e6),
     "edge_logit": number(-1e6, 1e6),

@@ -13,6 +13,7 @@ defaults are what we found right. `docs/methods/otseg.md` lists them with number
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -34,6 +35,8 @@ from unseen.prompted_segmenter import PromptedQuirks, PromptedSegmenter
 from unseen.released import LIKE_ZEGCLIP
 from unseen.segmenter import AuxiliaryMap, Prediction, TextFeatures
 from unseen.vocabulary import Vocabulary
+
+_log = logging.getLogger(__name__)
 
 SIX = (
     "a photo of a {}.", "a portrait of a {}.", "a part of a {}.", "a segment of a {}.",
@@ -150,12 +153,11 @@ class OTSegQuirks(PromptedQuirks):
     """What the released code does otherwise.
 
     Attributes:
-        sinkhorn_stop: When Sinkhorn's rounds end: after a fixed number ("rounds"); or when the
-            potentials of all classes and images that are computed together change by less than 1e-6
-            on average, at the latest after 100 ("batch", released), so that an answer depends on
-            what else is asked.
-        shares: What a prompt reads: the "mean" of its patches' values; or their sum weighted by the
-            "plan" (released), which is smaller by the number of prompts.
+        sinkhorn_stop: When Sinkhorn's rounds end. "rounds": after a fixed number. "batch"
+            (released): when the potentials of all that is computed together change by less than
+            1e-6 on average, at the latest after 100; an answer then depends on what else is asked.
+        shares: What a prompt reads of the patches. "mean": the mean of their values by the plan.
+            "plan" (released): the sum by the plan, which is smaller by the number of prompts.
     """
 
     sinkhorn_stop: Literal["rounds", "batch"] = "rounds"
@@ -188,11 +190,11 @@ class OTSeg(PromptedSegmenter):
         dropout: In decoder and prompts.
         epsilon: Strength of the entropy of the plans; the larger, the more alike the prompts of a
             class.
-        rounds: Of Sinkhorn's algorithm, a fixed number, so that the model compiles.
+        rounds: Of Sinkhorn's algorithm, a fixed number.
         ensemble: Share of the path without a decoder in the logits: 0.5 is OTSeg+, 0 OTSeg.
-        text_offsets: Learned vectors of which each is added to every text feature, so that one
-            prompt a class becomes several; 0 for none. For text features from a file, which holds
-            one a class.
+        text_offsets: Number of learned vectors; each is added to every text feature, so that N
+            prompts become N times as many. 0 for none. For text features from a file that holds one
+            a class.
         mask_weight: Weight of the focal loss.
         dice_weight: Weight of the dice loss.
         focal_alpha: Weight of positives in the focal loss.
@@ -236,6 +238,10 @@ class OTSeg(PromptedSegmenter):
         quirks: OTSegQuirks | None = None,
     ) -> None:
         quirks = quirks or OTSegQuirks()
+        if quirks.sinkhorn_stop == "batch" and rounds != Sinkhorn.rounds:
+            raise SettingError(
+                f"rounds is {rounds}, and sinkhorn_stop=batch ends them by itself; give one of both"
+            )
         if ensemble > 1:
             raise SettingError(f"ensemble is {ensemble}, a share; give a number from 0 to 1")
         super().__init__(
@@ -286,7 +292,15 @@ class OTSeg(PromptedSegmenter):
 
         Of several names of a class the means count, prompt by prompt.
         """
-        return self.encode_prompts(vocabulary)
+        text = self.encode_prompts(vocabulary)
+        assert text.per_template is not None
+        if text.per_template.shape[1] == 1 and self.text_offsets is None:
+            _log.warning(
+                "unseen: OTSeg has a single prompt a class here, so that its plans choose nothing;"
+                " give it several --options.templates, text embeddings of several prompts, or"
+                " --options.text_offsets 4"
+            )
+        return text
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
         """Logits (B, K, h, w) of images (B, 3, H, W), RGB in 0..1.

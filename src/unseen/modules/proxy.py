@@ -27,10 +27,7 @@ def proxy_attention(
         mean_over: Whether μ is that of an "image", or of the whole "batch".
     """
     batch, count = features.shape[:2]
-    rows, starts = count, [0]
-    if not torch.compiler.is_exporting():  # what is exported has no loop over parts of any number
-        rows = max(1, AT_ONCE // (batch * count))
-        starts = list(range(0, count, rows))
+    rows = max(1, AT_ONCE // (batch * count))
     # In float32: the threshold is a jump, over which rounding must not carry many patches.
     with torch.autocast(values.device.type, enabled=False):
         unit = F.normalize(features.float(), dim=-1)
@@ -39,7 +36,7 @@ def proxy_attention(
         if mean_over == "batch":
             threshold = threshold.mean(dim=0, keepdim=True)
         parts = []
-        for start in starts:
+        for start in range(0, count, rows):
             with torch.no_grad():
                 scores = gamma * (unit[:, start : start + rows] @ unit.mT - threshold)
                 weights = _softmax_above_0(scores, start)  # (B, rows, N)

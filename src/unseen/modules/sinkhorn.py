@@ -32,7 +32,8 @@ class Sinkhorn:
             everything that is computed together; None for a fixed number of rounds.
 
     Raises:
-        SettingError: An entropy for which float32 is not enough, or that tells nothing apart.
+        SettingError: An entropy for which float32 is not enough, or that tells nothing apart; no
+            rounds.
     """
 
     epsilon: float = 0.05
@@ -40,7 +41,9 @@ class Sinkhorn:
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values of ε that cannot be computed with."""
+        """Refuse what cannot be computed with."""
+        if self.rounds < 1:
+            raise SettingError(f"rounds is {self.rounds}; give at least 1")
         if not 0.05 <= self.epsilon <= 2:
             raise SettingError(f"epsilon is {self.epsilon}; give a number from 0.05 to 2")
 
@@ -52,8 +55,8 @@ class Sinkhorn:
         Args:
             cosines: Of prompts and patches, (…, N, M) float32.
         """
-        # A patch's factor makes up for what all its entries are divided by, so its largest is 1:
-        # from ε = 0.05 on the smallest, exp(-2 / ε), is far from what float32 rounds to 0.
+        # Dividing a patch's entries by their largest changes that patch's factor alone. From
+        # ε = 0.05 on the smallest entry, exp(-2 / ε), is far from what float32 rounds to 0.
         largest = cosines.detach().amax(dim=-2, keepdim=True)  # (…, 1, M)
         kernel = torch.exp((cosines - largest) / self.epsilon)
         of_prompts, of_patches = _Factors.apply(kernel, self, largest)
@@ -73,7 +76,8 @@ class Sinkhorn:
             of_patches = share / (of_prompts @ kernel)
             of_prompts = share_of_prompts / (of_patches @ kernel.mT)
             yield of_prompts, of_patches
-            if self.tolerance is None:
+            # What is exported cannot look at values, so it takes all rounds.
+            if self.tolerance is None or torch.compiler.is_exporting():
                 continue
             # u of the paper; its v is ε log of the prompts' factors.
             potentials = self.epsilon * of_patches.log() + 1 - largest
@@ -102,7 +106,7 @@ class Sinkhorn:
 def _shares(each: Tensor) -> Tensor:
     """The equal share of every entry of the last dimension, as a tensor of one entry a row.
 
-    Computed by tensors, so that an exported model takes images of any size.
+    As tensor operations, so that an exported model takes images of any size.
     """
     return 1 / torch.ones_like(each).sum(dim=-1, keepdim=True) + SMALL
 

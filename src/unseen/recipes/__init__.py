@@ -86,26 +86,33 @@ class Protocol:
 
 def published_on(method: str) -> tuple[str, ...]:
     """The benchmarks, folds under one name, that a method has a published protocol for."""
-    return tuple(_sections(method).get("published", {}))
+    return tuple(name for name in _sections(method).get("published", {}) if "/" not in name)
 
 
-def published(method: str, benchmark: str) -> Protocol | None:
-    """The published protocol of a method on a benchmark; None where there is none."""
+def published(method: str, benchmark: str, regime: str | None = None) -> Protocol | None:
+    """The published protocol of a method on a benchmark; None where there is none.
+
+    Args:
+        method: Name of a method.
+        benchmark: Name of a benchmark.
+        regime: How it is trained, where that changes more than the training.
+    """
     sections = _sections(method).get("published", {})
-    section = sections.get(_base(benchmark, sections))
-    if section is None:
+    base = _base(benchmark, sections)
+    if base not in sections:
         return None
+    section = _merged(sections[base], sections.get(f"{base}/{regime}", {}))
     # No released code computes in bf16.
     return Protocol(**_merged({"inference": {"precision": "32-true"}}, section))
 
 
-def require_published(method: str, benchmark: str) -> Protocol:
-    """The published protocol of a method on a benchmark.
+def require_published(method: str, benchmark: str, regime: str | None = None) -> Protocol:
+    """The published protocol of a method on a benchmark, as `published`.
 
     Raises:
         SettingError: There is none; the message names the benchmarks that have one.
     """
-    protocol = published(method, benchmark)
+    protocol = published(method, benchmark, regime)
     if protocol is not None:
         return protocol
     others = published_on(method)
@@ -151,7 +158,7 @@ def resolve(
             " others"
         )
     if model.get("published"):
-        protocol = require_published(method, benchmark)
+        protocol = require_published(method, benchmark, train.get("regime"))
         chosen = _merged(chosen, {"model": protocol.model, "train": protocol.train})
     model_values = _merged(chosen.get("model", {}), model)
     train_values = _merged(chosen.get("train", {}), train)

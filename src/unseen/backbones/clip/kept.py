@@ -28,7 +28,7 @@ def kept_vectors(
     kind: str,
     encode: Callable[[], Tensor],
 ) -> Tensor:
-    """The vectors (K, D) of class names, from disk if they were encoded before.
+    """The vectors (K, …) of class names, from disk if they were encoded before.
 
     Args:
         tower: The text tower.
@@ -69,7 +69,7 @@ def _read(path: Path, count: int) -> Tensor | None:
         vectors = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError, SyntaxError, TypeError):
         return None
-    if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != count:
+    if vectors.dtype != np.float32 or vectors.ndim < 2 or len(vectors) != count:
         return None
     if not np.isfinite(vectors).all():
         return None

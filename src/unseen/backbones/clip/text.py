@@ -42,6 +42,9 @@ class TextEncoder(Protocol):
     def encode_prompts(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """The vectors (K, P, D) of K names in P templates, not normalised."""
 
+    def unit_prompts(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """The same as unit vectors; those of a file as stored."""
+
     def encode_names(
         self, names: Sequence[str], templates: Sequence[str], *, unit: bool = True
     ) -> Tensor:
@@ -186,6 +189,18 @@ class CLIPText(nn.Module):
         vectors = torch.cat(parts)
         return vectors.view(len(names), len(templates), -1)
 
+    def unit_prompts(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """The unit vectors (K, P, D) of K names in P templates.
+
+        Raises:
+            VocabularyError: A prompt is too long for the tower.
+        """
+
+        def encode() -> Tensor:
+            return F.normalize(self.encode_prompts(names, templates), dim=-1)
+
+        return kept_vectors(self.text_tower, names, templates, "prompts", encode)
+
     def encode_names(
         self, names: Sequence[str], templates: Sequence[str], *, unit: bool = True
     ) -> Tensor:
@@ -294,6 +309,7 @@ class StoredText:
             ) from error
         if (
             not isinstance(rows, np.ndarray)
+            or not rows.size
             or rows.dtype.kind not in "fiu"
             or not 2 <= rows.ndim <= 3
         ):
@@ -347,6 +363,10 @@ class StoredText:
         vectors = torch.from_numpy(self.rows[self._places(names)])
         return vectors.unsqueeze(1) if vectors.ndim == 2 else vectors
 
+    def unit_prompts(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """As `encode_prompts`: whoever made the file decided their lengths."""
+        return self.encode_prompts(names, templates)
+
     def encode_names(
         self, names: Sequence[str], templates: Sequence[str], *, unit: bool = True
     ) -> Tensor:
@@ -376,9 +396,12 @@ class StoredText:
 
     @property
     def background(self) -> Tensor:
-        """The last row (D,): the background's vector, where the file has one."""
+        """The last row (D,): the background's vector, where the file has one.
+
+        Of several prompts it is their mean, of unit length.
+        """
         last = torch.from_numpy(self.rows[-1])
-        return last.mean(dim=0) if last.ndim == 2 else last
+        return F.normalize(last.mean(dim=0), dim=0) if last.ndim == 2 else last
 
 
 def text_tower_of(

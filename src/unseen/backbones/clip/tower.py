@@ -28,8 +28,8 @@ Resize = Literal["bicubic", "bilinear", "bicubic_plain"]
 
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
-"""Statistics the released ZegCLIP, CLIP-RC and ESDA normalise with, although CLIP was trained with
-its own."""
+"""Statistics the released ZegCLIP, its successors and ESDA normalise with, although CLIP was
+trained with its own."""
 
 
 class CLIP(CLIPText):
@@ -117,7 +117,7 @@ class CLIP(CLIPText):
         Args:
             grid: Patches down and across.
             resize: "bicubic" with anti-aliasing, as open_clip does it; "bilinear" without, as
-                ZegCLIP, CLIP-RC and ESDA do it; "bicubic_plain", `resize_as_dino`.
+                ZegCLIP, its successors and ESDA do it; "bicubic_plain", `resize_as_dino`.
             via: A grid the table goes through on the way (released code resizes once at loading and
                 again at run time).
         """
@@ -179,8 +179,8 @@ class CLIP(CLIPText):
             images: (B, 3, H, W), RGB in 0..1, any size; padded to whole patches.
             resize: How the position table is resized (`positions`).
             via: A grid the table goes through (`positions`).
-            twice: Add the class embedding a second time, as the released ZegCLIP, CLIP-RC and ESDA
-                do.
+            twice: Add the class embedding a second time, as the released ZegCLIP, its successors
+                and ESDA do.
         """
         visual = self.visual
         # In float32 also where blocks compute in bf16: the rounding of what enters the first block

@@ -1,0 +1,159 @@
+"""Parts of all methods in one, to look for a combination that is better on unseen classes.
+
+Not a method of the package: `search.py` measures what each part does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unseen.backbones.clip.templates import Templated
+from unseen.backbones.clip.tower import CLIP
+from unseen.backbones.patches import patch_features
+from unseen.methods import OWN, Method
+from unseen.methods.cascade_clip import CascadeCLIP
+from unseen.modules.losses import FocalOver
+from unseen.modules.proxy import proxy_attention
+from unseen.modules.resize import bilinear
+from unseen.modules.starts import Start, logit_range
+from unseen.segmenter import AuxiliaryMap, Prediction, TextFeatures, Tower
+
+
+class Combination(CascadeCLIP):
+    """ZegCLIP, with what others add.
+
+    Args:
+        clip: The frozen tower.
+        num_prompts: As ZegCLIP.
+        dropout: As ZegCLIP.
+        focal_over: As ZegCLIP.
+        calibration: As ZegCLIP.
+        start: As ZegCLIP.
+        templates: As ZegCLIP.
+        read_blocks: Blocks that are read besides the last (Cascade-CLIP); none by default.
+        groups: Of these blocks.
+        text_noise: Standard deviation of noise that is added to text features in training, in parts
+            of their length.
+        direct: Whether the patches' cosines with the classes are trained as a second path, whose
+            logits are averaged with the decoder's (the ensemble of OTSeg+, without transport).
+        proxy: A second network; maps are averaged over patches that look alike to it (ProxyCLIP).
+            Empty for none.
+        proxy_in_training: Whether they are averaged in training too.
+        proxy_share: Of the averaged maps in the logits.
+    """
+
+    TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3}
+
+    def __init__(  # noqa: PLR0913 - keyword-only
+        self,
+        clip: CLIP,
+        *,
+        num_prompts: int = 10,
+        dropout: float = 0.1,
+        focal_over: FocalOver = "all",
+        calibration: float = 0.0,
+        start: Start = "aligned",
+        templates: Templated = "single",
+        read_blocks: tuple[int, ...] = (),
+        groups: tuple[int, ...] | None = None,
+        text_noise: float = 0.0,
+        direct: bool = False,
+        proxy: str = "",
+        proxy_in_training: bool = False,
+        proxy_share: float = 1.0,
+    ) -> None:
+        super().__init__(
+            clip,
+            num_prompts=num_prompts,
+            decoder_heads=1,
+            dropout=dropout,
+            focal_over=focal_over,
+            calibration=calibration,
+            start=start,
+            templates=templates,
+            read_blocks=read_blocks,
+            groups=groups,
+        )
+        self.text_noise = text_noise
+        self.proxy_in_training, self.proxy_share = proxy_in_training, proxy_share
+        self.direct: nn.Parameter | None = None
+        if direct:
+            self.direct = nn.Parameter(torch.tensor([1.0, 0.0]))  # factor and bias of the cosines
+        self.proxy = patch_features(proxy) if proxy else None
+
+    @classmethod
+    def register(cls) -> None:
+        """Put it into the table of methods."""
+        OWN["combination"] = Method(f"{cls.__module__}:{cls.__name__}", "parts of all methods")
+
+    @property
+    def towers(self) -> dict[str, Tower]:
+        """The CLIP, and the second network where there is one."""
+        if self.proxy is None:
+            return super().towers
+        return {**super().towers, "proxy": Tower(self.proxy, self.proxy.source)}
+
+    def initialise(self) -> None:
+        """Load the second network."""
+        if self.proxy is not None:
+            self.proxy.load()
+
+    @torch.no_grad()
+    def start_from(self, images: Tensor, text: TextFeatures) -> None:
+        """Both paths start in the same range."""
+        if self.direct is not None:
+            factor, bias = logit_range(self._paths(images, text)[1])
+            self.direct.copy_(torch.tensor([factor, bias]))
+        factor, bias = logit_range(self._paths(images, text)[0])
+        self.scale_logits(factor)
+        assert self.logit_bias is not None
+        self.logit_bias.fill_(bias)
+
+    def _paths(self, images: Tensor, text: TextFeatures) -> list[Tensor]:
+        """Logits (B, K, h, w) of the decoders, and of the cosines where they are trained."""
+        class_token, *memories = self.encode_images(images)
+        maps = [self.biased(torch.stack(self.decode(class_token, memories, text)).sum(dim=0))]
+        if self.direct is not None:
+            cosines = (memories[-1] @ text.pooled.T).transpose(1, 2)  # (B, K, N)
+            maps.append(self.direct[0] * cosines + self.direct[1])
+        return [each.unflatten(2, self.clip.grid(images)) for each in maps]
+
+    def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
+        """Logits (B, K, h, w) of images (B, 3, H, W), RGB in 0..1."""
+        if self.training and self.text_noise:
+            noise = torch.randn_like(text.pooled) * text.pooled.shape[-1] ** -0.5
+            noisy = F.normalize(text.pooled + self.text_noise * noise, dim=-1)
+            text = replace(text, pooled=noisy)
+        maps = self._paths(images, text)
+        if self.proxy is not None and (self.proxy_in_training or not self.training):
+            maps = [self._averaged(images, each) for each in maps]
+        auxiliary = tuple(AuxiliaryMap(each) for each in maps)
+        logits = torch.stack(maps).mean(dim=0)
+        return Prediction(logits, self.clip.padded_size(images), auxiliary=auxiliary)
+
+    def _averaged(self, images: Tensor, maps: Tensor) -> Tensor:
+        """Maps (B, K, h, w), the mean over patches that look alike taken with its share."""
+        assert self.proxy is not None
+        features = self.proxy(images, self.clip.padded_size(images))
+        grid = (features.shape[-2], features.shape[-1])
+        values = maps if maps.shape[-2:] == grid else bilinear(maps, grid)
+        mean = proxy_attention(
+            features.flatten(2).transpose(1, 2),
+            values.flatten(2).transpose(1, 2),
+            beta=1.2,
+            gamma=3.0,
+        )
+        mean = mean.transpose(1, 2).unflatten(2, grid)
+        return torch.lerp(values, mean, self.proxy_share)
+
+    def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
+        """Of every path."""
+        first, *others = prediction.auxiliary
+        return super().loss(
+            replace(prediction, logits=first.logits, auxiliary=tuple(others)), labels
+        )
