@@ -16,7 +16,7 @@ from torch import Tensor
 from tiny import tiny_clip
 from tiny.commands import run_command
 from unseen import api
-from unseen.backbones.vit import _timm_tokens, clip_keys, load_keys
+from unseen.backbones.vit import timm_tokens, clip_keys, load_keys
 from unseen.data.benchmarks import get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
 from unseen.methods import create
@@ -97,7 +97,7 @@ def test_positions_are_resized_as_dino_does() -> None:
         side = network.patch_embed.grid_size[0]
         patch = network.patch_embed.patch_size[0]
         images = torch.rand(1, 3, 9 * patch, 20 * patch)
-        got = _timm_tokens(network, images)
+        got = timm_tokens(network, images)
         ahead = network.pos_embed.shape[1] - side**2
         table = network.pos_embed[:, ahead:].transpose(1, 2).reshape(1, -1, side, side)
         table = torch.nn.functional.interpolate(
