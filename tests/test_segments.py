@@ -16,7 +16,7 @@ from torch import Tensor
 from tiny import tiny_clip
 from tiny.commands import run_command
 from unseen import api
-from unseen.backbones.vit import timm_tokens, clip_keys, load_keys
+from unseen.backbones.vit import clip_keys, load_keys, timm_tokens
 from unseen.data.benchmarks import get_benchmark
 from unseen.errors import CheckpointError, DataError, SettingError
 from unseen.methods import create
