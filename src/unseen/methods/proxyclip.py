@@ -22,6 +22,7 @@ from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP, Resize
 from unseen.backbones.patches import patch_features
 from unseen.clip_segmenter import CosineSegmenter
+from unseen.errors import SettingError
 from unseen.modules.proxy import proxy_attention
 from unseen.modules.resize import bilinear, whole_patches
 from unseen.segmenter import Prediction, TextFeatures, Tower
@@ -88,7 +89,10 @@ class ProxyCLIP(CosineSegmenter):
         super().__init__(
             clip, templates=templates, temperature=temperature, resize=self.quirks.resize
         )
-        self.proxy = patch_features(proxy)
+        try:
+            self.proxy = patch_features(proxy)
+        except SettingError as error:
+            raise SettingError(f"proxy is {proxy!r}: {error}") from error
         self.beta, self.gamma = beta, gamma
 
     @property
