@@ -135,6 +135,17 @@ class Released:
         dead = {name for name in report.dead if "loss_decode" not in name}
         assert dead == set(self.about["trainable_without_grad"])
 
+    def check_features(self, tolerance: float) -> None:
+        """Class tokens and patches of the square images, and of others where there are any."""
+        for suffix in ("", "_rect"):
+            if f"in.image{suffix}" not in self.tensors:
+                continue
+            expected = self.tensors[f"out.backbone{suffix}.patch"]
+            image, *_, patches = self.segmenter.encode_images(self.tensors[f"in.image{suffix}"])
+            close(image, self.tensors[f"out.backbone{suffix}.global"], tolerance)
+            maps = patches.transpose(1, 2).unflatten(2, expected.shape[-2:])
+            close(maps, expected, tolerance)
+
     def check_scores(self, tolerance: float) -> None:
         """The scores of whole images."""
         scores = whole_scores(

@@ -77,7 +77,7 @@ class Fixture:
         # CLIP's statistics are taken off and ImageNet's put on; CLIP's are 0 and 1 here.
         mean, std = (
             torch.tensor(values).view(3, 1, 1)
-            for values in (unseen_statistics()["mean"], unseen_statistics()["std"])
+            for values in (clip_statistics()["mean"], clip_statistics()["std"])
         )
         imagenet = [(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)]
         own_mean, own_std = (torch.tensor(values).view(3, 1, 1) for values in imagenet)
@@ -93,7 +93,7 @@ class Fixture:
         }
 
 
-def unseen_statistics() -> dict[str, tuple[float, ...]]:
+def clip_statistics() -> dict[str, tuple[float, ...]]:
     """Those of CLIP, as the released code writes them, in 0..255."""
     return {
         "mean": tuple(value / 255 for value in (122.7709383, 116.7460125, 104.09373615)),

@@ -28,14 +28,7 @@ def test_every_tensor_of_the_checkpoint_is_accounted_for(released: Released) -> 
 
 
 def test_features(released: Released) -> None:
-    for suffix in ("", "_rect"):
-        if f"in.image{suffix}" not in released.tensors:
-            continue
-        images = released.tensors[f"in.image{suffix}"]
-        expected = released.tensors[f"out.backbone{suffix}.patch"]
-        image, patches = released.segmenter.encode_images(images)
-        close(image, released.tensors[f"out.backbone{suffix}.global"], FEATURES)
-        close(patches.transpose(1, 2).unflatten(2, expected.shape[-2:]), expected, FEATURES)
+    released.check_features(FEATURES)
 
 
 def test_queries(released: Released) -> None:

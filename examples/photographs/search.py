@@ -91,6 +91,12 @@ class Choice:
         return choice
 
 
+def run_name(text: str) -> str:
+    """The name of the run of a choice; mixing weights needs none of its own."""
+    changes = [change for change in text.split("+") if not change.startswith("mixed")]
+    return "+".join(changes).replace("/", "_") or "ours"
+
+
 def mixed_weights(run: Path, share: float, out: Path) -> Path:
     """A run whose weights lie between those of its first step and its last."""
     shutil.rmtree(out, ignore_errors=True)
@@ -111,8 +117,7 @@ def on_photographs(text: str, part: int, seed: int, places: argparse.Namespace) 
     choice = Choice.read(text)
     row = Row(text, choice.method, choice.options, {"lr": 1e-4, **choice.train})
     folder = held_back(places, part)
-    name = "+".join(change for change in text.split("+") if not change.startswith("mixed"))
-    out = places.out / "search" / f"{name or 'ours'}-{part}-{seed}".replace("/", "_")
+    out = places.out / "search" / f"{run_name(text)}-{part}-{seed}"
     run = train(row, places, str(folder), out, seed, snapshots=(1,))
     if choice.mixed is not None:
         run = mixed_weights(run, choice.mixed, out.with_name(f"{out.name}-mixed"))
@@ -143,8 +148,7 @@ def on_doodles(text: str, fold: int, seed: int, places: argparse.Namespace) -> d
         model, _ = settings(choice.method, "doodles")
         options = model.options
         choice.options.pop("text_offsets", None)  # the small tower has prompts of its own
-    name = "+".join(change for change in text.split("+") if not change.startswith("mixed"))
-    out = places.out / "search-doodles" / f"{name or 'ours'}-{fold}-{seed}".replace("/", "_")
+    out = places.out / "search-doodles" / f"{run_name(text)}-{fold}-{seed}"
     told = {name: "doodles" if value == "VIT" else value for name, value in choice.options.items()}
     model = replace(model, method=choice.method, options={**options, **told})
     if not (out / "weights.safetensors").exists():

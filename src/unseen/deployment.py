@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F
 
-from unseen.clip_segmenter import ClipSegmenter
+from unseen.clip_segmenter import ClipSegmenter, TextSegmenter
 from unseen.errors import SettingError
 from unseen.files import check_replaceable, replacing, write_json
 from unseen.predictor import Predictor
@@ -147,20 +147,8 @@ def export_model(
         SettingError: A method that cannot be exported, or a size that is no whole patches.
     """
     check_exportable(path)
-    segmenter = predictor.segmenter
-    if isinstance(segmenter, QuerySegmenter) or not isinstance(segmenter, ClipSegmenter):
-        raise SettingError(
-            f"{type(segmenter).__name__} is asked one class at a time and cannot be exported;"
-            " methods that compare all classes can"
-        )
-    if len(segmenter.towers) > 1:
-        raise SettingError(
-            f"{type(segmenter).__name__} stands on several networks and cannot be exported; methods"
-            " on one CLIP can"
-        )
+    segmenter = _exportable(predictor.segmenter, size)
     patch_size = segmenter.clip.patch_size
-    if size < patch_size or size % patch_size:
-        raise SettingError(f"--size is {size}; give a multiple of {patch_size} pixels")
     only = (size // patch_size,) * 2 if path.suffix == ONNX else None
     text = predictor.encode(classes) if len(classes) else None
     prompts = None
@@ -191,6 +179,28 @@ def export_model(
         with replacing(vectors_file(path), ours=True) as beside, beside.open("wb") as file:
             np.save(file, module.vectors_of(text).cpu().numpy())
     return Deployment(path, difference, len(cases))
+
+
+def _exportable(segmenter: TextSegmenter, size: int) -> ClipSegmenter:
+    """The segmenter, if it can be exported for images of a size.
+
+    Raises:
+        SettingError: It cannot, or the size is no whole patches.
+    """
+    if isinstance(segmenter, QuerySegmenter) or not isinstance(segmenter, ClipSegmenter):
+        raise SettingError(
+            f"{type(segmenter).__name__} is asked one class at a time and cannot be exported;"
+            " methods that compare all classes can"
+        )
+    if len(segmenter.towers) > 1:
+        raise SettingError(
+            f"{type(segmenter).__name__} stands on several networks and cannot be exported; methods"
+            " on one CLIP can"
+        )
+    patch_size = segmenter.clip.patch_size
+    if size < patch_size or size % patch_size:
+        raise SettingError(f"--size is {size}; give a multiple of {patch_size} pixels")
+    return segmenter
 
 
 def _example(module: Deployed, batch: int, height: int, width: int, classes: int) -> list[Tensor]:

@@ -93,10 +93,12 @@ def prompt_options(state: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def decoder_options(state: dict[str, Tensor]) -> dict[str, Any]:
-    """Prompts, and number and width of the decoder's layers."""
-    hidden = state["decode_head.decoder_1.layers.0.linear1.weight"].shape[0]
-    layers = count_layers(state, "decode_head.decoder_1.layers.")
+def decoder_options(
+    state: dict[str, Tensor], decoder: str = "decode_head.decoder_1"
+) -> dict[str, Any]:
+    """Prompts, and number and width of the layers of a decoder, by its name."""
+    hidden = state[f"{decoder}.layers.0.linear1.weight"].shape[0]
+    layers = count_layers(state, f"{decoder}.layers.")
     return {**prompt_options(state), "decoder_layers": layers, "hidden_dim": hidden}
 
 

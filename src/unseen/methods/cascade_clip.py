@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -35,8 +36,7 @@ from unseen.released import (
     UNUSED_IN_LAYER,
     USED_OF_LAST,
     Released,
-    count_layers,
-    prompt_options,
+    decoder_options,
 )
 from unseen.segmenter import AuxiliaryMap, Prediction, TextFeatures
 
@@ -95,12 +95,6 @@ class CascadeQuirks(PromptedQuirks):
         )
 
 
-def _released_options(state: dict[str, Tensor]) -> dict[str, Any]:
-    hidden = state["decode_head.cascade_decoders.0.layers.0.linear1.weight"].shape[0]
-    layers = count_layers(state, "decode_head.cascade_decoders.0.layers.")
-    return {**prompt_options(state), "decoder_layers": layers, "hidden_dim": hidden}
-
-
 RELEASED = Released(
     mark="decode_head.cascade_decoders.",
     towers=("backbone.", "text_encoder."),
@@ -119,7 +113,7 @@ RELEASED = Released(
     ),
     unused=rf"decode_head\.(cascade_decoders\.\d\.layers\.(\d+\.{UNUSED_IN_LAYER}"
     rf"|LAST\.(?!{USED_OF_LAST}).*)|loss_decode\..*)",
-    options=_released_options,
+    options=partial(decoder_options, decoder="decode_head.cascade_decoders.0"),
 )
 
 
