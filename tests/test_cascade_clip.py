@@ -91,8 +91,12 @@ def test_published_sizes(num_prompts: int, published: int) -> None:
     """40.5 M trained parameters on COCO-Stuff, with dead ones, without the random projections."""
     with torch.device("meta"):
         tower = load_clip("ViT-B-16-quickgelu/random")
-        segmenter = CascadeCLIP(
-            tower, num_prompts=num_prompts, start="released", layer_projection="random"
+        segmenter = create(
+            "cascade_clip",
+            tower,
+            num_prompts=num_prompts,
+            start="released",
+            layer_projection="random",
         )
     assert trainable(segmenter) + 3 * dead(512, 3, 2048) == published
     frozen = sum(p.numel() for p in segmenter.layer_projections.parameters())

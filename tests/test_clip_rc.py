@@ -101,7 +101,7 @@ def test_published_sizes(num_prompts: int, published: int) -> None:
     """
     with torch.device("meta"):
         tower = load_clip("ViT-B-16-quickgelu/random")
-        segmenter = CLIPRC(tower, num_prompts=num_prompts, start="released")
+        segmenter = create("clip_rc", tower, num_prompts=num_prompts, start="released")
     ours = sum(p.numel() for p in segmenter.parameters() if p.requires_grad)
     dead = 8 * (4 * 512 * 513 + 2 * 512)
     assert dead == 8_413_184

@@ -166,7 +166,7 @@ def test_published_sizes(num_prompts: int, published: int) -> None:
     """Exactly ZegCLIP's: the method adds no parameter."""
     with torch.device("meta"):
         tower = load_clip("ViT-B-16-quickgelu/random")
-        segmenter = OTSeg(tower, num_prompts=num_prompts, start="released")
+        segmenter = create("otseg", tower, num_prompts=num_prompts, start="released")
     assert trainable(segmenter) + dead(512, 3, 2048) == published
 
 

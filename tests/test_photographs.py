@@ -24,6 +24,7 @@ from unseen.data.benchmarks import get_benchmark
 from unseen.data.classes import VOC, VOC_UNSEEN
 from unseen.methods import METHODS, create
 from unseen.methods.options import check, options_of
+from unseen.prompted_segmenter import PromptedOptions
 from unseen.vocabulary import Vocabulary
 
 FOLDER = Path(__file__).parents[1] / "examples" / "photographs"
@@ -228,16 +229,16 @@ def test_choices_of_the_search_are_read(scripts: dict[str, ModuleType]) -> None:
 def test_a_combination_starts_as_zegclip_and_learns(scripts: dict[str, ModuleType]) -> None:
     clip, images = tiny_clip(), torch.rand(1, 3, 32, 40)
     made = scripts["combination"].Combination
-    combination = made(clip, num_prompts=2, direct=True, proxy="doodles").eval()
+    combination = made(clip, PromptedOptions(2), direct=True, proxy="doodles").eval()
     zegclip = create("zegclip", clip, num_prompts=2, decoder_heads=1).eval()
     text = zegclip.encode_text(Vocabulary(("cat", "dog")))
     alone, both = (part.auxiliary for part in (zegclip(images, text), combination(images, text)))
     assert (len(alone), len(both)) == (0, 2)
-    plain = made(clip, num_prompts=2).eval()
+    plain = made(clip, PromptedOptions(2)).eval()
     assert torch.allclose(plain(images, text).logits, zegclip(images, text).logits, atol=1e-5)
     for options in ({"direct": True}, {"text_noise": 0.3}):
         torch.manual_seed(0)
-        learner = made(tiny_clip(), num_prompts=2, dropout=0.0, **options).train()
+        learner = made(tiny_clip(), PromptedOptions(2, dropout=0.0), **options).train()
         assert learn_one_image(learner)[2] > 0.9
 
 

@@ -92,25 +92,27 @@ def test_published_sizes(num_prompts: int, published: int) -> None:
     """13.8 M on VOC, 14.6 M on COCO-Stuff with dead parameters, which are left out here."""
     with torch.device("meta"):
         tower = load_clip("ViT-B-16-quickgelu/random")
-        segmenter = ZegCLIP(tower, num_prompts=num_prompts, start="released")
+        segmenter = create("zegclip", tower, num_prompts=num_prompts, start="released")
     ours = trainable(segmenter)
     assert ours + dead(512, 3, 2048) == published
     assert ours == {10: 8_039_168, 100: 8_868_608}[num_prompts]
 
 
 def test_shallow_prompts_have_no_norm_and_stay() -> None:
-    segmenter = ZegCLIP(tiny_clip(), num_prompts=2, prompt_depth=1, decoder_heads=2)
+    segmenter = create("zegclip", tiny_clip(), num_prompts=2, prompt_depth=1, decoder_heads=2)
     assert isinstance(segmenter.prompt_norm, torch.nn.Identity)
     assert segmenter.prompts.deep_prompt_embeddings is None
     assert isinstance(
-        ZegCLIP(tiny_clip(), prompt_depth=1, decoder_heads=2, prompt_norm=True).prompt_norm,
+        create(
+            "zegclip", tiny_clip(), prompt_depth=1, decoder_heads=2, prompt_norm=True
+        ).prompt_norm,
         torch.nn.LayerNorm,
     )
 
 
 def test_calibration_reduces_seen_logits_only_where_classes_are_unseen() -> None:
     segmenter, logits = (
-        ZegCLIP(tiny_clip(), decoder_heads=2, calibration=0.2),
+        create("zegclip", tiny_clip(), decoder_heads=2, calibration=0.2),
         torch.zeros(1, 3, 1, 1),
     )
     assert segmenter.scores(logits, [0, 2]).flatten().tolist() == pytest.approx([0.3, 0.5, 0.3])
@@ -137,8 +139,8 @@ def test_ignored_pixels_are_left_out_or_negative() -> None:
 
 def test_deep_supervision_reaches_every_layer() -> None:
     torch.manual_seed(0)
-    segmenter = ZegCLIP(
-        tiny_clip(), decoder_heads=2, deep_supervision=True, decoder_layers=3
+    segmenter = create(
+        "zegclip", tiny_clip(), decoder_heads=2, deep_supervision=True, decoder_layers=3
     ).train()
     text, images = (
         segmenter.encode_text(Vocabulary(["tree", "car"])),
@@ -161,7 +163,7 @@ def test_identical_layers_start_equal() -> None:
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
     )
     assert torch.equal(segmenter.decoder.q.weight, first.multihead_attn.q.weight)
-    other = ZegCLIP(tiny_clip(), decoder_heads=2)
+    other = create("zegclip", tiny_clip(), decoder_heads=2)
     assert not torch.equal(
         other.decoder.layers[0].linear1.weight, other.decoder.layers[1].linear1.weight
     )  # type: ignore[union-attr]
@@ -200,9 +202,9 @@ def test_published_option() -> None:
 
 def test_impossible_options() -> None:
     with pytest.raises(SettingError, match="prompt_depth is 9, but the tower has 3 blocks"):
-        ZegCLIP(tiny_clip(), prompt_depth=9)
+        create("zegclip", tiny_clip(), prompt_depth=9)
     with pytest.raises(SettingError, match="decoder_heads is 5"):
-        ZegCLIP(tiny_clip(), decoder_heads=5)
+        create("zegclip", tiny_clip(), decoder_heads=5)
 
 
 def test_a_checkpoint_of_another_shape_is_refused() -> None:

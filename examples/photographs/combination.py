@@ -12,15 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP
 from unseen.backbones.patches import patch_features
 from unseen.methods import OWN, Method
 from unseen.methods.cascade_clip import CascadeCLIP
-from unseen.modules.losses import FocalOver
 from unseen.modules.proxy import proxy_attention
 from unseen.modules.resize import bilinear
-from unseen.modules.starts import Start, logit_range
+from unseen.modules.starts import logit_range
+from unseen.prompted_segmenter import PromptedOptions
 from unseen.segmenter import AuxiliaryMap, Prediction, TextFeatures, Tower
 
 
@@ -29,12 +28,7 @@ class Combination(CascadeCLIP):
 
     Args:
         clip: The frozen tower.
-        num_prompts: As ZegCLIP.
-        dropout: As ZegCLIP.
-        focal_over: As ZegCLIP.
-        calibration: As ZegCLIP.
-        start: As ZegCLIP.
-        templates: As ZegCLIP.
+        options: Those that the methods with visual prompts share.
         read_blocks: Blocks that are read besides the last (Cascade-CLIP); none by default.
         groups: Of these blocks.
         text_noise: Standard deviation of noise that is added to text features in training, in parts
@@ -52,13 +46,8 @@ class Combination(CascadeCLIP):
     def __init__(  # noqa: PLR0913 - keyword-only
         self,
         clip: CLIP,
+        options: PromptedOptions | None = None,
         *,
-        num_prompts: int = 10,
-        dropout: float = 0.1,
-        focal_over: FocalOver = "all",
-        calibration: float = 0.0,
-        start: Start = "aligned",
-        templates: Templated = "single",
         read_blocks: tuple[int, ...] = (),
         groups: tuple[int, ...] | None = None,
         text_noise: float = 0.0,
@@ -67,18 +56,7 @@ class Combination(CascadeCLIP):
         proxy_in_training: bool = False,
         proxy_share: float = 1.0,
     ) -> None:
-        super().__init__(
-            clip,
-            num_prompts=num_prompts,
-            decoder_heads=1,
-            dropout=dropout,
-            focal_over=focal_over,
-            calibration=calibration,
-            start=start,
-            templates=templates,
-            read_blocks=read_blocks,
-            groups=groups,
-        )
+        super().__init__(clip, options, decoder_heads=1, read_blocks=read_blocks, groups=groups)
         self.text_noise = text_noise
         self.proxy_in_training, self.proxy_share = proxy_in_training, proxy_share
         self.direct: nn.Parameter | None = None

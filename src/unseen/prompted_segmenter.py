@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP
-from unseen.clip_segmenter import ClipSegmenter, TowerQuirks
-from unseen.modules.losses import MaskLoss, calibrated
+from unseen.clip_segmenter import RELEASED_TOWER, ClipSegmenter, TowerQuirks
+from unseen.modules.decoders import DecoderSizes, check_heads
+from unseen.modules.losses import FocalOver, MaskLoss, calibrated
 from unseen.modules.prompts import PromptSizes, make_prompts
-from unseen.modules.starts import AlignedStart
+from unseen.modules.starts import AlignedStart, Start
 from unseen.segmenter import Prediction
 
 
@@ -37,34 +38,111 @@ class PromptedQuirks(TowerQuirks):
     identical_layers: bool = False
 
 
+RELEASED_PROMPTED: dict[str, Any] = {
+    **RELEASED_TOWER,
+    "train_grid": (32, 32),
+    "ignored_as": "negative",
+    "identical_layers": True,
+}
+"""The values of `PromptedQuirks` that the released codes share."""
+
+
+@dataclass(frozen=True)
+class MaskDecoderQuirks(PromptedQuirks):
+    """What the released codes with a `MaskDecoder` do otherwise: ZegCLIP and Cascade-CLIP.
+
+    Attributes:
+        scale: Of the dot products that are the logits: "width", 1/√D; or "heads", the mean over the
+            heads' scaled products, 1/(heads·√(D/heads)) (ZegCLIP eq. 8, released).
+    """
+
+    scale: Literal["heads", "width"] = "width"
+
+    @classmethod
+    def released(cls) -> MaskDecoderQuirks:
+        """The released values."""
+        return cls(**RELEASED_PROMPTED, scale="heads")
+
+
+@dataclass(frozen=True)
+class PromptedOptions:
+    """Options of all methods with visual prompts and mask losses.
+
+    Attributes:
+        num_prompts: P, visual prompts a block.
+        prompt_depth: Blocks with prompts of their own; all by default, 1 for shallow prompts.
+        prompt_norm: A trainable norm before the tower's final one; for deep prompts only by
+            default, as released.
+        decoder_layers: Layers of a decoder; the last only makes the map, but in CLIP-RC, where all
+            are whole.
+        hidden_dim: Width of its feed-forward part; 4 D by default.
+        dropout: In decoders and prompts.
+        mask_weight: Weight of the focal loss (100 in the released VOC configurations, 20 in
+            ZegCLIP's class default).
+        dice_weight: Weight of the dice loss.
+        focal_alpha: Weight of positives in the focal loss.
+        focal_over: What the focal loss is averaged over where pixels are ignored: "labelled"
+            pixels, or "all".
+        calibration: γ, subtracted from the probabilities of seen classes when not all classes were
+            trained on (released: 0.1).
+        start: Where training starts: "aligned", at the comparison of patches with classes that
+            needs no training; or "released", at random.
+        templates: Prompts a class name is put in ("single" on VOC, "multi" on COCO-Stuff and
+            Context).
+    """
+
+    num_prompts: int = 10
+    prompt_depth: int | None = None
+    prompt_norm: bool | None = None
+    decoder_layers: int = 3
+    hidden_dim: int | None = None
+    dropout: float = 0.1
+    mask_weight: float = 100.0
+    dice_weight: float = 1.0
+    focal_alpha: float = 0.25
+    focal_over: FocalOver = "all"
+    calibration: float = 0.0
+    start: Start = "aligned"
+    templates: Templated = "single"
+
+    def decoder_sizes(self, width: int, heads: int) -> DecoderSizes:
+        """Sizes of a decoder on features of a width.
+
+        Raises:
+            SettingError: The heads do not divide the width.
+        """
+        # The usual ratio of a transformer's feed-forward part.
+        hidden_dim = self.hidden_dim or 4 * width
+        check_heads(heads, width)
+        return DecoderSizes(self.decoder_layers, heads, hidden_dim, self.dropout)
+
+
 class PromptedSegmenter(AlignedStart, ClipSegmenter):
     """Base of the methods with visual prompts and mask losses.
 
     Args:
         clip: The frozen tower.
-        prompts: Sizes of the visual prompts.
-        mask_loss: Of the maps.
-        calibration: γ, subtracted from the probabilities of seen classes when not all classes were
-            trained on.
-        templates: As for `TextSegmenter`.
+        options: Those that the methods share.
         quirks: What a released code does otherwise.
     """
 
+    Options: ClassVar[type[PromptedOptions]] = PromptedOptions
     classwise: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        clip: CLIP,
-        prompts: PromptSizes,
-        mask_loss: MaskLoss,
-        *,
-        calibration: float,
-        templates: Templated,
-        quirks: TowerQuirks,
-    ) -> None:
-        super().__init__(clip, templates=templates, quirks=quirks)
-        self.mask_loss, self.calibration = mask_loss, calibration
-        self.prompts, self.prompt_norm = make_prompts(clip, prompts)
+    def __init__(self, clip: CLIP, options: PromptedOptions, quirks: PromptedQuirks) -> None:
+        super().__init__(clip, templates=options.templates, quirks=quirks)
+        self.calibration = options.calibration
+        self.mask_loss = MaskLoss(
+            options.mask_weight,
+            options.dice_weight,
+            options.focal_alpha,
+            quirks.ignored_as,
+            options.focal_over,
+        )
+        sizes = PromptSizes(
+            options.num_prompts, options.prompt_depth, options.prompt_norm, options.dropout
+        )
+        self.prompts, self.prompt_norm = make_prompts(clip, sizes)
 
     def encode_images(self, images: Tensor) -> tuple[Tensor, ...]:
         """Unit vectors of class tokens (B, D) and patches (B, N, D).

@@ -194,6 +194,7 @@ class Segmenter(nn.Module, ABC):
 
     Attributes:
         PUBLISHED: Options a user tunes whose released value differs from our default.
+        Options: Dataclass of the options that methods of a kind share; None if there is none.
         Quirks: Dataclass of what the released code does otherwise; its `released()` gives the
             released values.
         RELEASED: How its released checkpoints are converted; None if there are none.
@@ -210,6 +211,7 @@ class Segmenter(nn.Module, ABC):
     """
 
     PUBLISHED: ClassVar[dict[str, Any]] = {}
+    Options: ClassVar[Any] = None
     Quirks: ClassVar[Any] = None
     RELEASED: ClassVar[Released | None] = None
     TINY: ClassVar[dict[str, Any]] = {}

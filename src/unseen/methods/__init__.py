@@ -203,7 +203,7 @@ def create(
         clip: The tower it stands on.
         published: Start from the released code's choices (`PUBLISHED` and `Quirks` of the class)
             instead of ours; `options` still win.
-        options: Keyword arguments of the class, and fields of its `Quirks`.
+        options: Keyword arguments of the class, and fields of its `Options` and `Quirks`.
 
     Raises:
         SettingError: No such method or option; the message names the nearest.

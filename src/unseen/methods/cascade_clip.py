@@ -6,14 +6,13 @@ last are brought into the joint space and summed in groups with learned weights.
 the last block alone, has a decoder with queries of its own; the map of a class is the sum of the
 decoders' maps.
 
-The released code differs from sound practice in a few places, collected in `CascadeQuirks`; the
+The released code differs from sound practice in a few places, collected in `MaskDecoderQuirks`; the
 defaults are what we found right. `docs/methods/cascade_clip.md` lists them with numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
@@ -21,16 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP
-from unseen.clip_segmenter import RELEASED_TOWER
 from unseen.errors import SettingError
-from unseen.modules.decoders import DecoderSizes, MaskDecoder, check_heads, start_as_identity
-from unseen.modules.losses import FocalOver, MaskLoss
-from unseen.modules.prompts import PromptSizes
+from unseen.modules.decoders import MaskDecoder, start_as_identity
 from unseen.modules.queries import RelationshipDescriptor
-from unseen.modules.starts import Start
-from unseen.prompted_segmenter import PromptedQuirks, PromptedSegmenter
+from unseen.prompted_segmenter import MaskDecoderQuirks, PromptedOptions, PromptedSegmenter
 from unseen.released import (
     MMSEG_NAMES,
     UNUSED_IN_LAYER,
@@ -72,29 +66,6 @@ class LayerProjections(nn.Module):
         return F.normalize(self.norms[index](x) @ self.projections[index], dim=-1)
 
 
-@dataclass(frozen=True)
-class CascadeQuirks(PromptedQuirks):
-    """What the released code does otherwise.
-
-    Attributes:
-        scale: Of the dot products that are the maps: "width", 1/√D; or "heads", the mean over the
-            heads' scaled products, 1/(heads·√(D/heads)) (released).
-    """
-
-    scale: Literal["heads", "width"] = "width"
-
-    @classmethod
-    def released(cls) -> CascadeQuirks:
-        """The released values."""
-        return cls(
-            **RELEASED_TOWER,
-            train_grid=(32, 32),
-            ignored_as="negative",
-            identical_layers=True,
-            scale="heads",
-        )
-
-
 RELEASED = Released(
     mark="decode_head.cascade_decoders.",
     towers=("backbone.", "text_encoder."),
@@ -122,10 +93,7 @@ class CascadeCLIP(PromptedSegmenter):
 
     Args:
         clip: The frozen tower.
-        num_prompts: P, visual prompts a block (10 on VOC, 35 on Context, 50 on COCO-Stuff).
-        prompt_depth: Blocks with prompts of their own; all by default, 1 for shallow prompts.
-        prompt_norm: A trainable norm before the tower's final one and those of the read blocks; for
-            deep prompts only by default, as released.
+        options: Those that the methods with visual prompts share.
         read_blocks: Blocks, from 0, that are read besides the last; the six before it by default.
         groups: Sizes of the groups that these blocks form, in their order; threes by default.
         group_start: Weights that the blocks of every group start with, in their order, where all
@@ -134,22 +102,8 @@ class CascadeCLIP(PromptedSegmenter):
         layer_projection: How the blocks get into the joint space: by a norm and a projection that
             are "trained", starting from CLIP's own; by "clip", its own as they are; or by "random"
             ones that are never trained (released).
-        decoder_layers: Layers of each decoder, the scoring one included.
         decoder_heads: Their heads.
-        hidden_dim: Width of their feed-forward part; 4 D by default.
-        dropout: In decoders and prompts.
-        mask_weight: Weight of the focal loss.
-        dice_weight: Weight of the dice loss.
-        focal_alpha: Weight of positives in the focal loss.
-        focal_over: What the focal loss is averaged over where pixels are ignored: "labelled"
-            pixels, or "all".
         deep_supervision: Losses on every decoder's map besides their sum.
-        calibration: γ, subtracted from the probabilities of seen classes when not all classes were
-            trained on (released: 0.1).
-        start: Where training starts: "aligned", at the comparison of the last block's patches with
-            classes that needs no training; or "released", at random.
-        templates: Prompts a class name is put in ("single" on VOC, "multi" on COCO-Stuff and
-            Context).
         quirks: What the released code does otherwise.
     """
 
@@ -158,59 +112,39 @@ class CascadeCLIP(PromptedSegmenter):
         "calibration": 0.1,
         "layer_projection": "random",
     }
-    Quirks = CascadeQuirks
+    Quirks = MaskDecoderQuirks
     RELEASED = RELEASED
     TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3, "decoder_heads": 2}
 
     def __init__(
         self,
         clip: CLIP,
+        options: PromptedOptions | None = None,
         *,
-        num_prompts: int = 10,
-        prompt_depth: int | None = None,
-        prompt_norm: bool | None = None,
         read_blocks: tuple[int, ...] | None = None,
         groups: tuple[int, ...] | None = None,
         group_start: tuple[float, ...] | None = None,
         layer_projection: Projection = "trained",
-        decoder_layers: int = 3,
         decoder_heads: int = 8,
-        hidden_dim: int | None = None,
-        dropout: float = 0.1,
-        mask_weight: float = 100.0,
-        dice_weight: float = 1.0,
-        focal_alpha: float = 0.25,
-        focal_over: FocalOver = "all",
         deep_supervision: bool = False,
-        calibration: float = 0.0,
-        start: Start = "aligned",
-        templates: Templated = "single",
-        quirks: CascadeQuirks | None = None,
+        quirks: MaskDecoderQuirks | None = None,
     ) -> None:
-        quirks = quirks or CascadeQuirks()
-        check_heads(decoder_heads, clip.embed_dim)
+        options, quirks = options or PromptedOptions(), quirks or MaskDecoderQuirks()
         blocks, groups = _grouped(read_blocks, groups, clip.num_layers)
         weights = _first_weights(groups, group_start)
-        super().__init__(
-            clip,
-            PromptSizes(num_prompts, prompt_depth, prompt_norm, dropout),
-            MaskLoss(mask_weight, dice_weight, focal_alpha, quirks.ignored_as, focal_over),
-            calibration=calibration,
-            templates=templates,
-            quirks=quirks,
-        )
+        super().__init__(clip, options, quirks)
         self.read_blocks, self.deep_supervision = blocks, deep_supervision
         self.layer_projections = LayerProjections(clip, len(blocks), layer_projection)
         self.group_weights = nn.ParameterList(nn.Parameter(each) for each in weights)
         width = clip.embed_dim
-        sizes = DecoderSizes(decoder_layers, decoder_heads, hidden_dim or 4 * width, dropout)
+        sizes = options.decoder_sizes(width, decoder_heads)
         count = len(groups) + 1
         self.descriptors = nn.ModuleList(RelationshipDescriptor(width) for _ in range(count))
         self.decoders = nn.ModuleList(
             MaskDecoder(width, sizes, identical=quirks.identical_layers, scale=quirks.scale)
             for _ in range(count)
         )
-        self.set_start(start)
+        self.set_start(options.start)
 
     @torch.no_grad()
     def start_as_cosines(self) -> None:

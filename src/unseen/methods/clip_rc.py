@@ -20,18 +20,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP
-from unseen.clip_segmenter import RELEASED_TOWER
 from unseen.errors import SettingError
 from unseen.modules.cache import TableCache
-from unseen.modules.decoders import DecoderLayer, DecoderSizes, check_heads, start_as_identity
-from unseen.modules.losses import FocalOver, MaskLoss
-from unseen.modules.prompts import PromptSizes
+from unseen.modules.decoders import DecoderLayer, DecoderSizes, start_as_identity
 from unseen.modules.queries import relationship
 from unseen.modules.regions import region_mask, regions_of
-from unseen.modules.starts import Start
-from unseen.prompted_segmenter import PromptedQuirks, PromptedSegmenter
+from unseen.prompted_segmenter import (
+    RELEASED_PROMPTED,
+    PromptedOptions,
+    PromptedQuirks,
+    PromptedSegmenter,
+)
 from unseen.released import MMSEG_NAMES, UNUSED_IN_LAYER, Released, count_layers, prompt_options
 from unseen.segmenter import Prediction, TextFeatures
 
@@ -139,11 +139,8 @@ class CLIPRCQuirks(PromptedQuirks):
     def released(cls) -> CLIPRCQuirks:
         """The released values."""
         return cls(
-            **RELEASED_TOWER,
-            train_grid=(32, 32),
+            **RELEASED_PROMPTED,
             whole_cells=True,
-            ignored_as="negative",
-            identical_layers=True,
             scale="none",
         )
 
@@ -179,40 +176,37 @@ RELEASED = Released(
 )
 
 
+@dataclass(frozen=True)
+class CLIPRCOptions(PromptedOptions):
+    """Options that have another default here.
+
+    Attributes:
+        mask_weight: Weight of the focal loss (100 on VOC, 200 on COCO-Stuff).
+        dice_weight: Weight of the dice loss (1 on VOC, 3 on COCO-Stuff).
+    """
+
+    calibration: float = 0.1
+
+
 class CLIPRC(PromptedSegmenter):
     """CLIP-RC.
 
     Args:
         clip: The frozen tower.
-        num_prompts: P, visual prompts a block (10 on VOC, 100 on COCO-Stuff).
-        prompt_depth: Blocks with prompts of their own; all by default, 1 for shallow prompts.
-        prompt_norm: A trainable norm before the tower's final one; for deep prompts only by
-            default, as released.
+        options: Those that the methods with visual prompts share.
         lattice: Regions down and across (4 by 4 released), laid over any grid of patches.
         train_regions: Train the region tokens (the released code freezes them, by the name of the
             parameter).
         norm_regions: Send the region tokens through the trainable norm too (released: not).
-        decoder_layers: Layers of the two-way decoder.
         decoder_heads: Its heads.
-        hidden_dim: Width of its feed-forward parts; 4 D by default.
-        dropout: In decoders and prompts.
         recovery_layers: Layers of the recovery decoder.
-        mask_weight: Weight of the focal loss (100 on VOC, 200 on COCO-Stuff).
-        dice_weight: Weight of the dice loss (1 on VOC, 3 on COCO-Stuff).
         recovery_weight: Weight of the recovery losses (2 on VOC, 50 on COCO-Stuff); 0 leaves the
             recovery decoder out.
-        focal_alpha: Weight of positives in the focal loss.
-        focal_over: What the focal loss is averaged over where pixels are ignored: "labelled"
-            pixels, or "all".
-        calibration: γ, subtracted from the probabilities of seen classes when not all classes were
-            trained on (released: 0.1).
-        start: Where training starts: "aligned", at the comparison of patches with classes that
-            needs no training; or "released", at random.
-        templates: Prompts a class name is put in ("single" on VOC, "multi" on COCO-Stuff).
         quirks: What the released code does otherwise.
     """
 
     PUBLISHED: ClassVar[dict[str, Any]] = {"start": "released"}
+    Options = CLIPRCOptions
     Quirks = CLIPRCQuirks
     RELEASED = RELEASED
     TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3, "decoder_heads": 2, "lattice": (2, 2)}
@@ -220,38 +214,18 @@ class CLIPRC(PromptedSegmenter):
     def __init__(
         self,
         clip: CLIP,
+        options: CLIPRCOptions | None = None,
         *,
-        num_prompts: int = 10,
-        prompt_depth: int | None = None,
-        prompt_norm: bool | None = None,
         lattice: tuple[int, int] = (4, 4),
         train_regions: bool = False,
         norm_regions: bool = False,
-        decoder_layers: int = 3,
         decoder_heads: int = 8,
-        hidden_dim: int | None = None,
-        dropout: float = 0.1,
         recovery_layers: int = 1,
-        mask_weight: float = 100.0,
-        dice_weight: float = 1.0,
         recovery_weight: float = 2.0,
-        focal_alpha: float = 0.25,
-        focal_over: FocalOver = "all",
-        calibration: float = 0.1,
-        start: Start = "aligned",
-        templates: Templated = "single",
         quirks: CLIPRCQuirks | None = None,
     ) -> None:
-        quirks = quirks or CLIPRCQuirks()
-        check_heads(decoder_heads, clip.embed_dim)
-        super().__init__(
-            clip,
-            PromptSizes(num_prompts, prompt_depth, prompt_norm, dropout),
-            MaskLoss(mask_weight, dice_weight, focal_alpha, quirks.ignored_as, focal_over),
-            calibration=calibration,
-            templates=templates,
-            quirks=quirks,
-        )
+        options, quirks = options or CLIPRCOptions(), quirks or CLIPRCQuirks()
+        super().__init__(clip, options, quirks)
         if len(lattice) != 2 or min(lattice) < 1:
             raise SettingError(
                 f"lattice is {list(lattice)}; give the regions down and across, such as [4,4]"
@@ -266,14 +240,13 @@ class CLIPRC(PromptedSegmenter):
             whole_cells=quirks.whole_cells,
         )
         self.q_proj, self.lateral_proj = nn.Linear(2 * width, width), nn.Linear(3 * width, width)
-        hidden_dim = hidden_dim or 4 * width
-        sizes = DecoderSizes(decoder_layers, decoder_heads, hidden_dim, dropout)
+        sizes = options.decoder_sizes(width, decoder_heads)
         self.decoder = TwoWayDecoder(width, sizes, identical=quirks.identical_layers)
         self.recovery: RecoveryDecoder | None = None
         if recovery_weight:
             self.recovery = RecoveryDecoder(width, replace(sizes, num_layers=recovery_layers))
 
-        self.set_start(start)
+        self.set_start(options.start)
 
     def start_as_cosines(self) -> None:
         """Queries are the text features, and the tower is undisturbed by prompts."""

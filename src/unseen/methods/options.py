@@ -1,6 +1,7 @@
 """The options of a method: names, types, defaults and documentation.
 
-They are read from its constructor and from its `Quirks`.
+They are read from its constructor and from the dataclasses it takes: its `Options`, which methods
+of a kind share, and its `Quirks`.
 
 Whoever changes a method's behaviour by name (the command line, a recipe, Python) passes through
 `check`, because a value of the wrong kind would otherwise train something else in silence.
@@ -47,17 +48,17 @@ def options_of(cls: type, fixed: Iterable[str] = ()) -> dict[str, Option]:
         cls: A segmenter's class.
         fixed: Arguments that are not offered, besides the tower.
     """
+    groups = groups_of(cls)
     options = _parameters(cls)
-    quirks = quirks_of(cls)
-    if quirks is not None:
-        options |= _parameters(quirks)
-    hidden = ("clip", "quirks", *fixed)
+    for group in groups.values():
+        options |= _parameters(group)
+    hidden = ("clip", *groups, *fixed)
     return {name: option for name, option in options.items() if name not in hidden}
 
 
 def released_options(cls: type[Segmenter]) -> dict[str, Any]:
     """The options with which the released code behaves otherwise than ours, with its values."""
-    released = quirks_of(cls)
+    released = groups_of(cls).get("quirks")
     if released is None:
         return dict(cls.PUBLISHED)
     # Only what differs is listed, so that a report shows what the released code changes.
@@ -67,22 +68,20 @@ def released_options(cls: type[Segmenter]) -> dict[str, Any]:
 
 
 def arguments(cls: type[Segmenter], options: dict[str, Any]) -> dict[str, Any]:
-    """Options as arguments of the class: those that are quirks go into its `Quirks`."""
-    released = quirks_of(cls)
-    if released is None:
-        return options
-    fields = _parameters(released)
-    # Users give one flat list of options; which of them are quirks is the method's business.
-    quirks = {name: _as_tuple(value) for name, value in options.items() if name in fields}
-    others = {name: value for name, value in options.items() if name not in fields}
-    return {**others, "quirks": released(**quirks)}
+    """Options as arguments of the class: fields of a dataclass it takes go into one."""
+    # Users give one flat list of options; which dataclass holds them is the method's business.
+    others, groups = dict(options), {}
+    for argument, group in groups_of(cls).items():
+        names = [name for name in _parameters(group) if name in others]
+        groups[argument] = group(**{name: _as_tuple(others.pop(name)) for name in names})
+    return {**others, **groups}
 
 
-def quirks_of(cls: type) -> Any:
-    """The `Quirks` that a class takes; None for one that takes none, whatever its base has."""
-    if "quirks" not in inspect.signature(cls).parameters:
-        return None
-    return getattr(cls, "Quirks", None)
+def groups_of(cls: type) -> dict[str, Any]:
+    """The dataclasses of options that a class takes, by argument, whatever its base takes."""
+    groups = {"options": getattr(cls, "Options", None), "quirks": getattr(cls, "Quirks", None)}
+    taken = inspect.signature(cls).parameters
+    return {name: group for name, group in groups.items() if group is not None and name in taken}
 
 
 def _parameters(cls: type) -> dict[str, Option]:

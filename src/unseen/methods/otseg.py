@@ -23,15 +23,16 @@ from torch.nn import functional as F
 
 from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP
-from unseen.clip_segmenter import RELEASED_TOWER
 from unseen.errors import SettingError
 from unseen.modules.decoders import DecoderLayer, start_as_identity
-from unseen.modules.losses import FocalOver, MaskLoss
-from unseen.modules.prompts import PromptSizes
 from unseen.modules.queries import RelationshipDescriptor
 from unseen.modules.sinkhorn import Sinkhorn
-from unseen.modules.starts import Start
-from unseen.prompted_segmenter import PromptedQuirks, PromptedSegmenter
+from unseen.prompted_segmenter import (
+    RELEASED_PROMPTED,
+    PromptedOptions,
+    PromptedQuirks,
+    PromptedSegmenter,
+)
 from unseen.released import LIKE_ZEGCLIP
 from unseen.segmenter import AuxiliaryMap, Prediction, TextFeatures
 from unseen.vocabulary import Vocabulary
@@ -167,13 +168,21 @@ class OTSegQuirks(PromptedQuirks):
     def released(cls) -> OTSegQuirks:
         """The released values."""
         return cls(
-            **RELEASED_TOWER,
-            train_grid=(32, 32),
-            ignored_as="negative",
-            identical_layers=True,
+            **RELEASED_PROMPTED,
             sinkhorn_stop="batch",
             shares="plan",
         )
+
+
+@dataclass(frozen=True)
+class OTSegOptions(PromptedOptions):
+    """Options that have another default here.
+
+    Attributes:
+        templates: The prompts of a class, each of which is a query.
+    """
+
+    templates: Templated = SIX
 
 
 class OTSeg(PromptedSegmenter):
@@ -181,13 +190,7 @@ class OTSeg(PromptedSegmenter):
 
     Args:
         clip: The frozen tower.
-        num_prompts: P, visual prompts a block (10 on VOC and Context, 100 on COCO-Stuff).
-        prompt_depth: Blocks with prompts of their own; all by default, 1 for shallow prompts.
-        prompt_norm: A trainable norm before the tower's final one; for deep prompts only by
-            default, as released.
-        decoder_layers: Layers of the decoder, the last of which only gives a map.
-        hidden_dim: Width of its feed-forward part; 4 D by default.
-        dropout: In decoder and prompts.
+        options: Those that the methods with visual prompts share.
         epsilon: Strength of the entropy of the plans; the larger, the more alike the prompts of a
             class.
         rounds: Of Sinkhorn's algorithm, a fixed number.
@@ -195,20 +198,11 @@ class OTSeg(PromptedSegmenter):
         text_offsets: Number of learned vectors; each is added to every text feature, so that N
             prompts become N times as many. 0 for none. For text features from a file that holds one
             a class.
-        mask_weight: Weight of the focal loss.
-        dice_weight: Weight of the dice loss.
-        focal_alpha: Weight of positives in the focal loss.
-        focal_over: What the focal loss is averaged over where pixels are ignored: "labelled"
-            pixels, or "all".
-        calibration: γ, subtracted from the probabilities of seen classes when not all classes were
-            trained on (released: 0.1).
-        start: Where training starts: "aligned", at the comparison of patches with prompts that
-            needs no training; or "released", at random.
-        templates: The prompts of a class, each of which is a query.
         quirks: What the released code does otherwise.
     """
 
     PUBLISHED: ClassVar[dict[str, Any]] = {"start": "released", "calibration": 0.1}
+    Options = OTSegOptions
     Quirks = OTSegQuirks
     RELEASED = LIKE_ZEGCLIP
     TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3}
@@ -217,41 +211,22 @@ class OTSeg(PromptedSegmenter):
     def __init__(
         self,
         clip: CLIP,
+        options: OTSegOptions | None = None,
         *,
-        num_prompts: int = 10,
-        prompt_depth: int | None = None,
-        prompt_norm: bool | None = None,
-        decoder_layers: int = 3,
-        hidden_dim: int | None = None,
-        dropout: float = 0.1,
         epsilon: float = 0.05,
         rounds: int = 25,
         ensemble: float = 0.5,
         text_offsets: int = 0,
-        mask_weight: float = 100.0,
-        dice_weight: float = 1.0,
-        focal_alpha: float = 0.25,
-        focal_over: FocalOver = "all",
-        calibration: float = 0.0,
-        start: Start = "aligned",
-        templates: Templated = SIX,
         quirks: OTSegQuirks | None = None,
     ) -> None:
-        quirks = quirks or OTSegQuirks()
+        options, quirks = options or OTSegOptions(), quirks or OTSegQuirks()
         if quirks.sinkhorn_stop == "batch" and rounds != Sinkhorn.rounds:
             raise SettingError(
                 f"rounds is {rounds}, and sinkhorn_stop=batch ends them by itself; give one of both"
             )
         if ensemble > 1:
             raise SettingError(f"ensemble is {ensemble}, a share; give a number from 0 to 1")
-        super().__init__(
-            clip,
-            PromptSizes(num_prompts, prompt_depth, prompt_norm, dropout),
-            MaskLoss(mask_weight, dice_weight, focal_alpha, quirks.ignored_as, focal_over),
-            calibration=calibration,
-            templates=templates,
-            quirks=quirks,
-        )
+        super().__init__(clip, options, quirks)
         self.ensemble = ensemble
         self.sinkhorn = Sinkhorn(epsilon, rounds)
         if quirks.sinkhorn_stop == "batch":
@@ -263,16 +238,16 @@ class OTSeg(PromptedSegmenter):
                 OFFSET * width**-0.5 * torch.randn(text_offsets, width)
             )
         self.descriptor = RelationshipDescriptor(width)
-        sizes = (width, hidden_dim or 4 * width, dropout)
+        sizes = (width, options.hidden_dim or 4 * width, options.dropout)
         layers = [
             SinkhornLayer(*sizes, shares=quirks.shares, sinkhorn=self.sinkhorn)
-            for _ in range(decoder_layers - 1)
+            for _ in range(options.decoder_layers - 1)
         ]
         self.decoder = SinkhornDecoder(layers, width, self.sinkhorn)
         if quirks.identical_layers:
             self.decoder.start_alike()
         self.logit_scale: nn.Parameter | None = None
-        self.set_start(start)
+        self.set_start(options.start)
 
     def start_as_cosines(self) -> None:
         """Queries are the text features, and the tower is undisturbed by visual prompts."""
