@@ -16,11 +16,11 @@ import pytest
 import unseen
 from tiny.commands import run_command
 from unseen.cli.flags import DataFlags, ModelFlags
-from unseen.cli.images import SegmentFlags
 from unseen.cli.legacy import modernised
 from unseen.cli.notices import about_tower, is_doodle
 from unseen.cli.parser import VERBS, build, main
 from unseen.cli.scoring import ConvertFlags, EvaluateFlags
+from unseen.cli.segment_flags import SegmentFlags
 from unseen.cli.training import TrainFlags
 from unseen.files import about
 from unseen.methods.options import argument_docs

@@ -186,7 +186,7 @@ def test_what_a_cluster_cannot_do(
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(SettingError, match="Ray cluster at 127.0.0.1:1 .* cannot be reached"):
         list(run_on_ray(job, items, TWO, "auto"))
-    monkeypatch.setattr("unseen.cli.images.find_spec", lambda _: None)
+    monkeypatch.setattr("unseen.cli.segment_flags.find_spec", lambda _: None)
     error = error_of(capsys, f"{line} --engine ray")
     assert "--engine ray needs ray; install it with pip install 'unseen[ray]'" in error
 

@@ -474,5 +474,5 @@ def test_an_index_as_parquet(
         before = other.read_bytes()
         assert "index.parquet exists and was not written by unseen" in error_of(capsys, words)
         assert other.read_bytes() == before
-    monkeypatch.setattr("unseen.cli.images.find_spec", lambda _: None)
+    monkeypatch.setattr("unseen.cli.segment_flags.find_spec", lambda _: None)
     assert "pip install 'unseen[parquet]'" in error_of(capsys, words)

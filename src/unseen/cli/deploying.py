@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from unseen.cli.flags import FLAT, ModelFlags
-from unseen.cli.images import read_vocabulary
+from unseen.cli.words import read_vocabulary
 
 if TYPE_CHECKING:
     from unseen.sources import ModelChoices

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from unseen.cli.flags import FLAT, NOTHING, Given, ModelFlags, settings_flags
-from unseen.cli.images import read_vocabulary
+from unseen.cli.words import read_vocabulary
 from unseen.errors import SettingError
 from unseen.settings import InferenceSettings, ServeSettings
 

@@ -120,6 +120,19 @@ RELEASED = Released(
 )
 
 
+def _check_selection(thresholds: tuple[float, float], margin: float) -> None:
+    """Refuse thresholds that a softmax never reaches, and a margin that is none.
+
+    Raises:
+        SettingError: They would select all pixels or none.
+    """
+    if not all(0 < threshold < 1 for threshold in thresholds) or not margin >= 0:
+        raise SettingError(
+            f"thresholds {tuple(thresholds)} and margin {margin} do not fit; give probabilities,"
+            " and 0 or more"
+        )
+
+
 class EdgeCLIP(QuerySegmenter, TextSegmenter):
     """EdgeCLIP.
 
@@ -201,12 +214,7 @@ class EdgeCLIP(QuerySegmenter, TextSegmenter):
             unit_text=False,
         )
         self.quirks = quirks or EdgeCLIPQuirks()
-        # A softmax never reaches 0 or 1, so such thresholds would select all pixels or none.
-        if not all(0 < threshold < 1 for threshold in thresholds) or not margin >= 0:
-            raise SettingError(
-                f"thresholds {tuple(thresholds)} and margin {margin} do not fit; give"
-                " probabilities, and 0 or more"
-            )
+        _check_selection(thresholds, margin)
         self.weights, self.train_backbone = weights, train_backbone
         self.thresholds, self.top = tuple(thresholds), top
         self.triplet_weight, self.margin = triplet_weight, margin
