@@ -215,7 +215,9 @@ def test_choices_of_the_search_are_read(scripts: dict[str, ModuleType]) -> None:
     search, combination = scripts["search"], scripts["combination"].Combination
     read = search.Choice.read
     assert read("ours") == search.Choice()
-    choice = read("direct=true+train.steps=200+mixed=0.5")
+    choice = read("direct=true+train.steps=200+mixed=0.5+inference.window=9")
+    assert choice.inference == {"window": 9}
+    assert search.run_name("ours+inference.window=9+mixed=0.5") == "ours"
     assert (choice.options, choice.train, choice.mixed) == ({"direct": True}, {"steps": 200}, 0.5)
     assert (read("otseg").method, read("otseg").options) == ("otseg", {"text_offsets": 4})
     for text in search.CHOICES:
@@ -236,10 +238,16 @@ def test_a_combination_starts_as_zegclip_and_learns(scripts: dict[str, ModuleTyp
     assert (len(alone), len(both)) == (0, 2)
     plain = made(clip, PromptedOptions(2)).eval()
     assert torch.allclose(plain(images, text).logits, zegclip(images, text).logits, atol=1e-5)
-    for options in ({"direct": True}, {"text_noise": 0.3}):
+    for options in ({"direct": True}, {"text_noise": 0.3}, {"pairs": 0.5, "centred": True}):
         torch.manual_seed(0)
         learner = made(tiny_clip(), PromptedOptions(2, dropout=0.0), **options).train()
         assert learn_one_image(learner)[2] > 0.9
+
+
+def test_pairs_of_classes(scripts: dict[str, ModuleType]) -> None:
+    for count, sizes in ((6, [2, 2, 2]), (5, [2, 3]), (2, [2])):
+        owner = scripts["combination"].paired(count)
+        assert sorted(torch.bincount(owner).tolist()) == sizes
 
 
 def test_weights_between_start_and_end(scripts: dict[str, ModuleType], tmp_path: Path) -> None:

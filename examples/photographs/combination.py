@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from unseen.backbones.clip.tower import CLIP
 from unseen.backbones.patches import patch_features
+from unseen.labels import IGNORE
 from unseen.methods import OWN, Method
 from unseen.methods.cascade_clip import CascadeCLIP
 from unseen.modules.proxy import proxy_attention
@@ -33,6 +34,10 @@ class Combination(CascadeCLIP):
         groups: Of these blocks.
         text_noise: Standard deviation of noise that is added to text features in training, in parts
             of their length.
+        centred: Whether the mean of the training classes' text features is taken from all of them,
+            so that classes differ in what they do not share.
+        pairs: Weight of the same losses on pairs of training classes, drawn anew in each step: the
+            text feature of a pair is the mean of both, its mask their union.
         direct: Whether the patches' cosines with the classes are trained as a second path, whose
             logits are averaged with the decoder's (the ensemble of OTSeg+, without transport).
         proxy: A second network; maps are averaged over patches that look alike to it (ProxyCLIP).
@@ -51,13 +56,16 @@ class Combination(CascadeCLIP):
         read_blocks: tuple[int, ...] = (),
         groups: tuple[int, ...] | None = None,
         text_noise: float = 0.0,
+        centred: bool = False,
+        pairs: float = 0.0,
         direct: bool = False,
         proxy: str = "",
         proxy_in_training: bool = False,
         proxy_share: float = 1.0,
     ) -> None:
         super().__init__(clip, options, decoder_heads=1, read_blocks=read_blocks, groups=groups)
-        self.text_noise = text_noise
+        self.text_noise, self.centred, self.pairs = text_noise, centred, pairs
+        self.text_mean = nn.Parameter(torch.zeros(clip.embed_dim), requires_grad=False)
         self.proxy_in_training, self.proxy_share = proxy_in_training, proxy_share
         self.direct: nn.Parameter | None = None
         if direct:
@@ -84,6 +92,8 @@ class Combination(CascadeCLIP):
     @torch.no_grad()
     def start_from(self, images: Tensor, text: TextFeatures) -> None:
         """Both paths start in the same range."""
+        if self.centred:
+            self.text_mean.copy_(text.pooled.mean(dim=0))
         if self.direct is not None:
             factor, bias = logit_range(self._paths(images, text)[1])
             self.direct.copy_(torch.tensor([factor, bias]))
@@ -94,6 +104,7 @@ class Combination(CascadeCLIP):
 
     def _paths(self, images: Tensor, text: TextFeatures) -> list[Tensor]:
         """Logits (B, K, h, w) of the decoders, and of the cosines where they are trained."""
+        text = replace(text, pooled=F.normalize(text.pooled - self.text_mean, dim=-1))
         class_token, *memories = self.encode_images(images)
         maps = [self.biased(torch.stack(self.decode(class_token, memories, text)).sum(dim=0))]
         if self.direct is not None:
@@ -107,12 +118,21 @@ class Combination(CascadeCLIP):
             noise = torch.randn_like(text.pooled) * text.pooled.shape[-1] ** -0.5
             noisy = F.normalize(text.pooled + self.text_noise * noise, dim=-1)
             text = replace(text, pooled=noisy)
+        count, owner = len(text.pooled), torch.empty(0, dtype=torch.int64)
+        if self.training and self.pairs:
+            owner = paired(count).to(text.pooled.device)
+            means = torch.zeros_like(text.pooled[: count // 2]).index_add(0, owner, text.pooled)
+            pooled = torch.cat([text.pooled, F.normalize(means, dim=-1)])
+            text = replace(text, pooled=pooled)
         maps = self._paths(images, text)
         if self.proxy is not None and (self.proxy_in_training or not self.training):
             maps = [self._averaged(images, each) for each in maps]
+        extras = {"owner": owner}
+        extras |= {f"pairs_{i}": each[:, count:] for i, each in enumerate(maps)}
+        maps = [each[:, :count] for each in maps]
         auxiliary = tuple(AuxiliaryMap(each) for each in maps)
         logits = torch.stack(maps).mean(dim=0)
-        return Prediction(logits, self.clip.padded_size(images), auxiliary=auxiliary)
+        return Prediction(logits, self.clip.padded_size(images), extras, auxiliary=auxiliary)
 
     def _averaged(self, images: Tensor, maps: Tensor) -> Tensor:
         """Maps (B, K, h, w), the mean over patches that look alike taken with its share."""
@@ -130,8 +150,29 @@ class Combination(CascadeCLIP):
         return torch.lerp(values, mean, self.proxy_share)
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
-        """Of every path."""
-        first, *others = prediction.auxiliary
-        return super().loss(
-            replace(prediction, logits=first.logits, auxiliary=tuple(others)), labels
+        """Of every path, and of the pairs of classes."""
+        losses = super().loss(
+            _of_paths(prediction, [x.logits for x in prediction.auxiliary]), labels
         )
+        owner = prediction.extras["owner"]
+        if len(owner):
+            maps = [prediction.extras[f"pairs_{i}"] for i in range(len(prediction.auxiliary))]
+            table = torch.full((IGNORE + 1,), IGNORE, device=labels.device)
+            table[: len(owner)] = owner
+            of_pairs = super().loss(_of_paths(prediction, maps), table[labels])["total"]
+            total = losses["total"] + self.pairs * of_pairs
+            losses |= {"pairs": self.pairs * of_pairs, "total": total}
+        return losses
+
+
+def _of_paths(prediction: Prediction, maps: list[Tensor]) -> Prediction:
+    """A prediction with the maps of every path, all of which count in a loss."""
+    first, *others = maps
+    return replace(prediction, logits=first, auxiliary=tuple(AuxiliaryMap(x) for x in others))
+
+
+def paired(count: int) -> Tensor:
+    """The pair (count,) that each class belongs to, at random; of an odd number one is a triple."""
+    owner = torch.empty(count, dtype=torch.int64)
+    owner[torch.randperm(count)] = (torch.arange(count) // 2).clamp(max=count // 2 - 1)
+    return owner

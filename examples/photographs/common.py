@@ -136,7 +136,11 @@ def train(
 
 
 def score(
-    model: str | Path, bench: Benchmark, places: argparse.Namespace, **given: Any
+    model: str | Path,
+    bench: Benchmark,
+    places: argparse.Namespace,
+    inference: InferenceSettings = SIZE,
+    **given: Any,
 ) -> unseen.Report:
     """A report of a run or of a method without training."""
     free = {"clip": str(places.tower)} if str(model) in METHODS else {}
@@ -146,7 +150,7 @@ def score(
     root = None if bench.folder else places.voc
     how = EvaluationSettings(**{**QUIET, **given.pop("how", {})})
     return unseen.evaluate(
-        model, bench, inference=SIZE, settings=how, save=False, root=root, **free, **given
+        model, bench, inference=inference, settings=how, save=False, root=root, **free, **given
     )[0]
 
 

@@ -8,8 +8,8 @@ Run: python examples/photographs/search.py --voc VOC2012 --lists LISTS --mobilen
      python examples/photographs/search.py ... --data doodles --only ours direct=true
 
 A choice is made of changes joined by "+": NAME=VALUE of an option of `combination.py`,
-train.NAME=VALUE of the training, mixed=SHARE (weights between the start and the end of training),
-or the name of another method.
+train.NAME=VALUE of the training, inference.NAME=VALUE of the test, mixed=SHARE (weights between the
+start and the end of training), or the name of another method.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 from combination import Combination
-from common import Row, held_back, kept, places_of, score, train
+from common import SIZE, Row, held_back, kept, places_of, score, train
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -53,6 +53,10 @@ CHOICES = (
     "proxy=VIT+proxy_share=0.5",
     "proxy=VIT+proxy_share=0.5+proxy_in_training=true",
     "train.steps=200",
+    "decoder_layers=1",
+    "centred=true",
+    "pairs=0.5",
+    "inference.refinement=pamr",
 )
 NUMBERS = ("mIoU_S", "mIoU_U", "hIoU")
 
@@ -65,12 +69,14 @@ class Choice:
         method: In the table of methods.
         options: Of it.
         train: Values of `TrainSettings`.
+        inference: Values of `InferenceSettings`; they need no run of their own.
         mixed: Share of the end in the weights; None for the end itself.
     """
 
     method: str = "combination"
     options: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
+    inference: dict[str, Any] = field(default_factory=dict)
     mixed: float | None = None
 
     @classmethod
@@ -86,14 +92,17 @@ class Choice:
                 choice = replace(choice, mixed=told)
             elif name.startswith("train."):
                 choice.train[name.removeprefix("train.")] = told
+            elif name.startswith("inference."):
+                choice.inference[name.removeprefix("inference.")] = told
             elif name != "ours":
                 choice.options[name] = told
         return choice
 
 
 def run_name(text: str) -> str:
-    """The name of the run of a choice; mixing weights needs none of its own."""
-    changes = [change for change in text.split("+") if not change.startswith("mixed")]
+    """The name of the run of a choice; mixed weights and a changed test need none of their own."""
+    tests = ("mixed", "inference.")
+    changes = [change for change in text.split("+") if not change.startswith(tests)]
     return "+".join(changes).replace("/", "_") or "ours"
 
 
@@ -121,7 +130,8 @@ def on_photographs(text: str, part: int, seed: int, places: argparse.Namespace) 
     run = train(row, places, str(folder), out, seed, snapshots=(1,))
     if choice.mixed is not None:
         run = mixed_weights(run, choice.mixed, out.with_name(f"{out.name}-mixed"))
-    return score(run, get_benchmark(str(folder)), places).scores
+    test = replace(SIZE, **choice.inference)
+    return score(run, get_benchmark(str(folder)), places, test).scores
 
 
 # ----------------------------------------------------------------------- doodles
@@ -157,7 +167,9 @@ def on_doodles(text: str, fold: int, seed: int, places: argparse.Namespace) -> d
     if choice.mixed is not None:
         run = mixed_weights(out, choice.mixed, out.with_name(f"{out.name}-mixed"))
     quiet = EvaluationSettings(shown=0, progress=False)
-    return unseen.evaluate(run, doodles_fold(fold), settings=quiet, save=False)[0].scores
+    test = replace(unseen.load(run).inference, **choice.inference)
+    reports = unseen.evaluate(run, doodles_fold(fold), inference=test, settings=quiet, save=False)
+    return reports[0].scores
 
 
 def scores_of(data: str, text: str, places: argparse.Namespace) -> Iterator[dict[str, float]]:
