@@ -34,6 +34,9 @@ MODULES = (
     "probe",
     "run",
     "curve",
+    "refined",
+    "tables",
+    "charts",
     "page",
     "choices",
     "sheets",
@@ -142,7 +145,7 @@ def test_the_probe_has_a_row_a_class(scripts: dict[str, ModuleType]) -> None:
 
 
 def test_tables_and_charts(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
-    page, run = scripts["page"], scripts["run"]
+    tables, charts, run = scripts["tables"], scripts["charts"], scripts["run"]
     results = tmp_path / "tables"
     results.mkdir()
     scores = {
@@ -168,30 +171,31 @@ def test_tables_and_charts(scripts: dict[str, ModuleType], tmp_path: Path) -> No
     for fold in range(4):
         (results / f"sazs-pascal-5i-{fold}-0.json").write_text(json.dumps(made))
     places = Namespace(results=tmp_path)
-    table = page.generalised(places)
+    table = tables.generalised(places)
     assert "| ZegCLIP | 50.0 ± 0.0 | 40.0 ± 0.0 | 51.0 ± 1.4 | 26.7 ± 0.0 |" in table
     assert "| every pixel is person | 50.0 | 40.0 | 20.0 | 26.7 |" in table
-    folds_table = page.in_folds(places, "mIoU")
+    folds_table = tables.in_folds(places, "mIoU")
     assert "| SAZS | 33.0 | 33.0 | 33.0 | 33.0 | 33.0 |" in folds_table
     assert "… asked a wrong class" in folds_table
-    ElementTree.fromstring(page.class_chart(places, [("clip", "clip"), ("zegclip", "ZegCLIP")]))
+    ElementTree.fromstring(charts.class_chart(places, [("clip", "clip"), ("zegclip", "ZegCLIP")]))
     for place in ("curve", "choices/zegclip"):
         (tmp_path / place).mkdir(parents=True)
     (tmp_path / "curve/zegclip-25-0.json").write_text(json.dumps({"scores": scores}))
     for choice, gained in (("ours", 40.0), ("start=released", 43.0)):
         made = {**scores, "hIoU": gained}
         (tmp_path / f"choices/zegclip/{choice}-0-0.json").write_text(json.dumps(made))
-    choices = page.choices(places, "zegclip")
+    choices = tables.choices(places, "zegclip")
     assert "| `ours` | 1 | 40.0 | 20.0 | 40.0 |  |" in choices
     assert "| `start=released` | 1 | 40.0 | 20.0 | 43.0 | +3.0 |" in choices
-    ElementTree.fromstring(page.curve_chart(places))
+    ElementTree.fromstring(charts.curve_chart(places))
 
 
 def test_the_page_says_what_was_measured(scripts: dict[str, ModuleType]) -> None:
-    page, places = scripts["page"], Namespace(results=FOLDER / "results")
+    page, charts = scripts["page"], scripts["charts"]
+    places = Namespace(results=FOLDER / "results")
     told = "\n\n".join(page.page(places)) + "\n"
     assert told == (FOLDER / "results.md").read_text(), "run examples/photographs/page.py again"
-    assert page.curve_chart(places) == (FOLDER / "curve.svg").read_text()
+    assert charts.curve_chart(places) == (FOLDER / "curve.svg").read_text()
 
 
 def test_every_row_and_choice_fits_its_method(scripts: dict[str, ModuleType]) -> None:

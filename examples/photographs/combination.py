@@ -64,8 +64,10 @@ class Combination(CascadeCLIP):
         proxy_share: float = 1.0,
     ) -> None:
         super().__init__(clip, options, decoder_heads=1, read_blocks=read_blocks, groups=groups)
-        self.text_noise, self.centred, self.pairs = text_noise, centred, pairs
-        self.text_mean = nn.Parameter(torch.zeros(clip.embed_dim), requires_grad=False)
+        self.text_noise, self.pairs = text_noise, pairs
+        self.text_mean: nn.Parameter | None = None
+        if centred:
+            self.text_mean = nn.Parameter(torch.zeros(clip.embed_dim), requires_grad=False)
         self.proxy_in_training, self.proxy_share = proxy_in_training, proxy_share
         self.direct: nn.Parameter | None = None
         if direct:
@@ -92,7 +94,7 @@ class Combination(CascadeCLIP):
     @torch.no_grad()
     def start_from(self, images: Tensor, text: TextFeatures) -> None:
         """Both paths start in the same range."""
-        if self.centred:
+        if self.text_mean is not None:
             self.text_mean.copy_(text.pooled.mean(dim=0))
         if self.direct is not None:
             factor, bias = logit_range(self._paths(images, text)[1])
@@ -104,7 +106,8 @@ class Combination(CascadeCLIP):
 
     def _paths(self, images: Tensor, text: TextFeatures) -> list[Tensor]:
         """Logits (B, K, h, w) of the decoders, and of the cosines where they are trained."""
-        text = replace(text, pooled=F.normalize(text.pooled - self.text_mean, dim=-1))
+        if self.text_mean is not None:
+            text = replace(text, pooled=F.normalize(text.pooled - self.text_mean, dim=-1))
         class_token, *memories = self.encode_images(images)
         maps = [self.biased(torch.stack(self.decode(class_token, memories, text)).sum(dim=0))]
         if self.direct is not None:

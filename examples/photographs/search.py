@@ -162,7 +162,8 @@ def on_doodles(text: str, fold: int, seed: int, places: argparse.Namespace) -> d
     told = {name: "doodles" if value == "VIT" else value for name, value in choice.options.items()}
     model = replace(model, method=choice.method, options={**options, **told})
     if not (out / "weights.safetensors").exists():
-        unseen.train(model, how, f"doodles-5i/{fold}", out, progress=False)
+        resume = (out / "config.yaml").exists()
+        unseen.train(model, how, f"doodles-5i/{fold}", out, resume=resume, progress=False)
     run = out
     if choice.mixed is not None:
         run = mixed_weights(out, choice.mixed, out.with_name(f"{out.name}-mixed"))

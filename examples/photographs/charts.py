@@ -1,0 +1,118 @@
+"""The charts of results.md, as SVG, from the stored results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+from common import FREE
+from curve import COUNTS
+from tables import Result, stored
+
+from unseen.data.classes import VOC, VOC_UNSEEN
+
+COLOURS = ("#b9c1c7", "#0b6e99", "#c8553d")
+INK, FAINT = "#22292e", "#5c676d"
+
+
+def class_chart(places: argparse.Namespace, rows: Sequence[tuple[str, str]]) -> str:
+    """IoU of every class, all twenty competing; bars are means over seeds, lines their range."""
+    height, left, width, per_point, bar = 24, 120, 720, 5.4, 6
+    parts = [_svg(width, 74 + height * len(VOC) + 14)]
+    parts.append(_text(10, 20, "IoU of VOC's classes, all twenty competing", bold=True))
+    for index, (_, title) in enumerate(rows):
+        parts.append(_box(10 + 230 * index, 32, 10, 10, COLOURS[index]))
+        parts.append(_text(26 + 230 * index, 41, title))
+    order = [*(name for name in VOC if name not in VOC_UNSEEN), *VOC_UNSEEN]
+    values = [[seed["generalised"]["iou"] for seed in stored(places, name)] for name, _ in rows]
+    for line, name in enumerate(order):
+        top = 60 + height * line + (14 if name in VOC_UNSEEN else 0)
+        weight = ' font-weight="bold"' if name in VOC_UNSEEN else ""
+        parts.append(f'<text x="{left - 8}" y="{top + 14}" text-anchor="end"{weight}>{name}</text>')
+        for index, seeds in enumerate(values):
+            scores = [seed[name] or 0.0 for seed in seeds]
+            y = top + 1 + (bar + 1) * index
+            parts.append(_box(left, y, per_point * statistics.mean(scores), bar, COLOURS[index]))
+            if len(scores) > 1:
+                ends = (left + per_point * min(scores), left + per_point * max(scores))
+                parts.append(_line([(ends[0], y + bar / 2), (ends[1], y + bar / 2)], INK, 1))
+    parts.append(_text(10, 60 + height * 15 + 11, "without masks in training:", colour=FAINT))
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def curve_chart(places: argparse.Namespace) -> str:
+    """mIoU of unseen classes over the number of training images, both starts."""
+    width, height, left, bottom = 720, 380, 60, 330
+    counts = (*COUNTS, stored(places, "floors")[0]["training images"])
+    places_x = np.interp(np.log(counts), np.log([counts[0], counts[-1]]), [90, 690])
+    x = dict(zip(counts, places_x.tolist(), strict=True))
+    parts = [_svg(width, height)]
+    parts.append(_text(10, 20, "How many masks it takes: mIoU of unseen classes", bold=True))
+    for value in range(0, 61, 10):
+        y = bottom - 4.6 * value
+        parts.append(_line([(left, y), (700, y)], "#e3e6e8", 1))
+        parts.append(_text(left - 30, y + 4, str(value), colour=FAINT))
+    for count, place in x.items():
+        parts.append(_text(place - 10, bottom + 20, str(count), colour=FAINT))
+    parts.append(_text(300, bottom + 42, "training images with masks", colour=FAINT))
+    free = {name: stored(places, name)[0]["generalised"]["scores"]["mIoU_U"] for name in FREE}
+    best = max(free, key=lambda name: free[name])
+    y = bottom - 4.6 * free[best]
+    parts.append(_line([(left, y), (700, y)], FAINT, 1.5, dashed=True))
+    parts.append(_text(560, y - 6, f"{best}, no training", colour=FAINT))
+    labels = {"zegclip": "ZegCLIP, aligned start", "zegclip-released": "ZegCLIP, released start"}
+    for colour, (name, title) in zip(COLOURS[1:], labels.items(), strict=True):
+        points = []
+        for count, place in x.items():
+            scores = [part["scores"]["mIoU_U"] for part in _curve_point(places, name, count)]
+            if not scores:
+                continue
+            points.append((place, bottom - 4.6 * statistics.mean(scores)))
+            ends = [(place, bottom - 4.6 * end) for end in (min(scores), max(scores))]
+            parts.append(_line(ends, colour, 1.5))
+        if points:
+            parts.append(_line(points, colour, 2.5))
+            parts += [
+                f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}"/>' for px, py in points
+            ]
+            # Above the flat part of the line.
+            middle = points[len(points) // 2 - 1]
+            parts.append(_text(middle[0] - 50, middle[1] - 16, title, colour=colour))
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _curve_point(places: argparse.Namespace, name: str, count: int) -> list[Result]:
+    """The results of a row on so many training images; those on all stand in the tables."""
+    if count not in COUNTS:
+        return [seed["generalised"] for seed in stored(places, name)]
+    paths = sorted((places.results / "curve").glob(f"{name}-{count}-[0-9].json"))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def _svg(width: int, height: int) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
+        f' font-family="sans-serif" font-size="12" fill="{INK}">\n'
+        '<rect width="100%" height="100%" fill="#fff"/>'
+    )
+
+
+def _text(x: float, y: float, text: str, *, bold: bool = False, colour: str = INK) -> str:
+    weight = ' font-weight="bold"' if bold else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}"{weight}>{text}</text>'
+
+
+def _box(x: float, y: float, width: float, height: float, colour: str) -> str:
+    size = f'width="{width:.1f}" height="{height}"'
+    return f'<rect x="{x:.1f}" y="{y:.1f}" {size} fill="{colour}"/>'
+
+
+def _line(
+    points: Sequence[tuple[float, float]], colour: str, width: float, *, dashed: bool = False
+) -> str:
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    dash = ' stroke-dasharray="5 4"' if dashed else ""
+    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"{dash}/>'
