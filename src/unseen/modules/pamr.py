@@ -69,7 +69,7 @@ class PixelRefinement:
         for _ in range(self.steps):
             mixed = torch.zeros_like(maps)
             for index, other in enumerate(_neighbours(maps, self.dilations)):
-                mixed += self.weights[:, index : index + 1] * other
+                mixed.addcmul_(self.weights[:, index : index + 1], other)
             maps = mixed
         return maps
 
