@@ -184,7 +184,7 @@ def test_tables_and_charts(scripts: dict[str, ModuleType], tmp_path: Path) -> No
     for choice, gained in (("ours", 40.0), ("start=released", 43.0)):
         made = {**scores, "hIoU": gained}
         (tmp_path / f"choices/zegclip/{choice}-0-0.json").write_text(json.dumps(made))
-    choices = tables.choices(places, "zegclip")
+    choices = tables.choices_table(places, "zegclip")
     assert "| `ours` | 1 | 40.0 | 20.0 | 40.0 |  |" in choices
     assert "| `start=released` | 1 | 40.0 | 20.0 | 43.0 | +3.0 |" in choices
     ElementTree.fromstring(charts.curve_chart(places))
@@ -223,7 +223,10 @@ def test_choices_of_the_search_are_read(scripts: dict[str, ModuleType]) -> None:
     assert choice.inference == {"window": 9}
     assert search.run_name("ours+inference.window=9+mixed=0.5") == "ours"
     assert (choice.options, choice.train, choice.mixed) == ({"direct": True}, {"steps": 200}, 0.5)
-    assert (read("otseg").method, read("otseg").options) == ("otseg", {"text_offsets": 4})
+    otseg = read("epsilon=0.1+otseg")
+    assert (otseg.method, otseg.options) == ("otseg", {"epsilon": 0.1})
+    assert otseg.options_with(search.METHODS["otseg"]) == {"text_offsets": 4, "epsilon": 0.1}
+    assert read("train.lr=3e-4").train == {"lr": 3e-4}
     for text in search.CHOICES:
         choice = read(text)
         known = options_of(combination)
@@ -242,14 +245,19 @@ def test_a_combination_starts_as_zegclip_and_learns(scripts: dict[str, ModuleTyp
     assert (len(alone), len(both)) == (0, 2)
     plain = made(clip, PromptedOptions(2)).eval()
     assert torch.allclose(plain(images, text).logits, zegclip(images, text).logits, atol=1e-5)
-    for options in ({"direct": True}, {"text_noise": 0.3}, {"pairs": 0.5, "centred": True}):
+    centred = made(clip, PromptedOptions(2, start="released"), centred=True, direct=True)
+    assert centred.starts_from_images
+    centred.start_from(images, text)
+    assert centred.text_mean.any()
+    assert centred.direct[0] != 1
+    for options in ({"direct": True}, {"text_noise": 0.3}, {"pairs_weight": 0.5, "centred": True}):
         torch.manual_seed(0)
         learner = made(tiny_clip(), PromptedOptions(2, dropout=0.0), **options).train()
         assert learn_one_image(learner)[2] > 0.9
 
 
 def test_pairs_of_classes(scripts: dict[str, ModuleType]) -> None:
-    for count, sizes in ((6, [2, 2, 2]), (5, [2, 3]), (2, [2])):
+    for count, sizes in ((6, [2, 2, 2]), (5, [2, 3]), (2, [2]), (3, [3])):
         owner = scripts["combination"].paired(count)
         assert sorted(torch.bincount(owner).tolist()) == sizes
 

@@ -8,9 +8,9 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
-from common import FREE
+from common import SEEN
 from curve import COUNTS
-from tables import Result, stored
+from tables import Result, best_free, stored
 
 from unseen.data.classes import VOC, VOC_UNSEEN
 
@@ -26,13 +26,14 @@ def class_chart(places: argparse.Namespace, rows: Sequence[tuple[str, str]]) -> 
     for index, (_, title) in enumerate(rows):
         parts.append(_box(10 + 230 * index, 32, 10, 10, COLOURS[index]))
         parts.append(_text(26 + 230 * index, 41, title))
-    order = [*(name for name in VOC if name not in VOC_UNSEEN), *VOC_UNSEEN]
+    order = [*SEEN, *VOC_UNSEEN]
     values = [[seed["generalised"]["iou"] for seed in stored(places, name)] for name, _ in rows]
     for line, name in enumerate(order):
         top = 60 + height * line + (14 if name in VOC_UNSEEN else 0)
         weight = ' font-weight="bold"' if name in VOC_UNSEEN else ""
         parts.append(f'<text x="{left - 8}" y="{top + 14}" text-anchor="end"{weight}>{name}</text>')
         for index, seeds in enumerate(values):
+            # A class that no pixel has and none is given has no IoU.
             scores = [seed[name] or 0.0 for seed in seeds]
             y = top + 1 + (bar + 1) * index
             parts.append(_box(left, y, per_point * statistics.mean(scores), bar, COLOURS[index]))
@@ -46,21 +47,24 @@ def class_chart(places: argparse.Namespace, rows: Sequence[tuple[str, str]]) -> 
 def curve_chart(places: argparse.Namespace) -> str:
     """mIoU of unseen classes over the number of training images, both starts."""
     width, height, left, bottom = 720, 380, 60, 330
+
+    def y_of(score: float) -> float:
+        return bottom - 4.6 * score  # 60 per cent fill the height
+
     counts = (*COUNTS, stored(places, "floors")[0]["training images"])
     places_x = np.interp(np.log(counts), np.log([counts[0], counts[-1]]), [90, 690])
     x = dict(zip(counts, places_x.tolist(), strict=True))
     parts = [_svg(width, height)]
     parts.append(_text(10, 20, "How many masks it takes: mIoU of unseen classes", bold=True))
     for value in range(0, 61, 10):
-        y = bottom - 4.6 * value
+        y = y_of(value)
         parts.append(_line([(left, y), (700, y)], "#e3e6e8", 1))
         parts.append(_text(left - 30, y + 4, str(value), colour=FAINT))
     for count, place in x.items():
         parts.append(_text(place - 10, bottom + 20, str(count), colour=FAINT))
     parts.append(_text(300, bottom + 42, "training images with masks", colour=FAINT))
-    free = {name: stored(places, name)[0]["generalised"]["scores"]["mIoU_U"] for name in FREE}
-    best = max(free, key=lambda name: free[name])
-    y = bottom - 4.6 * free[best]
+    best = best_free(places)
+    y = y_of(stored(places, best)[0]["generalised"]["scores"]["mIoU_U"])
     parts.append(_line([(left, y), (700, y)], FAINT, 1.5, dashed=True))
     parts.append(_text(560, y - 6, f"{best}, no training", colour=FAINT))
     labels = {"zegclip": "ZegCLIP, aligned start", "zegclip-released": "ZegCLIP, released start"}
@@ -70,8 +74,8 @@ def curve_chart(places: argparse.Namespace) -> str:
             scores = [part["scores"]["mIoU_U"] for part in _curve_point(places, name, count)]
             if not scores:
                 continue
-            points.append((place, bottom - 4.6 * statistics.mean(scores)))
-            ends = [(place, bottom - 4.6 * end) for end in (min(scores), max(scores))]
+            points.append((place, y_of(statistics.mean(scores))))
+            ends = [(place, y_of(end)) for end in (min(scores), max(scores))]
             parts.append(_line(ends, colour, 1.5))
         if points:
             parts.append(_line(points, colour, 2.5))

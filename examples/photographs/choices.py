@@ -15,16 +15,15 @@ of its parts (descriptor, decoder, prompts).
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 from unittest.mock import patch
 
-import yaml
-from common import FREE, Row, held_back, in_folds, kept, places_of, score, train
+from common import FREE, Row, cell, held_back, in_folds, kept, places_of, score, train
 
+from unseen.cli.flags import read_value
 from unseen.data.benchmarks import get_benchmark
 
 MOBILENET = {"backbone": "mobilenet_v2", "weights": "MOBILENET", "background": "learned"}
@@ -175,9 +174,9 @@ def run_choice(
     """The scores of one choice on one part."""
     row, changes = ROWS[name], {}
     key, _, text = choice.partition("=")
-    value = yaml.safe_load(text) if text else None
+    value = read_value(text) if text else None
     if key.startswith("train."):
-        changes[key.removeprefix("train.")] = float(value) if key == "train.lr" else value
+        changes[key.removeprefix("train.")] = value
     elif text and not key.startswith("scored."):
         row = Row(row.title, row.method, {**row.options, key: value}, row.train, query=row.query)
     folder = held_back(places, part, "threshold" if row.query else "ignore")
@@ -196,12 +195,6 @@ def free_scores(name: str, places: argparse.Namespace, part: int) -> dict[str, f
     """The scores of a method without training on one part."""
     folder = held_back(places, part)
     return score(name, get_benchmark(str(folder)), places, text=folder / "text.npy").scores
-
-
-def cell(values: list[float]) -> str:
-    """Mean ± standard deviation over parts and seeds."""
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def main() -> None:

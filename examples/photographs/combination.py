@@ -23,9 +23,16 @@ from unseen.modules.starts import logit_range
 from unseen.prompted_segmenter import PromptedOptions
 from unseen.segmenter import AuxiliaryMap, Prediction, TextFeatures, Tower
 
+BETA, GAMMA = 1.2, 3.0
+"""ProxyCLIP's, where its own statistics are not used."""
+
 
 class Combination(CascadeCLIP):
     """ZegCLIP, with what others add.
+
+    It is made of Cascade-CLIP, which is ZegCLIP where it reads no other blocks.
+
+    The decoder has one head, which goes with a tower of any width.
 
     Args:
         clip: The frozen tower.
@@ -34,10 +41,10 @@ class Combination(CascadeCLIP):
         groups: Of these blocks.
         text_noise: Standard deviation of noise that is added to text features in training, in parts
             of their length.
-        centred: Whether the mean of the training classes' text features is taken from all of them,
+        centred: Whether the mean of the training classes' text features is subtracted from all,
             so that classes differ in what they do not share.
-        pairs: Weight of the same losses on pairs of training classes, drawn anew in each step: the
-            text feature of a pair is the mean of both, its mask their union.
+        pairs_weight: Weight of the same losses on pairs of training classes, drawn anew in each
+            step: the text feature of a pair is the mean of both, its mask their union.
         direct: Whether the patches' cosines with the classes are trained as a second path, whose
             logits are averaged with the decoder's (the ensemble of OTSeg+, without transport).
         proxy: A second network; maps are averaged over patches that look alike to it (ProxyCLIP).
@@ -57,14 +64,14 @@ class Combination(CascadeCLIP):
         groups: tuple[int, ...] | None = None,
         text_noise: float = 0.0,
         centred: bool = False,
-        pairs: float = 0.0,
+        pairs_weight: float = 0.0,
         direct: bool = False,
         proxy: str = "",
         proxy_in_training: bool = False,
         proxy_share: float = 1.0,
     ) -> None:
         super().__init__(clip, options, decoder_heads=1, read_blocks=read_blocks, groups=groups)
-        self.text_noise, self.pairs = text_noise, pairs
+        self.text_noise, self.pairs_weight = text_noise, pairs_weight
         self.text_mean: nn.Parameter | None = None
         if centred:
             self.text_mean = nn.Parameter(torch.zeros(clip.embed_dim), requires_grad=False)
@@ -72,6 +79,8 @@ class Combination(CascadeCLIP):
         self.direct: nn.Parameter | None = None
         if direct:
             self.direct = nn.Parameter(torch.tensor([1.0, 0.0]))  # factor and bias of the cosines
+        # Both need training images or classes, wherever the decoder starts.
+        self.starts_from_images |= centred or direct
         self.proxy = patch_features(proxy) if proxy else None
 
     @classmethod
@@ -93,16 +102,16 @@ class Combination(CascadeCLIP):
 
     @torch.no_grad()
     def start_from(self, images: Tensor, text: TextFeatures) -> None:
-        """Both paths start in the same range."""
+        """Set the mean of the text features; let both paths start in the same range."""
         if self.text_mean is not None:
             self.text_mean.copy_(text.pooled.mean(dim=0))
         if self.direct is not None:
             factor, bias = logit_range(self._paths(images, text)[1])
             self.direct.copy_(torch.tensor([factor, bias]))
-        factor, bias = logit_range(self._paths(images, text)[0])
-        self.scale_logits(factor)
-        assert self.logit_bias is not None
-        self.logit_bias.fill_(bias)
+        if self.logit_bias is not None:
+            factor, bias = logit_range(self._paths(images, text)[0])
+            self.scale_logits(factor)
+            self.logit_bias.fill_(bias)
 
     def _paths(self, images: Tensor, text: TextFeatures) -> list[Tensor]:
         """Logits (B, K, h, w) of the decoders, and of the cosines where they are trained."""
@@ -121,17 +130,16 @@ class Combination(CascadeCLIP):
             noise = torch.randn_like(text.pooled) * text.pooled.shape[-1] ** -0.5
             noisy = F.normalize(text.pooled + self.text_noise * noise, dim=-1)
             text = replace(text, pooled=noisy)
-        count, owner = len(text.pooled), torch.empty(0, dtype=torch.int64)
-        if self.training and self.pairs:
-            owner = paired(count).to(text.pooled.device)
-            means = torch.zeros_like(text.pooled[: count // 2]).index_add(0, owner, text.pooled)
-            pooled = torch.cat([text.pooled, F.normalize(means, dim=-1)])
-            text = replace(text, pooled=pooled)
+        count, extras = len(text.pooled), dict[str, Tensor]()
+        if self.training and self.pairs_weight and count > 1:
+            extras["owner"] = owner = paired(count).to(text.pooled.device)
+            sums = torch.zeros_like(text.pooled[: count // 2]).index_add(0, owner, text.pooled)
+            text = replace(text, pooled=torch.cat([text.pooled, F.normalize(sums, dim=-1)]))
         maps = self._paths(images, text)
         if self.proxy is not None and (self.proxy_in_training or not self.training):
             maps = [self._averaged(images, each) for each in maps]
-        extras = {"owner": owner}
-        extras |= {f"pairs_{i}": each[:, count:] for i, each in enumerate(maps)}
+        if extras:
+            extras |= {f"pairs_{i}": each[:, count:] for i, each in enumerate(maps)}
         maps = [each[:, :count] for each in maps]
         auxiliary = tuple(AuxiliaryMap(each) for each in maps)
         logits = torch.stack(maps).mean(dim=0)
@@ -146,8 +154,8 @@ class Combination(CascadeCLIP):
         mean = proxy_attention(
             features.flatten(2).transpose(1, 2),
             values.flatten(2).transpose(1, 2),
-            beta=1.2,
-            gamma=3.0,
+            beta=BETA,
+            gamma=GAMMA,
         )
         mean = mean.transpose(1, 2).unflatten(2, grid)
         return torch.lerp(values, mean, self.proxy_share)
@@ -157,14 +165,14 @@ class Combination(CascadeCLIP):
         losses = super().loss(
             _of_paths(prediction, [x.logits for x in prediction.auxiliary]), labels
         )
-        owner = prediction.extras["owner"]
-        if len(owner):
+        owner = prediction.extras.get("owner")
+        if owner is not None:
             maps = [prediction.extras[f"pairs_{i}"] for i in range(len(prediction.auxiliary))]
             table = torch.full((IGNORE + 1,), IGNORE, device=labels.device)
             table[: len(owner)] = owner
             of_pairs = super().loss(_of_paths(prediction, maps), table[labels])["total"]
-            total = losses["total"] + self.pairs * of_pairs
-            losses |= {"pairs": self.pairs * of_pairs, "total": total}
+            total = losses["total"] + self.pairs_weight * of_pairs
+            losses |= {"pairs": self.pairs_weight * of_pairs, "total": total}
         return losses
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,14 @@ def kept(path: Path, make: Any) -> dict[str, Any]:
         write_text(path, json.dumps(short, indent=1) + "\n", ours=True)
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result
+
+
+def cell(values: Sequence[float]) -> str:
+    """Mean ± standard deviation over seeds or parts, for a table."""
+    if not values:
+        return "–"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def places_of(parser: argparse.ArgumentParser) -> argparse.Namespace:

@@ -7,7 +7,8 @@ tables score. One run a choice, part and seed, all else equal. Results are kept.
 Run: python examples/photographs/search.py --voc VOC2012 --lists LISTS --mobilenet FILE
      python examples/photographs/search.py ... --data doodles --only ours direct=true
 
-A choice is made of changes joined by "+": NAME=VALUE of an option of `combination.py`,
+"ours" is `combination.py` without parts: ZegCLIP with one head. Any other choice is made of changes
+joined by "+": NAME=VALUE of an option of `combination.py`,
 train.NAME=VALUE of the training, inference.NAME=VALUE of the test, mixed=SHARE (weights between the
 start and the end of training), or the name of another method.
 """
@@ -22,13 +23,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from combination import Combination
-from common import SIZE, Row, held_back, kept, places_of, score, train
+from common import QUIET, SIZE, Row, held_back, kept, places_of, score, train
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import unseen
+from unseen.cli.flags import read_value
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.data.classes import DOODLES_FOLDS
 from unseen.data.datasets import DoodleScenes
@@ -55,9 +56,10 @@ CHOICES = (
     "train.steps=200",
     "decoder_layers=1",
     "centred=true",
-    "pairs=0.5",
+    "pairs_weight=0.5",
     "inference.refinement=pamr",
 )
+"""What is tried by default."""
 NUMBERS = ("mIoU_S", "mIoU_U", "hIoU")
 
 
@@ -85,9 +87,9 @@ class Choice:
         choice = cls()
         for change in text.split("+"):
             name, _, value = change.partition("=")
-            told = yaml.safe_load(value) if value else None
+            told = read_value(value) if value else None
             if name in METHODS:
-                choice = replace(choice, method=name, options=dict(METHODS[name]))
+                choice = replace(choice, method=name)
             elif name == "mixed":
                 choice = replace(choice, mixed=told)
             elif name.startswith("train."):
@@ -97,6 +99,10 @@ class Choice:
             elif name != "ours":
                 choice.options[name] = told
         return choice
+
+    def options_with(self, usual: Mapping[str, Any]) -> dict[str, Any]:
+        """The options, with those that its method usually has."""
+        return {**usual, **self.options}
 
 
 def run_name(text: str) -> str:
@@ -124,7 +130,8 @@ def mixed_weights(run: Path, share: float, out: Path) -> Path:
 def on_photographs(text: str, part: int, seed: int, places: argparse.Namespace) -> dict[str, float]:
     """The scores of a choice on a held-back part."""
     choice = Choice.read(text)
-    row = Row(text, choice.method, choice.options, {"lr": 1e-4, **choice.train})
+    options = choice.options_with(METHODS.get(choice.method, {}))
+    row = Row(text, choice.method, options, {"lr": 1e-4, **choice.train})
     folder = held_back(places, part)
     out = places.out / "search" / f"{run_name(text)}-{part}-{seed}"
     run = train(row, places, str(folder), out, seed, snapshots=(1,))
@@ -152,12 +159,12 @@ def on_doodles(text: str, fold: int, seed: int, places: argparse.Namespace) -> d
     """The scores of a choice with the classes of a fold unseen."""
     choice = Choice.read(text)
     model, how = settings("zegclip", "doodles", seed=seed, snapshots=(1,), **choice.train)
+    # What a combination has of ZegCLIP's options, as the recipe sets them.
     known = ("num_prompts", "dropout", "focal_over", "start")
     options = {name: model.options[name] for name in known if name in model.options}
     if choice.method != "combination":
         model, _ = settings(choice.method, "doodles")
-        options = model.options
-        choice.options.pop("text_offsets", None)  # the small tower has prompts of its own
+        options = model.options  # the small tower has prompts of its own, and needs no offsets
     out = places.out / "search-doodles" / f"{run_name(text)}-{fold}-{seed}"
     told = {name: "doodles" if value == "VIT" else value for name, value in choice.options.items()}
     model = replace(model, method=choice.method, options={**options, **told})
@@ -167,7 +174,7 @@ def on_doodles(text: str, fold: int, seed: int, places: argparse.Namespace) -> d
     run = out
     if choice.mixed is not None:
         run = mixed_weights(out, choice.mixed, out.with_name(f"{out.name}-mixed"))
-    quiet = EvaluationSettings(shown=0, progress=False)
+    quiet = EvaluationSettings(**QUIET)
     test = replace(unseen.load(run).inference, **choice.inference)
     reports = unseen.evaluate(run, doodles_fold(fold), inference=test, settings=quiet, save=False)
     return reports[0].scores

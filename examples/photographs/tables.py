@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from background import MODELS
 from choices import CHOICES, MANY, QUERY
-from common import FREE
+from common import FREE, cell
 from refined import MODELS as REFINED
 from run import FOLDS, ROWS
 
@@ -20,9 +20,14 @@ Result = dict[str, Any]
 
 def stored(places: argparse.Namespace, name: str) -> list[Result]:
     """The results of a row or a method without training: one a seed."""
+    return list(stored_by_seed(places, name).values())
+
+
+def stored_by_seed(places: argparse.Namespace, name: str) -> dict[str, Result]:
+    """The same by seed; without training all is of seed 0."""
     folder = places.results / "tables"
     if name in FREE or name == "floors":
-        return [json.loads((folder / f"{name}.json").read_text())]
+        return {"0": json.loads((folder / f"{name}.json").read_text())}
     merged: dict[str, Result] = {}
     for split in SPLITS:
         for path in sorted(folder.glob(f"{name}-{split.replace('/', '-')}-[0-9].json")):
@@ -33,20 +38,17 @@ def stored(places: argparse.Namespace, name: str) -> list[Result]:
             if "fold" in result:
                 seed[split] = result["fold"]
                 seed.setdefault("wrong class", {})[split] = result["wrong class"]
-    return list(merged.values())
+    return merged
+
+
+def best_free(places: argparse.Namespace) -> str:
+    """The method without training that is best on unseen classes."""
+    return max(FREE, key=lambda x: stored(places, x)[0]["generalised"]["scores"]["mIoU_U"])
 
 
 def title_of(name: str) -> str:
     """What a row is called."""
     return ROWS[name].title if name in ROWS else f"`{name}`, no training"
-
-
-def cell(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over seeds."""
-    if not values:
-        return "–"
-    spread_ = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread_}"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -120,56 +122,50 @@ def without_background(places: argparse.Namespace) -> str:
 
 
 def with_pamr(places: argparse.Namespace) -> str:
-    """All twenty classes competing, without and with a refinement at test."""
-    heads, rows = ("mIoU_S", "mIoU_U", "hIoU"), []
+    """All twenty classes competing, without and with a refinement at test time: the same seeds."""
+    rows = []
     for name in REFINED:
-        paths = sorted((places.results / "refined").glob(f"{name}-[0-9].json"))
-        after = [json.loads(path.read_text()) for path in paths]
-        before = [seed["generalised"] for seed in stored(places, name) if "generalised" in seed]
-        if after:
-            cells = [
-                cell([seed["scores"][x] for seed in y]) for y in (before, after) for x in heads
-            ]
+        paths = (places.results / "refined").glob(f"{name}-[0-9].json")
+        after = {path.stem[-1]: json.loads(path.read_text()) for path in sorted(paths)}
+        before = stored_by_seed(places, name)
+        both = [seed for seed in after if "generalised" in before.get(seed, {})]
+        if both:
+            runs = ([before[seed]["generalised"] for seed in both], [after[seed] for seed in both])
+            cells = [cell([run["scores"][head] for run in x]) for x in runs for head in MANY]
             rows.append([title_of(name), *cells])
     heads = ("seen", "unseen", "hIoU", "seen, PAMR", "unseen, PAMR", "hIoU, PAMR")
     return table(["", *heads], rows)
 
 
-def searched(places: argparse.Namespace, data: str) -> str:
-    """What each part of a combination did on held-back parts, and by how much it differs."""
-    heads = ("mIoU_S", "mIoU_U", "hIoU")
-    folder, rows = places.results / "search" / data, []
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for path in sorted(folder.glob("*.json")):
-        found.setdefault(path.stem[:-4], {})[path.stem[-3:]] = json.loads(path.read_text())
-    base = found["ours"]
-    for choice, parts in sorted(found.items(), key=lambda x: (x[0] != "ours", x[0])):
-        cells = [cell([part[head] for part in parts.values()]) for head in heads]
-        gains = [
-            [part[head] - base[name][head] for name, part in parts.items() if name in base]
-            for head in heads[1:]
-        ]
-        told = ["" if choice == "ours" or not x else f"{statistics.mean(x):+.1f}" for x in gains]
-        rows.append([f"`{choice}`", str(len(parts)), *cells, *told])
-    return table(["choice", "runs", *heads, "mIoU_U against ours", "hIoU against ours"], rows)
-
-
 # ------------------------------------------------------------------------- choices
 
 
-def choices(places: argparse.Namespace, method: str) -> str:
+def choices_table(places: argparse.Namespace, method: str) -> str:
     """What each choice of a method did on held-back photographs, and by how much it differs."""
     heads = QUERY if method in ROWS and ROWS[method].query else MANY
-    scores = {choice: of_choice(places, method, choice) for choice in CHOICES[method]}
+    return _compared({x: of_choice(places, method, x) for x in CHOICES[method]}, heads)
+
+
+def searched(places: argparse.Namespace, data: str) -> str:
+    """What each part of a combination did on held-back parts, and by how much it differs."""
+    found: dict[str, dict[str, dict[str, float]]] = {"ours": {}}
+    for path in sorted((places.results / "search" / data).glob("*.json")):
+        found.setdefault(path.stem[:-4], {})[path.stem[-3:]] = json.loads(path.read_text())
+    return _compared(found, MANY)
+
+
+def _compared(scores: Mapping[str, Mapping[str, Mapping[str, float]]], heads: Sequence[str]) -> str:
+    """Scores by choice and run, with the mean difference of the last one to the runs of "ours"."""
     base, rows = scores["ours"], []
-    for choice, parts in scores.items():
-        if not parts:
+    for choice, runs in scores.items():
+        if not runs:
             continue
-        cells = [cell([part[head] for part in parts.values()]) for head in heads]
-        both = [name for name in parts if name in base]
-        gains = [parts[name][heads[-1]] - base[name][heads[-1]] for name in both]
+        cells = [cell([run[head] for run in runs.values()]) for head in heads]
+        gains = [
+            run[heads[-1]] - base[name][heads[-1]] for name, run in runs.items() if name in base
+        ]
         gain = "" if choice == "ours" or not gains else f"{statistics.mean(gains):+.1f}"
-        rows.append([f"`{choice}`", str(len(parts)), *cells, gain])
+        rows.append([f"`{choice}`", str(len(runs)), *cells, gain])
     return table(["choice", "runs", *heads, f"{heads[-1]} against ours"], rows)
 
 
