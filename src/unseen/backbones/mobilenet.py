@@ -51,16 +51,20 @@ def _split_phases(x: Tensor) -> Tensor:
     unsplit maps. On CPUs the gradients of convolutions without dilation are several times as fast.
     """
     b, c, h, w = x.shape
-    # (2, 2, B, C, h, w): the phases come first, so that they can be folded into the batch.
-    x = x.view(b, c, h // 2, 2, w // 2, 2).permute(3, 5, 0, 1, 2, 4)
-    return x.reshape(4 * b, c, h // 2, w // 2)
+    # Channels stay last in memory, as convolutions on CPUs like them.
+    x = x.permute(0, 2, 3, 1).reshape(b, h // 2, 2, w // 2, 2, c)
+    # (2, 2, B, h, w, C): the phases come first, so that they can be folded into the batch.
+    x = x.permute(2, 4, 0, 1, 3, 5).reshape(4 * b, h // 2, w // 2, c)
+    return x.permute(0, 3, 1, 2)
 
 
 def _merge_phases(x: Tensor) -> Tensor:
     """The inverse of `_split_phases`."""
     b, c, h, w = x.shape
-    # From (2, 2, B, C, h, w) to (B, C, h, 2, w, 2), whose neighbouring sizes are then joined.
-    return x.view(2, 2, b // 4, c, h, w).permute(2, 3, 4, 0, 5, 1).reshape(b // 4, c, 2 * h, 2 * w)
+    x = x.permute(0, 2, 3, 1).reshape(2, 2, b // 4, h, w, c)
+    # To (B, h, 2, w, 2, C), whose neighbouring sizes are then joined.
+    x = x.permute(2, 3, 0, 4, 1, 5).reshape(b // 4, 2 * h, 2 * w, c)
+    return x.permute(0, 3, 1, 2)
 
 
 class _Block(nn.Module):
@@ -118,7 +122,7 @@ class MobileNetV2(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 1280, h, w), for images (B, 3, H, W) in -1..1 whose sides are multiples of 32."""
-        x = F.relu6(self.features[0](images))
+        x = F.relu6(self.features[0](images.contiguous(memory_format=torch.channels_last)))
         for index, block in enumerate(self.features[1:-1], 1):
             x = block(x)
             if index in self.dilated:
