@@ -145,6 +145,14 @@ def test_docs_of_arguments() -> None:
     )
     assert docs == {"a": "One two: three.", "b": "Four."}
     assert argument_docs("A.") == {}
+    one = "A.\n\n    Attributes:\n        a: One\n            two: three.\n    "
+    assert argument_docs(one) == {"a": "One two: three."}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_option_is_documented(name: str) -> None:
+    for option in METHODS[name].choices.values():
+        assert option.doc.endswith("."), option.name
 
 
 def test_values_of_options() -> None:

@@ -73,12 +73,10 @@ class PromptedOptions:
         prompt_depth: Blocks with prompts of their own; all by default, 1 for shallow prompts.
         prompt_norm: A trainable norm before the tower's final one; for deep prompts only by
             default, as released.
-        decoder_layers: Layers of a decoder; the last only makes the map, but in CLIP-RC, where all
-            are whole.
+        decoder_layers: Layers of a decoder, the last of which only makes the map.
         hidden_dim: Width of its feed-forward part; 4 D by default.
         dropout: In decoders and prompts.
-        mask_weight: Weight of the focal loss (100 in the released VOC configurations, 20 in
-            ZegCLIP's class default).
+        mask_weight: Weight of the focal loss (100 in the released configurations of VOC).
         dice_weight: Weight of the dice loss.
         focal_alpha: Weight of positives in the focal loss.
         focal_over: What the focal loss is averaged over where pixels are ignored: "labelled"
@@ -87,8 +85,7 @@ class PromptedOptions:
             trained on (released: 0.1).
         start: Where training starts: "aligned", at the comparison of patches with classes that
             needs no training; or "released", at random.
-        templates: Prompts a class name is put in ("single" on VOC, "multi" on COCO-Stuff and
-            Context).
+        templates: Prompts a class name is put in ("single" on VOC, "multi" on COCO-Stuff).
     """
 
     num_prompts: int = 10

@@ -18,9 +18,9 @@ from unseen.cli.flags import (
     settings_flags,
 )
 from unseen.cli.notices import about_one_class, about_tower, notify
-from unseen.cli.segment_flags import SegmentFlags, check_flags, check_refinement, found_items
+from unseen.cli.segment_flags import SegmentFlags, check_flags, check_segments_of_videos
 from unseen.cli.words import read_vocabulary
-from unseen.errors import UnseenError
+from unseen.errors import SettingError, UnseenError
 from unseen.settings import (
     EXPORTS,
     ClusterSettings,
@@ -101,7 +101,7 @@ def segment(  # noqa: PLR0913 - keyword-only
     class_colours(drawn.palette, vocabulary.names)
     formats = [] if flags.to is None else split_formats(flags.to)
     shard = Shard.of(flags.shard)
-    items = found_items(images, flags, tiles)
+    items = _found(images, flags, tiles)
     choices: ModelChoices = {**model.given(), "text_embeddings": flags.text_embeddings}
     find_model(flags.model, choices)
     from unseen import api
@@ -110,7 +110,7 @@ def segment(  # noqa: PLR0913 - keyword-only
     device = flags.device if spread.engine == "local" else "cpu"
     about: dict[str, Any] = {"inference": inference, "device": device, "drawing": drawn}
     loaded = api.load(flags.model, class_names=vocabulary.names, **about, **choices)
-    check_refinement(items, loaded.inference)
+    check_segments_of_videos(items, loaded.inference)
     job = _job(loaded, loaded.encode(vocabulary), flags, tiles)
     run = _runner(job, spread, flags.device)
     code = report_on(job, items, shard, again=flags.again, run=run)
@@ -142,6 +142,43 @@ def _job(predictor: Predictor, text: TextFeatures, flags: SegmentFlags, tiles: T
     from unseen.labelling.whole import WholeJob
 
     return WholeJob(*about, flags.batch)
+
+
+def _found(images: Sequence[str], flags: SegmentFlags, tiles: TileSettings) -> list[Item]:
+    """The images to label.
+
+    Raises:
+        UnseenError: None are found, one cannot be read, or results would replace other files.
+    """
+    from unseen.files import PARQUET, check_not_among, check_replaceable
+    from unseen.labelling.results import check_not_of_others
+    from unseen.labelling.sources import find_items, tables
+
+    items = find_items(images, recursive=flags.recursive, every=flags.every)
+    _check_videos(any(item.frame is not None for item in items), flags, tiles)
+    check_not_among([item.path for item in items], flags.out)
+    # Label maps of images in parts are no PNGs, and looked at when they are written.
+    first = 0 if tiles.tile is None else 1
+    results = [result for item in items for result in item.results(flags.out)[first:]]
+    check_replaceable([*results, *tables(flags.out)])
+    check_not_of_others(items, flags.out)
+    if flags.parquet:
+        from unseen.labelling.parquet import check_parquet
+
+        check_parquet(flags.out / PARQUET)
+    return items
+
+
+def _check_videos(found: bool, flags: SegmentFlags, tiles: TileSettings) -> None:
+    """Refuse flags that do not go with the images.
+
+    Raises:
+        SettingError: Names them.
+    """
+    if not found and flags.every != SegmentFlags.every:
+        raise SettingError("--every is for videos, and there is none among the images; remove it")
+    if found and tiles.tile is not None:
+        raise SettingError("--tile is for images, and there are videos among them; remove it")
 
 
 FEW = 20

@@ -115,40 +115,7 @@ def _check_tiling(flags: SegmentFlags, tiles: TileSettings) -> None:
         raise SettingError("--tile needs rasterio; install it with pip install 'unseen[geo]'")
 
 
-def found_items(images: Sequence[str], flags: SegmentFlags, tiles: TileSettings) -> list[Item]:
-    """The images, whose results are not in the way of anything."""
-    from unseen.files import PARQUET, check_not_among, check_replaceable
-    from unseen.labelling.results import check_not_of_others
-    from unseen.labelling.sources import find_items, tables
-
-    items = find_items(images, recursive=flags.recursive, every=flags.every)
-    _check_videos(any(item.frame is not None for item in items), flags, tiles)
-    check_not_among([item.path for item in items], flags.out)
-    # Label maps of images in parts are no PNGs, and looked at when they are written.
-    first = 0 if tiles.tile is None else 1
-    results = [result for item in items for result in item.results(flags.out)[first:]]
-    check_replaceable([*results, *tables(flags.out)])
-    check_not_of_others(items, flags.out)
-    if flags.parquet:
-        from unseen.labelling.parquet import check_parquet
-
-        check_parquet(flags.out / PARQUET)
-    return items
-
-
-def _check_videos(found: bool, flags: SegmentFlags, tiles: TileSettings) -> None:
-    """Refuse flags that do not go with the images.
-
-    Raises:
-        SettingError: Names them.
-    """
-    if not found and flags.every != SegmentFlags.every:
-        raise SettingError("--every is for videos, and there is none among the images; remove it")
-    if found and tiles.tile is not None:
-        raise SettingError("--tile is for images, and there are videos among them; remove it")
-
-
-def check_refinement(items: Sequence[Item], inference: InferenceSettings) -> None:
+def check_segments_of_videos(items: Sequence[Item], inference: InferenceSettings) -> None:
     """Refuse videos where segments are read by the names of images.
 
     Raises:

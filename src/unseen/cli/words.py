@@ -21,6 +21,10 @@ from unseen.vocabulary import (
 def read_vocabulary(classes: str, words: Mapping[str, Any]) -> Vocabulary:
     """The classes of a list separated by commas, or of a file as `classes.txt` of your own data.
 
+    Args:
+        classes: What --classes says: names, or a file.
+        words: What the flags of `WordFlags` say, by name: synonyms, templates, the background.
+
     Raises:
         UnseenError: Double quotes that are not closed, or a file that cannot be read.
     """

@@ -102,7 +102,7 @@ class CascadeCLIP(PromptedSegmenter):
         layer_projection: How the blocks get into the joint space: by a norm and a projection that
             are "trained", starting from CLIP's own; by "clip", its own as they are; or by "random"
             ones that are never trained (released).
-        decoder_heads: Their heads.
+        decoder_heads: Heads of the decoders' attention.
         deep_supervision: Losses on every decoder's map besides their sum.
         quirks: What the released code does otherwise.
     """

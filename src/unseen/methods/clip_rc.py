@@ -178,9 +178,12 @@ RELEASED = Released(
 
 @dataclass(frozen=True)
 class CLIPRCOptions(PromptedOptions):
-    """Options that have another default here.
+    """Shared options that are other here: the default of `calibration`, what is said of others.
 
     Attributes:
+        num_prompts: P, visual prompts a block (10 on VOC, 100 on COCO-Stuff).
+        decoder_layers: Layers of the two-way decoder.
+        hidden_dim: Width of its feed-forward parts; 4 D by default.
         mask_weight: Weight of the focal loss (100 on VOC, 200 on COCO-Stuff).
         dice_weight: Weight of the dice loss (1 on VOC, 3 on COCO-Stuff).
     """
@@ -198,7 +201,7 @@ class CLIPRC(PromptedSegmenter):
         train_regions: Train the region tokens (the released code freezes them, by the name of the
             parameter).
         norm_regions: Send the region tokens through the trainable norm too (released: not).
-        decoder_heads: Its heads.
+        decoder_heads: Heads of the decoder's attention.
         recovery_layers: Layers of the recovery decoder.
         recovery_weight: Weight of the recovery losses (2 on VOC, 50 on COCO-Stuff); 0 leaves the
             recovery decoder out.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, is_dataclass
 from types import UnionType
@@ -42,7 +43,7 @@ class Option:
 
 
 def options_of(cls: type, fixed: Iterable[str] = ()) -> dict[str, Option]:
-    """The options of a class by name, in the order of its signature.
+    """The options of a class by name: its own, those it shares with others, then its quirks.
 
     Args:
         cls: A segmenter's class.
@@ -70,15 +71,15 @@ def released_options(cls: type[Segmenter]) -> dict[str, Any]:
 def arguments(cls: type[Segmenter], options: dict[str, Any]) -> dict[str, Any]:
     """Options as arguments of the class: fields of a dataclass it takes go into one."""
     # Users give one flat list of options; which dataclass holds them is the method's business.
-    others, groups = dict(options), {}
+    result = dict(options)
     for argument, group in groups_of(cls).items():
-        names = [name for name in _parameters(group) if name in others]
-        groups[argument] = group(**{name: _as_tuple(others.pop(name)) for name in names})
-    return {**others, **groups}
+        names = [name for name in _parameters(group) if name in options]
+        result[argument] = group(**{name: _as_tuple(result.pop(name)) for name in names})
+    return result
 
 
 def groups_of(cls: type) -> dict[str, Any]:
-    """The dataclasses of options that a class takes, by argument, whatever its base takes."""
+    """The dataclasses of options that a class's own constructor takes, by argument."""
     groups = {"options": getattr(cls, "Options", None), "quirks": getattr(cls, "Quirks", None)}
     taken = inspect.signature(cls).parameters
     return {name: group for name, group in groups.items() if group is not None and name in taken}
@@ -106,7 +107,7 @@ def argument_docs(docstring: str) -> dict[str, str]:
     section = re.search(r"(?:Args|Attributes):\n(.*?)(?:\n\n|\Z)", docstring, re.DOTALL)
     if section is None:
         return {}
-    entries = re.split(r"\n(?=\S)", inspect.cleandoc(section[1]))
+    entries = re.split(r"\n(?=\S)", textwrap.dedent(section[1]))
     pairs = (entry.partition(":") for entry in entries)
     return {name.strip(): " ".join(text.split()) for name, _, text in pairs}
 

@@ -176,9 +176,11 @@ class OTSegQuirks(PromptedQuirks):
 
 @dataclass(frozen=True)
 class OTSegOptions(PromptedOptions):
-    """Options that have another default here.
+    """Shared options that are other here: the default of `templates`, what is said of `start`.
 
     Attributes:
+        start: Where training starts: "aligned", at the comparison of patches with prompts that
+            needs no training; or "released", at random.
         templates: The prompts of a class, each of which is a query.
     """
 

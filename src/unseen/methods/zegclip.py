@@ -32,7 +32,7 @@ class ZegCLIP(PromptedSegmenter):
     Args:
         clip: The frozen tower.
         options: Those that the methods with visual prompts share.
-        decoder_heads: Its heads.
+        decoder_heads: Heads of the decoder's attention.
         deep_supervision: Losses on every decoder layer's scores, as the released loss class
             prepares but never does.
         quirks: What the released code does otherwise.

@@ -146,7 +146,7 @@ class MaskDecoder(nn.Module):
         sizes: The scoring layer is one of `num_layers`.
         identical: Start all layers from the same values, as the released code does by copying one.
         deep_supervision: Give the earlier layers' scores as well while training.
-        scale: "heads" or "width" (`unseen.methods.zegclip`).
+        scale: "heads" or "width" (`MaskDecoderQuirks`).
     """
 
     def __init__(
