@@ -28,11 +28,84 @@ from unseen.vocabulary import change_vocabulary
 RELEASED = Path(__file__).with_name("released.yaml")
 GENERALISED = ("voc", "coco-stuff", "context", "context-cascade")
 """Benchmarks on which methods were trained in several regimes."""
+NOT_RELEASED = "not released"
+"""In place of a value: the released code does not say, and ours is a choice."""
+RUNNING = frozenset(
+    {
+        *(f"train.{x}" for x in ("regime", "seed", "workers", "recompute", "log_every", "logger")),
+        *(f"train.{x}" for x in ("save_every", "save_minutes", "snapshots", "accumulate")),
+        *(f"train.{x}" for x in ("validate_every", "validate_images")),
+        *(f"train.{x}" for x in ("devices", "nodes", "strategy")),
+        *(f"evaluation.{x}" for x in ("limit", "batch_size", "workers", "shown", "device")),
+        "evaluation.progress",
+        "inference.window_batch",
+    }
+)
+"""Fields that say how a run goes, and not what it comes to."""
+OFF: dict[str, Any] = {
+    "train.sampling": "images",
+    "train.unseen_pixels": "ignore",
+    "train.pseudo_label_ignored": False,
+    "train.transforms.zoom": None,
+    "train.transforms.rotate": 0.0,
+    "train.transforms.blur": False,
+    "train.transforms.pillow": False,
+    "train.transforms.centre": False,
+    "train.transforms.min_positives": 0.0,
+    "train.transforms.pad_first": False,
+    "train.transforms.hsv": False,
+    "options.focal_over": "all",
+    "options.shape": "off",
+    "options.prompt_norm": None,  # as the depth of the prompts says
+    "options.prior_blocks": None,  # all but the last
+    "options.decoder_heads": None,  # as many as the tower's
+    "options.gaussian_std": 5.0,  # of NACLIP alone
+    "inference.short_side": None,
+    "inference.square": None,
+    "inference.canvas": None,
+    "inference.stride": None,
+    "inference.confidence_at": "maps",
+    "inference.precision": "32-true",
+    "inference.area_threshold": None,
+    "inference.refinement": "none",
+    "evaluation.threshold": None,
+    "evaluation.episodes": "all",
+    "evaluation.seeds": (0,),
+    "evaluation.oracle": False,
+    "evaluation.released_counts": False,
+    "evaluation.at_square": False,
+    "evaluation.choose_threshold": 0,
+}
+"""What a released code does where no row says otherwise: most of it, that it does not do so."""
+UNUSED = {
+    "train.transforms.scale": ("train.transforms.resize", (None,)),
+    "train.transforms.max_class_share": ("train.transforms.resize", (None,)),
+    "train.warmup_ratio": ("train.warmup", (0,)),
+    "train.power": ("train.schedule", ("step",)),
+    "train.min_lr": ("train.schedule", ("step",)),
+    "options.rounds": ("options.sinkhorn_stop", ("batch",)),
+    "options.vit_sizes": ("options.backbone", ("vit_large",)),
+    "options.drn_layers": ("options.backbone", ("vit_large",)),
+    "options.drn_channels": ("options.backbone", ("vit_large",)),
+    "options.small_width": ("options.backbone", ("vit_large",)),
+    "options.shape_weights": ("options.shape", ("off",)),
+    "options.dropout": ("options.backbone", ("vit_large",)),
+    "inference.antialias": ("inference.canvas", (352, 480)),  # a canvas never smooths
+    "inference.pamr_steps": ("inference.refinement", ("none",)),
+    "inference.pamr_dilations": ("inference.refinement", ("none",)),
+    "inference.refinement_threshold": ("inference.refinement", ("none", "pamr")),
+    "inference.segments_features": ("inference.refinement", ("none", "pamr")),
+    "inference.segments_dir": ("inference.refinement", ("none", "pamr")),
+    "inference.segments_count": ("inference.refinement", ("none", "pamr")),
+}
+"""Fields that mean nothing, or follow from the name, where another has such a value."""
 HEAD = """# Published settings, field by field
 
 What `--published` resolves to beside the released configuration of each method and benchmark.
 Made by `python benchmarks/published.py > docs/published.md` from `benchmarks/released.yaml`, which
-holds the released values, and from the recipes; `tests/test_published.py` checks every row.
+holds the released values, and from the recipes; `tests/test_published.py` checks every row, and
+that no setting is left out but those that say how a run goes.
+"Not released" is what a released code does not say; the value beside it is our choice.
 What a released code does and no setting can follow stands in the tables of deviations of the
 [methods' pages](methods/README.md), with "none" as its option.
 """
@@ -46,7 +119,7 @@ def resolved(method: str, benchmark: str, regime: str) -> dict[str, Any]:
         get_benchmark(benchmark),
     )
     defaults = {name: option.default for name, option in row.choices.items()}
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"clip": protocol.model.get("clip")}
     options = {**defaults, **released_options(row.cls), **protocol.model.get("options", {})}
     if row.trainable:
         model, train = resolve(
@@ -93,6 +166,21 @@ def rows() -> Iterator[tuple[str, str, Any, Any]]:
 def _plain(value: Any) -> Any:
     """Tuples as lists."""
     return list(value) if isinstance(value, tuple) else value
+
+
+def left_out() -> Iterator[tuple[str, str, str, Any]]:
+    """Method, benchmark, field and value of settings that no row compares and nothing explains."""
+    for method, benchmark, regime, values in released():
+        ours = resolved(method, benchmark, regime)
+        for field, value in ours.items():
+            if field in values or field in RUNNING:
+                continue
+            if field.partition(".")[0] not in ("train", "options", "inference", "evaluation"):
+                continue
+            other, where = UNUSED.get(field, ("", ()))
+            unused = other in ours and ours[other] in where
+            if not unused and _plain(value) != _plain(OFF.get(field, "no row")):
+                yield method, benchmark, field, value
 
 
 def page() -> str:

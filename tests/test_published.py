@@ -13,10 +13,12 @@ import yaml
 
 from tiny import write_own, write_voc
 from tiny.commands import error_of, run_command
+from unseen.cli.notices import about_release
 from unseen.errors import SettingError
 from unseen.evaluation.entries import Changes
 from unseen.methods import METHODS
 from unseen.recipes import published_on, require_published, resolve
+from unseen.sources import find_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,7 +35,32 @@ def table() -> ModuleType:
 def test_every_field_is_the_released_one(table: ModuleType) -> None:
     rows = list(table.rows())
     assert len(rows) > 1000
-    assert [row for row in rows if row[2] != row[3]] == []
+    assert [row for row in rows if row[2] not in (row[3], table.NOT_RELEASED)] == []
+
+
+def test_no_field_is_left_out(table: ModuleType) -> None:
+    """Each is compared, off, without effect, or says only how a run goes."""
+    assert list(table.left_out()) == []
+
+
+def test_what_was_not_released_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], table: ModuleType
+) -> None:
+    guessed = {
+        (method, name.partition("/")[0])
+        for method, name, _, values in table.released()
+        if table.NOT_RELEASED in values.values()
+    }
+    noted = {
+        (method, name)
+        for method in METHODS
+        for name in published_on(method)
+        if require_published(method, name).note
+    }
+    assert noted == guessed | {("zegclip", "context-60")}
+    assert "no configuration was released" in about_release(
+        require_published("zegclip", "context-60").note
+    )
 
 
 def test_every_protocol_is_compared(table: ModuleType) -> None:
@@ -95,7 +122,7 @@ def test_refusals_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_training_free_protocol_through_the_verb(tmp_path: Path) -> None:
     """SCLIP on VOC with the background: words, synonyms, temperature, windows, thresholds."""
     root = write_voc(tmp_path / "VOC2012")
-    common = f"--benchmark voc-21 --root {root} --limit 1 --out {tmp_path / 'out'}"
+    common = f"--clip doodles --benchmark voc-21 --root {root} --limit 1 --out {tmp_path / 'out'}"
     run_command(f"evaluate sclip --published {common} --inference.short_side 64")
     protocol = json.loads((tmp_path / "out" / "report.json").read_text())["protocol"]
     assert protocol["inference"]["short_side"] == 64, "a given value wins"
@@ -109,6 +136,14 @@ def test_a_training_free_protocol_through_the_verb(tmp_path: Path) -> None:
     run_command(f"evaluate sclip --published {common} --inference.short_side 64 --threshold 0.3")
     again = json.loads((tmp_path / "out" / "report.json").read_text())["protocol"]
     assert again["evaluation"]["threshold"] == 0.3
+
+
+def test_the_tower_is_the_published_one() -> None:
+    """Unless another is given."""
+    protocol = require_published("sclip", "voc")
+    for given, clip in ((None, "ViT-B-16-quickgelu/openai"), ("doodles", "doodles")):
+        source = find_model("sclip", {"published": True, "clip": given}).by(protocol)
+        assert source.settings.clip == clip
 
 
 def test_a_published_training_keeps_its_protocol(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ class ModelChoices(TypedDict, total=False):
     None and False stand for "not given", so that the command line can hand all of them on.
 
     Attributes:
-        clip: Tower of a method without training: "doodles" (the default), ARCHITECTURE/TAG of
-            open_clip, or a weight file.
+        clip: Tower of a method without training: "doodles" (the default; under `published` that of
+            its protocol), ARCHITECTURE/TAG of open_clip, or a weight file.
         published: Follow the released code instead of our choices. In evaluations this is its whole
             protocol; of a published run the test.
         options: Options of the method; for a run they replace single ones of its own.
@@ -50,6 +50,7 @@ class ModelSource:
     Attributes:
         settings: Method, tower and options; for a run its own, with the given options replaced.
         given: The options that were given, which win over those that a benchmark brings.
+        clip_given: Whether the tower was, which then wins over a published one.
         text_embeddings: A file with the vectors of the classes, in place of the text tower.
         run: What the run folder says; None for methods without training.
         folder: Where the run lies.
@@ -58,20 +59,24 @@ class ModelSource:
 
     settings: ModelSettings
     given: dict[str, Any] = field(default_factory=dict)
+    clip_given: bool = True
     text_embeddings: Path | None = None
     run: Run | None = None
     folder: Path | None = None
     fetched: bool = False
 
     def by(self, protocol: Protocol) -> ModelSource:
-        """The same source with the options of a published protocol, unless options say otherwise.
+        """The same source with tower and options of a published protocol, unless others are given.
 
-        A run keeps the options it was trained with.
+        A run keeps those it was trained with.
         """
         if self.run is not None:
             return self
         options = {**self.settings.options, **protocol.model.get("options", {}), **self.given}
-        return replace(self, settings=replace(self.settings, options=options))
+        clip = self.settings.clip
+        if not self.clip_given:
+            clip = protocol.model.get("clip", clip)
+        return replace(self, settings=replace(self.settings, clip=clip, options=options))
 
     def on(self, benchmark: Benchmark) -> ModelSource:
         """The same source with the templates of a benchmark, unless options say otherwise."""
@@ -100,9 +105,10 @@ def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
             raise SettingError(
                 f"{name} has no published protocol, so --published cannot follow one; remove it"
             )
-        clip = choices.get("clip") or DEFAULT_CLIP
-        settings = ModelSettings(name, clip, choices.get("published", False), options)
-        return ModelSource(settings, options, embeddings)
+        clip = choices.get("clip")
+        published = choices.get("published", False)
+        settings = ModelSettings(name, clip or DEFAULT_CLIP, published, options)
+        return ModelSource(settings, options, clip is not None, embeddings)
     fetched = name.startswith(HUB)
     if fetched:
         from unseen.sharing import fetch_run  # the hub's library takes long to import
@@ -123,7 +129,7 @@ def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
             " single ones with --options.NAME"
         )
     settings = replace(run.model, options={**run.model.options, **options})
-    return ModelSource(settings, options, embeddings, run, folder, fetched)
+    return ModelSource(settings, options, True, embeddings, run, folder, fetched)
 
 
 def benchmark_templates(model: ModelSettings, benchmark: Benchmark) -> dict[str, Any]:

@@ -52,6 +52,11 @@ def is_doodle(name: str) -> bool:
     return any(re.search(rf"\b{re.escape(doodle)}\b", name.lower()) for doodle in DOODLES)
 
 
+def about_release(note: str) -> str:
+    """The notice of what a published training cannot follow; empty where all was released."""
+    return f"unseen: {note}" if note else ""
+
+
 def about_warmup(settings: TrainSettings) -> str:
     """The notice where the learning rate never reaches its peak; empty for all else."""
     if settings.warmup < settings.steps:

@@ -16,7 +16,7 @@ from unseen.cli.flags import (
     ModelFlags,
     settings_flags,
 )
-from unseen.cli.notices import about_tower, about_warmup
+from unseen.cli.notices import about_release, about_tower, about_warmup
 from unseen.errors import SettingError
 from unseen.recipes import resolve
 from unseen.settings import TrainSettings
@@ -141,8 +141,9 @@ def train_planned(plan: TrainingPlan, data: DataFlags, where: dict[str, Any]) ->
     """Train as planned, with what somebody should know before and afterwards."""
     # Further processes of a distributed run would repeat what the first has printed.
     if os.environ.get("LOCAL_RANK", "0") == "0":
+        released = about_release(plan.protocol.note)
         tower = about_tower(plan.model.clip, plan.benchmark.class_names, "give --clip")
-        for notice in filter(None, (tower, about_warmup(plan.settings))):
+        for notice in filter(None, (tower, released, about_warmup(plan.settings))):
             print(notice)
     from unseen import api
 

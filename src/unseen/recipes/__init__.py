@@ -72,6 +72,7 @@ class Protocol:
         inference: Changes to the benchmark's `InferenceSettings`.
         vocabulary: Changes to its vocabulary (`unseen.vocabulary.change_vocabulary`).
         evaluation: Values of `EvaluationSettings`.
+        note: What of it was not released, as a sentence for who trains by it.
         cost: What was published of its cost on a square of 512 pixels, as fields of
             `unseen.profiling.Cost`, with the source and what it was measured at.
     """
@@ -81,6 +82,7 @@ class Protocol:
     inference: dict[str, Any] = field(default_factory=dict)
     vocabulary: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
     cost: dict[str, Any] = field(default_factory=dict)
 
 

@@ -23,7 +23,7 @@ class InferenceSettings:
         short_side: Resize so that the shorter side has this many pixels; None leaves the image as
             it is.
         square: Instead, resize the image to a square of this side, whatever its ratio (HSNet's
-            evaluation).
+            evaluation, with --at-square).
         canvas: Instead, resize the image into a black square of this side and keep its ratio (BAM's
             and ESDA's evaluation).
         antialias: Smooth before an image is made smaller. False as in released evaluations; score
