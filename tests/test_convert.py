@@ -164,6 +164,22 @@ def test_settings_come_from_the_recipe(tmp_path: Path) -> None:
     assert model.segmenter.recovery is None
 
 
+def test_what_follows_a_conversion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The published test where there is one; elsewhere float32, and a sentence."""
+    whole, _, flags = checkpoint("zegclip_a")
+    torch.save(whole, tmp_path / "a.pth")
+    for benchmark, published in (("voc", True), ("context", False)):
+        out = tmp_path / benchmark
+        run_command(
+            f"convert zegclip {tmp_path / 'a.pth'} --out {out} --benchmark {benchmark}", *flags
+        )
+        told = capsys.readouterr()
+        flag = " --published" if published else ""
+        assert f"next: unseen evaluate {out}{flag} --root DATA" in told.out
+        assert ("zegclip was not published on context" in told.err) is not published
+        assert load_run(out)[1].inference.precision == "32-true"
+
+
 def test_bad_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, _, flags = checkpoint("zegclip_a")
     state, out = whole["state_dict"], ["--out", str(tmp_path / "run"), "--benchmark", "voc"]

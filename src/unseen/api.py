@@ -37,7 +37,7 @@ from unseen.plans import (
 )
 from unseen.predictor import Predictor
 from unseen.profiling import own_cost
-from unseen.recipes import Protocol, published, recipe
+from unseen.recipes import RELEASED, Protocol, published, recipe
 from unseen.reports import Report
 from unseen.runs import BEST, COST, TEXT, TOWER, Run, save_config, versions
 from unseen.segmentation import Segmentation
@@ -376,7 +376,7 @@ def _converted_run(
     model: ModelSettings, segmenter: TextSegmenter, bench: Benchmark, regime: Regime, file: Path
 ) -> Run:
     """What config.yaml says of a converted checkpoint."""
-    protocol = published(model.method, bench.name, regime) or Protocol()
+    protocol = published(model.method, bench.name, regime) or Protocol(**RELEASED)
     return Run(
         model=model,
         benchmark=bench.name,

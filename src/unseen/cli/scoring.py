@@ -19,6 +19,7 @@ from unseen.cli.flags import (
 )
 from unseen.cli.notices import about_tower, notify
 from unseen.errors import CheckpointError
+from unseen.recipes import published
 from unseen.settings import EvaluationSettings, InferenceSettings, Regime
 
 if TYPE_CHECKING:
@@ -197,7 +198,14 @@ def convert(
             f"{file} does not fit {method} ({report.problem}) and nothing was written; check that"
             " it is a checkpoint of this method and size"
         )
-    print(f"wrote {out}; next: unseen evaluate {out} --root DATA")
+    protocol = published(method, benchmark, flags.regime)
+    if protocol is None:
+        notify(
+            f"unseen: {method} was not published on {benchmark}; the run is evaluated in float32,"
+            " in all else as the benchmark says"
+        )
+    flag = "" if protocol is None else " --published"
+    print(f"wrote {out}; next: unseen evaluate {out}{flag} --root DATA")
 
 
 def push(run: Path, repo: str, /, *, license: str, private: bool = False) -> None:

@@ -134,7 +134,7 @@ def train(
             continue
         train_planned(plan, data, {**where, "out": plan.folder, "resume": plan.resume})
     folders = " ".join(str(plan.folder) for plan in plans)
-    print(f"next: unseen evaluate {folders}{data}")
+    print(_next(folders, plans[0], data))
 
 
 def train_planned(plan: TrainingPlan, data: DataFlags, where: dict[str, Any]) -> None:
@@ -148,7 +148,13 @@ def train_planned(plan: TrainingPlan, data: DataFlags, where: dict[str, Any]) ->
     from unseen import api
 
     if api.train(plan.model, plan.settings, **where) is not None:
-        print(f"wrote {plan.folder}; next: unseen evaluate {plan.folder}{data}")
+        print(f"wrote {plan.folder}; {_next(str(plan.folder), plan, data)}")
+
+
+def _next(folders: str, plan: TrainingPlan, data: DataFlags) -> str:
+    """How to score what was trained, as it was trained."""
+    published = " --published" if plan.model.published else ""
+    return f"next: unseen evaluate {folders}{published}{data}"
 
 
 def read_seeds(line: str) -> list[int]:

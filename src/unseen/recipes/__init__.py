@@ -20,6 +20,8 @@ from unseen.data.benchmarks import BENCHMARKS
 from unseen.errors import SettingError
 from unseen.settings import ModelSettings, Regime, TrainSettings, TransformSettings, is_own
 
+RELEASED: Mapping[str, Any] = {"inference": {"precision": "32-true"}}
+"""What holds for all protocols, as fields of `Protocol`: no released code computes in bf16."""
 DRAWN = "doodles"
 """How the names of benchmarks begin that the tower of the package knows."""
 PHOTOGRAPHS = "ViT-B-16-quickgelu/openai"
@@ -104,8 +106,7 @@ def published(method: str, benchmark: str, regime: str | None = None) -> Protoco
     if base not in sections:
         return None
     section = _merged(sections[base], sections.get(f"{base}/{regime}", {}))
-    # No released code computes in bf16.
-    return Protocol(**_merged({"inference": {"precision": "32-true"}}, section))
+    return Protocol(**_merged(RELEASED, section))
 
 
 def require_published(method: str, benchmark: str, regime: str | None = None) -> Protocol:
