@@ -239,6 +239,17 @@ def test_a_damaged_file_in_the_cache_is_named(hub: Hub, tmp_path: Path) -> None:
     assert len(load_from_hub(REPO, [NAME], TITLE, loaded)) == 2000
 
 
+def test_too_little_memory_is_no_damage(hub: Hub, tmp_path: Path) -> None:
+    """A good file would be deleted."""
+
+    def load() -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
+
+    hub.add(REPO, NAME, weights(tmp_path))
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        load_from_hub(REPO, [NAME], TITLE, load)
+
+
 def test_networks_of_timm(hub: Hub, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = timm.create_model("test_vit")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -158,7 +159,12 @@ def test_tables_and_charts(scripts: dict[str, ModuleType], tmp_path: Path) -> No
     }
     part = {"scores": scores, "iou": dict.fromkeys(VOC, 30.0), "images": 2, "pixels": 9}
     folds = {f"pascal-5i/{fold}": part for fold in range(4)}
-    floor = {"class": "person", "training images": 659, "generalised": scores}
+    floor = {
+        "class": "person",
+        "training images": 659,
+        "with a seen class": 584,
+        "generalised": scores,
+    }
     floor |= dict.fromkeys(folds, scores)
     (results / "floors.json").write_text(json.dumps(floor))
     for name in run.FREE:
@@ -196,6 +202,19 @@ def test_the_page_says_what_was_measured(scripts: dict[str, ModuleType]) -> None
     told = "\n\n".join(page.page(places)) + "\n"
     assert told == (FOLDER / "results.md").read_text(), "run examples/photographs/page.py again"
     assert charts.curve_chart(places) == (FOLDER / "curve.svg").read_text()
+
+
+def test_every_pixel_is_accounted_for() -> None:
+    """All rows were scored on the same pixels: of all classes at once, and of every fold."""
+    pixels: dict[str, set[int]] = {}
+    for path in (FOLDER / "results" / "tables").glob("*.json"):
+        for name, part in json.loads(path.read_text()).items():
+            split = re.search(r"pascal-5i.\d", name if name.startswith("pascal") else path.stem)
+            key = split[0].replace("/", "-") if split and name != "generalised" else name
+            if isinstance(part, dict) and "pixels" in part:
+                pixels.setdefault(key, set()).add(part["pixels"])
+    assert sorted(pixels) == ["generalised", *(f"pascal-5i-{fold}" for fold in range(4))]
+    assert all(len(found) == 1 for found in pixels.values()), pixels
 
 
 def test_every_row_and_choice_fits_its_method(scripts: dict[str, ModuleType]) -> None:

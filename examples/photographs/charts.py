@@ -51,7 +51,7 @@ def curve_chart(places: argparse.Namespace) -> str:
     def y_of(score: float) -> float:
         return bottom - 4.6 * score  # 60 per cent fill the height
 
-    counts = (*COUNTS, stored(places, "floors")[0]["training images"])
+    counts = (*COUNTS, stored(places, "floors")[0]["with a seen class"])
     places_x = np.interp(np.log(counts), np.log([counts[0], counts[-1]]), [90, 690])
     x = dict(zip(counts, places_x.tolist(), strict=True))
     parts = [_svg(width, height)]
@@ -62,7 +62,7 @@ def curve_chart(places: argparse.Namespace) -> str:
         parts.append(_text(left - 30, y + 4, str(value), colour=FAINT))
     for count, place in x.items():
         parts.append(_text(place - 10, bottom + 20, str(count), colour=FAINT))
-    parts.append(_text(300, bottom + 42, "training images with masks", colour=FAINT))
+    parts.append(_text(300, bottom + 42, "training images that show a seen class", colour=FAINT))
     best = best_free(places)
     y = y_of(stored(places, best)[0]["generalised"]["scores"]["mIoU_U"])
     parts.append(_line([(left, y), (700, y)], FAINT, 1.5, dashed=True))

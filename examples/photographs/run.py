@@ -147,9 +147,10 @@ def floors(places: argparse.Namespace) -> dict[str, Any]:
     """Every pixel the class most frequent in training; every pixel the query class."""
     bench = voc_without_background()
     counts = np.zeros(256, dtype=np.int64)
-    data = bench.data("train", places.voc)
+    data, images = bench.data("train", places.voc), 0
     for index in range(len(data)):
-        counts += np.bincount(data.labels(index).numpy().ravel(), minlength=256)
+        found = np.bincount(data.labels(index).numpy().ravel(), minlength=256)
+        counts, images = counts + found, images + bool(found[bench.seen_ids].any())
     seen = counts[bench.seen_ids]
     commonest, matrix = bench.seen_ids[int(seen.argmax())], ConfusionMatrix(len(VOC))
     val = bench.data("val", places.voc)
@@ -159,6 +160,7 @@ def floors(places: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "class": VOC[commonest],
         "training images": len(data),
+        "with a seen class": images,
         "generalised": matrix.summary(bench.seen_ids, bench.unseen_ids),
     }
     for number in FOLDS:

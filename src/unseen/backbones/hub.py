@@ -19,7 +19,7 @@ from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 
-from unseen.errors import CheckpointError
+from unseen.errors import CheckpointError, shortage
 
 T = TypeVar("T")
 TIMEOUT = 10.0
@@ -63,6 +63,8 @@ def load_from_hub(
         with cache_only():
             return load()
     except DAMAGED as error:
+        if shortage(error) is not None:  # not the file's fault
+            raise
         # The file itself, not the link to it: the hub's library would link a damaged file again.
         raise CheckpointError(
             f"the file of {title} in the cache, {path.resolve()}, is damaged"

@@ -153,6 +153,9 @@ def resolve(
             photographs without a tower that knows some.
     """
     chosen = recipe(method, benchmark, train.get("regime", "inductive"))
+    protocol = Protocol()
+    if model.get("published"):
+        protocol = require_published(method, benchmark, train.get("regime"))
     shows_photographs = benchmark in BENCHMARKS and not benchmark.startswith(DRAWN)
     if not chosen and not model.get("clip") and shows_photographs:
         raise SettingError(
@@ -160,9 +163,7 @@ def resolve(
             f" knows photographs (--clip {PHOTOGRAPHS}), and the training with --train.steps and"
             " others"
         )
-    if model.get("published"):
-        protocol = require_published(method, benchmark, train.get("regime"))
-        chosen = _merged(chosen, {"model": protocol.model, "train": protocol.train})
+    chosen = _merged(chosen, {"model": protocol.model, "train": protocol.train})
     model_values = _merged(chosen.get("model", {}), model)
     train_values = _merged(chosen.get("train", {}), train)
     # Transforms are a dataclass of their own inside `TrainSettings`.
