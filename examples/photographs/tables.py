@@ -155,18 +155,17 @@ def searched(places: argparse.Namespace, data: str) -> str:
 
 
 def _compared(scores: Mapping[str, Mapping[str, Mapping[str, float]]], heads: Sequence[str]) -> str:
-    """Scores by choice and run, with the mean difference of the last one to the runs of "ours"."""
+    """Scores by choice and run, with mean differences of the last two to the runs of "ours"."""
     base, rows = scores["ours"], []
     for choice, runs in scores.items():
         if not runs:
             continue
+        both = [name for name in runs if name in base and choice != "ours"]
+        gains = [[runs[name][head] - base[name][head] for name in both] for head in heads[-2:]]
         cells = [cell([run[head] for run in runs.values()]) for head in heads]
-        gains = [
-            run[heads[-1]] - base[name][heads[-1]] for name, run in runs.items() if name in base
-        ]
-        gain = "" if choice == "ours" or not gains else f"{statistics.mean(gains):+.1f}"
-        rows.append([f"`{choice}`", str(len(runs)), *cells, gain])
-    return table(["choice", "runs", *heads, f"{heads[-1]} against ours"], rows)
+        cells += [f"{statistics.mean(gain):+.1f}" if gain else "" for gain in gains]
+        rows.append([f"`{choice}`", str(len(runs)), *cells])
+    return table(["choice", "runs", *heads, *(f"{head} against ours" for head in heads[-2:])], rows)
 
 
 def of_choice(places: argparse.Namespace, method: str, choice: str) -> dict[str, dict[str, float]]:
