@@ -252,8 +252,33 @@ def test_every_row_and_choice_fits_its_method(scripts: dict[str, ModuleType]) ->
         known = METHODS[name].choices
         for choice in listed:
             key, _, value = choice.partition("=")
-            if value and not key.startswith(("train.", "scored.")):
+            if value and not key.startswith(("train.", "scored.", "start.")):
                 assert key in known, choice
+
+
+def test_an_aligned_start_in_parts(scripts: dict[str, ModuleType]) -> None:
+    """Each choice changes the first logits, and leaves nothing behind."""
+    clip, images = tiny_clip(), torch.rand(1, 3, 32, 40)
+
+    def first(key: str = "", value: object = None) -> torch.Tensor:
+        torch.manual_seed(0)
+        with scripts["choices"].start_by(key, value):
+            segmenter = create("zegclip", clip, num_prompts=2, decoder_heads=1).eval()
+            text = segmenter.encode_text(Vocabulary(("cat", "dog")))
+            segmenter.start_from(images, text)
+            return segmenter(images, text).logits
+
+    whole = first()
+    assert torch.equal(first("start", "released"), whole)
+    for key, value in (
+        ("without.descriptor", None),
+        ("without.decoder", None),
+        ("start.SPREAD", 4.0),
+        ("start.PRIOR", -1.0),
+    ):
+        assert not torch.allclose(first(key, value), whole, atol=0.1), key
+    assert float(first("start.SPREAD", 4.0).std()) == pytest.approx(4, rel=1e-3)
+    assert torch.equal(first(), whole)
 
 
 def test_choices_of_the_search_are_read(scripts: dict[str, ModuleType]) -> None:

@@ -8,8 +8,9 @@ Run: python examples/photographs/choices.py --voc VOC2012 --lists LISTS --mobile
      python examples/photographs/choices.py ... --methods zegclip --only ours start=released
 
 A choice is NAME=VALUE of the method's options, train.NAME=VALUE of the training settings,
-scored.NAME=VALUE of an option changed after training, or without.PART: an aligned start without one
-of its parts (descriptor, decoder, prompts).
+scored.NAME=VALUE of an option changed after training; of an aligned start, start.NAME=VALUE of its
+constants (SPREAD and PRIOR of the first logits), or without.PART, one of its parts at random
+(descriptor, decoder, prompts).
 """
 
 from __future__ import annotations
@@ -63,6 +64,10 @@ CHOICES = {
         "without.descriptor",
         "without.decoder",
         "without.prompts",
+        "start.SPREAD=1.0",
+        "start.SPREAD=4.0",
+        "start.PRIOR=-1.0",
+        "start.PRIOR=-5.0",
         "train.lr=3e-5",
         "train.lr=3e-4",
         "train.steps=200",
@@ -151,8 +156,8 @@ MANY, QUERY = ("mIoU_S", "mIoU_U", "hIoU"), ("mIoU", "FB_IoU")
 
 
 @contextmanager
-def start_without(part: str) -> Iterator[None]:
-    """An aligned start that leaves one of its parts at random."""
+def start_by(key: str, value: Any) -> Iterator[None]:
+    """An aligned start with another constant, or one that leaves one of its parts at random."""
 
     def nothing(*_: Any) -> None:
         """In place of a function and of methods."""
@@ -162,9 +167,12 @@ def start_without(part: str) -> Iterator[None]:
         "decoder": "unseen.modules.decoders.MaskDecoder.start_as_product",
         "prompts": "unseen.modules.prompts.VisualPrompts.start_at_zero",
     }
+    group, _, name = key.partition(".")
     with ExitStack() as stack:
-        if part:
-            stack.enter_context(patch(targets[part], nothing))
+        if group == "without":
+            stack.enter_context(patch(targets[name], nothing))
+        elif group == "start" and name:
+            stack.enter_context(patch(f"unseen.modules.starts.{name}", value))
         yield
 
 
@@ -177,12 +185,12 @@ def run_choice(
     value = read_value(text) if text else None
     if key.startswith("train."):
         changes[key.removeprefix("train.")] = value
-    elif text and not key.startswith("scored."):
+    elif text and not key.startswith(("scored.", "start.")):
         row = Row(row.title, row.method, {**row.options, key: value}, row.train, query=row.query)
     folder = held_back(places, part, "threshold" if row.query else "ignore")
     of_run = "ours" if key.startswith("scored.") else choice
     out = places.out / "choices" / name / f"{of_run}-{part}-{seed}".replace("/", "_")
-    with start_without(key.removeprefix("without.") if key.startswith("without.") else ""):
+    with start_by(key, value):
         run = train(row, places, str(folder), out, seed, **changes)
     bench = get_benchmark(str(folder))
     if row.query:
