@@ -44,6 +44,10 @@ def test_bad_values(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[s
     assert "starts from an inductive run" in error_of(
         capsys, "train zegclip", new, "--train.regime transductive"
     )
+    # An old name of --classes, which this verb has under neither.
+    assert "there is no --words (did you mean --class-file?)" in error_of(
+        capsys, "train zegclip --words w.txt"
+    )
     assert "there is no --limi" in error_of(capsys, "evaluate naclip --limi 2")
     assert "did you mean doodles-5i/0?" in error_of(
         capsys, "evaluate naclip --benchmark doodels-5i/0"

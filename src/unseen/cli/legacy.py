@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from unseen.cli.flags import read_value, write_value
@@ -32,6 +33,15 @@ def modernised(arguments: Sequence[str]) -> list[str]:
             equals = "="
         words += _today(flag, equals, value)
     return list(_with_switches_set(words))
+
+
+def as_typed(message: str, arguments: Sequence[str]) -> str:
+    """A message about flags with those names that were typed."""
+    typed = {word.partition("=")[0] for word in arguments}
+    for before, today in LEGACY_NAMES.items():
+        if f"--{before}" in typed and f"--{today}" not in typed:
+            message = re.sub(rf"--{re.escape(today)}\b", f"--{before}", message, count=1)
+    return message
 
 
 def _is_legacy(flag: str) -> bool:

@@ -39,7 +39,7 @@ from unseen.cli import (
     training,
 )
 from unseen.cli.flags import model_flags, settings_flags
-from unseen.cli.legacy import modernised
+from unseen.cli.legacy import as_typed, modernised
 from unseen.errors import SettingError, UnseenError, shortage
 from unseen.methods import known
 from unseen.methods.options import nearest, released_options
@@ -210,7 +210,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     A mistake of the user's is answered in one sentence, with exit code 2; a traceback is a bug.
     """
-    words = modernised(sys.argv[1:] if argv is None else argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    words = modernised(arguments)
     # A hyphen alone would be taken for a flag without a name.
     words = ["/dev/stdin" if word == "-" else word for word in words]
     try:
@@ -220,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             app = _for_help(words)
         code = app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        stop(sentence(error))
+        stop(as_typed(sentence(error), arguments))
     except UnseenError as error:
         stop(str(error))
     except OSError as error:
