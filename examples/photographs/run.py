@@ -55,7 +55,7 @@ ROWS = {
     "sazs": Row("SAZS", "sazs", {**MOBILENET, "scale": 10.0}, {"lr": 2e-4}, query=True),
     "edgeclip": Row("EdgeCLIP", "edgeclip", MOBILENET, {"lr": 2e-4}, query=True),
 }
-"""The trained rows by name. Learning rates and options are those that `choices.py` chose."""
+"""The trained rows by name; what `choices.py` measured beside them stands in results.md."""
 ONE_SPLIT = (
     "zegclip-transductive",
     "zegclip-supervised",
