@@ -26,6 +26,7 @@ from tiny.commands import run_command
 from tiny.films import film
 from tiny.scenes import use_few_scenes
 from unseen.data.doodles import draw
+from unseen.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -93,6 +94,8 @@ def small(line: str) -> list[str]:
         words += ["--size", "64", "--repeats", "1"]
     if verb == "evaluate" and "--limit" not in words:
         words += ["--limit", "1"]
+    if verb == "evaluate" and words[1] in METHODS and "--clip" not in words:
+        words += ["--clip", "doodles"]  # in place of a published one too
     return words
 
 
