@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -266,8 +266,3 @@ def places_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
     if flags.threads:
         torch.set_num_threads(flags.threads)
     return flags
-
-
-def seeds_of(values: list[dict[str, float]], name: str) -> Iterator[float]:
-    """One score of every seed."""
-    return (value[name] for value in values)

@@ -50,20 +50,20 @@ class ModelSource:
     Attributes:
         settings: Method, tower and options; for a run its own, with the given options replaced.
         given: The options that were given, which win over those that a benchmark brings.
-        clip_given: Whether the tower was, which then wins over a published one.
         text_embeddings: A file with the vectors of the classes, in place of the text tower.
         run: What the run folder says; None for methods without training.
         folder: Where the run lies.
         fetched: It lies in the cache of the hub, where nothing is written.
+        clip_given: Whether the tower was given, which then wins over a published one.
     """
 
     settings: ModelSettings
     given: dict[str, Any] = field(default_factory=dict)
-    clip_given: bool = True
     text_embeddings: Path | None = None
     run: Run | None = None
     folder: Path | None = None
     fetched: bool = False
+    clip_given: bool = True
 
     def by(self, protocol: Protocol) -> ModelSource:
         """The same source with tower and options of a published protocol, unless others are given.
@@ -108,7 +108,7 @@ def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
         clip = choices.get("clip")
         published = choices.get("published", False)
         settings = ModelSettings(name, clip or DEFAULT_CLIP, published, options)
-        return ModelSource(settings, options, clip is not None, embeddings)
+        return ModelSource(settings, options, embeddings, clip_given=clip is not None)
     fetched = name.startswith(HUB)
     if fetched:
         from unseen.sharing import fetch_run  # the hub's library takes long to import
@@ -129,7 +129,7 @@ def find_model(model: str | Path, choices: ModelChoices) -> ModelSource:
             " single ones with --options.NAME"
         )
     settings = replace(run.model, options={**run.model.options, **options})
-    return ModelSource(settings, options, True, embeddings, run, folder, fetched)
+    return ModelSource(settings, options, embeddings, run, folder, fetched)
 
 
 def benchmark_templates(model: ModelSettings, benchmark: Benchmark) -> dict[str, Any]:
