@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,11 @@ OFF: dict[str, Any] = {
     "options.focal_over": "all",
     "options.shape": "off",
     "options.prompt_norm": None,  # as the depth of the prompts says
+    "options.rounds": None,  # ended by `sinkhorn_stop`
     "options.prior_blocks": None,  # all but the last
     "options.decoder_heads": None,  # as many as the tower's
     "options.gaussian_std": 5.0,  # of NACLIP alone
+    "options.rim": "pad",
     "inference.short_side": None,
     "inference.square": None,
     "inference.canvas": None,
@@ -83,7 +86,6 @@ UNUSED = {
     "train.warmup_ratio": ("train.warmup", (0,)),
     "train.power": ("train.schedule", ("step",)),
     "train.min_lr": ("train.schedule", ("step",)),
-    "options.rounds": ("options.sinkhorn_stop", ("batch",)),
     "options.vit_sizes": ("options.backbone", ("vit_large",)),
     "options.drn_layers": ("options.backbone", ("vit_large",)),
     "options.drn_channels": ("options.backbone", ("vit_large",)),
@@ -112,7 +114,10 @@ What a released code does and no setting can follow stands in the tables of devi
 
 
 def resolved(method: str, benchmark: str, regime: str) -> dict[str, Any]:
-    """All settings of a method on a benchmark under --published, with dotted names."""
+    """All settings of a method on a benchmark under --published, with dotted names.
+
+    Those of a test alone where the regime is "from NAME", of a run on another benchmark.
+    """
     row, protocol, bench = (
         known(method),
         require_published(method, benchmark, regime),
@@ -121,7 +126,7 @@ def resolved(method: str, benchmark: str, regime: str) -> dict[str, Any]:
     defaults = {name: option.default for name, option in row.choices.items()}
     values: dict[str, Any] = {"clip": protocol.model.get("clip")}
     options = {**defaults, **released_options(row.cls), **protocol.model.get("options", {})}
-    if row.trainable:
+    if row.trainable and not regime.startswith("from "):
         model, train = resolve(
             method, benchmark, model={"published": True}, train={"regime": regime}
         )
@@ -143,10 +148,14 @@ def resolved(method: str, benchmark: str, regime: str) -> dict[str, Any]:
     }
 
 
-def released() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Method, benchmark, regime and released values of every configuration."""
+def released(part: str = "methods") -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Method, benchmark, regime and released values of every configuration.
+
+    Args:
+        part: "methods", or "across": tests of runs on another benchmark.
+    """
     stored = yaml.safe_load(RELEASED.read_text(encoding="utf-8"))
-    for method, configurations in stored["methods"].items():
+    for method, configurations in stored[part].items():
         for name, values in configurations.items():
             benchmark, _, regime = name.partition(" ")
             yield method, benchmark, regime or "inductive", values
@@ -154,9 +163,10 @@ def released() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
 
 def rows() -> Iterator[tuple[str, str, Any, Any]]:
     """Title of the configuration, field, released value, resolved value."""
-    for method, benchmark, regime, values in released():
+    for method, benchmark, regime, values in chain(released(), released("across")):
         title = f"{method} on {benchmark}"
-        if known(method).trainable and benchmark in GENERALISED:
+        across = regime.startswith("from ")
+        if across or (known(method).trainable and benchmark in GENERALISED):
             title += f", {regime}"
         ours = resolved(method, benchmark, regime)
         for field, value in values.items():

@@ -79,6 +79,8 @@ HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"
 LOSSES = 1e-5
 """Relative tolerance of losses, suggested with the fixtures."""
+WHOLE_GRADIENTS = 1e-4
+"""Of the largest entry, suggested with the fixtures."""
 FIXTURES = (SHARED / "fixtures", HERE / "golden")
 
 
@@ -200,7 +202,8 @@ class Released:
             if f"grad.{name}" in self.tensors:
                 expected, grad = self.tensors[f"grad.{name}"], own[rename(name, names, last)].grad
                 assert grad is not None
-                close(grad, expected, tolerance * expected.abs().max().item())
+                # Whole gradients are nearer than their norms, whose small ones are noise.
+                close(grad, expected, WHOLE_GRADIENTS * expected.abs().max().item())
 
 
 def check_gradient_norms(

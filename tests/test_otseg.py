@@ -68,7 +68,7 @@ def test_queries_plans_and_maps(released: Released) -> None:
     for number, layer in enumerate(decoder.layers):
         attn = layer.multihead_attn
         check(f"decoder.{number}", *segmenter.sinkhorn(attn.q(queries), attn.k(memory)))
-        queries, _ = layer.attend(queries, memory)
+        queries, _ = layer(queries, memory)
         close(queries, tensors[f"out.decoder.{number}.queries"], FEATURES)
     last = len(decoder.layers)
     check(f"decoder.{last}", *segmenter.sinkhorn(decoder.q(queries), decoder.k(memory)))
@@ -224,6 +224,7 @@ def test_templates_are_kept_apart_and_synonyms_averaged() -> None:
 def test_a_single_prompt_is_told(caplog: pytest.LogCaptureFixture) -> None:
     for options, told in (
         ({"templates": "single"}, True),
+        ({"templates": "single", "text_offsets": 1}, True),
         ({"text_offsets": 2}, False),
         ({}, False),
     ):
@@ -253,12 +254,23 @@ def test_a_published_segmenter_can_be_exported() -> None:
         assert (program(*example) - module(*example)).abs().max() < 1e-3
 
 
+def test_a_segmenter_compiles_whole() -> None:
+    """A fixed number of rounds looks at no value, so that nothing breaks the graph."""
+    segmenter = create("otseg", tiny_clip(), num_prompts=2).eval()
+    module = Deployed(segmenter, prompts=3)
+    example = (torch.rand(2, 3, 32, 32), F.normalize(torch.randn(4, 3, 16), dim=-1))
+    with torch.no_grad():
+        compiled = torch.compile(module, backend="eager", fullgraph=True)
+        assert torch.allclose(compiled(*example), module(*example), atol=1e-5)
+
+
 def test_impossible_options() -> None:
     for options, message in (
         ({"epsilon": 0.01}, "epsilon is 0.01; give a number from 0.05 to 2"),
         ({"ensemble": 1.5}, "ensemble is 1.5, a share; give a number from 0 to 1"),
         ({"decoder_heads": 8}, "otseg has no option 'decoder_heads'"),
         ({"rounds": 10, "sinkhorn_stop": "batch"}, "sinkhorn_stop=batch ends them by itself"),
+        ({"rounds": 25, "sinkhorn_stop": "batch"}, "sinkhorn_stop=batch ends them by itself"),
     ):
         with pytest.raises(SettingError, match=message):
             create("otseg", tiny_clip(), **options)

@@ -14,10 +14,13 @@ import yaml
 from tiny import write_own, write_voc
 from tiny.commands import error_of, run_command
 from unseen.cli.notices import about_release
+from unseen.data.benchmarks import get_benchmark
 from unseen.errors import SettingError
-from unseen.evaluation.entries import Changes
+from unseen.evaluation.entries import Changes, Places, plan_entries
 from unseen.methods import METHODS
 from unseen.recipes import published_on, require_published, resolve
+from unseen.runs import Run, save_config
+from unseen.settings import ModelSettings
 from unseen.sources import find_model
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +74,17 @@ def test_every_protocol_is_compared(table: ModuleType) -> None:
     assert compared <= offered
 
 
+def test_every_regime_is_compared_or_noted(table: ModuleType) -> None:
+    """Where all classes compete, methods are trained in three regimes."""
+    compared = {(method, name, regime) for method, name, regime, _ in table.released()}
+    for method, row in METHODS.items():
+        for name in published_on(method) if row.trainable else ():
+            for regime in ("inductive", "transductive", "supervised"):
+                noted = bool(require_published(method, name, regime).note)
+                unknown = name in table.GENERALISED and (method, name, regime) not in compared
+                assert noted or not unknown, (method, name, regime)
+
+
 def test_the_page_is_up_to_date(table: ModuleType) -> None:
     page = (ROOT / "docs" / "published.md").read_text(encoding="utf-8")
     assert page == table.page(), "python benchmarks/published.py > docs/published.md"
@@ -92,6 +106,28 @@ def test_a_regime_may_have_a_test_of_its_own() -> None:
     }
     assert windows == {None: 480, "inductive": 480, "transductive": 420, "supervised": 480}
     assert published_on("otseg") == ("voc", "coco-stuff", "context")
+
+
+def test_a_run_on_another_benchmark_may_have_a_test_of_its_own(tmp_path: Path) -> None:
+    """Its windows depend on what it was trained on."""
+    root, run = write_voc(tmp_path / "VOC2012"), tmp_path / "run"
+    for trained, window, stride in (
+        ("coco-stuff", 512, 380),
+        ("context", 480, 80),
+        ("context-60", 512, 426),
+    ):
+        bench, model = get_benchmark(trained), ModelSettings("otseg", "doodles", published=True)
+        names = bench.class_names
+        save_config(
+            run, Run(model, trained, names, names, bench.inference, {"regime": "inductive"})
+        )
+        entry = plan_entries([run], "voc", Places(root=root), Changes(choices={"published": True}))[
+            0
+        ]
+        assert (entry.inference.window, entry.inference.stride) == (window, stride), trained
+        assert not entry.own
+    with pytest.raises(SettingError, match="otseg has no published protocol for ade20k-150"):
+        require_published("otseg", "ade20k-150", "from context")
 
 
 def test_given_values_win_over_published_ones() -> None:

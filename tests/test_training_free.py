@@ -12,7 +12,7 @@ from tiny import tiny_clip
 from unseen.backbones.clip.tower import CLIP
 from unseen.building import encode
 from unseen.errors import DataError, SettingError
-from unseen.methods import create
+from unseen.methods import METHODS, create
 from unseen.methods.training_free import Mode, TrainingFree
 from unseen.segmenter import TextFeatures
 
@@ -105,9 +105,11 @@ def test_unknown_mode() -> None:
         TrainingFree(tiny_clip(), mode="dense")  # type: ignore[arg-type]
 
 
-def test_a_rim_is_left_away_and_stretched_over() -> None:
-    """Released SCLIP and NACLIP: the maps of the whole patches cover the whole image."""
-    segmenter = create("naclip", tiny_clip(), rim="stretch").eval()
+@pytest.mark.parametrize("method", ["naclip", "zegclip", "clip_rc", "otseg", "cascade_clip"])
+def test_a_rim_is_left_away_and_stretched_over(method: str) -> None:
+    """As released: the maps of the whole patches cover the whole image."""
+    sizes = METHODS[method].cls.TINY
+    segmenter = create(method, tiny_clip(), rim="stretch", **sizes).eval()
     images = torch.rand(1, 3, 45, 38)
     text = encode(segmenter, ["cat", "dog"])
     prediction = segmenter(images, text)
@@ -115,8 +117,8 @@ def test_a_rim_is_left_away_and_stretched_over() -> None:
     assert torch.equal(prediction.logits, inside.logits)
     assert prediction.padded_size == (45, 38)
     assert inside.padded_size == (40, 32)
-    assert create("naclip", tiny_clip(), published=True).quirks.rim == "stretch"
-    padded = create("naclip", tiny_clip())(images, text)
+    assert create(method, tiny_clip(), published=True, **sizes).tower_quirks.rim == "stretch"
+    padded = create(method, tiny_clip(), **sizes).eval()(images, text)
     assert (padded.logits.shape[-2:], padded.padded_size) == ((6, 5), (48, 40))
 
 

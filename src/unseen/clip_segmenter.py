@@ -15,6 +15,7 @@ from unseen.backbones.clip.templates import TEMPLATES, Templated, templates_of
 from unseen.backbones.clip.text import NO_TOWER, CLIPText, StoredText, TextEncoder
 from unseen.backbones.clip.tower import CLIP, IMAGENET_MEAN, IMAGENET_STD, Resize
 from unseen.errors import SettingError
+from unseen.modules.resize import whole_patches
 from unseen.segmenter import Segmenter, TextFeatures, Tower, as_color
 from unseen.vocabulary import Vocabulary
 
@@ -161,6 +162,9 @@ def _class_means(vectors: Tensor, vocabulary: Vocabulary) -> Tensor:
     return torch.stack([part.mean(dim=0) for part in torch.split(vectors, counts)])
 
 
+Rim = Literal["pad", "stretch"]
+
+
 @dataclass(frozen=True)
 class TowerQuirks:
     """What the released ZegCLIP, its successors and ESDA do to CLIP's image tower.
@@ -172,12 +176,16 @@ class TowerQuirks:
         resize: How the position table is resized (released: "bilinear").
         train_grid: A grid the position table goes through first (released: that of the training
             crops).
+        rim: What happens where a side is no multiple of the patch: "pad" fills the last patches up;
+            "stretch" leaves the rest away and stretches the maps over it (released, but for ESDA,
+            whose images are whole patches).
     """
 
     normalization: Literal["clip", "imagenet"] = "clip"
     class_embedding_twice: bool = False
     resize: Resize = "bicubic"
     train_grid: tuple[int, int] | None = None
+    rim: Rim = "pad"
 
 
 RELEASED_TOWER: dict[str, Any] = {
@@ -232,6 +240,13 @@ class ClipSegmenter(TextSegmenter):
             twice=quirks.class_embedding_twice,
         )
 
+    def covered(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images (B, 3, H, W) to look at, and height and width in pixels that their maps cover."""
+        if self.tower_quirks.rim == "stretch":
+            size = (images.shape[-2], images.shape[-1])
+            return whole_patches(images, self.clip.patch_size), size
+        return images, self.clip.padded_size(images)
+
 
 class CosineSegmenter(ClipSegmenter):
     """Base of the methods without training: cosines of patches with classes, compared by a softmax.
@@ -240,7 +255,7 @@ class CosineSegmenter(ClipSegmenter):
         clip: The tower.
         templates: As for `TextSegmenter`.
         temperature: Factor on the cosines before the softmax over classes.
-        resize: How the position table is resized.
+        quirks: What a released code does to the tower.
 
     Raises:
         SettingError: A temperature of 0.
@@ -251,9 +266,9 @@ class CosineSegmenter(ClipSegmenter):
     confidence_compares: ClassVar[bool] = True
 
     def __init__(
-        self, clip: CLIP, *, templates: Templated, temperature: float, resize: Resize
+        self, clip: CLIP, *, templates: Templated, temperature: float, quirks: TowerQuirks
     ) -> None:
-        super().__init__(clip, templates=templates, quirks=TowerQuirks(resize=resize))
+        super().__init__(clip, templates=templates, quirks=quirks)
         if not temperature > 0:
             raise SettingError(f"temperature is {temperature}; give a number above 0")
         self.temperature = temperature

@@ -43,6 +43,7 @@ RELEASED_PROMPTED: dict[str, Any] = {
     "train_grid": (32, 32),
     "ignored_as": "negative",
     "identical_layers": True,
+    "rim": "stretch",
 }
 """The values of `PromptedQuirks` that the released codes share."""
 

@@ -14,6 +14,7 @@ from unseen.data.benchmarks import Benchmark, check_flags_used, folds_of, get_be
 from unseen.errors import SettingError
 from unseen.methods.options import nearest
 from unseen.recipes import Protocol, require_published
+from unseen.runs import Run
 from unseen.settings import (
     EvaluationSettings,
     InferenceSettings,
@@ -216,14 +217,20 @@ def _entry(name: str, source: ModelSource, bench: Benchmark, changes: Changes) -
         base, vocabulary = run.inference, run.vocabulary
     protocol = Protocol()
     if changes.choices.get("published"):
-        regime = None if run is None else run.train.get("regime")
-        protocol = require_published(source.settings.method, bench.name, regime)
+        protocol = require_published(source.settings.method, bench.name, _trained(run, own))
         source = source.by(protocol)
     for mapping in (protocol.inference, changes.inference):
         base = change_inference(base, mapping)
     for words in (protocol.vocabulary, changes.vocabulary):
         vocabulary = change_vocabulary(vocabulary, words)
     return Entry(name, source, bench, base, vocabulary, changes.scoring(protocol), own)
+
+
+def _trained(run: Run | None, own: bool) -> str | None:
+    """How a run was trained, as `unseen.recipes.published` wants it."""
+    if run is None:
+        return None
+    return run.train.get("regime") if own else f"from {run.benchmark}"
 
 
 def _benchmarks(

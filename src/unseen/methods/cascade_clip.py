@@ -6,8 +6,8 @@ last are brought into the joint space and summed in groups with learned weights.
 the last block alone, has a decoder with queries of its own; the map of a class is the sum of the
 decoders' maps.
 
-The released code differs from sound practice in a few places, collected in `MaskDecoderQuirks`; the
-defaults are what we found right. `docs/methods/cascade_clip.md` lists them with numbers.
+The released code differs from sound practice in a few places, collected in `MaskDecoderQuirks` and
+in `CascadeCLIP.PUBLISHED`; `docs/methods/cascade_clip.md` lists them.
 """
 
 from __future__ import annotations
@@ -201,6 +201,7 @@ class CascadeCLIP(PromptedSegmenter):
 
         Under deep supervision the decoders' own maps are auxiliary ones while training.
         """
+        images, covered = self.covered(images)
         grid = self.clip.grid(images)
         class_token, *memories = self.encode_images(images)
         scores = self.decode(class_token, memories, text)
@@ -210,7 +211,7 @@ class CascadeCLIP(PromptedSegmenter):
         if self.training and self.deep_supervision:
             auxiliary = tuple(AuxiliaryMap(self.biased(each)) for each in maps)
         logits = self.biased(torch.stack(maps).sum(dim=0))
-        return Prediction(logits, self.clip.padded_size(images), auxiliary=auxiliary)
+        return Prediction(logits, covered, auxiliary=auxiliary)
 
 
 def _grouped(

@@ -288,6 +288,7 @@ class CLIPRC(PromptedSegmenter):
 
         While training, the extras hold what the recovery loss compares.
         """
+        images, covered = self.covered(images)
         grid = self.clip.grid(images)
         class_token, patches, regions = self.encode_images(images)
         # Each region is seen in the light of the whole image: Γ_j + g.
@@ -312,7 +313,7 @@ class CLIPRC(PromptedSegmenter):
                 "recovered_descriptors": recovered_q,
                 "recovered_patches": recovered_v,
             }
-        return Prediction(logits, self.clip.padded_size(images), extras)
+        return Prediction(logits, covered, extras)
 
     def _lateral(
         self, class_token: Tensor, patches: Tensor, regions: Tensor, grid: tuple[int, int]

@@ -279,6 +279,7 @@ class ESDA(QuerySegmenter, ClipSegmenter):
 
     def encode_images(self, images: Tensor) -> Encoded:
         """The blocks before the first that reads the query class."""
+        images, covered = self.covered(images)
         grid = self.clip.grid(images)
         x = self.embed(images)
         patches = []
@@ -286,7 +287,7 @@ class ESDA(QuerySegmenter, ClipSegmenter):
             x = self._block(layer, x, grid)
             if self.training:
                 patches.append(x[:, 1:])
-        return Encoded(x, patches, grid, self.clip.padded_size(images))
+        return Encoded(x, patches, grid, covered)
 
     def answer(self, encoded: Encoded, query: TextFeatures) -> Prediction:
         """Logits (B, 2, h, w), background and query class.

@@ -4,11 +4,11 @@ Kim, Oh and Ye, "OTSeg: Multi-prompt Sinkhorn Attention for Zero-Shot Semantic S
 2024, arXiv 2403.14183. The prompts of a class are not averaged: each is a query, and optimal
 transport divides the patches among them, every prompt an equal share. The map of a class is made of
 the plans. Two paths are trained side by side: one compares the queries with the patches as they
-are, the other goes through a decoder whose attention is such a plan. Their mean is OTSeg+, the
-decoder alone OTSeg.
+are, the other goes through a decoder whose attention is such a plan. Their mean is OTSeg+; the
+decoder alone is OTSeg, by what others say of the paper.
 
-The released code differs from sound practice in a few places, collected in `OTSegQuirks`; the
-defaults are what we found right. `docs/methods/otseg.md` lists them with numbers.
+The released code differs from sound practice in a few places, collected in `OTSegQuirks`;
+`docs/methods/otseg.md` lists them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP
 from unseen.errors import SettingError
-from unseen.modules.decoders import DecoderLayer, start_as_identity
+from unseen.modules.decoders import AttentionLayer, start_as_identity
 from unseen.modules.queries import RelationshipDescriptor
 from unseen.modules.sinkhorn import Sinkhorn
 from unseen.prompted_segmenter import (
@@ -50,7 +50,7 @@ OFFSET = 0.3
 whose cosines are about 0.9."""
 
 
-class SinkhornLayer(DecoderLayer):
+class SinkhornLayer(AttentionLayer):
     """A decoder layer whose attention is a plan: multi-prompt Sinkhorn attention (§3.3).
 
     One head; queries and keys are compared by cosine.
@@ -75,7 +75,7 @@ class SinkhornLayer(DecoderLayer):
         super().__init__(embed_dim, 1, hidden_dim, dropout)
         self.shares, self.sinkhorn = shares, sinkhorn
 
-    def attend(self, queries: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, queries: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (B, K, N, D) after the layer, and the map (B, K, M) of their plans.
 
         Args:
@@ -139,7 +139,7 @@ class SinkhornDecoder(nn.Module):
         """
         earlier = []
         for layer in cast(list[SinkhornLayer], self.layers):
-            queries, maps = layer.attend(queries, memory)
+            queries, maps = layer(queries, memory)
             earlier.append(maps)
         _, chained = self.sinkhorn(self.q(queries), self.k(memory))
         if earlier:
@@ -195,11 +195,11 @@ class OTSeg(PromptedSegmenter):
         options: Those that the methods with visual prompts share.
         epsilon: Strength of the entropy of the plans; the larger, the more alike the prompts of a
             class.
-        rounds: Of Sinkhorn's algorithm, a fixed number.
+        rounds: Of Sinkhorn's algorithm, a fixed number; 25 by default. Not with
+            `sinkhorn_stop=batch`, which ends them by itself.
         ensemble: Share of the path without a decoder in the logits: 0.5 is OTSeg+, 0 OTSeg.
-        text_offsets: Number of learned vectors; each is added to every text feature, so that N
-            prompts become N times as many. 0 for none. For text features from a file that holds one
-            a class.
+        text_offsets: Number F of learned vectors; each is added to every text feature, so that N
+            prompts become N·F. 0 for none. For text features from a file that holds one a class.
         quirks: What the released code does otherwise.
     """
 
@@ -216,13 +216,13 @@ class OTSeg(PromptedSegmenter):
         options: OTSegOptions | None = None,
         *,
         epsilon: float = 0.05,
-        rounds: int = 25,
+        rounds: int | None = None,
         ensemble: float = 0.5,
         text_offsets: int = 0,
         quirks: OTSegQuirks | None = None,
     ) -> None:
         options, quirks = options or OTSegOptions(), quirks or OTSegQuirks()
-        if quirks.sinkhorn_stop == "batch" and rounds != Sinkhorn.rounds:
+        if quirks.sinkhorn_stop == "batch" and rounds is not None:
             raise SettingError(
                 f"rounds is {rounds}, and sinkhorn_stop=batch ends them by itself; give one of both"
             )
@@ -230,7 +230,7 @@ class OTSeg(PromptedSegmenter):
             raise SettingError(f"ensemble is {ensemble}, a share; give a number from 0 to 1")
         super().__init__(clip, options, quirks)
         self.ensemble = ensemble
-        self.sinkhorn = Sinkhorn(epsilon, rounds)
+        self.sinkhorn = Sinkhorn(epsilon, Sinkhorn.rounds if rounds is None else rounds)
         if quirks.sinkhorn_stop == "batch":
             self.sinkhorn = replace(RELEASED_SINKHORN, epsilon=epsilon)
         width = clip.embed_dim
@@ -271,7 +271,8 @@ class OTSeg(PromptedSegmenter):
         """
         text = self.encode_prompts(vocabulary)
         assert text.per_template is not None
-        if text.per_template.shape[1] == 1 and self.text_offsets is None:
+        offsets = 1 if self.text_offsets is None else len(self.text_offsets)
+        if text.per_template.shape[1] * offsets == 1:
             _log.warning(
                 "unseen: OTSeg has a single prompt a class here, so that its plans choose nothing;"
                 " give it several --options.templates, text embeddings of several prompts, or"
@@ -285,6 +286,7 @@ class OTSeg(PromptedSegmenter):
         The auxiliary maps are those of the losses: of the decoder, and of the path without one.
         """
         assert text.per_template is not None
+        images, covered = self.covered(images)
         grid = self.clip.grid(images)
         class_token, patches = self.encode_images(images)
         prompts = text.per_template.to(patches.dtype)  # (K, N, D)
@@ -300,7 +302,7 @@ class OTSeg(PromptedSegmenter):
         )
         return Prediction(
             torch.lerp(decoded, direct, self.ensemble),
-            self.clip.padded_size(images),
+            covered,
             auxiliary=(AuxiliaryMap(decoded), AuxiliaryMap(direct)),
         )
 

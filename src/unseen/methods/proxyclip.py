@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP, Resize
 from unseen.backbones.patches import patch_features
-from unseen.clip_segmenter import CosineSegmenter
+from unseen.clip_segmenter import CosineSegmenter, TowerQuirks
 from unseen.errors import SettingError
 from unseen.modules.proxy import proxy_attention
 from unseen.modules.resize import bilinear, whole_patches
@@ -86,9 +86,8 @@ class ProxyCLIP(CosineSegmenter):
         quirks: ProxyCLIPQuirks | None = None,
     ) -> None:
         self.quirks = quirks or ProxyCLIPQuirks()
-        super().__init__(
-            clip, templates=templates, temperature=temperature, resize=self.quirks.resize
-        )
+        tower = TowerQuirks(resize=self.quirks.resize)
+        super().__init__(clip, templates=templates, temperature=temperature, quirks=tower)
         try:
             self.proxy = patch_features(proxy)
         except SettingError as error:

@@ -28,10 +28,9 @@ from torch.nn import functional as F
 
 from unseen.backbones.clip.templates import Templated
 from unseen.backbones.clip.tower import CLIP, Resize
-from unseen.clip_segmenter import CosineSegmenter
+from unseen.clip_segmenter import CosineSegmenter, Rim, TowerQuirks
 from unseen.errors import SettingError
 from unseen.modules.attention import NeighbourAttention, attend, merge_heads, split_heads
-from unseen.modules.resize import whole_patches
 from unseen.segmenter import Prediction, TextFeatures
 
 Mode = Literal["clip", "maskclip", "maskclip_no_residual", "sclip", "clearclip", "naclip"]
@@ -53,7 +52,7 @@ class TrainingFreeQuirks:
     """
 
     resize: Resize = "bicubic"
-    rim: Literal["pad", "stretch"] = "pad"
+    rim: Rim = "pad"
 
     @classmethod
     def released(cls) -> TrainingFreeQuirks:
@@ -88,9 +87,8 @@ class TrainingFree(CosineSegmenter):
         quirks: TrainingFreeQuirks | None = None,
     ) -> None:
         self.quirks = quirks or TrainingFreeQuirks()
-        super().__init__(
-            clip, templates=templates, temperature=temperature, resize=self.quirks.resize
-        )
+        tower = TowerQuirks(resize=self.quirks.resize, rim=self.quirks.rim)
+        super().__init__(clip, templates=templates, temperature=temperature, quirks=tower)
         if mode not in get_args(Mode):
             raise SettingError(
                 f"there is no training-free mode {mode!r}; choose one of"
@@ -105,10 +103,7 @@ class TrainingFree(CosineSegmenter):
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:
         """Cosines (B, K, h, w) of images (B, 3, H, W), RGB in 0..1."""
-        covered = self.clip.padded_size(images)
-        if self.quirks.rim == "stretch":
-            covered = (images.shape[-2], images.shape[-1])
-            images = whole_patches(images, self.clip.patch_size)
+        images, covered = self.covered(images)
         h, w = self.clip.grid(images)
         # All methods here share every block but the last.
         x = self.clip.blocks(self.embed(images), stop=-1)

@@ -80,6 +80,7 @@ class ZegCLIP(PromptedSegmenter):
 
         Under deep supervision the scores of earlier decoder layers are auxiliary maps.
         """
+        images, covered = self.covered(images)
         grid = self.clip.grid(images)
         class_token, patches = self.encode_images(images)
         queries = self.descriptor(class_token, text.pooled)  # (B, K, D)
@@ -87,4 +88,4 @@ class ZegCLIP(PromptedSegmenter):
         scores = self.decoder(queries, patches)
         maps = [self.biased(each.unflatten(2, grid)) for each in scores]
         auxiliary = tuple(AuxiliaryMap(logits) for logits in maps[:-1])
-        return Prediction(maps[-1], self.clip.padded_size(images), auxiliary=auxiliary)
+        return Prediction(maps[-1], covered, auxiliary=auxiliary)

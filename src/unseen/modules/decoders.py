@@ -75,8 +75,11 @@ def mean_scores(q: Tensor, k: Tensor, num_heads: int) -> Tensor:
     return scores
 
 
-class DecoderLayer(nn.Module):
-    """Cross-attention and feed-forward, post-norm; no self-attention."""
+class AttentionLayer(nn.Module):
+    """The parts of a decoder layer: attention and feed-forward, post-norm; no self-attention.
+
+    How queries attend to the memory is left to the kinds of layers.
+    """
 
     def __init__(
         self, embed_dim: int, num_heads: int, hidden_dim: int, dropout: float = 0.1
@@ -95,6 +98,18 @@ class DecoderLayer(nn.Module):
             nn.init.zeros_(branch.weight)
             nn.init.zeros_(branch.bias)
 
+    def update(self, queries: Tensor, attended: Tensor) -> Tensor:
+        """Queries (…, D) after what they attended to, (…, D), and the feed-forward part."""
+        # Post-norm, as in the original transformer: the residual sum is normalised.
+        queries = self.norm2(queries + self.drop(attended))
+        hidden = self.drop(F.relu(self.linear1(queries)))
+        out: Tensor = self.norm3(queries + self.drop(self.linear2(hidden)))
+        return out
+
+
+class DecoderLayer(AttentionLayer):
+    """A layer of cross-attention, softmax and all."""
+
     def scores(self, queries: Tensor, memory: Tensor, heads: int) -> Tensor:
         """The layer's attention scores before the softmax, (B, K, N) (`mean_scores`)."""
         # The scores are those of the attention itself, so they need no parameters of their own.
@@ -104,14 +119,6 @@ class DecoderLayer(nn.Module):
     def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
         """(B, K, D) from queries (B, K, D) and memory (B, N, D)."""
         return self.update(queries, self.multihead_attn(queries, memory))
-
-    def update(self, queries: Tensor, attended: Tensor) -> Tensor:
-        """Queries (…, D) after what they attended to, (…, D), and the feed-forward part."""
-        # Post-norm, as in the original transformer: the residual sum is normalised.
-        queries = self.norm2(queries + self.drop(attended))
-        hidden = self.drop(F.relu(self.linear1(queries)))
-        out: Tensor = self.norm3(queries + self.drop(self.linear2(hidden)))
-        return out
 
 
 @dataclass(frozen=True)

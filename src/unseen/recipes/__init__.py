@@ -99,14 +99,16 @@ def published(method: str, benchmark: str, regime: str | None = None) -> Protoco
     Args:
         method: Name of a method.
         benchmark: Name of a benchmark.
-        regime: How it is trained, where that changes more than the training.
+        regime: How it is trained, where that changes more than the training; or "from NAME"
+            with the benchmark that a run was trained on, if that is another.
     """
     sections = _sections(method).get("published", {})
     base = _base(benchmark, sections)
-    if base not in sections:
+    # The section of a regime holds only the differences from that of the benchmark, if it has one.
+    found = [sections[name] for name in (base, f"{base}/{regime}") if name in sections]
+    if not found:
         return None
-    section = _merged(sections[base], sections.get(f"{base}/{regime}", {}))
-    return Protocol(**_merged(RELEASED, section))
+    return Protocol(**_merged(RELEASED, _merged(found[0], found[-1])))
 
 
 def require_published(method: str, benchmark: str, regime: str | None = None) -> Protocol:
