@@ -25,7 +25,9 @@ from unseen.data.benchmarks import get_benchmark
 from unseen.data.classes import VOC, VOC_UNSEEN
 from unseen.methods import METHODS, create
 from unseen.methods.options import check, options_of
+from unseen.methods.zegclip import ZegCLIP
 from unseen.prompted_segmenter import PromptedOptions
+from unseen.settings import TrainSettings
 from unseen.vocabulary import Vocabulary
 
 FOLDER = Path(__file__).parents[1] / "examples" / "photographs"
@@ -40,6 +42,8 @@ MODULES = (
     "charts",
     "page",
     "choices",
+    "starts",
+    "confusions",
     "sheets",
     "combination",
     "search",
@@ -202,6 +206,7 @@ def test_the_page_says_what_was_measured(scripts: dict[str, ModuleType]) -> None
     told = "\n\n".join(page.page(places)) + "\n"
     assert told == (FOLDER / "results.md").read_text(), "run examples/photographs/page.py again"
     assert charts.curve_chart(places) == (FOLDER / "curve.svg").read_text()
+    assert charts.class_chart(places, page.shown(places)) == (FOLDER / "classes.svg").read_text()
 
 
 def test_numbers_of_the_text_are_those_of_the_tables() -> None:
@@ -249,36 +254,49 @@ def test_every_row_and_choice_fits_its_method(scripts: dict[str, ModuleType]) ->
         if row.method in METHODS:
             check(row.method, model.options, METHODS[row.method].choices)
     for name, listed in choices.CHOICES.items():
-        known = METHODS[name].choices
-        for choice in listed:
-            key, _, value = choice.partition("=")
-            if value and not key.startswith(("train.", "scored.", "start.")):
-                assert key in known, choice
+        for choice in map(choices.Choice.read, listed):
+            known = METHODS[name].choices.keys() | choices.START
+            assert {*choice.options, *choice.scored} <= known, choice
+            TrainSettings(**choice.train)
 
 
 def test_an_aligned_start_in_parts(scripts: dict[str, ModuleType]) -> None:
-    """Each choice changes the first logits, and leaves nothing behind."""
-    clip, images = tiny_clip(), torch.rand(1, 3, 32, 40)
+    """Each choice changes the first logits, and no choice is ZegCLIP."""
+    images = torch.rand(1, 3, 32, 40)
 
-    def first(key: str = "", value: object = None) -> torch.Tensor:
+    def first(made: type, **options: object) -> torch.Tensor:
         torch.manual_seed(0)
-        with scripts["choices"].start_by(key, value):
-            segmenter = create("zegclip", clip, num_prompts=2, decoder_heads=1).eval()
-            text = segmenter.encode_text(Vocabulary(("cat", "dog")))
-            segmenter.start_from(images, text)
-            return segmenter(images, text).logits
+        clip = tiny_clip()
+        segmenter = made(clip, PromptedOptions(2), **options).eval()
+        text = segmenter.encode_text(Vocabulary(("cat", "dog")))
+        segmenter.start_from(images, text)
+        return segmenter(images, text).logits
 
-    whole = first()
-    assert torch.equal(first("start", "released"), whole)
-    for key, value in (
-        ("without.descriptor", None),
-        ("without.decoder", None),
-        ("start.SPREAD", 4.0),
-        ("start.PRIOR", -1.0),
+    made = scripts["starts"].PartlyAligned
+    whole = first(ZegCLIP)
+    assert torch.equal(first(made), whole)
+    for options in (
+        {"random": "descriptor"},
+        {"random": "decoder"},
+        {"random": "prompts"},
+        {"spread": 4.0},
+        {"prior": -1.0},
     ):
-        assert not torch.allclose(first(key, value), whole, atol=0.1), key
-    assert float(first("start.SPREAD", 4.0).std()) == pytest.approx(4, rel=1e-3)
-    assert torch.equal(first(), whole)
+        assert not torch.allclose(first(made, **options), whole, atol=0.02), options
+    assert float(first(made, spread=4.0).std()) == pytest.approx(4, rel=1e-3)
+    assert float(first(made, spread=4.0, prior=-1.0).mean()) == pytest.approx(-1, abs=1e-3)
+
+
+def test_choices_are_read(scripts: dict[str, ModuleType]) -> None:
+    choices = scripts["choices"]
+    read, zegclip = choices.Choice.read, choices.ROWS["zegclip"]
+    assert read("ours") == choices.Choice()
+    choice = read("start=released+train.lr=1e-3+scored.calibration=0.1")
+    assert (choice.options, choice.train) == ({"start": "released"}, {"lr": 1e-3})
+    assert choice.scored == {"calibration": 0.1}
+    assert choice.row(zegclip).method == "zegclip"
+    assert choice.row(zegclip).options == {**zegclip.options, "start": "released"}
+    assert read("spread=4.0").row(zegclip).method == "partly_aligned"
 
 
 def test_choices_of_the_search_are_read(scripts: dict[str, ModuleType]) -> None:
@@ -316,7 +334,12 @@ def test_a_combination_starts_as_zegclip_and_learns(scripts: dict[str, ModuleTyp
     centred.start_from(images, text)
     assert centred.text_mean.any()
     assert centred.direct[0] != 1
-    for options in ({"direct": True}, {"text_noise": 0.3}, {"pairs_weight": 0.5, "centred": True}):
+    for options in (
+        {"direct": True},
+        {"text_noise": 0.3},
+        {"pairs_weight": 0.5, "centred": True},
+        {"presence": 1.0},
+    ):
         torch.manual_seed(0)
         learner = made(tiny_clip(), PromptedOptions(2, dropout=0.0), **options).train()
         assert learn_one_image(learner)[2] > 0.9

@@ -14,24 +14,30 @@ from tables import Result, best_free, stored
 
 from unseen.data.classes import VOC, VOC_UNSEEN
 
-COLOURS = ("#b9c1c7", "#0b6e99", "#c8553d")
-INK, FAINT = "#22292e", "#5c676d"
+COLOURS = ("#b9c1c7", "#0b6e99", "#c8553d", "#d9b44a")
+INK, FAINT, GRID = "#22292e", "#5c676d", "#e3e6e8"
 
 
 def class_chart(places: argparse.Namespace, rows: Sequence[tuple[str, str]]) -> str:
     """IoU of every class, all twenty competing; bars are means over seeds, lines their range."""
-    height, left, width, per_point, bar = 24, 120, 720, 5.4, 6
-    parts = [_svg(width, 74 + height * len(VOC) + 14)]
-    parts.append(_text(10, 20, "IoU of VOC's classes, all twenty competing", bold=True))
+    height, left, width, per_point, bar = 31, 120, 720, 5.6, 6
+    bottom = 90 + height * len(VOC) + 22
+    parts = [_svg(width, bottom + 10)]
+    parts.append(_text(10, 20, "IoU of VOC's classes in percent, all twenty competing", bold=True))
+    parts.append(_text(360, 20, "bars: means; lines: lowest to highest seed", colour=FAINT))
     for index, (_, title) in enumerate(rows):
-        parts.append(_box(10 + 230 * index, 32, 10, 10, COLOURS[index]))
-        parts.append(_text(26 + 230 * index, 41, title))
+        parts.append(_box(10 + 176 * index, 32, 10, 10, COLOURS[index]))
+        parts.append(_text(26 + 176 * index, 41, title))
+    for value in range(0, 101, 20):
+        x = left + per_point * value
+        parts.append(_line([(x, 72), (x, bottom)], GRID, 1))
+        parts.append(_text(x - 4 * len(str(value)), 66, str(value), colour=FAINT))
     order = [*SEEN, *VOC_UNSEEN]
     values = [[seed["generalised"]["iou"] for seed in stored(places, name)] for name, _ in rows]
     for line, name in enumerate(order):
-        top = 60 + height * line + (14 if name in VOC_UNSEEN else 0)
+        top = 78 + height * line + (24 if name in VOC_UNSEEN else 0)
         weight = ' font-weight="bold"' if name in VOC_UNSEEN else ""
-        parts.append(f'<text x="{left - 8}" y="{top + 14}" text-anchor="end"{weight}>{name}</text>')
+        parts.append(f'<text x="{left - 8}" y="{top + 18}" text-anchor="end"{weight}>{name}</text>')
         for index, seeds in enumerate(values):
             # A class that no pixel has and none is given has no IoU.
             scores = [seed[name] or 0.0 for seed in seeds]
@@ -40,7 +46,8 @@ def class_chart(places: argparse.Namespace, rows: Sequence[tuple[str, str]]) -> 
             if len(scores) > 1:
                 ends = (left + per_point * min(scores), left + per_point * max(scores))
                 parts.append(_line([(ends[0], y + bar / 2), (ends[1], y + bar / 2)], INK, 1))
-    parts.append(_text(10, 60 + height * 15 + 11, "without masks in training:", colour=FAINT))
+    told = "without masks in training (but for supervised):"
+    parts.append(_text(10, 78 + height * len(SEEN) + 15, told, colour=FAINT))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -58,7 +65,7 @@ def curve_chart(places: argparse.Namespace) -> str:
     parts.append(_text(10, 20, "How many masks it takes: mIoU of unseen classes", bold=True))
     for value in range(0, 61, 10):
         y = y_of(value)
-        parts.append(_line([(left, y), (700, y)], "#e3e6e8", 1))
+        parts.append(_line([(left, y), (700, y)], GRID, 1))
         parts.append(_text(left - 30, y + 4, str(value), colour=FAINT))
     for count, place in x.items():
         parts.append(_text(place - 10, bottom + 20, str(count), colour=FAINT))
@@ -68,7 +75,7 @@ def curve_chart(places: argparse.Namespace) -> str:
     parts.append(_line([(left, y), (700, y)], FAINT, 1.5, dashed=True))
     parts.append(_text(560, y - 6, f"{best}, no training", colour=FAINT))
     labels = {"zegclip": "ZegCLIP, aligned start", "zegclip-released": "ZegCLIP, released start"}
-    for colour, (name, title) in zip(COLOURS[1:], labels.items(), strict=True):
+    for colour, (name, title) in zip(COLOURS[1:3], labels.items(), strict=True):
         points = []
         for count, place in x.items():
             scores = [part["scores"]["mIoU_U"] for part in _curve_point(places, name, count)]

@@ -8,21 +8,21 @@ Run: python examples/photographs/choices.py --voc VOC2012 --lists LISTS --mobile
      python examples/photographs/choices.py ... --methods zegclip --only ours start=released
 
 A choice is NAME=VALUE of the method's options, train.NAME=VALUE of the training settings,
-scored.NAME=VALUE of an option changed after training; of an aligned start, start.NAME=VALUE of its
-constants (SPREAD and PRIOR of the first logits), or without.PART, one of its parts at random
-(descriptor, decoder, prompts).
+scored.NAME=VALUE of an option changed after training, or several of them joined by "+". Of
+ZegCLIP's aligned start random=PART leaves one of its parts at random (descriptor, decoder,
+prompts), and spread and prior move its first logits (`starts.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 from common import FREE, Row, cell, held_back, in_folds, kept, places_of, score, train
+from starts import PartlyAligned
 
 from unseen.cli.flags import read_value
 from unseen.data.benchmarks import get_benchmark
@@ -35,39 +35,23 @@ ROWS = {
     "clip_rc": Row("CLIP-RC", "clip_rc", BEFORE, {"lr": 1e-4}),
     "otseg": Row("OTSeg+", "otseg", {"text_offsets": 4}, {"lr": 1e-4}),
     "cascade_clip": Row("Cascade-CLIP", "cascade_clip", {}, {"lr": 1e-4}),
-    "esda": Row("ESDA", "esda", train={"lr": 1e-3, "unseen_pixels": "ignore"}, query=True),
-    "sazs": Row(
-        "SAZS",
-        "sazs",
-        {
-            "backbone": "mobilenet_v2",
-            "weights": "MOBILENET",
-            "background": "learned",
-            "scale": 10.0,
-        },
-        {"lr": 2e-4},
-        query=True,
-    ),
-    "edgeclip": Row(
-        "EdgeCLIP",
-        "edgeclip",
-        MOBILENET,
-        {"lr": 2e-4},
-        query=True,
-    ),
+    "esda": Row("ESDA", "esda", train={"lr": 1e-3}, query=True),
+    "sazs": Row("SAZS", "sazs", {**MOBILENET, "scale": 10.0}, {"lr": 2e-4}, query=True),
+    "edgeclip": Row("EdgeCLIP", "edgeclip", MOBILENET, {"lr": 2e-4}, query=True),
 }
 """Each method as it is chosen here, before a choice."""
 CHOICES = {
     "zegclip": [
         "ours",
         "start=released",
-        "without.descriptor",
-        "without.decoder",
-        "without.prompts",
-        "start.SPREAD=1.0",
-        "start.SPREAD=4.0",
-        "start.PRIOR=-1.0",
-        "start.PRIOR=-5.0",
+        "start=released+train.lr=1e-3",
+        "random=descriptor",
+        "random=decoder",
+        "random=prompts",
+        "spread=1.0",
+        "spread=4.0",
+        "prior=-1.0",
+        "prior=-5.0",
         "train.lr=3e-5",
         "train.lr=3e-4",
         "train.steps=200",
@@ -155,48 +139,57 @@ CHOICES = {
 MANY, QUERY = ("mIoU_S", "mIoU_U", "hIoU"), ("mIoU", "FB_IoU")
 
 
-@contextmanager
-def start_by(key: str, value: Any) -> Iterator[None]:
-    """An aligned start with another constant, or one that leaves one of its parts at random."""
+START = {"random", "spread", "prior"}
+"""Options of `starts.PartlyAligned` alone."""
 
-    def nothing(*_: Any) -> None:
-        """In place of a function and of methods."""
 
-    targets = {
-        "descriptor": "unseen.methods.zegclip.start_as_identity",
-        "decoder": "unseen.modules.decoders.MaskDecoder.start_as_product",
-        "prompts": "unseen.modules.prompts.VisualPrompts.start_at_zero",
-    }
-    group, _, name = key.partition(".")
-    with ExitStack() as stack:
-        if group == "without":
-            stack.enter_context(patch(targets[name], nothing))
-        elif group == "start" and name:
-            stack.enter_context(patch(f"unseen.modules.starts.{name}", value))
-        yield
+@dataclass(frozen=True)
+class Choice:
+    """What a choice changes.
+
+    Attributes:
+        options: Of the method.
+        train: Values of `TrainSettings`.
+        scored: Options that are changed after training, which costs no run of its own.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    scored: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, text: str) -> Choice:
+        """A choice from its changes, joined by "+"; "ours" for none."""
+        choice = cls()
+        groups = {"train": choice.train, "scored": choice.scored}
+        for change in text.split("+") if text != "ours" else ():
+            name, _, value = change.partition("=")
+            group, _, inner = name.partition(".")
+            place, name = (groups[group], inner) if group in groups else (choice.options, name)
+            place[name] = read_value(value)
+        return choice
+
+    def row(self, base: Row) -> Row:
+        """The row with the choice's options."""
+        method = "partly_aligned" if START & self.options.keys() else base.method
+        return replace(base, method=method, options={**base.options, **self.options})
 
 
 def run_choice(
-    name: str, choice: str, places: argparse.Namespace, part: int, seed: int
+    name: str, text: str, places: argparse.Namespace, part: int, seed: int
 ) -> dict[str, float]:
     """The scores of one choice on one part."""
-    row, changes = ROWS[name], {}
-    key, _, text = choice.partition("=")
-    value = read_value(text) if text else None
-    if key.startswith("train."):
-        changes[key.removeprefix("train.")] = value
-    elif text and not key.startswith(("scored.", "start.")):
-        row = Row(row.title, row.method, {**row.options, key: value}, row.train, query=row.query)
+    choice = Choice.read(text)
+    row = choice.row(ROWS[name])
     folder = held_back(places, part, "threshold" if row.query else "ignore")
-    of_run = "ours" if key.startswith("scored.") else choice
+    changes = [change for change in text.split("+") if not change.startswith("scored.")]
+    of_run = "+".join(changes) or "ours"
     out = places.out / "choices" / name / f"{of_run}-{part}-{seed}".replace("/", "_")
-    with start_by(key, value):
-        run = train(row, places, str(folder), out, seed, **changes)
+    run = train(row, places, str(folder), out, seed, **choice.train)
     bench = get_benchmark(str(folder))
     if row.query:
         bench = in_folds(bench)
-    options = {key.removeprefix("scored."): value} if key.startswith("scored.") else None
-    return score(run, bench, places, options=options).scores
+    return score(run, bench, places, options=choice.scored or None).scores
 
 
 def free_scores(name: str, places: argparse.Namespace, part: int) -> dict[str, float]:
@@ -217,6 +210,7 @@ def main() -> None:
     parser.add_argument("--parts", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     places = places_of(parser)
+    PartlyAligned.register()
     for name in places.methods:
         names = FREE if name == "free" else places.only or CHOICES[name]
         heads = QUERY if name in ROWS and ROWS[name].query else MANY

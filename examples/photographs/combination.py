@@ -47,6 +47,9 @@ class Combination(CascadeCLIP):
             step: the text feature of a pair is the mean of both, its mask their union.
         direct: Whether the patches' cosines with the classes are trained as a second path, whose
             logits are averaged with the decoder's (the ensemble of OTSeg+, without transport).
+        presence: How much the class token counts, whose cosine with a class says whether the image
+            shows it: standard deviation of what is added to the logits of a class, on the images
+            that training starts from. 0 for nothing.
         proxy: A second network; maps are averaged over patches that look alike to it (ProxyCLIP).
             Empty for none.
         proxy_in_training: Whether they are averaged in training too.
@@ -66,6 +69,7 @@ class Combination(CascadeCLIP):
         centred: bool = False,
         pairs_weight: float = 0.0,
         direct: bool = False,
+        presence: float = 0.0,
         proxy: str = "",
         proxy_in_training: bool = False,
         proxy_share: float = 1.0,
@@ -79,8 +83,12 @@ class Combination(CascadeCLIP):
         self.direct: nn.Parameter | None = None
         if direct:
             self.direct = nn.Parameter(torch.tensor([1.0, 0.0]))  # factor and bias of the cosines
-        # Both need training images or classes, wherever the decoder starts.
-        self.starts_from_images |= centred or direct
+        self.presence: nn.Parameter | None = None
+        self.presence_spread = presence
+        if presence:
+            self.presence = nn.Parameter(torch.zeros(2), requires_grad=False)  # factor and mean
+        # All need training images or classes, wherever the decoder starts.
+        self.starts_from_images |= centred or direct or bool(presence)
         self.proxy = patch_features(proxy) if proxy else None
 
     @classmethod
@@ -112,16 +120,29 @@ class Combination(CascadeCLIP):
             factor, bias = logit_range(self._paths(images, text)[0])
             self.scale_logits(factor)
             self.logit_bias.fill_(bias)
+        if self.presence is not None:  # last, since it is no part of the ranges above
+            cosines = self.encode_images(images)[0] @ self._centred(text).pooled.T  # (B, K)
+            std, mean = torch.std_mean(cosines)
+            self.presence.copy_(torch.stack([self.presence_spread / std, mean]))
+
+    def _centred(self, text: TextFeatures) -> TextFeatures:
+        """Text features without what the training classes share, where that is subtracted."""
+        if self.text_mean is None:
+            return text
+        return replace(text, pooled=F.normalize(text.pooled - self.text_mean, dim=-1))
 
     def _paths(self, images: Tensor, text: TextFeatures) -> list[Tensor]:
         """Logits (B, K, h, w) of the decoders, and of the cosines where they are trained."""
-        if self.text_mean is not None:
-            text = replace(text, pooled=F.normalize(text.pooled - self.text_mean, dim=-1))
+        text = self._centred(text)
         class_token, *memories = self.encode_images(images)
         maps = [self.biased(torch.stack(self.decode(class_token, memories, text)).sum(dim=0))]
         if self.direct is not None:
             cosines = (memories[-1] @ text.pooled.T).transpose(1, 2)  # (B, K, N)
             maps.append(self.direct[0] * cosines + self.direct[1])
+        if self.presence is not None:
+            factor, mean = self.presence
+            shown = factor * (class_token @ text.pooled.T - mean)  # (B, K)
+            maps = [each + shown.unsqueeze(-1) for each in maps]
         return [each.unflatten(2, self.clip.grid(images)) for each in maps]
 
     def forward(self, images: Tensor, text: TextFeatures) -> Prediction:

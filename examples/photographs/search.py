@@ -57,7 +57,10 @@ CHOICES = (
     "decoder_layers=1",
     "centred=true",
     "pairs_weight=0.5",
+    "presence=1.0",
     "inference.refinement=pamr",
+    "inference.area_threshold=0.05",
+    "inference.short_side=320",
 )
 """What is tried by default."""
 NUMBERS = ("mIoU_S", "mIoU_U", "hIoU")

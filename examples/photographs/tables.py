@@ -11,9 +11,14 @@ from typing import Any
 from background import MODELS
 from choices import CHOICES, MANY, QUERY
 from common import FREE, cell
+from confusions import MODELS as CONFUSED
 from refined import MODELS as REFINED
 from run import FOLDS, ROWS
 
+from unseen.data.classes import VOC_UNSEEN
+
+COMPARED = ("zegclip", "clip_rc", "zegclip-transductive", "zegclip-supervised", "probe")
+"""Rows whose unseen classes are shown one by one, beside the best without training."""
 SPLITS = ("voc", *(f"pascal-5i/{fold}" for fold in FOLDS))
 Result = dict[str, Any]
 
@@ -75,6 +80,41 @@ def generalised(places: argparse.Namespace) -> str:
             cells = (cell([seed["scores"][score] for seed in seeds]) for score in names)
             rows.append([title_of(name), *cells])
     return table(["", "pAcc", "mIoU seen", "mIoU unseen", "hIoU"], rows)
+
+
+def unseen_classes(places: argparse.Namespace) -> str:
+    """IoU of the unseen classes, all twenty competing: means over seeds."""
+    rows = []
+    for name in (best_free(places), *COMPARED):
+        found = [seed["generalised"]["iou"] for seed in stored(places, name)]
+        means = [statistics.mean(seed[each] or 0.0 for seed in found) for each in VOC_UNSEEN]
+        rows.append([title_of(name), *(f"{mean:.1f}" for mean in means)])
+    return table(["", *VOC_UNSEEN], rows)
+
+
+def mistaken(places: argparse.Namespace, name: str) -> str:
+    """What pixels of the unseen classes are given, and what pixels are that are given them."""
+    found = json.loads((places.results / "confusions" / f"{name}.json").read_text())["classes"]
+    rows = [[each, _shares(part["its pixels"]), _shares(part["given it"])]
+            for each, part in found.items()]  # fmt: skip
+    return table([title_of(name), "its pixels are given", "pixels that are given it are"], rows)
+
+
+def _shares(of: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {share:.0f} %" for name, share in of.items())
+
+
+def among_present(places: argparse.Namespace) -> str:
+    """Scores where all classes compete, and where those in the image do: seed 0."""
+    rows = []
+    for name in CONFUSED:
+        path = places.results / "confusions" / f"{name}.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            parts = (found["scores"], found["among present"])
+            rows.append([title_of(name), *(f"{part[head]:.1f}" for part in parts for head in MANY)])
+    heads = ("seen", "unseen", "hIoU")
+    return table(["", *heads, *(f"{head}, told" for head in heads)], rows)
 
 
 def in_folds(places: argparse.Namespace, score: str) -> str:

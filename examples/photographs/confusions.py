@@ -1,0 +1,110 @@
+"""Where the unseen classes lose: what their pixels are called, and what else goes by their names.
+
+Of runs on VOC with all twenty classes competing (seed 0), for each unseen class: which classes its
+pixels are given, and which classes the pixels are of that are given it. Beside it the scores when
+only the classes in an image compete, so that the class is known to be there. Results are kept.
+
+Run: python examples/photographs/confusions.py --voc VOC2012 --lists LISTS --mobilenet FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import FREE, SIZE, kept, places_of, score, train, voc_without_background, with_files
+from run import ROWS, present_lists
+
+import unseen
+from unseen.data.classes import VOC, VOC_UNSEEN
+from unseen.labels import IGNORE
+from unseen.metrics import ConfusionMatrix
+from unseen.predictor import Predictor
+
+MODELS = ("sclip", "zegclip", "zegclip-transductive", "clip_rc", "esda", "sazs", "edgeclip")
+SHOWN = 3
+"""Classes that are kept for each unseen one."""
+
+
+def run_of(name: str, places: argparse.Namespace) -> str | Path:
+    """A method without training, or a run of seed 0 that has seen masks of the 15 classes."""
+    if name in FREE:
+        return name
+    # The classes of the last fold are the unseen ones of VOC.
+    split = "pascal-5i/3" if ROWS[name].query else "voc"
+    folder = places.out / "runs" / f"{name}-{split.replace('/', '-')}-0"
+    return train(ROWS[name], places, split, folder, 0)
+
+
+def load(name: str, places: argparse.Namespace) -> Predictor:
+    """The model of a row, for any list of classes."""
+    if name in FREE:
+        source: dict[str, Any] = {"clip": str(places.tower), "text_embeddings": places.text}
+        options = with_files(FREE[name], places)
+        return unseen.load(name, inference=SIZE, class_names=VOC, options=options, **source)
+    return unseen.load(run_of(name, places), inference=SIZE)
+
+
+def largest(counts: torch.Tensor) -> dict[str, float]:
+    """The classes with most pixels of counts (K,), in percent of all."""
+    shares = (100 * counts / counts.sum()).tolist()
+    best = sorted(range(len(VOC)), key=lambda index: -shares[index])[:SHOWN]
+    return {VOC[index]: shares[index] for index in best}
+
+
+def mistaken(counts: torch.Tensor, name: str) -> dict[str, dict[str, float]]:
+    """What the pixels of a class are given, and what the pixels are that are given the class.
+
+    Args:
+        counts: (K, K) by truth and prediction.
+        name: The class.
+    """
+    index = VOC.index(name)
+    return {"its pixels": largest(counts[index]), "given it": largest(counts[:, index])}
+
+
+def among_present(model: Predictor, places: argparse.Namespace) -> dict[str, float]:
+    """The scores when the classes of each image are told."""
+    bench = voc_without_background()
+    data, matrix, text = bench.data("val", places.voc), ConfusionMatrix(len(VOC)), model.encode(VOC)
+    for index in range(len(data)):
+        sample = data[index]
+        ids = [value for value in sample.labels.unique().tolist() if value != IGNORE]
+        image = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())
+        found = model.segment_encoded(image, text.select(ids)).labels.astype(np.int64)
+        matrix.update(torch.tensor(ids)[torch.from_numpy(found)], sample.labels)
+    return matrix.summary(bench.seen_ids, bench.unseen_ids)
+
+
+def measure(row: str, places: argparse.Namespace) -> dict[str, Any]:
+    """Both answers for a row."""
+    report = score(run_of(row, places), voc_without_background(), places)
+    assert isinstance(report.metric, ConfusionMatrix)
+    counts = report.metric.counts[:, : len(VOC)].double()
+    return {
+        "classes": {name: mistaken(counts, name) for name in VOC_UNSEEN},
+        "scores": report.scores,
+        "among present": among_present(load(row, places), places),
+    }
+
+
+def main() -> None:
+    """Measure everything that is missing."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    places = places_of(parser)
+    places.lists = present_lists(places)
+    for name in places.models:
+        found = kept(places.results / "confusions" / f"{name}.json", partial(measure, name, places))
+        shown = {key: round(found["among present"][key], 1) for key in ("mIoU_S", "mIoU_U", "hIoU")}
+        print(f"{name}, among the classes of an image: {shown}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
