@@ -38,6 +38,8 @@ MODULES = (
     "run",
     "curve",
     "refined",
+    "floors",
+    "svg",
     "tables",
     "charts",
     "page",

@@ -15,21 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from common import FREE, SIZE, Row, kept, places_of, score, train, voc_without_background
+from floors import commonest_class, every_pixel, wrong_class
 from probe import LinearProbe
 
 import unseen
 from unseen.data.benchmarks import get_benchmark
 from unseen.data.classes import VOC
 from unseen.data.episodes import pascal_list
-from unseen.evaluation.protocols import query_labels, read_episodes
-from unseen.inference import query_mask
-from unseen.labels import IGNORE
-from unseen.metrics import ConfusionMatrix, EpisodeCounts
 from unseen.reports import Report
-from unseen.segmenter import QuerySegmenter
 
 FOLDS = range(4)
 MOBILENET = {"backbone": "mobilenet_v2", "weights": "MOBILENET", "background": "learned"}
@@ -102,31 +96,14 @@ def of_split(name: str, seed: int, split: str, places: argparse.Namespace) -> di
         report = score(run, voc_without_background(), places, options=options)
         return {"generalised": summary(report)}
     bench = get_benchmark(split, places.lists)
-    result = {
-        "fold": summary(score(run, bench, places)),
-        "wrong class": wrong_class(run, split, places, seed),
-    }
+    result = {"fold": summary(score(run, bench, places)), "wrong class": {}}
+    if row.query:
+        counts = wrong_class(unseen.load(run), bench, places.voc, seed, SIZE)
+        result["wrong class"] = counts.summary(bench.seen_ids, bench.unseen_ids)
     if row.query and split == "pascal-5i/3":
         # The classes of the last fold are VOC's unseen ones: the same run, all classes at once.
         result["generalised"] = summary(score(run, voc_without_background(), places))
     return result
-
-
-@torch.no_grad()
-def wrong_class(run: Path, split: str, places: argparse.Namespace, seed: int) -> dict[str, float]:
-    """The floor of a query method: the same run asked another class than it is judged on."""
-    model, bench = unseen.load(run), get_benchmark(split, places.lists)
-    if not isinstance(model.segmenter, QuerySegmenter):
-        return {}
-    assert bench.episodes is not None
-    rng, count = torch.Generator().manual_seed(seed), len(bench.class_names)
-    text, counts = model.encode(bench.class_names), EpisodeCounts(count)
-    for sample, class_id in read_episodes(*bench.episodes(places.voc, "all", 0)):
-        others = [i for i in range(count) if i != class_id]
-        other = others[int(torch.randint(len(others), (), generator=rng))]
-        mask = query_mask(model.segmenter, sample.image.unsqueeze(0), text, other, SIZE)[0]
-        counts.update(mask, query_labels(sample.labels, class_id), class_id)
-    return counts.summary(bench.seen_ids, bench.unseen_ids)
 
 
 # ---------------------------------------------------- without training, and floors
@@ -146,33 +123,17 @@ def of_free(name: str, places: argparse.Namespace) -> dict[str, Any]:
 def floors(places: argparse.Namespace) -> dict[str, Any]:
     """Every pixel the class most frequent in training; every pixel the query class."""
     bench = voc_without_background()
-    counts = np.zeros(256, dtype=np.int64)
-    data, images = bench.data("train", places.voc), 0
-    for index in range(len(data)):
-        found = np.bincount(data.labels(index).numpy().ravel(), minlength=256)
-        counts, images = counts + found, images + bool(found[bench.seen_ids].any())
-    seen = counts[bench.seen_ids]
-    commonest, matrix = bench.seen_ids[int(seen.argmax())], ConfusionMatrix(len(VOC))
-    val = bench.data("val", places.voc)
-    for index in range(len(val)):
-        truth = val.labels(index)
-        matrix.update(torch.where(truth == IGNORE, IGNORE, commonest), truth)
+    commonest, images, matrix = commonest_class(bench, places.voc)
     result: dict[str, Any] = {
         "class": VOC[commonest],
-        "training images": len(data),
+        "training images": len(bench.data("train", places.voc)),
         "with a seen class": images,
         "generalised": matrix.summary(bench.seen_ids, bench.unseen_ids),
     }
     for number in FOLDS:
-        fold, everything = (
-            get_benchmark(f"pascal-5i/{number}", places.lists),
-            EpisodeCounts(len(VOC)),
-        )
-        assert fold.episodes is not None
-        for sample, class_id in read_episodes(*fold.episodes(places.voc, "all", 0)):
-            truth = query_labels(sample.labels, class_id)
-            everything.update(torch.ones_like(truth, dtype=torch.bool), truth, class_id)
-        result[fold.name] = everything.summary(fold.seen_ids, fold.unseen_ids)
+        fold = get_benchmark(f"pascal-5i/{number}", places.lists)
+        counts = every_pixel(fold, places.voc)
+        result[fold.name] = counts.summary(fold.seen_ids, fold.unseen_ids)
     return result
 
 

@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from charts import BOLD
+from floors import every_pixel, wrong_class
+from run import FOLDS, present_lists
+from svg import END, FAINT, INK, box, line, start, text
+from tables import table
 
 import unseen
 from unseen.backbones.dense import DenseBackbone
 from unseen.backbones.mobilenet import DilatedMobileNet
 from unseen.data.benchmarks import Benchmark, get_benchmark
-from unseen.data.episodes import pascal_list
-from unseen.evaluation.protocols import query_labels, read_episodes
 from unseen.files import write_text
-from unseen.inference import query_mask
-from unseen.metrics import EpisodeCounts
-from unseen.predictor import Predictor
 from unseen.reports import mean_and_spread
 from unseen.runs import versions
 from unseen.segments.source import write_masks
@@ -44,7 +44,7 @@ from unseen.settings import (
     TransformSettings,
 )
 
-FOLDS, SIZE = range(4), InferenceSettings(short_side=224)
+SIZE = InferenceSettings(short_side=224)
 ROWS = {
     "SAZS": "query class",
     "… queried with a wrong class": "wrong class",
@@ -61,21 +61,6 @@ COLOURS = {
 LEFT, WIDTH, ROW_HEIGHT, PER_POINT = 110, 660, 26, 5.2
 """Of the chart, in pixels."""
 SCORES = ("mIoU_S", "mIoU_U", "hIoU", "pAcc")
-
-
-def lists_of_present_images(lists: Path, voc: Path, out: Path) -> Path:
-    """HSNet's lists without the images that are not in the folder."""
-    present = {path.stem for path in (voc / "JPEGImages").glob("*.jpg")}
-    for part in ("trn", "val"):
-        for fold in FOLDS:
-            kept = [
-                f"{name}__{class_id + 1:02d}"
-                for name, class_id in pascal_list(lists / part / f"fold{fold}.txt")
-                if name in present
-            ]
-            (out / part).mkdir(parents=True, exist_ok=True)
-            (out / part / f"fold{fold}.txt").write_text("\n".join(kept) + "\n")
-    return out
 
 
 def settings(flags: argparse.Namespace, seed: int) -> tuple[ModelSettings, TrainSettings]:
@@ -127,22 +112,6 @@ def write_segments(bench: Benchmark, flags: argparse.Namespace, folder: Path) ->
             write_masks(folder, sample.name, spectrum.segments)
 
 
-def floors(model: Predictor, bench: Benchmark, voc: Path, seed: int) -> dict[str, EpisodeCounts]:
-    """Two floors: every pixel is the query class; the network is queried with another class."""
-    assert bench.episodes is not None
-    rng = torch.Generator().manual_seed(seed)
-    count, text = len(bench.class_names), model.encode(bench.class_names)
-    everything, wrong = EpisodeCounts(count), EpisodeCounts(count)
-    for sample, class_id in read_episodes(*bench.episodes(voc, "all", 0)):
-        truth = query_labels(sample.labels, class_id)
-        everything.update(torch.ones_like(truth, dtype=torch.bool), truth, class_id)
-        others = [i for i in range(count) if i != class_id]
-        other = others[int(torch.randint(len(others), (), generator=rng))]
-        mask = query_mask(model.segmenter, sample.image.unsqueeze(0), text, other, SIZE)[0]
-        wrong.update(mask, truth, class_id)
-    return {"everything": everything, "wrong class": wrong}
-
-
 def measure(flags: argparse.Namespace, lists: Path, fold: int, seed: int) -> dict[str, Any]:
     """Train, unless the run is there, and score one fold."""
     bench, folder = get_benchmark(f"pascal-5i/{fold}", lists), flags.out / f"fold{fold}-seed{seed}"
@@ -190,7 +159,8 @@ def score(
     generalised = replace(get_benchmark("voc"), unseen=bench.unseen, inference=SIZE)
     at_once = unseen.evaluate(run, generalised, out=run / "all-classes", **common)[0]
     counts = {
-        **floors(unseen.load(run), bench, flags.voc, seed),
+        "everything": every_pixel(bench, flags.voc),
+        "wrong class": wrong_class(unseen.load(run), bench, flags.voc, seed, SIZE),
         "query class": one.metric,
         "refined": refined.metric,
         "oracle": oracle.metric,
@@ -210,11 +180,6 @@ def score(
 # ------------------------------------------------------------------- the page
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
-
-
 def chart(folds: list[list[dict[str, Any]]]) -> str:
     """IoU of every class while it was unseen, as an SVG.
 
@@ -225,23 +190,17 @@ def chart(folds: list[list[dict[str, Any]]]) -> str:
         for seeds in folds
         for name in seeds[0]["iou"]["query class"]
     ]
-    size = f'width="{WIDTH}" height="{70 + ROW_HEIGHT * len(rows)}"'
-    font = 'font-family="sans-serif" font-size="12" fill="#22292e"'
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>',
-        '<rect width="100%" height="100%" fill="#fff"/>',
-        '<text x="10" y="20" font-weight="bold">IoU of VOC\'s classes while they were unseen, one'
-        " query class at a time</text>",
-    ]
+    title = "IoU of VOC's classes while they were unseen, one query class at a time"
+    parts = [start(WIDTH, 70 + ROW_HEIGHT * len(rows)), text(10, 20, title, more=BOLD)]
     for x, (name, colour) in zip((10, 75, 275), COLOURS.items(), strict=True):
-        parts.append(_rectangle(x, 31, 10, 10, colour))
-        parts.append(f'<text x="{x + 15}" y="40">{name}</text>')
-    parts.append('<text x="470" y="40" fill="#5c676d">lines: lowest to highest seed</text>')
+        parts.append(box(x, 31, 10, 10, colour))
+        parts.append(text(x + 15, 40, name))
+    parts.append(text(470, 40, "lines: lowest to highest seed", FAINT))
     for i, (name, seeds) in enumerate(rows):
         top = 56 + ROW_HEIGHT * i + 6 * (i // 5) // 2
-        parts.append(f'<text x="{LEFT - 8}" y="{top + 15}" text-anchor="end">{name}</text>')
+        parts.append(text(LEFT - 8, top + 15, name, more='text-anchor="end"'))
         parts += _bars(top, name, seeds)
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return "\n".join([*parts, END]) + "\n"
 
 
 def _bars(top: int, name: str, seeds: list[dict[str, dict[str, float]]]) -> list[str]:
@@ -251,18 +210,12 @@ def _bars(top: int, name: str, seeds: list[dict[str, dict[str, float]]]) -> list
         values = [iou[ROWS[row]][name] for iou in seeds]
         mean = statistics.mean(values)
         y, height = (top + 1, 10) if i == 0 else (top + 6 + 5 * i, 4)
-        parts.append(_rectangle(LEFT, y, PER_POINT * mean, height, colour))
+        parts.append(box(LEFT, y, PER_POINT * mean, height, colour))
         if i == 0:
             low, high = (LEFT + PER_POINT * value for value in (min(values), max(values)))
-            ends = f'x1="{low:.1f}" x2="{high:.1f}" y1="{y + 5}" y2="{y + 5}"'
-            parts.append(f'<line {ends} stroke="#22292e"/>')
-            parts.append(f'<text x="{high + 6:.1f}" y="{y + 9}" font-size="10">{mean:.0f}</text>')
+            parts.append(line([(low, y + 5), (high, y + 5)], INK))
+            parts.append(text(high + 6, y + 9, f"{mean:.0f}", more='font-size="10"'))
     return parts
-
-
-def _rectangle(x: float, y: float, width: float, height: float, colour: str) -> str:
-    size = f'width="{width:.1f}" height="{height}"'
-    return f'<rect x="{x}" y="{y}" {size} fill="{colour}"/>'
 
 
 def print_tables(folds: list[list[dict[str, Any]]], numbers: Sequence[int]) -> None:
@@ -286,13 +239,13 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for flag, text in (
+    for flag, told in (
         ("--voc", "VOCdevkit/VOC2012, or a part of it"),
         ("--lists", "HSNet's lists of PASCAL-5i (trn/ and val/)"),
         ("--words", ".npy, CLIP's text features of VOC's 20 classes in the order of VOC"),
         ("--weights", "MobileNetV2 trained on ImageNet, converted from TensorFlow"),
     ):
-        parser.add_argument(flag, type=Path, required=True, help=text)
+        parser.add_argument(flag, type=Path, required=True, help=told)
     parser.add_argument("--out", type=Path, default=Path("runs/photographs-sazs"))
     parser.add_argument("--folds", type=int, nargs="+", default=list(FOLDS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -310,7 +263,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Train and score all folds and seeds; print the tables of the page, write its image."""
     flags = parse()
-    lists = lists_of_present_images(flags.lists, flags.voc, flags.out / "lists")
+    lists = present_lists(flags)
     runs = {
         (fold, seed): measure(flags, lists, fold, seed)
         for seed in flags.seeds
