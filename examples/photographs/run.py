@@ -30,6 +30,9 @@ MOBILENET = {"backbone": "mobilenet_v2", "weights": "MOBILENET", "background": "
 ADAMW = {"lr": 1e-4}
 ROWS = {
     "zegclip": Row("ZegCLIP", "zegclip", train=ADAMW),
+    "zegclip-labelled": Row(
+        "ZegCLIP, focal loss over labelled pixels", "zegclip", {"focal_over": "labelled"}, ADAMW
+    ),
     "zegclip-released": Row(
         "ZegCLIP, released start", "zegclip", {"start": "released"}, {"lr": 1e-3}
     ),
@@ -38,6 +41,9 @@ ROWS = {
     "clip_rc": Row("CLIP-RC", "clip_rc", train=ADAMW),
     "clip_rc-uncalibrated": Row(
         "CLIP-RC, γ = 0", "clip_rc", {"calibration": 0.0}, trained_as="clip_rc"
+    ),
+    "clip_rc-labelled": Row(
+        "CLIP-RC, focal loss over labelled pixels", "clip_rc", {"focal_over": "labelled"}, ADAMW
     ),
     "otseg": Row("OTSeg+", "otseg", {"text_offsets": 4}, ADAMW),
     "otseg-decoder": Row(
@@ -53,8 +59,10 @@ ROWS = {
 ONE_SPLIT = (
     "zegclip-transductive",
     "zegclip-supervised",
+    "zegclip-labelled",
     "zegclip-released",
     "clip_rc-uncalibrated",
+    "clip_rc-labelled",
     "otseg-decoder",
     "probe",
 )
