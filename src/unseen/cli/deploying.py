@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from unseen.cli.classes import read_vocabulary
 from unseen.cli.flags import FLAT, ModelFlags
-from unseen.cli.words import read_vocabulary
 
 if TYPE_CHECKING:
     from unseen.sources import ModelChoices

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from unseen.cli.classes import read_vocabulary
 from unseen.cli.exports import report_exports, split_formats
 from unseen.cli.flags import (
     FLAT,
@@ -19,7 +20,6 @@ from unseen.cli.flags import (
 )
 from unseen.cli.notices import about_one_class, about_tower, notify
 from unseen.cli.segment_flags import SegmentFlags, check_flags, check_segments_of_videos
-from unseen.cli.words import read_vocabulary
 from unseen.errors import SettingError, UnseenError
 from unseen.settings import (
     EXPORTS,

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from unseen.cli.classes import read_vocabulary
 from unseen.cli.flags import FLAT, NOTHING, Given, ModelFlags, settings_flags
-from unseen.cli.words import read_vocabulary
 from unseen.errors import SettingError
 from unseen.settings import InferenceSettings, ServeSettings
 
