@@ -110,7 +110,7 @@ def test_names(scripts: dict[str, ModuleType]) -> None:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Namespace:
+def flags(tmp_path: Path) -> Namespace:
     text = tmp_path / "classes.npy"
     np.save(text, np.arange(20.0)[:, None] * np.ones((20, 4)))
     return Namespace(
@@ -121,15 +121,15 @@ def places(tmp_path: Path) -> Namespace:
     )
 
 
-def test_held_back_data(scripts: dict[str, ModuleType], places: Namespace) -> None:
+def test_held_back_data(scripts: dict[str, ModuleType], flags: Namespace) -> None:
     """No validation image and no unseen class of VOC is left in it."""
     common = scripts["common"]
-    folder = common.held_back(places, 1)
+    folder = common.held_back(flags, 1)
     bench = get_benchmark(str(folder))
     assert bench.class_names == common.SEEN
     assert bench.unseen == tuple(common.SEEN[1::3])
     assert not set(VOC_UNSEEN) & set(bench.class_names)
-    val = (places.voc / "ImageSets/Segmentation/val.txt").read_text().split()
+    val = (flags.voc / "ImageSets/Segmentation/val.txt").read_text().split()
     assert not {path.stem for path in (folder / "images").iterdir()} & set(val)
     rows = np.load(folder / "text.npy")[:, 0]
     assert rows.tolist() == [VOC.index(name) for name in common.SEEN]
@@ -182,33 +182,33 @@ def test_tables_and_charts(scripts: dict[str, ModuleType], tmp_path: Path) -> No
     made = {"fold": part, "wrong class": scores}
     for fold in range(4):
         (results / f"sazs-pascal-5i-{fold}-0.json").write_text(json.dumps(made))
-    places = Namespace(results=tmp_path)
-    table = tables.generalised(places)
+    flags = Namespace(results=tmp_path)
+    table = tables.voc_table(flags)
     assert "| ZegCLIP | 50.0 ± 0.0 | 40.0 ± 0.0 | 51.0 ± 1.4 | 26.7 ± 0.0 |" in table
     assert "| every pixel is person | 50.0 | 40.0 | 20.0 | 26.7 |" in table
-    folds_table = tables.in_folds(places, "mIoU")
+    folds_table = tables.folds_table(flags, "mIoU")
     assert "| SAZS | 33.0 | 33.0 | 33.0 | 33.0 | 33.0 |" in folds_table
     assert "… asked a wrong class" in folds_table
-    ElementTree.fromstring(charts.class_chart(places, [("clip", "clip"), ("zegclip", "ZegCLIP")]))
+    ElementTree.fromstring(charts.class_chart(flags, [("clip", "clip"), ("zegclip", "ZegCLIP")]))
     for place in ("curve", "choices/zegclip"):
         (tmp_path / place).mkdir(parents=True)
     (tmp_path / "curve/zegclip-25-0.json").write_text(json.dumps({"scores": scores}))
     for choice, gained in (("ours", 40.0), ("start=released", 43.0)):
         made = {**scores, "hIoU": gained}
         (tmp_path / f"choices/zegclip/{choice}-0-0.json").write_text(json.dumps(made))
-    choices = tables.choices_table(places, "zegclip")
+    choices = tables.choices_table(flags, "zegclip")
     assert "| `ours` | 1 | 40.0 | 20.0 | 40.0 |  |  |" in choices
     assert "| `start=released` | 1 | 40.0 | 20.0 | 43.0 | +0.0 | +3.0 |" in choices
-    ElementTree.fromstring(charts.curve_chart(places))
+    ElementTree.fromstring(charts.curve_chart(flags))
 
 
 def test_the_page_says_what_was_measured(scripts: dict[str, ModuleType]) -> None:
     page, charts = scripts["page"], scripts["charts"]
-    places = Namespace(results=FOLDER / "results")
-    told = "\n\n".join(page.page(places)) + "\n"
+    flags = Namespace(results=FOLDER / "results")
+    told = "\n\n".join(page.page(flags)) + "\n"
     assert told == (FOLDER / "results.md").read_text(), "run examples/photographs/page.py again"
-    assert charts.curve_chart(places) == (FOLDER / "curve.svg").read_text()
-    assert charts.class_chart(places, page.shown(places)) == (FOLDER / "classes.svg").read_text()
+    assert charts.curve_chart(flags) == (FOLDER / "curve.svg").read_text()
+    assert charts.class_chart(flags, page.shown(flags)) == (FOLDER / "classes.svg").read_text()
 
 
 def test_numbers_of_the_text_are_those_of_the_tables() -> None:
@@ -262,9 +262,9 @@ def test_every_pixel_is_accounted_for() -> None:
 def test_every_row_and_choice_fits_its_method(scripts: dict[str, ModuleType]) -> None:
     """Settings resolve, and the options exist."""
     common, run, choices = scripts["common"], scripts["run"], scripts["choices"]
-    places = Namespace(mobilenet=Path("m"), tower=Path("t"), vit="timm:v")
+    flags = Namespace(mobilenet=Path("m"), tower=Path("t"), vit="timm:v")
     for row in (*run.ROWS.values(), *choices.ROWS.values()):
-        model, settings = common.settings(row, places, 3)
+        model, settings = common.settings(row, flags, 3)
         assert (settings.seed, settings.steps, settings.batch_size) == (3, common.STEPS, 8)
         if row.method in METHODS:
             check(row.method, model.options, METHODS[row.method].choices)

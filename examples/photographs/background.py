@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import kept, places_of, score
+from common import flags_of, kept, score
 from floors import every_pixel
 from run import FOLDS, of_split, present_lists, summary
 
@@ -57,18 +57,18 @@ def without_background(fold: Benchmark) -> Benchmark:
     return replace(fold, episodes=episodes)
 
 
-def measure(name: str, fold: int, places: argparse.Namespace) -> dict[str, Any]:
+def measure(name: str, fold: int, flags: argparse.Namespace) -> dict[str, Any]:
     """Scores of a fold without its background."""
-    bench = without_background(get_benchmark(f"pascal-5i/{fold}", places.lists))
+    bench = without_background(get_benchmark(f"pascal-5i/{fold}", flags.lists))
     if name == FLOOR:
-        counts = every_pixel(bench, places.voc)
+        counts = every_pixel(bench, flags.voc)
         return {"scores": counts.summary(bench.seen_ids, bench.unseen_ids)}
     model: Any = name
     if name == "zegclip":
-        model = places.out / "runs" / f"zegclip-pascal-5i-{fold}-0"
+        model = flags.out / "runs" / f"zegclip-pascal-5i-{fold}-0"
         if not (model / "weights.safetensors").exists():
-            of_split(name, 0, f"pascal-5i/{fold}", places)
-    return summary(score(model, bench, places))
+            of_split(name, 0, f"pascal-5i/{fold}", flags)
+    return summary(score(model, bench, flags))
 
 
 def main() -> None:
@@ -76,12 +76,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    places = places_of(parser)
-    places.lists = present_lists(places)
+    flags = flags_of(parser)
+    flags.lists = present_lists(flags)
     for name in MODELS:
         for fold in FOLDS:
-            file = places.results / "background" / f"{name}-{fold}.json"
-            scores = kept(file, partial(measure, name, fold, places))["scores"]
+            file = flags.results / "background" / f"{name}-{fold}.json"
+            scores = kept(file, partial(measure, name, fold, flags))["scores"]
             print(f"{name}, fold {fold}: {scores['mIoU']:.1f}", flush=True)
 
 

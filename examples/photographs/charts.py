@@ -19,7 +19,7 @@ COLOURS = ("#b9c1c7", "#0b6e99", "#c8553d", "#d9b44a")
 BOLD = 'font-weight="bold"'
 
 
-def class_chart(places: argparse.Namespace, rows: Sequence[tuple[str, str]]) -> str:
+def class_chart(flags: argparse.Namespace, rows: Sequence[tuple[str, str]]) -> str:
     """IoU of every class, all twenty competing; bars are means over seeds, lines their range."""
     height, left, width, per_point, bar = 31, 120, 720, 5.6, 6
     bottom = 90 + height * len(VOC) + 22
@@ -34,7 +34,7 @@ def class_chart(places: argparse.Namespace, rows: Sequence[tuple[str, str]]) -> 
         parts.append(line([(x, 72), (x, bottom)], GRID, 1))
         parts.append(text(x - 4 * len(str(value)), 66, str(value), colour=FAINT))
     order = [*SEEN, *VOC_UNSEEN]
-    values = [[seed["generalised"]["iou"] for seed in stored(places, name)] for name, _ in rows]
+    values = [[seed["generalised"]["iou"] for seed in stored(flags, name)] for name, _ in rows]
     for number, name in enumerate(order):
         top = 78 + height * number + (24 if name in VOC_UNSEEN else 0)
         weight = BOLD if name in VOC_UNSEEN else ""
@@ -52,16 +52,16 @@ def class_chart(places: argparse.Namespace, rows: Sequence[tuple[str, str]]) -> 
     return "\n".join([*parts, END]) + "\n"
 
 
-def curve_chart(places: argparse.Namespace) -> str:
+def curve_chart(flags: argparse.Namespace) -> str:
     """mIoU of unseen classes over the number of training images, both starts."""
     width, height, left, bottom = 720, 380, 60, 330
 
     def y_of(score: float) -> float:
         return bottom - 4.6 * score  # 60 per cent fill the height
 
-    counts = (*COUNTS, stored(places, "floors")[0]["with a seen class"])
-    places_x = np.interp(np.log(counts), np.log([counts[0], counts[-1]]), [90, 690])
-    x = dict(zip(counts, places_x.tolist(), strict=True))
+    counts = (*COUNTS, stored(flags, "floors")[0]["with a seen class"])
+    spots = np.interp(np.log(counts), np.log([counts[0], counts[-1]]), [90, 690])
+    x = dict(zip(counts, spots.tolist(), strict=True))
     parts = [start(width, height)]
     parts.append(text(10, 20, "How many masks it takes: mIoU of unseen classes", more=BOLD))
     for value in range(0, 61, 10):
@@ -71,15 +71,15 @@ def curve_chart(places: argparse.Namespace) -> str:
     for count, place in x.items():
         parts.append(text(place - 10, bottom + 20, str(count), colour=FAINT))
     parts.append(text(300, bottom + 42, "training images that show a seen class", colour=FAINT))
-    best = best_free(places)
-    y = y_of(stored(places, best)[0]["generalised"]["scores"]["mIoU_U"])
+    best = best_free(flags)
+    y = y_of(stored(flags, best)[0]["generalised"]["scores"]["mIoU_U"])
     parts.append(line([(left, y), (700, y)], FAINT, 1.5, dashed=True))
     parts.append(text(560, y - 6, f"{best}, no training", colour=FAINT))
     labels = {"zegclip": "ZegCLIP, aligned start", "zegclip-released": "ZegCLIP, released start"}
     for colour, (name, title) in zip(COLOURS[1:3], labels.items(), strict=True):
         points = []
         for count, place in x.items():
-            scores = [part["scores"]["mIoU_U"] for part in _curve_point(places, name, count)]
+            scores = [part["scores"]["mIoU_U"] for part in _curve_point(flags, name, count)]
             if not scores:
                 continue
             points.append((place, y_of(statistics.mean(scores))))
@@ -96,9 +96,9 @@ def curve_chart(places: argparse.Namespace) -> str:
     return "\n".join([*parts, END]) + "\n"
 
 
-def _curve_point(places: argparse.Namespace, name: str, count: int) -> list[Result]:
+def _curve_point(flags: argparse.Namespace, name: str, count: int) -> list[Result]:
     """The results of a row on so many training images; those on all stand in the tables."""
     if count not in COUNTS:
-        return [seed["generalised"] for seed in stored(places, name)]
-    paths = sorted((places.results / "curve").glob(f"{name}-{count}-[0-9].json"))
+        return [seed["generalised"] for seed in stored(flags, name)]
+    paths = sorted((flags.results / "curve").glob(f"{name}-{count}-[0-9].json"))
     return [json.loads(path.read_text()) for path in paths]

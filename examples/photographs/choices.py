@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from common import FREE, Row, cell, held_back, in_folds, kept, places_of, score, train
+from common import FREE, Row, cell, flags_of, held_back, in_folds, kept, score, train
 from starts import PartlyAligned
 
 from unseen.cli.flags import read_value
@@ -176,26 +176,26 @@ class Choice:
 
 
 def run_choice(
-    name: str, text: str, places: argparse.Namespace, part: int, seed: int
+    name: str, text: str, flags: argparse.Namespace, part: int, seed: int
 ) -> dict[str, float]:
     """The scores of one choice on one part."""
     choice = Choice.read(text)
     row = choice.row(ROWS[name])
-    folder = held_back(places, part, "threshold" if row.query else "ignore")
+    folder = held_back(flags, part, "threshold" if row.query else "ignore")
     changes = [change for change in text.split("+") if not change.startswith("scored.")]
     of_run = "+".join(changes) or "ours"
-    out = places.out / "choices" / name / f"{of_run}-{part}-{seed}".replace("/", "_")
-    run = train(row, places, str(folder), out, seed, **choice.train)
+    out = flags.out / "choices" / name / f"{of_run}-{part}-{seed}".replace("/", "_")
+    run = train(row, flags, str(folder), out, seed, **choice.train)
     bench = get_benchmark(str(folder))
     if row.query:
         bench = in_folds(bench)
-    return score(run, bench, places, options=choice.scored or None).scores
+    return score(run, bench, flags, options=choice.scored or None).scores
 
 
-def free_scores(name: str, places: argparse.Namespace, part: int) -> dict[str, float]:
+def free_scores(name: str, flags: argparse.Namespace, part: int) -> dict[str, float]:
     """The scores of a method without training on one part."""
-    folder = held_back(places, part)
-    return score(name, get_benchmark(str(folder)), places, text=folder / "text.npy").scores
+    folder = held_back(flags, part)
+    return score(name, get_benchmark(str(folder)), flags, text=folder / "text.npy").scores
 
 
 def main() -> None:
@@ -209,27 +209,27 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="these choices instead of all")
     parser.add_argument("--parts", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    places = places_of(parser)
+    flags = flags_of(parser)
     PartlyAligned.register()
-    for name in places.methods:
-        names = FREE if name == "free" else places.only or CHOICES[name]
+    for name in flags.methods:
+        names = FREE if name == "free" else flags.only or CHOICES[name]
         heads = QUERY if name in ROWS and ROWS[name].query else MANY
         print(f"\n| {name} | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}", flush=True)
         for choice in names:
-            scores = list(scores_of(name, choice, places))
+            scores = list(scores_of(name, choice, flags))
             cells = (cell([each[head] for each in scores]) for head in heads)
             print(f"| `{choice}` | {' | '.join(cells)} |", flush=True)
 
 
-def scores_of(name: str, choice: str, places: argparse.Namespace) -> Iterator[dict[str, float]]:
+def scores_of(name: str, choice: str, flags: argparse.Namespace) -> Iterator[dict[str, float]]:
     """The scores of a choice, or of a method without training, on every part and seed."""
-    for part in places.parts:
-        for seed in [0] if name == "free" else places.seeds:
-            make = partial(run_choice, name, choice, places, part, seed)
+    for part in flags.parts:
+        for seed in [0] if name == "free" else flags.seeds:
+            make = partial(run_choice, name, choice, flags, part, seed)
             if name == "free":
-                make = partial(free_scores, choice, places, part)
+                make = partial(free_scores, choice, flags, part)
             file = f"{choice}-{part}-{seed}.json".replace("/", "_")
-            yield kept(places.results / "choices" / name / file, make)
+            yield kept(flags.results / "choices" / name / file, make)
 
 
 if __name__ == "__main__":

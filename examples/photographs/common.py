@@ -74,7 +74,7 @@ class Row:
 
 
 def settings(
-    row: Row, places: argparse.Namespace, seed: int, **changes: Any
+    row: Row, flags: argparse.Namespace, seed: int, **changes: Any
 ) -> tuple[ModelSettings, TrainSettings]:
     """Model and training of a run: the same data, tower, words, steps and crops for all rows."""
     values: dict[str, Any] = {
@@ -91,14 +91,14 @@ def settings(
         **row.train,
         **changes,
     }
-    options = with_files(row.options, places)
-    tower = "none" if row.method in ("sazs", "edgeclip") else str(places.tower)
+    options = with_files(row.options, flags)
+    tower = "none" if row.method in ("sazs", "edgeclip") else str(flags.tower)
     return ModelSettings(row.method, tower, options=options), TrainSettings(**values)
 
 
-def with_files(options: Mapping[str, Any], places: argparse.Namespace) -> dict[str, Any]:
+def with_files(options: Mapping[str, Any], flags: argparse.Namespace) -> dict[str, Any]:
     """Options with the files of networks in place of their names."""
-    files = {"MOBILENET": str(places.mobilenet), "VIT": places.vit}
+    files = {"MOBILENET": str(flags.mobilenet), "VIT": flags.vit}
     return {
         name: files.get(value, value) if isinstance(value, str) else value
         for name, value in options.items()
@@ -106,7 +106,7 @@ def with_files(options: Mapping[str, Any], places: argparse.Namespace) -> dict[s
 
 
 def train(
-    row: Row, places: argparse.Namespace, benchmark: str, out: Path, seed: int, **changes: Any
+    row: Row, flags: argparse.Namespace, benchmark: str, out: Path, seed: int, **changes: Any
 ) -> Path:
     """A finished run; a stopped one goes on, a finished one is left as it is.
 
@@ -114,21 +114,21 @@ def train(
     """
     if (out / "weights.safetensors").exists():
         return out
-    model, how = settings(row, places, seed, **changes)
+    model, how = settings(row, flags, seed, **changes)
     init = None
     if how.regime == "transductive":
         how = replace(how, steps=how.steps // 2)
         first = replace(row, regime="inductive")
-        init = train(first, places, benchmark, out / "inductive", seed, steps=how.steps, **changes)
+        init = train(first, flags, benchmark, out / "inductive", seed, steps=how.steps, **changes)
     own = (Path(benchmark) / "classes.txt").exists()
     unseen.train(
         model,
         how,
         benchmark,
         out,
-        root=None if own else places.voc,
-        lists=places.lists if benchmark.startswith("pascal-5i") else None,
-        text_embeddings=Path(benchmark) / "text.npy" if own else places.text,
+        root=None if own else flags.voc,
+        lists=flags.lists if benchmark.startswith("pascal-5i") else None,
+        text_embeddings=Path(benchmark) / "text.npy" if own else flags.text,
         init=init,
         resume=(out / "config.yaml").exists(),
         progress=False,
@@ -139,16 +139,16 @@ def train(
 def score(
     model: str | Path,
     bench: Benchmark,
-    places: argparse.Namespace,
+    flags: argparse.Namespace,
     inference: InferenceSettings = SIZE,
     **given: Any,
 ) -> unseen.Report:
     """A report of a run or of a method without training."""
-    free = {"clip": str(places.tower)} if str(model) in METHODS else {}
+    free = {"clip": str(flags.tower)} if str(model) in METHODS else {}
     if free:
-        free["text_embeddings"] = given.pop("text", places.text)
-        given["options"] = with_files(FREE[str(model)], places)
-    root = None if bench.folder else places.voc
+        free["text_embeddings"] = given.pop("text", flags.text)
+        given["options"] = with_files(FREE[str(model)], flags)
+    root = None if bench.folder else flags.voc
     how = EvaluationSettings(**{**QUIET, **given.pop("how", {})})
     return unseen.evaluate(
         model, bench, inference=inference, settings=how, save=False, root=root, **free, **given
@@ -160,24 +160,24 @@ def score(
 SEEN = tuple(name for name in VOC if name not in VOC_UNSEEN)
 
 
-def held_back(places: argparse.Namespace, part: int, background: str = "ignore") -> Path:
+def held_back(flags: argparse.Namespace, part: int, background: str = "ignore") -> Path:
     """A folder of the training images alone, to choose on: no image or class that scores.
 
     Every third of VOC's 15 seen classes is unseen here, the five unseen ones are ignored, and every
     fifth image is for validation.
 
     Args:
-        places: Where VOC and the vectors lie.
+        flags: Of the command line.
         part: Which third, 0 to 2.
         background: "ignore", or "threshold" for methods with one query class an image.
     """
-    folder = places.out / "held-back" / f"{part}-{background}"
+    folder = flags.out / "held-back" / f"{part}-{background}"
     if (folder / "text.npy").exists():
         return folder
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "labels").mkdir(exist_ok=True)
     listed = {VOC.index(name) + 1 for name in SEEN}
-    for pair in voc_pairs(places.voc, "train"):
+    for pair in voc_pairs(flags.voc, "train"):
         if not listed & set(np.unique(read_labels(pair.labels)).tolist()):
             continue
         for link, target in (("images", pair.image), ("labels", pair.labels)):
@@ -188,7 +188,7 @@ def held_back(places: argparse.Namespace, part: int, background: str = "ignore")
     marks |= dict.fromkeys(VOC_UNSEEN, " # ignore")
     lines = [f"background # {background}", *(name + marks.get(name, "") for name in VOC)]
     write_text(folder / "classes.txt", "\n".join(lines) + "\n", ours=True)
-    rows = np.load(places.text)
+    rows = np.load(flags.text)
     np.save(folder / "text.npy", rows[[VOC.index(name) for name in SEEN]])
     return folder
 
@@ -235,7 +235,7 @@ def cell(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f}{spread}"
 
 
-def places_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
+def flags_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The command line with the flags that all scripts share."""
     for flag, text in (
         ("--voc", "VOCdevkit/VOC2012, or a part of it"),

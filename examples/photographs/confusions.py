@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import FREE, SIZE, kept, places_of, score, train, voc_without_background, with_files
+from common import FREE, SIZE, flags_of, kept, score, train, voc_without_background, with_files
 from run import ROWS, present_lists
 
 import unseen
@@ -30,23 +30,23 @@ SHOWN = 3
 """Classes that are kept for each unseen one."""
 
 
-def run_of(name: str, places: argparse.Namespace) -> str | Path:
+def run_of(name: str, flags: argparse.Namespace) -> str | Path:
     """A method without training, or a run of seed 0 that has seen masks of the 15 classes."""
     if name in FREE:
         return name
     # The classes of the last fold are the unseen ones of VOC.
     split = "pascal-5i/3" if ROWS[name].query else "voc"
-    folder = places.out / "runs" / f"{name}-{split.replace('/', '-')}-0"
-    return train(ROWS[name], places, split, folder, 0)
+    folder = flags.out / "runs" / f"{name}-{split.replace('/', '-')}-0"
+    return train(ROWS[name], flags, split, folder, 0)
 
 
-def load(name: str, places: argparse.Namespace) -> Predictor:
+def load(name: str, flags: argparse.Namespace) -> Predictor:
     """The model of a row, for any list of classes."""
     if name in FREE:
-        source: dict[str, Any] = {"clip": str(places.tower), "text_embeddings": places.text}
-        options = with_files(FREE[name], places)
+        source: dict[str, Any] = {"clip": str(flags.tower), "text_embeddings": flags.text}
+        options = with_files(FREE[name], flags)
         return unseen.load(name, inference=SIZE, class_names=VOC, options=options, **source)
-    return unseen.load(run_of(name, places), inference=SIZE)
+    return unseen.load(run_of(name, flags), inference=SIZE)
 
 
 def largest(counts: torch.Tensor) -> dict[str, float]:
@@ -67,10 +67,10 @@ def mistaken(counts: torch.Tensor, name: str) -> dict[str, dict[str, float]]:
     return {"its pixels": largest(counts[index]), "given it": largest(counts[:, index])}
 
 
-def among_present(model: Predictor, places: argparse.Namespace) -> dict[str, float]:
+def among_present(model: Predictor, flags: argparse.Namespace) -> dict[str, float]:
     """The scores when the classes of each image are told."""
     bench = voc_without_background()
-    data, matrix, text = bench.data("val", places.voc), ConfusionMatrix(len(VOC)), model.encode(VOC)
+    data, matrix, text = bench.data("val", flags.voc), ConfusionMatrix(len(VOC)), model.encode(VOC)
     for index in range(len(data)):
         sample = data[index]
         ids = [value for value in sample.labels.unique().tolist() if value != IGNORE]
@@ -80,15 +80,15 @@ def among_present(model: Predictor, places: argparse.Namespace) -> dict[str, flo
     return matrix.summary(bench.seen_ids, bench.unseen_ids)
 
 
-def measure(row: str, places: argparse.Namespace) -> dict[str, Any]:
+def measure(row: str, flags: argparse.Namespace) -> dict[str, Any]:
     """Both answers for a row."""
-    report = score(run_of(row, places), voc_without_background(), places)
+    report = score(run_of(row, flags), voc_without_background(), flags)
     assert isinstance(report.metric, ConfusionMatrix)
     counts = report.metric.counts[:, : len(VOC)].double()
     return {
         "classes": {name: mistaken(counts, name) for name in VOC_UNSEEN},
         "scores": report.scores,
-        "among present": among_present(load(row, places), places),
+        "among present": among_present(load(row, flags), flags),
     }
 
 
@@ -98,10 +98,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    places = places_of(parser)
-    places.lists = present_lists(places)
-    for name in places.models:
-        found = kept(places.results / "confusions" / f"{name}.json", partial(measure, name, places))
+    flags = flags_of(parser)
+    flags.lists = present_lists(flags)
+    for name in flags.models:
+        found = kept(flags.results / "confusions" / f"{name}.json", partial(measure, name, flags))
         shown = {key: round(found["among present"][key], 1) for key in ("mIoU_S", "mIoU_U", "hIoU")}
         print(f"{name}, among the classes of an image: {shown}", flush=True)
 

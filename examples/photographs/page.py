@@ -14,16 +14,16 @@ from choices import CHOICES
 from run import ROWS
 from tables import (
     among_present,
+    background_table,
     best_free,
     choices_table,
-    generalised,
-    in_folds,
+    folds_table,
     mistaken,
     of_choice,
     searched,
     unseen_classes,
+    voc_table,
     with_pamr,
-    without_background,
 )
 
 from unseen.files import write_text
@@ -31,7 +31,7 @@ from unseen.files import write_text
 HERE = Path(__file__).parent
 
 
-def page(places: argparse.Namespace) -> Iterator[str]:
+def page(flags: argparse.Namespace) -> Iterator[str]:
     """The parts of results.md."""
     yield (
         "# Every method on photographs: results\n\n"
@@ -40,33 +40,33 @@ def page(places: argparse.Namespace) -> Iterator[str]:
         "In tables of VOC and the folds ± is the standard deviation over seeds 0, 1 and 2, as far"
         " as\nthey were run; without training nothing is random."
     )
-    yield f"## VOC 15 + 5, all twenty classes competing\n\n{generalised(places)}"
+    yield f"## VOC 15 + 5, all twenty classes competing\n\n{voc_table(flags)}"
     yield "![IoU of every class](classes.svg)"
-    yield f"IoU of the classes without masks, means over seeds:\n\n{unseen_classes(places)}"
+    yield f"IoU of the classes without masks, means over seeds:\n\n{unseen_classes(flags)}"
     yield (
         "## Where the classes without masks lose\n\n"
         "Runs of seed 0, in percent of pixels (`confusions.py`)."
     )
-    for name in (best_free(places), "zegclip", "clip_rc"):
-        if (places.results / "confusions" / f"{name}.json").exists():
-            yield mistaken(places, name)
+    for name in (best_free(flags), "zegclip", "clip_rc"):
+        if (flags.results / "confusions" / f"{name}.json").exists():
+            yield mistaken(flags, name)
     yield (
         'The same runs where only the classes in an image compete ("told"), instead of all'
         " twenty:\n\n"
-        f"{among_present(places)}"
+        f"{among_present(flags)}"
     )
     yield (
         "## With a refinement at test time\n\n"
         "The same runs with score maps that follow the image's edges (PAMR; `refined.py`).\n\n"
-        f"{with_pamr(places)}"
+        f"{with_pamr(flags)}"
     )
     yield "## How many masks it takes\n\n![mIoU over training images](curve.svg)"
     for score, title in (("mIoU", "mIoU of the fold"), ("FB_IoU", "FB-IoU")):
-        yield f"## PASCAL-5i, one query class an image: {title}\n\n{in_folds(places, score)}"
+        yield f"## PASCAL-5i, one query class an image: {title}\n\n{folds_table(flags, score)}"
     yield (
         "## The folds without their background\n\n"
         "mIoU of the same masks on the pixels of the twenty classes (`background.py`).\n\n"
-        f"{without_background(places)}"
+        f"{background_table(flags)}"
     )
     yield (
         "## Choices on held-back photographs\n\n"
@@ -79,23 +79,23 @@ def page(places: argparse.Namespace) -> Iterator[str]:
         " what\nis changed after training."
     )
     for method in CHOICES:
-        if of_choice(places, method, "ours"):
-            yield f"### {ROWS[method].title}\n\n{choices_table(places, method)}"
+        if of_choice(flags, method, "ours"):
+            yield f"### {ROWS[method].title}\n\n{choices_table(flags, method)}"
     yield (
         "## Parts of all methods in one\n\n"
         "`ours` is ZegCLIP with one head (`search.py`, `combination.py`).\n\n"
-        f"### On held-back photographs\n\n{searched(places, 'photographs')}"
+        f"### On held-back photographs\n\n{searched(flags, 'photographs')}"
     )
     yield (
         "### On drawn scenes\n\n"
         "Doodles numbers: the classes of a fold unseen, other scenes than in any table.\n\n"
-        f"{searched(places, 'doodles')}"
+        f"{searched(flags, 'doodles')}"
     )
 
 
-def shown(places: argparse.Namespace) -> list[tuple[str, str]]:
+def shown(flags: argparse.Namespace) -> list[tuple[str, str]]:
     """The rows of the chart of classes, with their titles."""
-    best = best_free(places)
+    best = best_free(flags)
     rows = [(name, ROWS[name].title) for name in ("zegclip", "clip_rc", "zegclip-supervised")]
     return [(best, f"{best}, no training"), *rows]
 
@@ -107,10 +107,10 @@ def main() -> None:
     )
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the page")
-    places = parser.parse_args()
-    write_text(places.out / "results.md", "\n\n".join(page(places)) + "\n", ours=True)
-    write_text(places.out / "classes.svg", class_chart(places, shown(places)), ours=True)
-    write_text(places.out / "curve.svg", curve_chart(places), ours=True)
+    flags = parser.parse_args()
+    write_text(flags.out / "results.md", "\n\n".join(page(flags)) + "\n", ours=True)
+    write_text(flags.out / "classes.svg", class_chart(flags, shown(flags)), ours=True)
+    write_text(flags.out / "curve.svg", curve_chart(flags), ours=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import FREE, SIZE, kept, places_of, score, train, voc_without_background
+from common import FREE, SIZE, flags_of, kept, score, train, voc_without_background
 from run import ROWS, summary
 
 MODELS = ("clip", "sclip", "zegclip", "zegclip-transductive", "clip_rc", "otseg", "cascade_clip")
@@ -26,12 +26,12 @@ def seeds_of(name: str, seeds: list[int]) -> list[int]:
     return [0] if name in FREE else seeds
 
 
-def measure(name: str, seed: int, places: argparse.Namespace) -> dict[str, Any]:
+def measure(name: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
     """Scores with PAMR; a run that is not there is trained first."""
     model: str | Path = name
     if name not in FREE:
-        model = train(ROWS[name], places, "voc", places.out / "runs" / f"{name}-voc-{seed}", seed)
-    return summary(score(model, voc_without_background(), places, PAMR))
+        model = train(ROWS[name], flags, "voc", flags.out / "runs" / f"{name}-voc-{seed}", seed)
+    return summary(score(model, voc_without_background(), flags, PAMR))
 
 
 def main() -> None:
@@ -41,11 +41,11 @@ def main() -> None:
     )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    places = places_of(parser)
-    for name in places.models:
-        for seed in seeds_of(name, places.seeds):
-            file = places.results / "refined" / f"{name}-{seed}.json"
-            scores = kept(file, partial(measure, name, seed, places))["scores"]
+    flags = flags_of(parser)
+    for name in flags.models:
+        for seed in seeds_of(name, flags.seeds):
+            file = flags.results / "refined" / f"{name}-{seed}.json"
+            scores = kept(file, partial(measure, name, seed, flags))["scores"]
             shown = {key: round(scores[key], 1) for key in ("mIoU_S", "mIoU_U", "hIoU")}
             print(f"{name}, seed {seed}: {shown}", flush=True)
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import FREE, SIZE, Row, kept, places_of, score, train, voc_without_background
+from common import FREE, SIZE, Row, flags_of, kept, score, train, voc_without_background
 from floors import commonest_class, every_pixel, wrong_class
 from probe import LinearProbe
 
@@ -69,16 +69,16 @@ ONE_SPLIT = (
 """Rows that are trained on VOC's usual split alone."""
 
 
-def present_lists(places: argparse.Namespace) -> Path:
+def present_lists(flags: argparse.Namespace) -> Path:
     """HSNet's lists without the images that are not in the folder."""
-    present = {path.stem for path in (places.voc / "JPEGImages").glob("*.jpg")}
-    out: Path = places.out / "lists"
+    present = {path.stem for path in (flags.voc / "JPEGImages").glob("*.jpg")}
+    out: Path = flags.out / "lists"
     for part in ("trn", "val"):
         (out / part).mkdir(parents=True, exist_ok=True)
         for fold in FOLDS:
             lines = [
                 f"{name}__{class_id + 1:02d}"
-                for name, class_id in pascal_list(places.lists / part / f"fold{fold}.txt")
+                for name, class_id in pascal_list(flags.lists / part / f"fold{fold}.txt")
                 if name in present
             ]
             (out / part / f"fold{fold}.txt").write_text("\n".join(lines) + "\n")
@@ -94,53 +94,53 @@ def summary(report: Report) -> dict[str, Any]:
 # ------------------------------------------------------------------------- trained
 
 
-def of_split(name: str, seed: int, split: str, places: argparse.Namespace) -> dict[str, Any]:
+def of_split(name: str, seed: int, split: str, flags: argparse.Namespace) -> dict[str, Any]:
     """Train a row on "voc" or a fold, unless the run is there, and score it."""
     row, trained_as = ROWS[name], ROWS[name].trained_as or name
-    folder = places.out / "runs" / f"{trained_as}-{split.replace('/', '-')}-{seed}"
-    run = train(ROWS[trained_as], places, split, folder, seed)
+    folder = flags.out / "runs" / f"{trained_as}-{split.replace('/', '-')}-{seed}"
+    run = train(ROWS[trained_as], flags, split, folder, seed)
     if split == "voc":
         options = row.options if row.trained_as else None
-        report = score(run, voc_without_background(), places, options=options)
+        report = score(run, voc_without_background(), flags, options=options)
         return {"generalised": summary(report)}
-    bench = get_benchmark(split, places.lists)
-    result = {"fold": summary(score(run, bench, places)), "wrong class": {}}
+    bench = get_benchmark(split, flags.lists)
+    result = {"fold": summary(score(run, bench, flags)), "wrong class": {}}
     if row.query:
-        counts = wrong_class(unseen.load(run), bench, places.voc, seed, SIZE)
+        counts = wrong_class(unseen.load(run), bench, flags.voc, seed, SIZE)
         result["wrong class"] = counts.summary(bench.seen_ids, bench.unseen_ids)
     if row.query and split == "pascal-5i/3":
         # The classes of the last fold are VOC's unseen ones: the same run, all classes at once.
-        result["generalised"] = summary(score(run, voc_without_background(), places))
+        result["generalised"] = summary(score(run, voc_without_background(), flags))
     return result
 
 
 # ---------------------------------------------------- without training, and floors
 
 
-def of_free(name: str, places: argparse.Namespace) -> dict[str, Any]:
+def of_free(name: str, flags: argparse.Namespace) -> dict[str, Any]:
     """A method without training on both protocols."""
     folds = {
         f"pascal-5i/{fold}": summary(
-            score(name, get_benchmark(f"pascal-5i/{fold}", places.lists), places)
+            score(name, get_benchmark(f"pascal-5i/{fold}", flags.lists), flags)
         )
         for fold in FOLDS
     }
-    return {"generalised": summary(score(name, voc_without_background(), places)), **folds}
+    return {"generalised": summary(score(name, voc_without_background(), flags)), **folds}
 
 
-def floors(places: argparse.Namespace) -> dict[str, Any]:
+def floors(flags: argparse.Namespace) -> dict[str, Any]:
     """Every pixel the class most frequent in training; every pixel the query class."""
     bench = voc_without_background()
-    commonest, images, matrix = commonest_class(bench, places.voc)
+    commonest, images, matrix = commonest_class(bench, flags.voc)
     result: dict[str, Any] = {
         "class": VOC[commonest],
-        "training images": len(bench.data("train", places.voc)),
+        "training images": len(bench.data("train", flags.voc)),
         "with a seen class": images,
         "generalised": matrix.summary(bench.seen_ids, bench.unseen_ids),
     }
     for number in FOLDS:
-        fold = get_benchmark(f"pascal-5i/{number}", places.lists)
-        counts = every_pixel(fold, places.voc)
+        fold = get_benchmark(f"pascal-5i/{number}", flags.lists)
+        counts = every_pixel(fold, flags.voc)
         result[fold.name] = counts.summary(fold.seen_ids, fold.unseen_ids)
     return result
 
@@ -161,20 +161,20 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--splits", nargs="+", help="these splits instead of all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    places = places_of(parser)
+    flags = flags_of(parser)
     LinearProbe.register()
-    places.lists = present_lists(places)
-    results = places.results / "tables"
-    kept(results / "floors.json", partial(floors, places))
+    flags.lists = present_lists(flags)
+    results = flags.results / "tables"
+    kept(results / "floors.json", partial(floors, flags))
     for name in FREE:
-        kept(results / f"{name}.json", partial(of_free, name, places))
-    for seed in places.seeds:
-        for name in places.rows:
+        kept(results / f"{name}.json", partial(of_free, name, flags))
+    for seed in flags.seeds:
+        for name in flags.rows:
             for split in splits_of(name):
-                if places.splits and split not in places.splits:
+                if flags.splits and split not in flags.splits:
                     continue
                 file = results / f"{name}-{split.replace('/', '-')}-{seed}.json"
-                made = kept(file, partial(of_split, name, seed, split, places))
+                made = kept(file, partial(of_split, name, seed, split, flags))
                 part = made.get("generalised") or made["fold"]
                 scores = {k: round(v, 1) for k, v in part["scores"].items() if v == v}
                 print(f"{name} on {split}, seed {seed}: {scores}", flush=True)

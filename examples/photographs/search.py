@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from combination import Combination
-from common import QUIET, SIZE, Row, held_back, kept, places_of, score, train
+from common import QUIET, SIZE, Row, flags_of, held_back, kept, score, train
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -130,18 +130,18 @@ def mixed_weights(run: Path, share: float, out: Path) -> Path:
 # ------------------------------------------------------------------- photographs
 
 
-def on_photographs(text: str, part: int, seed: int, places: argparse.Namespace) -> dict[str, float]:
+def on_photographs(text: str, part: int, seed: int, flags: argparse.Namespace) -> dict[str, float]:
     """The scores of a choice on a held-back part."""
     choice = Choice.read(text)
     options = choice.options_with(METHODS.get(choice.method, {}))
     row = Row(text, choice.method, options, {"lr": 1e-4, **choice.train})
-    folder = held_back(places, part)
-    out = places.out / "search" / f"{run_name(text)}-{part}-{seed}"
-    run = train(row, places, str(folder), out, seed, snapshots=(1,))
+    folder = held_back(flags, part)
+    out = flags.out / "search" / f"{run_name(text)}-{part}-{seed}"
+    run = train(row, flags, str(folder), out, seed, snapshots=(1,))
     if choice.mixed is not None:
         run = mixed_weights(run, choice.mixed, out.with_name(f"{out.name}-mixed"))
     test = replace(SIZE, **choice.inference)
-    return score(run, get_benchmark(str(folder)), places, test).scores
+    return score(run, get_benchmark(str(folder)), flags, test).scores
 
 
 # ----------------------------------------------------------------------- doodles
@@ -158,7 +158,7 @@ def doodles_fold(fold: int) -> Benchmark:
     return replace(get_benchmark("doodles"), unseen=DOODLES_FOLDS[fold], open=scenes)
 
 
-def on_doodles(text: str, fold: int, seed: int, places: argparse.Namespace) -> dict[str, float]:
+def on_doodles(text: str, fold: int, seed: int, flags: argparse.Namespace) -> dict[str, float]:
     """The scores of a choice with the classes of a fold unseen."""
     choice = Choice.read(text)
     model, how = settings("zegclip", "doodles", seed=seed, snapshots=(1,), **choice.train)
@@ -168,7 +168,7 @@ def on_doodles(text: str, fold: int, seed: int, places: argparse.Namespace) -> d
     if choice.method != "combination":
         model, _ = settings(choice.method, "doodles")
         options = model.options  # the small tower has prompts of its own, and needs no offsets
-    out = places.out / "search-doodles" / f"{run_name(text)}-{fold}-{seed}"
+    out = flags.out / "search-doodles" / f"{run_name(text)}-{fold}-{seed}"
     told = {name: "doodles" if value == "VIT" else value for name, value in choice.options.items()}
     model = replace(model, method=choice.method, options={**options, **told})
     if not (out / "weights.safetensors").exists():
@@ -183,13 +183,13 @@ def on_doodles(text: str, fold: int, seed: int, places: argparse.Namespace) -> d
     return reports[0].scores
 
 
-def scores_of(data: str, text: str, places: argparse.Namespace) -> Iterator[dict[str, float]]:
+def scores_of(data: str, text: str, flags: argparse.Namespace) -> Iterator[dict[str, float]]:
     """The scores of a choice on every part and seed."""
     measure = on_photographs if data == "photographs" else on_doodles
-    for part in places.parts:
-        for seed in places.seeds:
-            file = places.results / "search" / data / f"{text}-{part}-{seed}.json".replace("/", "_")
-            yield kept(file, partial(measure, text, part, seed, places))
+    for part in flags.parts:
+        for seed in flags.seeds:
+            file = flags.results / "search" / data / f"{text}-{part}-{seed}.json".replace("/", "_")
+            yield kept(file, partial(measure, text, part, seed, flags))
 
 
 def main() -> None:
@@ -201,11 +201,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="these choices instead of all")
     parser.add_argument("--parts", type=int, nargs="+", default=[0, 1], help="or folds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    places = places_of(parser)
+    flags = flags_of(parser)
     Combination.register()
-    print(f"| {places.data} | {' | '.join(NUMBERS)} |\n|---|{'---|' * len(NUMBERS)}", flush=True)
-    for text in places.only or CHOICES:
-        found = list(scores_of(places.data, text, places))
+    print(f"| {flags.data} | {' | '.join(NUMBERS)} |\n|---|{'---|' * len(NUMBERS)}", flush=True)
+    for text in flags.only or CHOICES:
+        found = list(scores_of(flags.data, text, flags))
         means = [sum(each[name] for each in found) / len(found) for name in NUMBERS]
         print(f"| `{text}` | {' | '.join(f'{mean:.1f}' for mean in means)} |", flush=True)
 

@@ -11,7 +11,7 @@ import argparse
 from typing import Any
 
 import numpy as np
-from common import FREE, SIZE, places_of, with_files
+from common import FREE, SIZE, flags_of, with_files
 from probe import LinearProbe
 from run import ROWS
 
@@ -26,13 +26,13 @@ SHOWN = 12
 """Images on the sheet."""
 
 
-def load(places: argparse.Namespace, name: str) -> Predictor:
+def load(flags: argparse.Namespace, name: str) -> Predictor:
     """A method without training, or the first run of a row."""
     if name in FREE:
-        source: dict[str, Any] = {"clip": str(places.tower), "text_embeddings": places.text}
-        options = with_files(FREE[name], places)
+        source: dict[str, Any] = {"clip": str(flags.tower), "text_embeddings": flags.text}
+        options = with_files(FREE[name], flags)
         return unseen.load(name, inference=SIZE, class_names=VOC, options=options, **source)
-    return unseen.load(places.out / "runs" / f"{name}-voc-0", inference=SIZE)
+    return unseen.load(flags.out / "runs" / f"{name}-voc-0", inference=SIZE)
 
 
 def main() -> None:
@@ -41,11 +41,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", nargs="+", default=["sclip", "zegclip", "clip_rc"])
-    places = places_of(parser)
+    flags = flags_of(parser)
     LinearProbe.register()
-    data = get_benchmark("voc").data("val", places.voc)
+    data = get_benchmark("voc").data("val", flags.voc)
     models = {
-        ROWS[name].title if name in ROWS else name: load(places, name) for name in places.methods
+        ROWS[name].title if name in ROWS else name: load(flags, name) for name in flags.methods
     }
     encoded = {title: model.encode(VOC) for title, model in models.items()}
     rows = []
@@ -62,7 +62,7 @@ def main() -> None:
         rows, VOC, VOC_UNSEEN, title="VOC, 15 classes with masks and 5 without",
         subtitle="unlabelled pixels in grey", across=1,
     )  # fmt: skip
-    write_png(places.out / "sheets" / "methods.png", picture)
+    write_png(flags.out / "sheets" / "methods.png", picture)
 
 
 if __name__ == "__main__":

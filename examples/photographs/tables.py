@@ -23,14 +23,14 @@ SPLITS = ("voc", *(f"pascal-5i/{fold}" for fold in FOLDS))
 Result = dict[str, Any]
 
 
-def stored(places: argparse.Namespace, name: str) -> list[Result]:
+def stored(flags: argparse.Namespace, name: str) -> list[Result]:
     """The results of a row or a method without training: one a seed."""
-    return list(stored_by_seed(places, name).values())
+    return list(stored_by_seed(flags, name).values())
 
 
-def stored_by_seed(places: argparse.Namespace, name: str) -> dict[str, Result]:
+def stored_by_seed(flags: argparse.Namespace, name: str) -> dict[str, Result]:
     """The same by seed; without training all is of seed 0."""
-    folder = places.results / "tables"
+    folder = flags.results / "tables"
     if name in FREE or name == "floors":
         return {"0": json.loads((folder / f"{name}.json").read_text())}
     merged: dict[str, Result] = {}
@@ -46,9 +46,9 @@ def stored_by_seed(places: argparse.Namespace, name: str) -> dict[str, Result]:
     return merged
 
 
-def best_free(places: argparse.Namespace) -> str:
+def best_free(flags: argparse.Namespace) -> str:
     """The method without training that is best on unseen classes."""
-    return max(FREE, key=lambda x: stored(places, x)[0]["generalised"]["scores"]["mIoU_U"])
+    return max(FREE, key=lambda x: stored(flags, x)[0]["generalised"]["scores"]["mIoU_U"])
 
 
 def title_of(name: str) -> str:
@@ -64,10 +64,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 # -------------------------------------------------------------------------- tables
 
 
-def generalised(places: argparse.Namespace) -> str:
+def voc_table(flags: argparse.Namespace) -> str:
     """All twenty classes competing."""
     names = ("pAcc", "mIoU_S", "mIoU_U", "hIoU")
-    floor = stored(places, "floors")[0]
+    floor = stored(flags, "floors")[0]
     rows = [
         [
             f"every pixel is {floor['class']}",
@@ -75,26 +75,26 @@ def generalised(places: argparse.Namespace) -> str:
         ]
     ]
     for name in [*FREE, *ROWS]:
-        seeds = [seed["generalised"] for seed in stored(places, name) if "generalised" in seed]
+        seeds = [seed["generalised"] for seed in stored(flags, name) if "generalised" in seed]
         if seeds:
             cells = (cell([seed["scores"][score] for seed in seeds]) for score in names)
             rows.append([title_of(name), *cells])
     return table(["", "pAcc", "mIoU seen", "mIoU unseen", "hIoU"], rows)
 
 
-def unseen_classes(places: argparse.Namespace) -> str:
+def unseen_classes(flags: argparse.Namespace) -> str:
     """IoU of the unseen classes, all twenty competing: means over seeds."""
     rows = []
-    for name in (best_free(places), *COMPARED):
-        found = [seed["generalised"]["iou"] for seed in stored(places, name)]
+    for name in (best_free(flags), *COMPARED):
+        found = [seed["generalised"]["iou"] for seed in stored(flags, name)]
         means = [statistics.mean(seed[each] or 0.0 for seed in found) for each in VOC_UNSEEN]
         rows.append([title_of(name), *(f"{mean:.1f}" for mean in means)])
     return table(["", *VOC_UNSEEN], rows)
 
 
-def mistaken(places: argparse.Namespace, name: str) -> str:
+def mistaken(flags: argparse.Namespace, name: str) -> str:
     """What pixels of the unseen classes are given, and what pixels are that are given them."""
-    found = json.loads((places.results / "confusions" / f"{name}.json").read_text())["classes"]
+    found = json.loads((flags.results / "confusions" / f"{name}.json").read_text())["classes"]
     rows = [[each, _shares(part["its pixels"]), _shares(part["given it"])]
             for each, part in found.items()]  # fmt: skip
     return table([title_of(name), "its pixels are given", "pixels that are given it are"], rows)
@@ -104,11 +104,11 @@ def _shares(of: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {share:.0f} %" for name, share in of.items())
 
 
-def among_present(places: argparse.Namespace) -> str:
+def among_present(flags: argparse.Namespace) -> str:
     """Scores where all classes compete, and where those in the image do: seed 0."""
     rows = []
     for name in CONFUSED:
-        path = places.results / "confusions" / f"{name}.json"
+        path = flags.results / "confusions" / f"{name}.json"
         if path.exists():
             found = json.loads(path.read_text())
             parts = (found["scores"], found["among present"])
@@ -117,13 +117,13 @@ def among_present(places: argparse.Namespace) -> str:
     return table(["", *heads, *(f"{head}, told" for head in heads)], rows)
 
 
-def in_folds(places: argparse.Namespace, score: str) -> str:
+def folds_table(flags: argparse.Namespace, score: str) -> str:
     """One query class an image: foreground against background."""
     folds = SPLITS[1:]
-    floor = stored(places, "floors")[0]
+    floor = stored(flags, "floors")[0]
     rows = [["every pixel is the class", *_fold_cells([floor], folds, lambda r: r[score])]]
     for name in [*FREE, *ROWS]:
-        seeds = stored(places, name)
+        seeds = stored(flags, name)
         seeds = [seed for seed in seeds if any(fold in seed for fold in folds)]
         if not seeds:
             continue
@@ -142,12 +142,12 @@ def _fold_cells(seeds: Sequence[Result], folds: Sequence[str], of: Any) -> list[
     return [*cells, cell(means)]
 
 
-def without_background(places: argparse.Namespace) -> str:
+def background_table(flags: argparse.Namespace) -> str:
     """The folds with the background left out of the masks."""
     rows = []
     for name in MODELS:
         folds = [
-            json.loads((places.results / "background" / f"{name}-{fold}.json").read_text())
+            json.loads((flags.results / "background" / f"{name}-{fold}.json").read_text())
             for fold in FOLDS
         ]
         scores = [fold["scores"]["mIoU"] for fold in folds]
@@ -156,13 +156,13 @@ def without_background(places: argparse.Namespace) -> str:
     return table(["", *(f"fold {fold}" for fold in FOLDS), "mean"], rows)
 
 
-def with_pamr(places: argparse.Namespace) -> str:
+def with_pamr(flags: argparse.Namespace) -> str:
     """All twenty classes competing, without and with a refinement at test time: the same seeds."""
     rows = []
     for name in REFINED:
-        paths = (places.results / "refined").glob(f"{name}-[0-9].json")
+        paths = (flags.results / "refined").glob(f"{name}-[0-9].json")
         after = {path.stem[-1]: json.loads(path.read_text()) for path in sorted(paths)}
-        before = stored_by_seed(places, name)
+        before = stored_by_seed(flags, name)
         both = [seed for seed in after if "generalised" in before.get(seed, {})]
         if both:
             runs = ([before[seed]["generalised"] for seed in both], [after[seed] for seed in both])
@@ -175,16 +175,16 @@ def with_pamr(places: argparse.Namespace) -> str:
 # ------------------------------------------------------------------------- choices
 
 
-def choices_table(places: argparse.Namespace, method: str) -> str:
+def choices_table(flags: argparse.Namespace, method: str) -> str:
     """What each choice of a method did on held-back photographs, and by how much it differs."""
     heads = QUERY if method in ROWS and ROWS[method].query else MANY
-    return _compared({x: of_choice(places, method, x) for x in CHOICES[method]}, heads)
+    return _compared({x: of_choice(flags, method, x) for x in CHOICES[method]}, heads)
 
 
-def searched(places: argparse.Namespace, data: str) -> str:
+def searched(flags: argparse.Namespace, data: str) -> str:
     """What each part of a combination did on held-back parts, and by how much it differs."""
     found: dict[str, dict[str, dict[str, float]]] = {"ours": {}}
-    for path in sorted((places.results / "search" / data).glob("*.json")):
+    for path in sorted((flags.results / "search" / data).glob("*.json")):
         found.setdefault(path.stem[:-4], {})[path.stem[-3:]] = json.loads(path.read_text())
     return _compared(found, MANY)
 
@@ -203,9 +203,9 @@ def _compared(scores: Mapping[str, Mapping[str, Mapping[str, float]]], heads: Se
     return table(["choice", "runs", *heads, *(f"{head} against ours" for head in heads[-2:])], rows)
 
 
-def of_choice(places: argparse.Namespace, method: str, choice: str) -> dict[str, dict[str, float]]:
+def of_choice(flags: argparse.Namespace, method: str, choice: str) -> dict[str, dict[str, float]]:
     """Scores by part and seed, "0-0"."""
-    folder = places.results / "choices" / method
+    folder = flags.results / "choices" / method
     found = sorted(folder.glob(f"{_escaped(choice)}-[0-9]-[0-9].json"))
     return {path.stem[-3:]: json.loads(path.read_text()) for path in found}
 
