@@ -16,6 +16,7 @@ from tables import (
     among_present,
     background_table,
     best_free,
+    by_test,
     choices_table,
     folds_table,
     mistaken,
@@ -23,7 +24,6 @@ from tables import (
     searched,
     unseen_classes,
     voc_table,
-    with_pamr,
 )
 
 from unseen.files import write_text
@@ -56,9 +56,13 @@ def page(flags: argparse.Namespace) -> Iterator[str]:
         f"{among_present(flags)}"
     )
     yield (
-        "## With a refinement at test time\n\n"
-        "The same runs with score maps that follow the image's edges (PAMR; `refined.py`).\n\n"
-        f"{with_pamr(flags)}"
+        "## By settings of the test\n\n"
+        "The same runs with an area threshold (classes with at most 5 % of an image lose it to"
+        " others),\nwith score maps that follow the image's edges (PAMR), and with both"
+        " (`refined.py`).\n"
+        "They are runs of their own: the rounding of another processor makes others of the same"
+        " seeds.\n\n"
+        f"{by_test(flags)}"
     )
     yield "## How many masks it takes\n\n![mIoU over training images](curve.svg)"
     for score, title in (("mIoU", "mIoU of the fold"), ("FB_IoU", "FB-IoU")):

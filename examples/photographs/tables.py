@@ -13,6 +13,7 @@ from choices import CHOICES, MANY, QUERY
 from common import FREE, cell
 from confusions import MODELS as CONFUSED
 from refined import MODELS as REFINED
+from refined import TESTS
 from run import FOLDS, ROWS
 
 from unseen.data.classes import VOC_UNSEEN
@@ -156,20 +157,17 @@ def background_table(flags: argparse.Namespace) -> str:
     return table(["", *(f"fold {fold}" for fold in FOLDS), "mean"], rows)
 
 
-def with_pamr(flags: argparse.Namespace) -> str:
-    """All twenty classes competing, without and with a refinement at test time: the same seeds."""
+def by_test(flags: argparse.Namespace) -> str:
+    """Unseen classes and hIoU, all twenty competing, by settings of the test: the same runs."""
     rows = []
     for name in REFINED:
-        paths = (flags.results / "refined").glob(f"{name}-[0-9].json")
-        after = {path.stem[-1]: json.loads(path.read_text()) for path in sorted(paths)}
-        before = stored_by_seed(flags, name)
-        both = [seed for seed in after if "generalised" in before.get(seed, {})]
-        if both:
-            runs = ([before[seed]["generalised"] for seed in both], [after[seed] for seed in both])
-            cells = [cell([run["scores"][head] for run in x]) for x in runs for head in MANY]
-            rows.append([title_of(name), *cells])
-    heads = ("seen", "unseen", "hIoU", "seen, PAMR", "unseen, PAMR", "hIoU, PAMR")
-    return table(["", *heads], rows)
+        paths = sorted((flags.results / "refined").glob(f"{name}-[0-9].json"))
+        runs = [json.loads(path.read_text()) for path in paths]
+        if runs:
+            columns = [[run[how]["scores"][head] for run in runs]
+                       for head in MANY[1:] for how in TESTS]  # fmt: skip
+            rows.append([title_of(name), *map(cell, columns)])
+    return table(["", *(f"{head}, {how}" for head in ("unseen", "hIoU") for how in TESTS)], rows)
 
 
 # ------------------------------------------------------------------------- choices
