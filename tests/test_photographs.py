@@ -334,8 +334,12 @@ def test_choices_of_the_search_are_read(scripts: dict[str, ModuleType]) -> None:
         check(choice.method, choice.options, known)
 
 
-def test_a_combination_starts_as_zegclip_and_learns(scripts: dict[str, ModuleType]) -> None:
+def test_a_combination_starts_as_zegclip_and_learns(
+    scripts: dict[str, ModuleType], tmp_path: Path
+) -> None:
     clip, images = tiny_clip(), torch.rand(1, 3, 32, 40)
+    others = tmp_path / "others.npy"
+    np.save(others, np.random.default_rng(0).normal(size=(30, clip.embed_dim)))
     made = scripts["combination"].Combination
     combination = made(clip, PromptedOptions(2), direct=True, proxy="doodles").eval()
     zegclip = create("zegclip", clip, num_prompts=2, decoder_heads=1).eval()
@@ -354,6 +358,7 @@ def test_a_combination_starts_as_zegclip_and_learns(scripts: dict[str, ModuleTyp
         {"text_noise": 0.3},
         {"pairs_weight": 0.5, "centred": True},
         {"presence": 1.0},
+        {"others": str(others)},
     ):
         torch.manual_seed(0)
         learner = made(tiny_clip(), PromptedOptions(2, dropout=0.0), **options).train()

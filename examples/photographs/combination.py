@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +24,8 @@ from unseen.modules.starts import logit_range
 from unseen.prompted_segmenter import PromptedOptions
 from unseen.segmenter import AuxiliaryMap, Prediction, TextFeatures, Tower
 
+OTHERS = 20
+"""Other names asked in a step."""
 BETA, GAMMA = 1.2, 3.0
 """ProxyCLIP's, where its own statistics are not used."""
 
@@ -45,6 +48,8 @@ class Combination(CascadeCLIP):
             so that classes differ in what they do not share.
         pairs_weight: Weight of the same losses on pairs of training classes, drawn anew in each
             step: the text feature of a pair is the mean of both, its mask their union.
+        others: File of text features of other names (M, D), some of which are asked in training
+            as well: classes that no labelled pixel shows. Empty for none.
         direct: Whether the patches' cosines with the classes are trained as a second path, whose
             logits are averaged with the decoder's (the ensemble of OTSeg+, without transport).
         presence: How much the class token counts, whose cosine with a class says whether the image
@@ -57,6 +62,7 @@ class Combination(CascadeCLIP):
     """
 
     TINY: ClassVar[dict[str, Any]] = {"num_prompts": 3}
+    others: Tensor | None
 
     def __init__(  # noqa: PLR0913 - keyword-only
         self,
@@ -68,6 +74,7 @@ class Combination(CascadeCLIP):
         text_noise: float = 0.0,
         centred: bool = False,
         pairs_weight: float = 0.0,
+        others: str = "",
         direct: bool = False,
         presence: float = 0.0,
         proxy: str = "",
@@ -79,6 +86,8 @@ class Combination(CascadeCLIP):
         self.text_mean: nn.Parameter | None = None
         if centred:
             self.text_mean = nn.Parameter(torch.zeros(clip.embed_dim), requires_grad=False)
+        vectors = torch.from_numpy(np.load(others)).float() if others else None
+        self.register_buffer("others", vectors, persistent=False)
         self.proxy_in_training, self.proxy_share = proxy_in_training, proxy_share
         self.direct: nn.Parameter | None = None
         if direct:
@@ -151,10 +160,14 @@ class Combination(CascadeCLIP):
             noise = torch.randn_like(text.pooled) * text.pooled.shape[-1] ** -0.5
             noisy = F.normalize(text.pooled + self.text_noise * noise, dim=-1)
             text = replace(text, pooled=noisy)
-        count, extras = len(text.pooled), dict[str, Tensor]()
-        if self.training and self.pairs_weight and count > 1:
-            extras["owner"] = owner = paired(count).to(text.pooled.device)
-            sums = torch.zeros_like(text.pooled[: count // 2]).index_add(0, owner, text.pooled)
+        classes, extras = text.pooled, dict[str, Tensor]()
+        if self.training and self.others is not None:
+            drawn = self.others[torch.randperm(len(self.others))[:OTHERS]]
+            text = replace(text, pooled=torch.cat([classes, drawn]))
+        count = len(text.pooled)
+        if self.training and self.pairs_weight and len(classes) > 1:
+            extras["owner"] = owner = paired(len(classes)).to(classes.device)
+            sums = torch.zeros_like(classes[: len(classes) // 2]).index_add(0, owner, classes)
             text = replace(text, pooled=torch.cat([text.pooled, F.normalize(sums, dim=-1)]))
         maps = self._paths(images, text)
         if self.proxy is not None and (self.proxy_in_training or not self.training):

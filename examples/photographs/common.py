@@ -98,7 +98,11 @@ def settings(
 
 def with_files(options: Mapping[str, Any], flags: argparse.Namespace) -> dict[str, Any]:
     """Options with the files of networks in place of their names."""
-    files = {"MOBILENET": str(flags.mobilenet), "VIT": flags.vit}
+    files = {
+        "MOBILENET": str(flags.mobilenet),
+        "VIT": flags.vit,
+        "OTHERS": str(flags.tower.with_name("others.npy")),
+    }
     return {
         name: files.get(value, value) if isinstance(value, str) else value
         for name, value in options.items()

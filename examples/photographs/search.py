@@ -58,6 +58,7 @@ CHOICES = (
     "centred=true",
     "pairs_weight=0.5",
     "presence=1.0",
+    "others=OTHERS",
     "inference.refinement=pamr",
     "inference.area_threshold=0.05",
     "inference.short_side=320",

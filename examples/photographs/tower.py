@@ -219,38 +219,60 @@ def classifier(weights: Path | None) -> dict[str, Tensor]:
     return dict(timm.create_model(VIT, pretrained=True).state_dict())
 
 
-def main() -> None:
-    """Choose, project, and write the tower and the vectors of the classes."""
-    flags = parse()
-    vit, classes = classifier(flags.weights), voc_names(flags.classes)
+def vectors_of(flags: argparse.Namespace, classes: dict[str, list[str]]) -> dict[str, Array]:
+    """Unit vectors by name, stored ones or those of a text tower."""
     if flags.vectors:
-        vectors = stored_vectors(flags.vectors, flags.names)
-    else:
-        wanted = {name for group in (*imagenet_names(), *classes.values()) for name in group}
-        vectors = encoded_vectors(flags.clip, sorted(wanted))
-    text, rows = named_rows(vectors, vit["head.weight"])
-    accuracy = {
-        ridge: held_back_accuracy(text, rows, ridge)
-        for ridge in (Ridge(*choice) for choice in product(LAMBDAS, (True, False)))
-    }
-    for ridge, percent in accuracy.items():
-        print(
-            f"λ {ridge.strength:g}, centred {ridge.centred}: {percent:.1f} % of held-back classes"
-        )
+        return stored_vectors(flags.vectors, flags.names)
+    wanted = {name for group in (*imagenet_names(), *classes.values()) for name in group}
+    return encoded_vectors(flags.clip, sorted(wanted))
+
+
+def choose(text: Array, rows: Array) -> tuple[Ridge, dict[Ridge, float]]:
+    """The projection that names most held-back classes, and the accuracy of all that were tried."""
+    accuracy = {}
+    for choice in product(LAMBDAS, (True, False)):
+        ridge = Ridge(*choice)
+        accuracy[ridge] = percent = held_back_accuracy(text, rows, ridge)
+        how = f"λ {ridge.strength:g}, centred {ridge.centred}"
+        print(f"{how}: {percent:.1f} % of held-back classes")
     best = max(accuracy, key=lambda ridge: accuracy[ridge])
     print(f"chosen: λ {best.strength:g}, centred {best.centred}")
-    matrix, mean = project(text, rows, best)
+    return best, accuracy
+
+
+def vectors_of_classes(
+    classes: dict[str, list[str]], vectors: dict[str, Array]
+) -> tuple[Array, Array]:
+    """The vectors of the classes, and of all names that are none of theirs."""
     known = {name: known_name(names, vectors) for name, names in classes.items()}
     missing = [name for name, found in known.items() if found is None]
     if missing:
         raise SystemExit(f"no vector for {', '.join(missing)}; add another name behind a comma")
     asked = np.stack([vectors[found] for found in known.values() if found is not None])
+    of_classes = {name for names in classes.values() for name in names}
+    return asked, np.stack([row for name, row in vectors.items() if name not in of_classes])
+
+
+def main() -> None:
+    """Choose, project, and write the tower and the vectors of the classes."""
+    flags = parse()
+    vit, classes = classifier(flags.weights), voc_names(flags.classes)
+    vectors = vectors_of(flags, classes)
+    asked, others = vectors_of_classes(classes, vectors)
+    text, rows = named_rows(vectors, vit["head.weight"])
+    best, accuracy = choose(text, rows)
+    matrix, mean = project(text, rows, best)
     flags.out.mkdir(parents=True, exist_ok=True)
     state, config = tower_state(vit, matrix), tower_config(vit, text.shape[1])
     save_file(state, flags.out / "tower.safetensors", {"config": json.dumps(config)})
-    np.save(flags.out / "classes.npy", unit(asked - mean).astype(np.float32))
+    for name, part in (("classes", asked), ("others", others)):
+        np.save(flags.out / f"{name}.npy", unit(part - mean).astype(np.float32))
     facts = {
         "names with a vector": len(text),
+        "names of the classes": {
+            name: known_name(names, vectors) for name, names in classes.items()
+        },
+        "other names": len(others),
         "strength": best.strength,
         "centred": best.centred,
         "held-back accuracy": {
@@ -258,7 +280,7 @@ def main() -> None:
         },
     }
     write_text(flags.out / "tower.json", json.dumps(facts, indent=1) + "\n", ours=True)
-    print(f"wrote {flags.out}/tower.safetensors and classes.npy")
+    print(f"wrote {flags.out}/tower.safetensors, classes.npy and others.npy")
 
 
 def parse() -> argparse.Namespace:
