@@ -21,7 +21,7 @@ from unseen.data.benchmarks import get_benchmark
 from unseen.evaluation.entries import Changes
 from unseen.methods import known
 from unseen.methods.options import released_options
-from unseen.recipes import require_published, resolve
+from unseen.recipes import FROM, require_published, resolve
 from unseen.settings import change_inference, flat
 from unseen.sources import benchmark_templates
 from unseen.vocabulary import change_vocabulary
@@ -126,7 +126,9 @@ def resolved(method: str, benchmark: str, regime: str) -> dict[str, Any]:
     defaults = {name: option.default for name, option in row.choices.items()}
     values: dict[str, Any] = {"clip": protocol.model.get("clip")}
     options = {**defaults, **released_options(row.cls), **protocol.model.get("options", {})}
-    if row.trainable and not regime.startswith("from "):
+    if regime.startswith(FROM):
+        options = protocol.test_options
+    elif row.trainable:
         model, train = resolve(
             method, benchmark, model={"published": True}, train={"regime": regime}
         )
@@ -165,8 +167,7 @@ def rows() -> Iterator[tuple[str, str, Any, Any]]:
     """Title of the configuration, field, released value, resolved value."""
     for method, benchmark, regime, values in chain(released(), released("across")):
         title = f"{method} on {benchmark}"
-        across = regime.startswith("from ")
-        if across or (known(method).trainable and benchmark in GENERALISED):
+        if regime.startswith(FROM) or (known(method).trainable and benchmark in GENERALISED):
             title += f", {regime}"
         ours = resolved(method, benchmark, regime)
         for field, value in values.items():
@@ -180,7 +181,7 @@ def _plain(value: Any) -> Any:
 
 def left_out() -> Iterator[tuple[str, str, str, Any]]:
     """Method, benchmark, field and value of settings that no row compares and nothing explains."""
-    for method, benchmark, regime, values in released():
+    for method, benchmark, regime, values in chain(released(), released("across")):
         ours = resolved(method, benchmark, regime)
         for field, value in ours.items():
             if field in values or field in RUNNING:

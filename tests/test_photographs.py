@@ -33,6 +33,9 @@ from unseen.vocabulary import Vocabulary
 FOLDER = Path(__file__).parents[1] / "examples" / "photographs"
 MODULES = (
     "common",
+    "choice",
+    "background",
+    "sazs",
     "tower",
     "probe",
     "run",
@@ -269,8 +272,8 @@ def test_every_row_and_choice_fits_its_method(scripts: dict[str, ModuleType]) ->
         if row.method in METHODS:
             check(row.method, model.options, METHODS[row.method].choices)
     for name, listed in choices.CHOICES.items():
-        for choice in map(choices.Choice.read, listed):
-            known = METHODS[name].choices.keys() | choices.START
+        for choice in map(scripts["choice"].Choice.read, listed):
+            known = METHODS[name].choices.keys() | (choices.START if name == "zegclip" else set())
             assert {*choice.options, *choice.scored} <= known, choice
             TrainSettings(**choice.train)
 
@@ -303,35 +306,35 @@ def test_an_aligned_start_in_parts(scripts: dict[str, ModuleType]) -> None:
 
 
 def test_choices_are_read(scripts: dict[str, ModuleType]) -> None:
-    choices = scripts["choices"]
-    read, zegclip = choices.Choice.read, choices.ROWS["zegclip"]
-    assert read("ours") == choices.Choice()
+    read, run_name = scripts["choice"].Choice.read, scripts["choice"].run_name
+    assert read("ours") == scripts["choice"].Choice()
     choice = read("start=released+train.lr=1e-3+scored.calibration=0.1")
     assert (choice.options, choice.train) == ({"start": "released"}, {"lr": 1e-3})
     assert choice.scored == {"calibration": 0.1}
-    assert choice.row(zegclip).method == "zegclip"
-    assert choice.row(zegclip).options == {**zegclip.options, "start": "released"}
-    assert read("spread=4.0").row(zegclip).method == "partly_aligned"
-
-
-def test_choices_of_the_search_are_read(scripts: dict[str, ModuleType]) -> None:
-    search, combination = scripts["search"], scripts["combination"].Combination
-    read = search.Choice.read
-    assert read("ours") == search.Choice()
     choice = read("direct=true+train.steps=200+mixed=0.5+inference.window=9")
-    assert choice.inference == {"window": 9}
-    assert search.run_name("ours+inference.window=9+mixed=0.5") == "ours"
-    assert (choice.options, choice.train, choice.mixed) == ({"direct": True}, {"steps": 200}, 0.5)
+    assert (choice.inference, choice.mixed) == ({"window": 9}, 0.5)
     otseg = read("epsilon=0.1+otseg")
     assert (otseg.method, otseg.options) == ("otseg", {"epsilon": 0.1})
-    assert otseg.options_with(search.METHODS["otseg"]) == {"text_offsets": 4, "epsilon": 0.1}
-    assert read("train.lr=3e-4").train == {"lr": 3e-4}
+    assert run_name("ours+inference.window=9+mixed=0.5") == "ours"
+    assert run_name("scored.calibration=0.1") == "ours"
+    assert run_name("train.lr=1e-3+scored.calibration=0.1") == "train.lr=1e-3"
+
+
+def test_parts_of_the_start_are_zegclips(scripts: dict[str, ModuleType]) -> None:
+    row_of, read = scripts["choices"].row_of, scripts["choice"].Choice.read
+    assert row_of("zegclip", read("start=released")).method == "zegclip"
+    assert row_of("zegclip", read("spread=4.0")).method == "partly_aligned"
+    for name, text in (("clip_rc", "spread=4.0"), ("zegclip", "spread=4.0+start=released")):
+        with pytest.raises(SystemExit, match="of ZegCLIP's aligned start alone"):
+            row_of(name, read(text))
+
+
+def test_choices_of_the_search_exist(scripts: dict[str, ModuleType]) -> None:
+    search, combination = scripts["search"], scripts["combination"].Combination
     for text in search.CHOICES:
-        choice = read(text)
-        known = options_of(combination)
-        if choice.method != "combination":
-            known = METHODS[choice.method].choices
-        check(choice.method, choice.options, known)
+        choice = scripts["choice"].Choice.read(text)
+        known = METHODS[choice.method].choices if choice.method else options_of(combination)
+        check(choice.method or "combination", choice.options, known)
 
 
 def test_a_combination_starts_as_zegclip_and_learns(

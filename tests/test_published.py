@@ -16,9 +16,9 @@ from tiny.commands import error_of, run_command
 from unseen.cli.notices import about_release
 from unseen.data.benchmarks import get_benchmark
 from unseen.errors import SettingError
-from unseen.evaluation.entries import Changes, Places, plan_entries
+from unseen.evaluation.entries import Changes, Entry, Places, plan_entries
 from unseen.methods import METHODS
-from unseen.recipes import published_on, require_published, resolve
+from unseen.recipes import FROM, published_across, published_on, require_published, resolve
 from unseen.runs import Run, save_config
 from unseen.settings import ModelSettings
 from unseen.sources import find_model
@@ -110,24 +110,52 @@ def test_a_regime_may_have_a_test_of_its_own() -> None:
 
 def test_a_run_on_another_benchmark_may_have_a_test_of_its_own(tmp_path: Path) -> None:
     """Its windows depend on what it was trained on."""
-    root, run = write_voc(tmp_path / "VOC2012"), tmp_path / "run"
-    for trained, window, stride in (
-        ("coco-stuff", 512, 380),
-        ("context", 480, 80),
-        ("context-60", 512, 426),
+    run, data = tmp_path / "run", tmp_path / "data"
+    data.mkdir()
+
+    def run_tested(method: str, trained: str, on: str) -> Entry:
+        bench, model = get_benchmark(trained), ModelSettings(method, "doodles", published=True)
+        names, how = bench.class_names, {"regime": "transductive"}
+        save_config(run, Run(model, trained, names, names, bench.inference, how))
+        return plan_entries([run], on, Places(root=data), Changes(choices={"published": True}))[0]
+
+    for method, trained, on, short_side, window, stride in (
+        ("otseg", "coco-stuff", "voc", 512, 512, 380),
+        ("otseg", "context", "voc", 512, 480, 80),
+        ("otseg", "coco-stuff", "context", 520, 512, 426),
+        ("otseg", "context", "coco-stuff", 512, 480, 80),
+        ("otseg", "coco-stuff", "ade20k-150", 512, 512, 426),
+        ("otseg", "context", "context", 520, 420, 80),
+        ("cascade_clip", "coco-stuff", "context", 512, 512, 426),
+        ("zegclip", "coco-stuff", "context-60", 512, 512, 426),
     ):
-        bench, model = get_benchmark(trained), ModelSettings("otseg", "doodles", published=True)
-        names = bench.class_names
-        save_config(
-            run, Run(model, trained, names, names, bench.inference, {"regime": "inductive"})
-        )
-        entry = plan_entries([run], "voc", Places(root=root), Changes(choices={"published": True}))[
-            0
-        ]
-        assert (entry.inference.window, entry.inference.stride) == (window, stride), trained
-        assert not entry.own
-    with pytest.raises(SettingError, match="otseg has no published protocol for ade20k-150"):
-        require_published("otseg", "ade20k-150", "from context")
+        entry = run_tested(method, trained, on)
+        test = entry.inference
+        assert (test.short_side, test.window, test.stride) == (short_side, window, stride), on
+        assert entry.own is (trained == on)
+        words = {"tvmonitor": ("tv monitor",)} if (method, on) == ("otseg", "context") else {}
+        assert {x: tuple(y) for x, y in entry.vocabulary.synonyms.items()} == words
+        statistics = "clip" if on == "ade20k-150" else None
+        assert entry.source.settings.options.get("normalization") == statistics
+    for method, trained, on, message in (
+        (
+            "otseg",
+            "voc",
+            "context",
+            "for runs on voc tested on context.*choose one of runs on coco",
+        ),
+        ("clip_rc", "coco-stuff", "voc", "for runs on coco-stuff tested on voc.*remove --publ"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            run_tested(method, trained, on)
+    with pytest.raises(SettingError, match="for ade20k-150, so .* choose one of voc, coco-stuff, "):
+        require_published("otseg", "ade20k-150", "inductive")
+
+
+def test_every_test_across_data_sets_is_compared(table: ModuleType) -> None:
+    offered = {(method, *pair) for method in METHODS for pair in published_across(method)}
+    compared = {(m, on, how.removeprefix(FROM)) for m, on, how, _ in table.released("across")}
+    assert compared == offered
 
 
 def test_given_values_win_over_published_ones() -> None:

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
+from choice import Choice, run_name
 from common import FREE, Row, cell, flags_of, held_back, in_folds, kept, score, train
 from starts import PartlyAligned
 
-from unseen.cli.flags import read_value
 from unseen.data.benchmarks import get_benchmark
 
 MOBILENET = {"backbone": "mobilenet_v2", "weights": "MOBILENET", "background": "learned"}
@@ -143,36 +142,19 @@ START = {"random", "spread", "prior"}
 """Options of `starts.PartlyAligned` alone."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What a choice changes.
+def row_of(name: str, choice: Choice) -> Row:
+    """The row of a method with the choice's options.
 
-    Attributes:
-        options: Of the method.
-        train: Values of `TrainSettings`.
-        scored: Options that are changed after training, which costs no run of its own.
+    Raises:
+        SystemExit: Parts of ZegCLIP's start for another method, or for a random one.
     """
-
-    options: dict[str, Any] = field(default_factory=dict)
-    train: dict[str, Any] = field(default_factory=dict)
-    scored: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, text: str) -> Choice:
-        """A choice from its changes, joined by "+"; "ours" for none."""
-        choice = cls()
-        groups = {"train": choice.train, "scored": choice.scored}
-        for change in text.split("+") if text != "ours" else ():
-            name, _, value = change.partition("=")
-            group, _, inner = name.partition(".")
-            place, name = (groups[group], inner) if group in groups else (choice.options, name)
-            place[name] = read_value(value)
-        return choice
-
-    def row(self, base: Row) -> Row:
-        """The row with the choice's options."""
-        method = "partly_aligned" if START & self.options.keys() else base.method
-        return replace(base, method=method, options={**base.options, **self.options})
+    row = replace(ROWS[name], options={**ROWS[name].options, **choice.options})
+    parts = START & choice.options.keys()
+    if not parts:
+        return row
+    if name != "zegclip" or "start" in choice.options:
+        raise SystemExit(f"{', '.join(parts)}: of ZegCLIP's aligned start alone")
+    return replace(row, method="partly_aligned")
 
 
 def run_choice(
@@ -180,11 +162,9 @@ def run_choice(
 ) -> dict[str, float]:
     """The scores of one choice on one part."""
     choice = Choice.read(text)
-    row = choice.row(ROWS[name])
+    row = row_of(name, choice)
     folder = held_back(flags, part, "threshold" if row.query else "ignore")
-    changes = [change for change in text.split("+") if not change.startswith("scored.")]
-    of_run = "+".join(changes) or "ours"
-    out = flags.out / "choices" / name / f"{of_run}-{part}-{seed}".replace("/", "_")
+    out = flags.out / "choices" / name / f"{run_name(text)}-{part}-{seed}"
     run = train(row, flags, str(folder), out, seed, **choice.train)
     bench = get_benchmark(str(folder))
     if row.query:

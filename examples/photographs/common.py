@@ -21,6 +21,7 @@ from unseen.data.layouts import voc_pairs
 from unseen.files import write_text
 from unseen.images import read_labels
 from unseen.methods import METHODS
+from unseen.predictor import Predictor
 from unseen.settings import (
     EvaluationSettings,
     InferenceSettings,
@@ -157,6 +158,15 @@ def score(
     return unseen.evaluate(
         model, bench, inference=inference, settings=how, save=False, root=root, **free, **given
     )[0]
+
+
+def loaded(model: str | Path, flags: argparse.Namespace) -> Predictor:
+    """A run, or a method without training, for any list of classes."""
+    if str(model) in FREE:
+        source: dict[str, Any] = {"clip": str(flags.tower), "text_embeddings": flags.text}
+        options = with_files(FREE[str(model)], flags)
+        return unseen.load(str(model), inference=SIZE, class_names=VOC, options=options, **source)
+    return unseen.load(model, inference=SIZE)
 
 
 # ------------------------------------------------------------------ held-back data

@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import FREE, SIZE, flags_of, kept, score, train, voc_without_background, with_files
+from common import FREE, flags_of, kept, loaded, score, train, voc_without_background
 from run import ROWS, present_lists
 
-import unseen
 from unseen.data.classes import VOC, VOC_UNSEEN
 from unseen.labels import IGNORE
 from unseen.metrics import ConfusionMatrix
@@ -38,15 +37,6 @@ def run_of(name: str, flags: argparse.Namespace) -> str | Path:
     split = "pascal-5i/3" if ROWS[name].query else "voc"
     folder = flags.out / "runs" / f"{name}-{split.replace('/', '-')}-0"
     return train(ROWS[name], flags, split, folder, 0)
-
-
-def load(name: str, flags: argparse.Namespace) -> Predictor:
-    """The model of a row, for any list of classes."""
-    if name in FREE:
-        source: dict[str, Any] = {"clip": str(flags.tower), "text_embeddings": flags.text}
-        options = with_files(FREE[name], flags)
-        return unseen.load(name, inference=SIZE, class_names=VOC, options=options, **source)
-    return unseen.load(run_of(name, flags), inference=SIZE)
 
 
 def largest(counts: torch.Tensor) -> dict[str, float]:
@@ -88,7 +78,7 @@ def measure(row: str, flags: argparse.Namespace) -> dict[str, Any]:
     return {
         "classes": {name: mistaken(counts, name) for name in VOC_UNSEEN},
         "scores": report.scores,
-        "among present": among_present(load(row, flags), flags),
+        "among present": among_present(loaded(run_of(row, flags), flags), flags),
     }
 
 

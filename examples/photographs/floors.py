@@ -1,4 +1,4 @@
-"""Floors: the scores of answers that need no network, or that do not listen to the query."""
+"""Floors: the scores of answers that need no network, or that ignore the query class."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def page(flags: argparse.Namespace) -> Iterator[str]:
     yield f"IoU of the classes without masks, means over seeds:\n\n{unseen_classes(flags)}"
     yield (
         "## Where the classes without masks lose\n\n"
-        "Runs of seed 0, in percent of pixels (`confusions.py`)."
+        "Runs of seed 0, trained again, in percent of pixels (`confusions.py`)."
     )
     for name in (best_free(flags), "zegclip", "clip_rc"):
         if (flags.results / "confusions" / f"{name}.json").exists():
@@ -57,11 +57,10 @@ def page(flags: argparse.Namespace) -> Iterator[str]:
     )
     yield (
         "## By settings of the test\n\n"
-        "The same runs with an area threshold (classes with at most 5 % of an image lose it to"
+        "Runs with an area threshold (classes with at most 5 % of an image lose it to"
         " others),\nwith score maps that follow the image's edges (PAMR), and with both"
         " (`refined.py`).\n"
-        "They are runs of their own: the rounding of another processor makes others of the same"
-        " seeds.\n\n"
+        "All were trained again: the same seed gives slightly other runs on another processor.\n\n"
         f"{by_test(flags)}"
     )
     yield "## How many masks it takes\n\n![mIoU over training images](curve.svg)"

@@ -18,18 +18,18 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from choice import Choice, run_name
 from combination import Combination
 from common import QUIET, SIZE, Row, flags_of, held_back, kept, score, train
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import unseen
-from unseen.cli.flags import read_value
 from unseen.data.benchmarks import Benchmark, get_benchmark
 from unseen.data.classes import DOODLES_FOLDS
 from unseen.data.datasets import DoodleScenes
@@ -67,55 +67,6 @@ CHOICES = (
 NUMBERS = ("mIoU_S", "mIoU_U", "hIoU")
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What a choice says.
-
-    Attributes:
-        method: In the table of methods.
-        options: Of it.
-        train: Values of `TrainSettings`.
-        inference: Values of `InferenceSettings`; they need no run of their own.
-        mixed: Share of the end in the weights; None for the end itself.
-    """
-
-    method: str = "combination"
-    options: dict[str, Any] = field(default_factory=dict)
-    train: dict[str, Any] = field(default_factory=dict)
-    inference: dict[str, Any] = field(default_factory=dict)
-    mixed: float | None = None
-
-    @classmethod
-    def read(cls, text: str) -> Choice:
-        """A choice from its changes."""
-        choice = cls()
-        for change in text.split("+"):
-            name, _, value = change.partition("=")
-            told = read_value(value) if value else None
-            if name in METHODS:
-                choice = replace(choice, method=name)
-            elif name == "mixed":
-                choice = replace(choice, mixed=told)
-            elif name.startswith("train."):
-                choice.train[name.removeprefix("train.")] = told
-            elif name.startswith("inference."):
-                choice.inference[name.removeprefix("inference.")] = told
-            elif name != "ours":
-                choice.options[name] = told
-        return choice
-
-    def options_with(self, usual: Mapping[str, Any]) -> dict[str, Any]:
-        """The options, with those that its method usually has."""
-        return {**usual, **self.options}
-
-
-def run_name(text: str) -> str:
-    """The name of the run of a choice; mixed weights and a changed test need none of their own."""
-    tests = ("mixed", "inference.")
-    changes = [change for change in text.split("+") if not change.startswith(tests)]
-    return "+".join(changes).replace("/", "_") or "ours"
-
-
 def mixed_weights(run: Path, share: float, out: Path) -> Path:
     """A run whose weights lie between those of its first step and its last."""
     shutil.rmtree(out, ignore_errors=True)
@@ -134,8 +85,8 @@ def mixed_weights(run: Path, share: float, out: Path) -> Path:
 def on_photographs(text: str, part: int, seed: int, flags: argparse.Namespace) -> dict[str, float]:
     """The scores of a choice on a held-back part."""
     choice = Choice.read(text)
-    options = choice.options_with(METHODS.get(choice.method, {}))
-    row = Row(text, choice.method, options, {"lr": 1e-4, **choice.train})
+    options = {**METHODS.get(choice.method, {}), **choice.options}
+    row = Row(text, choice.method or "combination", options, {"lr": 1e-4, **choice.train})
     folder = held_back(flags, part)
     out = flags.out / "search" / f"{run_name(text)}-{part}-{seed}"
     run = train(row, flags, str(folder), out, seed, snapshots=(1,))
@@ -166,12 +117,13 @@ def on_doodles(text: str, fold: int, seed: int, flags: argparse.Namespace) -> di
     # What a combination has of ZegCLIP's options, as the recipe sets them.
     known = ("num_prompts", "dropout", "focal_over", "start")
     options = {name: model.options[name] for name in known if name in model.options}
-    if choice.method != "combination":
+    if choice.method:
         model, _ = settings(choice.method, "doodles")
         options = model.options  # the small tower has prompts of its own, and needs no offsets
     out = flags.out / "search-doodles" / f"{run_name(text)}-{fold}-{seed}"
     told = {name: "doodles" if value == "VIT" else value for name, value in choice.options.items()}
-    model = replace(model, method=choice.method, options={**options, **told})
+    method = choice.method or "combination"
+    model = replace(model, method=method, options={**options, **told})
     if not (out / "weights.safetensors").exists():
         resume = (out / "config.yaml").exists()
         unseen.train(model, how, f"doodles-5i/{fold}", out, resume=resume, progress=False)
@@ -205,7 +157,9 @@ def main() -> None:
     flags = flags_of(parser)
     Combination.register()
     print(f"| {flags.data} | {' | '.join(NUMBERS)} |\n|---|{'---|' * len(NUMBERS)}", flush=True)
-    for text in flags.only or CHOICES:
+    # The small tower knows no other names than those of the drawings.
+    known = [x for x in CHOICES if flags.data == "photographs" or "OTHERS" not in x]
+    for text in flags.only or known:
         found = list(scores_of(flags.data, text, flags))
         means = [sum(each[name] for each in found) / len(found) for name in NUMBERS]
         print(f"| `{text}` | {' | '.join(f'{mean:.1f}' for mean in means)} |", flush=True)

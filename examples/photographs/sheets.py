@@ -8,31 +8,19 @@ Run: python examples/photographs/sheets.py --voc VOC2012 --lists LISTS --mobilen
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import numpy as np
-from common import FREE, SIZE, flags_of, with_files
+from common import FREE, flags_of, loaded
 from probe import LinearProbe
 from run import ROWS
 
-import unseen
 from unseen.data.benchmarks import get_benchmark
 from unseen.data.classes import VOC, VOC_UNSEEN
 from unseen.files import write_png
-from unseen.predictor import Predictor
 from unseen.visualize import Row, sheet, spread
 
 SHOWN = 12
 """Images on the sheet."""
-
-
-def load(flags: argparse.Namespace, name: str) -> Predictor:
-    """A method without training, or the first run of a row."""
-    if name in FREE:
-        source: dict[str, Any] = {"clip": str(flags.tower), "text_embeddings": flags.text}
-        options = with_files(FREE[name], flags)
-        return unseen.load(name, inference=SIZE, class_names=VOC, options=options, **source)
-    return unseen.load(flags.out / "runs" / f"{name}-voc-0", inference=SIZE)
 
 
 def main() -> None:
@@ -45,7 +33,10 @@ def main() -> None:
     LinearProbe.register()
     data = get_benchmark("voc").data("val", flags.voc)
     models = {
-        ROWS[name].title if name in ROWS else name: load(flags, name) for name in flags.methods
+        ROWS[name].title if name in ROWS else name: loaded(
+            name if name in FREE else flags.out / "runs" / f"{name}-voc-0", flags
+        )
+        for name in flags.methods
     }
     encoded = {title: model.encode(VOC) for title, model in models.items()}
     rows = []

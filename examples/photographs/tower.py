@@ -300,7 +300,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vectors", type=Path, nargs="+", help="instead: .npy files of vectors")
     parser.add_argument("--names", type=Path, help="JSON: a list of names for each of these files")
     parser.add_argument("--out", type=Path, default=Path("runs/photographs/tower"))
-    return parser.parse_args()
+    flags = parser.parse_args()
+    if bool(flags.vectors) != bool(flags.names):
+        parser.error("--vectors and --names belong together; give both or none")
+    return flags
 
 
 if __name__ == "__main__":

@@ -177,8 +177,8 @@ class TowerQuirks:
         train_grid: A grid the position table goes through first (released: that of the training
             crops).
         rim: What happens where a side is no multiple of the patch: "pad" fills the last patches up;
-            "stretch" leaves the rest away and stretches the maps over it (released, but for ESDA,
-            whose images are whole patches).
+            "stretch" crops the image to whole patches and stretches the maps over all of it
+            (released, but for ESDA, whose images are whole patches).
     """
 
     normalization: Literal["clip", "imagenet"] = "clip"

@@ -130,8 +130,8 @@ class Prediction:
     Attributes:
         logits: (B, K, h, w), finite, one map a class; (B, 2, h, w), background and query class,
             from `QuerySegmenter.forward_query`.
-        padded_size: Height and width in pixels that the maps cover: the image, padded to whole
-            patches.
+        padded_size: Height and width in pixels that the maps cover: usually the image, padded to
+            whole patches.
         extras: What else the loss needs, by name.
         align_corners: How the method's maps are resized: whether the first and last of them lie on
             the image's first and last pixel.

@@ -68,10 +68,11 @@ class ModelSource:
     def by(self, protocol: Protocol) -> ModelSource:
         """The same source with tower and options of a published protocol, unless others are given.
 
-        A run keeps those it was trained with.
+        A run keeps those it was trained with, but for what a test on another benchmark changes.
         """
         if self.run is not None:
-            return self
+            options = {**self.settings.options, **protocol.test_options, **self.given}
+            return replace(self, settings=replace(self.settings, options=options))
         options = {**self.settings.options, **protocol.model.get("options", {}), **self.given}
         clip = self.settings.clip
         if not self.clip_given:

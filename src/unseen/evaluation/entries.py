@@ -13,7 +13,7 @@ from typing import Any
 from unseen.data.benchmarks import Benchmark, check_flags_used, folds_of, get_benchmark
 from unseen.errors import SettingError
 from unseen.methods.options import nearest
-from unseen.recipes import Protocol, require_published
+from unseen.recipes import FROM, Protocol, require_published
 from unseen.runs import Run
 from unseen.settings import (
     EvaluationSettings,
@@ -230,7 +230,7 @@ def _trained(run: Run | None, own: bool) -> str | None:
     """How a run was trained, as `unseen.recipes.published` wants it."""
     if run is None:
         return None
-    return run.train.get("regime") if own else f"from {run.benchmark}"
+    return run.train.get("regime") if own else f"{FROM}{run.benchmark}"
 
 
 def _benchmarks(

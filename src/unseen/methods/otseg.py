@@ -5,7 +5,7 @@ Kim, Oh and Ye, "OTSeg: Multi-prompt Sinkhorn Attention for Zero-Shot Semantic S
 transport divides the patches among them, every prompt an equal share. The map of a class is made of
 the plans. Two paths are trained side by side: one compares the queries with the patches as they
 are, the other goes through a decoder whose attention is such a plan. Their mean is OTSeg+; the
-decoder alone is OTSeg, by what others say of the paper.
+decoder alone is OTSeg, according to secondary sources.
 
 The released code differs from sound practice in a few places, collected in `OTSegQuirks`;
 `docs/methods/otseg.md` lists them.
@@ -176,7 +176,7 @@ class OTSegQuirks(PromptedQuirks):
 
 @dataclass(frozen=True)
 class OTSegOptions(PromptedOptions):
-    """Shared options that are other here: the default of `templates`, what is said of `start`.
+    """Shared options with another default (`templates`) or description (`start`).
 
     Attributes:
         start: Where training starts: "aligned", at the comparison of patches with prompts that

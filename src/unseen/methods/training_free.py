@@ -48,7 +48,8 @@ class TrainingFreeQuirks:
         resize: How the position table is resized (`CLIP.positions`): "bicubic" with anti-aliasing,
             or "bicubic_plain" (released).
         rim: What happens where a side is no multiple of the patch: "pad" fills the last patches up;
-            "stretch" leaves the rest away and stretches the maps over it (SCLIP and NACLIP).
+            "stretch" crops the image to whole patches and stretches the maps over all of it (SCLIP
+            and NACLIP).
     """
 
     resize: Resize = "bicubic"

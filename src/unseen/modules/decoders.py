@@ -108,7 +108,7 @@ class AttentionLayer(nn.Module):
 
 
 class DecoderLayer(AttentionLayer):
-    """A layer of cross-attention, softmax and all."""
+    """A layer whose queries attend to the memory by a softmax."""
 
     def scores(self, queries: Tensor, memory: Tensor, heads: int) -> Tensor:
         """The layer's attention scores before the softmax, (B, K, N) (`mean_scores`)."""

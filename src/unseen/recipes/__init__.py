@@ -22,6 +22,10 @@ from unseen.settings import ModelSettings, Regime, TrainSettings, TransformSetti
 
 RELEASED: Mapping[str, Any] = {"inference": {"precision": "32-true"}}
 """What holds for all protocols, as fields of `Protocol`: no released code computes in bf16."""
+FROM = "from "
+"""Begins, in place of a regime, the name of the other benchmark that a run was trained on."""
+TEST = ("inference", "vocabulary", "evaluation")
+"""Fields of `Protocol` that are about the test."""
 DRAWN = "doodles"
 """How the names of benchmarks begin that the tower of the package knows."""
 PHOTOGRAPHS = "ViT-B-16-quickgelu/openai"
@@ -74,6 +78,7 @@ class Protocol:
         inference: Changes to the benchmark's `InferenceSettings`.
         vocabulary: Changes to its vocabulary (`unseen.vocabulary.change_vocabulary`).
         evaluation: Values of `EvaluationSettings`.
+        test_options: Options that the test of a run on another benchmark changes.
         note: What of it was not released, as a sentence for who trains by it.
         cost: What was published of its cost on a square of 512 pixels, as fields of
             `unseen.profiling.Cost`, with the source and what it was measured at.
@@ -84,6 +89,7 @@ class Protocol:
     inference: dict[str, Any] = field(default_factory=dict)
     vocabulary: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    test_options: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     cost: dict[str, Any] = field(default_factory=dict)
 
@@ -91,6 +97,12 @@ class Protocol:
 def published_on(method: str) -> tuple[str, ...]:
     """The benchmarks, folds under one name, that a method has a published protocol for."""
     return tuple(name for name in _sections(method).get("published", {}) if "/" not in name)
+
+
+def published_across(method: str) -> tuple[tuple[str, str], ...]:
+    """Benchmarks on which runs on another one were tested, each with that other one."""
+    names = (name.partition(f"/{FROM}") for name in _sections(method).get("published", {}))
+    return tuple((tested, trained) for tested, across, trained in names if across)
 
 
 def published(method: str, benchmark: str, regime: str | None = None) -> Protocol | None:
@@ -104,11 +116,15 @@ def published(method: str, benchmark: str, regime: str | None = None) -> Protoco
     """
     sections = _sections(method).get("published", {})
     base = _base(benchmark, sections)
-    # The section of a regime holds only the differences from that of the benchmark, if it has one.
-    found = [sections[name] for name in (base, f"{base}/{regime}") if name in sections]
-    if not found:
+    own, section = sections.get(base), sections.get(f"{base}/{regime}")
+    if regime is not None and regime.startswith(FROM):
+        if section is None:
+            return None
+        # The run keeps its model; only the benchmark's test counts.
+        own = {name: own[name] for name in TEST if name in own} if own else {}
+    if own is None:
         return None
-    return Protocol(**_merged(RELEASED, _merged(found[0], found[-1])))
+    return Protocol(**_merged(RELEASED, _merged(own, section or {})))
 
 
 def require_published(method: str, benchmark: str, regime: str | None = None) -> Protocol:
@@ -120,12 +136,15 @@ def require_published(method: str, benchmark: str, regime: str | None = None) ->
     protocol = published(method, benchmark, regime)
     if protocol is not None:
         return protocol
-    others = published_on(method)
+    tested, others = f"for {benchmark}", published_on(method)
+    if regime is not None and regime.startswith(FROM):
+        tested = f"for runs on {regime.removeprefix(FROM)} tested on {benchmark}"
+        others = tuple(f"runs on {x}" for on, x in published_across(method) if on == benchmark)
     remedy = "remove --published"
     if others:
         remedy = f"choose one of {', '.join(others)}, or remove --published"
     raise SettingError(
-        f"{method} has no published protocol for {benchmark}, so --published cannot follow one;"
+        f"{method} has no published protocol {tested}, so --published cannot follow one;"
         f" {remedy} and change single choices with --options.NAME (unseen list {method})"
     )
 
