@@ -34,6 +34,7 @@ FOLDER = Path(__file__).parents[1] / "examples" / "photographs"
 MODULES = (
     "common",
     "choice",
+    "class_names",
     "background",
     "sazs",
     "tower",
@@ -103,13 +104,13 @@ def test_the_projection_recognises_held_back_classes(scripts: dict[str, ModuleTy
 
 
 def test_names(scripts: dict[str, ModuleType]) -> None:
-    tower = scripts["tower"]
-    assert tower.plain("Car (automobile)") == "car"
+    names = scripts["class_names"]
+    assert names.plain("Car (automobile)") == "car"
     vectors = {"lizard": np.zeros(1), "tabby": np.zeros(1)}
-    assert tower.known_name(["green lizard", "lacerta"], vectors) == "lizard"
-    assert tower.known_name(["tabby cat", "tabby"], vectors) == "tabby"
-    assert tower.known_name(["nothing"], vectors) is None
-    assert list(tower.voc_names(FOLDER / "voc_names.txt")) == list(VOC)
+    assert names.known_name(["green lizard", "lacerta"], vectors) == "lizard"
+    assert names.known_name(["tabby cat", "tabby"], vectors) == "tabby"
+    assert names.known_name(["nothing"], vectors) is None
+    assert list(names.voc_names(FOLDER / "voc_names.txt")) == list(VOC)
 
 
 @pytest.fixture

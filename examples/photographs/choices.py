@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 
 from choice import Choice, run_name
-from common import FREE, Row, cell, flags_of, held_back, in_folds, kept, score, train
+from common import FREE, SIZE, Row, cell, flags_of, held_back, in_folds, kept, score, train
 from starts import PartlyAligned
 
 from unseen.data.benchmarks import get_benchmark
@@ -162,6 +162,8 @@ def run_choice(
 ) -> dict[str, float]:
     """The scores of one choice on one part."""
     choice = Choice.read(text)
+    if choice.method or choice.mixed is not None:
+        raise SystemExit(f"{text}: other methods and mixed weights are for search.py")
     row = row_of(name, choice)
     folder = held_back(flags, part, "threshold" if row.query else "ignore")
     out = flags.out / "choices" / name / f"{run_name(text)}-{part}-{seed}"
@@ -169,7 +171,8 @@ def run_choice(
     bench = get_benchmark(str(folder))
     if row.query:
         bench = in_folds(bench)
-    return score(run, bench, flags, options=choice.scored or None).scores
+    test = replace(SIZE, **choice.inference)
+    return score(run, bench, flags, test, options=choice.scored or None).scores
 
 
 def free_scores(name: str, flags: argparse.Namespace, part: int) -> dict[str, float]:

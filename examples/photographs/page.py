@@ -40,6 +40,13 @@ def page(flags: argparse.Namespace) -> Iterator[str]:
         "In tables of VOC and the folds ± is the standard deviation over seeds 0, 1 and 2, as far"
         " as\nthey were run; without training nothing is random."
     )
+    yield from of_voc(flags)
+    yield from of_folds(flags)
+    yield from of_choices(flags)
+
+
+def of_voc(flags: argparse.Namespace) -> Iterator[str]:
+    """All twenty classes competing."""
     yield f"## VOC 15 + 5, all twenty classes competing\n\n{voc_table(flags)}"
     yield "![IoU of every class](classes.svg)"
     yield f"IoU of the classes without masks, means over seeds:\n\n{unseen_classes(flags)}"
@@ -64,6 +71,10 @@ def page(flags: argparse.Namespace) -> Iterator[str]:
         f"{by_test(flags)}"
     )
     yield "## How many masks it takes\n\n![mIoU over training images](curve.svg)"
+
+
+def of_folds(flags: argparse.Namespace) -> Iterator[str]:
+    """One query class an image."""
     for score, title in (("mIoU", "mIoU of the fold"), ("FB_IoU", "FB-IoU")):
         yield f"## PASCAL-5i, one query class an image: {title}\n\n{folds_table(flags, score)}"
     yield (
@@ -71,6 +82,10 @@ def page(flags: argparse.Namespace) -> Iterator[str]:
         "mIoU of the same masks on the pixels of the twenty classes (`background.py`).\n\n"
         f"{background_table(flags)}"
     )
+
+
+def of_choices(flags: argparse.Namespace) -> Iterator[str]:
+    """What was measured on held-back photographs, and on drawn scenes beside them."""
     yield (
         "## Choices on held-back photographs\n\n"
         "Training images alone: a third of the 15 seen classes unseen, every fifth image for\n"

@@ -93,7 +93,8 @@ def on_photographs(text: str, part: int, seed: int, flags: argparse.Namespace) -
     if choice.mixed is not None:
         run = mixed_weights(run, choice.mixed, out.with_name(f"{out.name}-mixed"))
     test = replace(SIZE, **choice.inference)
-    return score(run, get_benchmark(str(folder)), flags, test).scores
+    bench = get_benchmark(str(folder))
+    return score(run, bench, flags, test, options=choice.scored or None).scores
 
 
 # ----------------------------------------------------------------------- doodles
@@ -132,8 +133,15 @@ def on_doodles(text: str, fold: int, seed: int, flags: argparse.Namespace) -> di
         run = mixed_weights(out, choice.mixed, out.with_name(f"{out.name}-mixed"))
     quiet = EvaluationSettings(**QUIET)
     test = replace(unseen.load(run).inference, **choice.inference)
-    reports = unseen.evaluate(run, doodles_fold(fold), inference=test, settings=quiet, save=False)
-    return reports[0].scores
+    report = unseen.evaluate(
+        run,
+        doodles_fold(fold),
+        inference=test,
+        options=choice.scored or None,
+        settings=quiet,
+        save=False,
+    )[0]
+    return report.scores
 
 
 def scores_of(data: str, text: str, flags: argparse.Namespace) -> Iterator[dict[str, float]]:
