@@ -57,18 +57,23 @@ class Ridge:
     centred: bool
 
 
-def named_rows(vectors: dict[str, Array], head: Tensor) -> tuple[Array, Array]:
-    """Vectors (M, D) and rows (M, C): the mean row of the classes that go by one name."""
-    groups: dict[str, list[Array]] = {}
-    for names, row in zip(imagenet_names(), head.double().numpy(), strict=True):
+def named_classes(vectors: dict[str, Array]) -> dict[str, list[int]]:
+    """The numbers of ImageNet's classes by the name they go by; those without a vector left out."""
+    groups: dict[str, list[int]] = {}
+    for number, names in enumerate(imagenet_names()):
         name = known_name(names, vectors)
         if name is not None:
-            groups.setdefault(name, []).append(row)
-    print(
-        f"{sum(map(len, groups.values()))} of {len(head)} classes go by {len(groups)} known names"
-    )
-    rows = [np.mean(group, axis=0) for group in groups.values()]
-    return np.stack([vectors[name] for name in groups]), np.stack(rows)
+            groups.setdefault(name, []).append(number)
+    return groups
+
+
+def named_rows(
+    groups: dict[str, list[int]], vectors: dict[str, Array], head: Tensor
+) -> tuple[Array, Array]:
+    """Vectors (M, D) and rows (M, C): the mean row of the classes that go by one name."""
+    rows = head.double().numpy()
+    means = [rows[numbers].mean(axis=0) for numbers in groups.values()]
+    return np.stack([vectors[name] for name in groups]), np.stack(means)
 
 
 # ------------------------------------------------------------------- projection
@@ -211,7 +216,8 @@ def main() -> None:
     vit, classes = classifier(flags.weights), voc_names(flags.classes)
     vectors = vectors_of(flags, classes)
     asked, others = vectors_of_classes(classes, vectors)
-    text, rows = named_rows(vectors, vit["head.weight"])
+    groups = named_classes(vectors)
+    text, rows = named_rows(groups, vectors, vit["head.weight"])
     best, accuracy = choose(text, rows)
     matrix, mean = project(text, rows, best)
     flags.out.mkdir(parents=True, exist_ok=True)
@@ -220,7 +226,8 @@ def main() -> None:
     for name, part in (("classes", asked), ("others", others)):
         np.save(flags.out / f"{name}.npy", unit(part - mean).astype(np.float32))
     facts = {
-        "names with a vector": len(text),
+        "classes with a known name": sum(map(len, groups.values())),
+        "names with a vector": len(groups),
         "names of the classes": {
             name: known_name(names, vectors) for name, names in classes.items()
         },
