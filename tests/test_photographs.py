@@ -41,7 +41,7 @@ MODULES = (
     "probe",
     "run",
     "curve",
-    "refined",
+    "inference",
     "floors",
     "svg",
     "tables",

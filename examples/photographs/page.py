@@ -37,8 +37,8 @@ def page(flags: argparse.Namespace) -> Iterator[str]:
         "# Every method on photographs: results\n\n"
         "Made by `python examples/photographs/page.py` from [results](results); what they mean"
         " stands in\n[README.md](README.md).\n"
-        "In tables of VOC and the folds ± is the standard deviation over seeds 0, 1 and 2, as far"
-        " as\nthey were run; without training nothing is random."
+        "In tables of VOC and the folds ± is the standard deviation over seeds 0, 1 and 2; without\n"
+        "training nothing is random."
     )
     yield from of_voc(flags)
     yield from of_folds(flags)
@@ -66,7 +66,7 @@ def of_voc(flags: argparse.Namespace) -> Iterator[str]:
         "## By settings of the test\n\n"
         "Runs with an area threshold (classes with at most 5 % of an image lose it to"
         " others),\nwith score maps that follow the image's edges (PAMR), and with both"
-        " (`refined.py`).\n"
+        " (`inference.py`).\n"
         "All were trained again: the same seed gives slightly other runs on another processor.\n\n"
         f"{by_test(flags)}"
     )

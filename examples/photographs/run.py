@@ -63,7 +63,9 @@ ONE_SPLIT = (
     "zegclip-released",
     "clip_rc-uncalibrated",
     "clip_rc-labelled",
+    "otseg",
     "otseg-decoder",
+    "cascade_clip",
     "probe",
 )
 """Rows that are trained on VOC's usual split alone."""

@@ -12,8 +12,8 @@ from background import FLOOR, MODELS
 from choices import CHOICES, MANY, QUERY
 from common import FREE, cell
 from confusions import MODELS as CONFUSED
-from refined import MODELS as REFINED
-from refined import TESTS
+from inference import MODELS as TESTED
+from inference import TESTS
 from run import FOLDS, ROWS
 
 from unseen.data.classes import VOC_UNSEEN
@@ -160,8 +160,8 @@ def background_table(flags: argparse.Namespace) -> str:
 def by_test(flags: argparse.Namespace) -> str:
     """Unseen classes and hIoU, all twenty competing, by settings of the test: the same runs."""
     rows = []
-    for name in REFINED:
-        paths = sorted((flags.results / "refined").glob(f"{name}-[0-9].json"))
+    for name in TESTED:
+        paths = sorted((flags.results / "inference").glob(f"{name}-[0-9].json"))
         runs = [json.loads(path.read_text()) for path in paths]
         if runs:
             columns = [[run[how]["scores"][head] for run in runs]

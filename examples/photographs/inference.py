@@ -5,7 +5,7 @@ threshold (`--inference.area_threshold`) takes away the classes that get no more
 an image. Both need no training, and were chosen on held-back photographs
 (`search.py --only ours inference.refinement=pamr inference.area_threshold=0.05 ...`).
 
-Run: python examples/photographs/refined.py --voc VOCdevkit/VOC2012 --lists LISTS --mobilenet FILE
+Run: python examples/photographs/inference.py --voc VOCdevkit/VOC2012 --lists LISTS --mobilenet FILE
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
     flags = flags_of(parser)
     for name in flags.models:
         for seed in seeds_of(name, flags.seeds):
-            file = flags.results / "refined" / f"{name}-{seed}.json"
+            file = flags.results / "inference" / f"{name}-{seed}.json"
             for how, part in kept(file, partial(measure, name, seed, flags)).items():
                 scores = {x: round(part["scores"][x], 1) for x in ("mIoU_S", "mIoU_U", "hIoU")}
                 print(f"{name}, seed {seed}, {how}: {scores}", flush=True)
