@@ -37,8 +37,8 @@ def page(flags: argparse.Namespace) -> Iterator[str]:
         "# Every method on photographs: results\n\n"
         "Made by `python examples/photographs/page.py` from [results](results); what they mean"
         " stands in\n[README.md](README.md).\n"
-        "In tables of VOC and the folds ± is the standard deviation over seeds 0, 1 and 2; without\n"
-        "training nothing is random."
+        "In tables of VOC and the folds ± is the standard deviation over seeds 0, 1 and 2;\n"
+        "without training nothing is random."
     )
     yield from of_voc(flags)
     yield from of_folds(flags)
