@@ -54,7 +54,7 @@ def of_voc(flags: argparse.Namespace) -> Iterator[str]:
         "## Where the classes without masks lose\n\n"
         "Runs of seed 0, trained again, in percent of pixels (`confusions.py`)."
     )
-    for name in (best_free(flags), "zegclip", "clip_rc"):
+    for name in (best_free(flags), "zegclip", "clip_rc", "esda"):
         if (flags.results / "confusions" / f"{name}.json").exists():
             yield mistaken(flags, name)
     yield (
