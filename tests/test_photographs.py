@@ -350,6 +350,9 @@ def test_a_combination_starts_as_zegclip_and_learns(
     text = zegclip.encode_text(Vocabulary(("cat", "dog")))
     alone, both = (part.auxiliary for part in (zegclip(images, text), combination(images, text)))
     assert (len(alone), len(both)) == (0, 2)
+    averaged = made(clip, PromptedOptions(2), proxy="doodles", proxy_share=0.5).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert averaged(images, text).logits.isfinite().all()
     plain = made(clip, PromptedOptions(2)).eval()
     assert torch.allclose(plain(images, text).logits, zegclip(images, text).logits, atol=1e-5)
     centred = made(clip, PromptedOptions(2, start="released"), centred=True, direct=True)

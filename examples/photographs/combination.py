@@ -192,7 +192,7 @@ class Combination(CascadeCLIP):
             gamma=GAMMA,
         )
         mean = mean.transpose(1, 2).unflatten(2, grid)
-        return torch.lerp(values, mean, self.proxy_share)
+        return torch.lerp(values, mean.to(values.dtype), self.proxy_share)
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
         """Of every path, and of the pairs of classes."""

@@ -107,7 +107,9 @@ def of_choices(flags: argparse.Namespace) -> Iterator[str]:
     yield (
         "### On drawn scenes\n\n"
         "Doodles numbers: the classes of a fold unseen, other scenes than in any table.\n\n"
-        f"{searched(flags, 'doodles')}"
+        f"{searched(flags, 'doodles')}\n\n"
+        "The folds that no choice was made on:\n\n"
+        f"{searched(flags, 'doodles', '23')}"
     )
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from combination import Combination
 from common import FREE, SIZE, Row, flags_of, kept, score, train, voc_without_background
 from floors import commonest_class, every_pixel, wrong_class
 from probe import LinearProbe
@@ -50,6 +51,9 @@ ROWS = {
         "OTSeg", "otseg", {"text_offsets": 4, "ensemble": 0.0}, trained_as="otseg"
     ),
     "cascade_clip": Row("Cascade-CLIP", "cascade_clip", train=ADAMW),
+    "centred": Row(
+        "ZegCLIP, one head, text features centred", "combination", {"centred": True}, ADAMW
+    ),
     "probe": Row("linear probe, supervised", "probe", {}, {"lr": 1e-3}, "supervised"),
     "esda": Row("ESDA", "esda", train={"lr": 1e-3}, query=True),
     "sazs": Row("SAZS", "sazs", {**MOBILENET, "scale": 10.0}, {"lr": 2e-4}, query=True),
@@ -66,6 +70,7 @@ ONE_SPLIT = (
     "otseg",
     "otseg-decoder",
     "cascade_clip",
+    "centred",
     "probe",
 )
 """Rows that are trained on VOC's usual split alone."""
@@ -165,6 +170,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     flags = flags_of(parser)
     LinearProbe.register()
+    Combination.register()
     flags.lists = present_lists(flags)
     results = flags.results / "tables"
     kept(results / "floors.json", partial(floors, flags))

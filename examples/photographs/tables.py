@@ -179,10 +179,10 @@ def choices_table(flags: argparse.Namespace, method: str) -> str:
     return _compared({x: of_choice(flags, method, x) for x in CHOICES[method]}, heads)
 
 
-def searched(flags: argparse.Namespace, data: str) -> str:
-    """What each part of a combination did on held-back parts, and by how much it differs."""
+def searched(flags: argparse.Namespace, data: str, parts: str = "01") -> str:
+    """What each part of a combination did on these parts or folds, and by how much it differs."""
     found: dict[str, dict[str, dict[str, float]]] = {"ours": {}}
-    for path in sorted((flags.results / "search" / data).glob("*.json")):
+    for path in sorted((flags.results / "search" / data).glob(f"*-[{parts}]-[0-9].json")):
         found.setdefault(path.stem[:-4], {})[path.stem[-3:]] = json.loads(path.read_text())
     return _compared(found, MANY)
 
