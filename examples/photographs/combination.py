@@ -99,6 +99,8 @@ class Combination(CascadeCLIP):
         # All need training images or classes, wherever the decoder starts.
         self.starts_from_images |= centred or direct or bool(presence)
         self.proxy = patch_features(proxy) if proxy else None
+        if self.proxy is not None:
+            self.proxy.load()  # here, as the weights of a run are loaded without `initialise`
 
     @classmethod
     def register(cls) -> None:
@@ -111,11 +113,6 @@ class Combination(CascadeCLIP):
         if self.proxy is None:
             return super().towers
         return {**super().towers, "proxy": Tower(self.proxy, self.proxy.source)}
-
-    def initialise(self) -> None:
-        """Load the second network."""
-        if self.proxy is not None:
-            self.proxy.load()
 
     @torch.no_grad()
     def start_from(self, images: Tensor, text: TextFeatures) -> None:

@@ -54,6 +54,12 @@ ROWS = {
     "centred": Row(
         "ZegCLIP, one head, text features centred", "combination", {"centred": True}, ADAMW
     ),
+    "averaged": Row(
+        "ZegCLIP, one head, maps averaged over like patches",
+        "combination",
+        {"proxy": "VIT", "proxy_share": 0.5},
+        ADAMW,
+    ),
     "probe": Row("linear probe, supervised", "probe", {}, {"lr": 1e-3}, "supervised"),
     "esda": Row("ESDA", "esda", train={"lr": 1e-3}, query=True),
     "sazs": Row("SAZS", "sazs", {**MOBILENET, "scale": 10.0}, {"lr": 2e-4}, query=True),
@@ -71,6 +77,7 @@ ONE_SPLIT = (
     "otseg-decoder",
     "cascade_clip",
     "centred",
+    "averaged",
     "probe",
 )
 """Rows that are trained on VOC's usual split alone."""
