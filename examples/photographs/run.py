@@ -60,6 +60,12 @@ ROWS = {
         {"proxy": "VIT", "proxy_share": 0.5},
         ADAMW,
     ),
+    "averaged-start": Row(
+        "ZegCLIP's start, untrained, maps averaged likewise",
+        "combination",
+        {"proxy": "VIT", "proxy_share": 0.5},
+        {"lr": 1e-9},  # where training starts, for all that counts
+    ),
     "probe": Row("linear probe, supervised", "probe", {}, {"lr": 1e-3}, "supervised"),
     "esda": Row("ESDA", "esda", train={"lr": 1e-3}, query=True),
     "sazs": Row("SAZS", "sazs", {**MOBILENET, "scale": 10.0}, {"lr": 2e-4}, query=True),
@@ -78,6 +84,7 @@ ONE_SPLIT = (
     "cascade_clip",
     "centred",
     "averaged",
+    "averaged-start",
     "probe",
 )
 """Rows that are trained on VOC's usual split alone."""
