@@ -29,6 +29,7 @@ from unseen.reports import Report
 FOLDS = range(4)
 MOBILENET = {"backbone": "mobilenet_v2", "weights": "MOBILENET", "background": "learned"}
 ADAMW = {"lr": 1e-4}
+AVERAGED = {"proxy": "VIT", "proxy_share": 0.5}
 ROWS = {
     "zegclip": Row("ZegCLIP", "zegclip", train=ADAMW),
     "zegclip-labelled": Row(
@@ -57,13 +58,13 @@ ROWS = {
     "averaged": Row(
         "ZegCLIP, one head, maps averaged over like patches",
         "combination",
-        {"proxy": "VIT", "proxy_share": 0.5},
+        AVERAGED,
         ADAMW,
     ),
     "averaged-start": Row(
         "ZegCLIP's start, untrained, maps averaged likewise",
         "combination",
-        {"proxy": "VIT", "proxy_share": 0.5},
+        AVERAGED,
         {"lr": 1e-9},  # where training starts, for all that counts
     ),
     "probe": Row("linear probe, supervised", "probe", {}, {"lr": 1e-3}, "supervised"),
@@ -72,22 +73,8 @@ ROWS = {
     "edgeclip": Row("EdgeCLIP", "edgeclip", MOBILENET, {"lr": 2e-4}, query=True),
 }
 """The trained rows by name; what `choices.py` measured beside them stands in results.md."""
-ONE_SPLIT = (
-    "zegclip-transductive",
-    "zegclip-supervised",
-    "zegclip-labelled",
-    "zegclip-released",
-    "clip_rc-uncalibrated",
-    "clip_rc-labelled",
-    "otseg",
-    "otseg-decoder",
-    "cascade_clip",
-    "centred",
-    "averaged",
-    "averaged-start",
-    "probe",
-)
-"""Rows that are trained on VOC's usual split alone."""
+BOTH_SPLITS = ("zegclip", "clip_rc")
+"""Rows that are trained on VOC's usual split and on the folds."""
 
 
 def present_lists(flags: argparse.Namespace) -> Path:
@@ -169,9 +156,9 @@ def floors(flags: argparse.Namespace) -> dict[str, Any]:
 def splits_of(name: str) -> Sequence[str]:
     """What a row is trained on."""
     folds = [f"pascal-5i/{fold}" for fold in FOLDS]
-    if name in ONE_SPLIT:
-        return ["voc"]
-    return folds if ROWS[name].query else ["voc", *folds]
+    if ROWS[name].query:
+        return folds
+    return ["voc", *folds] if name in BOTH_SPLITS else ["voc"]
 
 
 def main() -> None:
